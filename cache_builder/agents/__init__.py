@@ -1,0 +1,31 @@
+"""The kinds of agents a recipe can name. A new kind is a new module here and a line in each table below."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from .base import Agent, AgentConfig
+
+#: kind -> (module, configuration class, agent class). Modules load when a recipe names them: torch is heavy.
+KINDS = {
+    "two_head": ("two_head", "TwoHeadConfig", "TwoHeadAgent"),
+    "cluster_expert": ("cluster_expert", "ClusterExpertConfig", "ClusterExpertAgent"),
+    "column": ("column", "ColumnConfig", "ColumnAgent"),
+    "average": ("average", "AverageConfig", "AverageAgent"),
+    "python": ("python", "PythonConfig", "PythonAgent"),
+}
+
+
+def config_class(kind: str) -> type[AgentConfig]:
+    """The configuration class of a kind of agent."""
+    module, name, _ = KINDS[kind]
+    return getattr(import_module(f".{module}", __name__), name)
+
+
+def make_agent(config: AgentConfig) -> Agent:
+    """The agent that a recipe entry describes."""
+    module, _, name = KINDS[config.kind]
+    return getattr(import_module(f".{module}", __name__), name)(config)
+
+
+__all__ = ["KINDS", "Agent", "AgentConfig", "config_class", "make_agent"]

@@ -1,0 +1,39 @@
+"""The average of other agents' answers: the baseline that asks everybody."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cache_builder.agents.base import Agent, AgentConfig
+from cache_builder.answers import Answers
+from data.dataset import Batch, Dataset
+
+
+class AverageConfig(AgentConfig):
+    """``kind = "average"``: mean probabilities and mean values of the agents named in ``of``, who come earlier."""
+
+    kind: Literal["average"]
+    of: Annotated[list[str], Field(min_length=2)]
+
+
+class AverageAgent(Agent):
+    config: AverageConfig
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(self.config.of)
+
+    def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
+        self.num_classes = len(dataset.classes)
+
+    def ask(self, batch: Batch) -> Answers:
+        parts = [Answers.from_table(batch.answers[name]) for name in self.config.of]
+        answers = Answers()
+        if batch.target_cla is not None:
+            answers.prob = np.mean([part.probabilities(self.num_classes) for part in parts], axis=0)
+        if batch.target_reg is not None:
+            answers.reg = np.mean([part.reg for part in parts], axis=0)
+        return answers

@@ -1,0 +1,74 @@
+"""What an agent is: a name, a price, and an answer to every batch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+
+from cache_builder.answers import Answers
+from data.dataset import Batch, Dataset
+from data.table import Strict
+
+
+class AgentConfig(Strict):
+    """Keys that every ``[[agents]]`` entry has."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]*$", max_length=80)]
+    kind: str
+    description: str = ""
+    price: Annotated[float, Field(ge=0)] = 1.0  # relative: a single `beta` is what the dearest agent costs
+    reference: bool = False  # reported beside the agents, never allocated to
+
+    @property
+    def role(self) -> Literal["agent", "reference"]:
+        return "reference" if self.reference else "agent"
+
+
+class Agent(ABC):
+    """A frozen agent. Subclasses are leaves: one kind each.
+
+    Args:
+        config: the agent's recipe entry.
+    """
+
+    needs: tuple[str, ...] = ()  # names of agents whose cached answers `ask` finds in `batch.answers`
+    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference"}
+
+    def __init__(self, config: AgentConfig):
+        self.config = config
+
+    def check(self, dataset: Dataset) -> None:  # noqa: B027 - most kinds have nothing to check
+        """Refuse a recipe entry that cannot work on this dataset, before anything is written.
+
+        Raises:
+            UsageError: says what does not fit.
+        """
+
+    def freeze(self, dataset: Dataset, device: str) -> dict[str, np.ndarray] | None:
+        """Fit what has to be fitted, once; the builder stores the arrays and hands them to :meth:`load` ever after.
+
+        Agents that come frozen return None.
+        """
+        return None
+
+    def load(self, frozen: dict[str, np.ndarray] | None, dataset: Dataset, device: str) -> None:
+        """Get ready to answer."""
+
+    @abstractmethod
+    def ask(self, batch: Batch) -> Answers:
+        """Answer a batch of samples."""
+
+    def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
+        """Fields that change when the answers may change; weights are added by the builder."""
+        return self.config.model_dump(mode="json", exclude=self.unfingerprinted)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file the agent depends on, first 16 hex digits."""
+    from data.cache import sha256_of
+
+    return sha256_of(path)[:16]

@@ -1,0 +1,79 @@
+"""Anything else: a function of the user's own, which may call a network, an API or a database."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from cache_builder.agents.base import Agent, AgentConfig, file_digest
+from cache_builder.answers import Answers
+from data.dataset import Batch, Dataset
+from data.errors import AgentFailure, UsageError
+
+
+class PythonConfig(AgentConfig):
+    """``kind = "python"``: ``file`` defines ``function(batch, **options)`` returning a dict of arrays.
+
+    ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require. The
+    file is run, so treat it like any program: use only your own.
+    """
+
+    kind: Literal["python"]
+    file: Path
+    function: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ask"
+    options: dict[str, Any] = {}
+    version: str = ""  # change it when the answers change though the file does not (a new API model, say)
+
+
+class PythonAgent(Agent):
+    config: PythonConfig
+
+    def check(self, dataset: Dataset) -> None:
+        path = self.config.file
+        if not path.is_file():
+            raise UsageError(
+                f"agent {self.config.name!r}: there is no such file",
+                where=path,
+                hint="relative paths are relative to the recipe",
+            )
+
+    def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
+        path = self.config.file
+        spec = importlib.util.spec_from_file_location(f"l2d_agent_{self.config.name}", path)
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            raise AgentFailure(f"agent {self.config.name!r}: its file fails: {error!r}", where=path) from error
+        if not callable(getattr(module, self.config.function, None)):
+            raise UsageError(
+                f"agent {self.config.name!r}: there is no function {self.config.function!r}",
+                where=path,
+                hint=f"define `def {self.config.function}(batch): return {{'cla': …}}`",
+            )
+        self.function = getattr(module, self.config.function)
+
+    def ask(self, batch: Batch) -> Answers:
+        where = f"the batch from sample {batch.ids[0]!r} to {batch.ids[-1]!r}"
+        try:
+            found = self.function(batch, **self.config.options)
+        except Exception as error:
+            raise AgentFailure(
+                f"agent {self.config.name!r} raised {error!r}",
+                where=where,
+                hint="fix it and run the same command again; finished chunks are kept",
+            ) from error
+        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg"}:
+            shown = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
+            raise AgentFailure(
+                f"agent {self.config.name!r} returned {shown}", where=where, hint="return a dict of cla, prob, reg"
+            )
+        return Answers(**found)
+
+    def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
+        fields = super().fingerprint(dataset)
+        fields["file"] = file_digest(self.config.file) if self.config.file.is_file() else None
+        return fields

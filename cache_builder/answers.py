@@ -1,0 +1,143 @@
+"""What an agent says about a batch, and the checks every answer passes before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from data import schema
+from data.errors import AgentFailure
+
+
+@dataclass(kw_only=True)
+class Answers:
+    """Predictions for n samples; a task the agent does not serve is None.
+
+    ``cla`` may be left out where ``prob`` is given: the class is then the most probable one, ties to the lowest index.
+    """
+
+    cla: np.ndarray | None = None  # class index, int (n,)
+    prob: np.ndarray | None = None  # class probabilities, float (n, classes)
+    reg: np.ndarray | None = None  # value in the target's unit, float (n,)
+
+    def classes(self) -> np.ndarray:
+        """Class index of each answer, int32 (n,)."""
+        chosen = self.prob.argmax(axis=1) if self.cla is None else self.cla
+        return np.asarray(chosen, dtype=np.int32)
+
+    def probabilities(self, num_classes: int) -> np.ndarray:
+        """Class probabilities float64 (n, classes); one-hot where the agent gave only a class."""
+        if self.prob is not None:
+            return np.asarray(self.prob, dtype=np.float64)
+        return np.eye(num_classes)[self.classes()]
+
+    def checked(self, agent: str, ids: list[str], tasks: list[str], num_classes: int) -> Answers:
+        """These answers as arrays of the stored types.
+
+        Args:
+            agent: name, for messages.
+            ids: of the samples that were asked about.
+            tasks: tasks that need an answer.
+
+        Raises:
+            AgentFailure: a task is not answered, the shape is wrong, a value is not finite, a class is unknown, or
+                probabilities are outside [0, 1] or do not sum to 1. Names agent and first sample.
+        """
+        if "cla" in tasks and self.cla is None and self.prob is None:
+            raise AgentFailure(f"agent {agent!r} gave no class", hint="it must answer `cla` or `prob`")
+        if "reg" in tasks and self.reg is None:
+            raise AgentFailure(f"agent {agent!r} gave no value", hint="it must answer `reg`")
+        check = _Checker(agent, ids)
+        prob = cla = reg = None
+        if self.prob is not None:
+            prob = check.finite("prob", self.prob, (len(ids), num_classes))
+            check.all("prob", ((prob >= 0) & (prob <= 1)).all(axis=1), prob, "is outside [0, 1]")
+            check.all("prob", np.abs(prob.sum(axis=1) - 1) < 1e-3, prob, "does not sum to 1")
+        if self.cla is not None:
+            cla = check.finite("cla", self.cla, (len(ids),))
+            check.all("cla", np.isin(cla, np.arange(num_classes)), cla, f"is no class index below {num_classes}")
+        elif prob is not None:
+            cla = prob.argmax(axis=1)
+        if self.reg is not None:
+            reg = check.finite("reg", self.reg, (len(ids),)).astype(np.float32)
+            check.all("reg", np.isfinite(reg), self.reg, "does not fit a 32-bit float")
+        return Answers(
+            cla=None if cla is None else cla.astype(np.int32),
+            prob=None if prob is None else prob.astype(np.float32),
+            reg=reg,
+        )
+
+    def to_columns(self) -> dict[str, pa.Array]:
+        """As columns of a predictions part."""
+        columns = {}
+        if self.cla is not None:
+            columns["pred_cla"] = pa.array(self.cla, pa.int32())
+        if self.prob is not None:
+            columns["pred_prob"] = dense_array(self.prob)
+        if self.reg is not None:
+            columns["pred_reg"] = pa.array(self.reg, pa.float32())
+        return columns
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Answers:
+        """Inverse of :meth:`to_columns`."""
+        found = {}
+        for name in ("cla", "prob", "reg"):
+            if f"pred_{name}" in table.column_names:
+                column = table[f"pred_{name}"].combine_chunks()
+                if name == "prob":
+                    found[name] = column.flatten().to_numpy().reshape(len(column), -1)
+                else:
+                    found[name] = column.to_numpy()
+        return cls(**found)
+
+    @classmethod
+    def concatenate(cls, parts: list[Answers]) -> Answers:
+        """Answers of consecutive batches as one."""
+        joined = {}
+        for name in ("cla", "prob", "reg"):
+            if getattr(parts[0], name) is not None:
+                joined[name] = np.concatenate([getattr(part, name) for part in parts])
+        return cls(**joined)
+
+
+def dense_array(values: np.ndarray) -> pa.Array:
+    """A float matrix (n, width) as a fixed-width list column."""
+    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+    return pa.FixedSizeListArray.from_arrays(flat, type=schema.dense(values.shape[1]))
+
+
+class _Checker:
+    """Names agent and sample in what is wrong with an answer."""
+
+    def __init__(self, agent: str, ids: list[str]):
+        self.agent, self.ids = agent, ids
+
+    def finite(self, name: str, values: object, shape: tuple[int, ...]) -> np.ndarray:
+        try:
+            array = np.asarray(values, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise AgentFailure(
+                f"agent {self.agent!r} answered `{name}` with no numbers: {error}",
+                where=f"the batch from sample {self.ids[0]!r}",
+                hint="it must return arrays of numbers",
+            ) from error
+        if array.shape != shape:
+            raise AgentFailure(
+                f"agent {self.agent!r} answered `{name}` of shape {array.shape}, expected {shape}",
+                where=f"the batch from sample {self.ids[0]!r} to {self.ids[-1]!r}",
+                hint="it must answer every sample of the batch once, in order",
+            )
+        self.all(name, np.isfinite(array).reshape(len(array), -1).all(axis=1), array, "is not finite")
+        return array
+
+    def all(self, name: str, good: np.ndarray, values: np.ndarray, what: str) -> None:
+        if not good.all():
+            row = int(np.flatnonzero(~good)[0])
+            raise AgentFailure(
+                f"agent {self.agent!r} answered `{name}` = {np.asarray(values)[row]}, which {what}",
+                where=f"sample {self.ids[row]!r}",
+                hint="fix the agent and run the same command again; finished chunks are kept",
+            )

@@ -1,0 +1,98 @@
+"""Raw costs of an agent's answers, per sample and task (paper, section 3: ``c_j = rho(m_j(x), z)``).
+
+They are stored without ``beta`` and ``lambda``, which are linear and applied when the table is read.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from data.table import Strict
+
+from .answers import Answers
+
+
+class ClassificationCost(Strict):
+    """``[costs.cla]``, in [0, 1].
+
+    * ``zero_one``: 1 if the class is wrong.
+    * ``brier``: half the squared distance of the probabilities from the truth; with two classes ``(p - y)^2``.
+    * ``absolute``: one minus the probability of the true class; with two classes ``|p - y|``.
+
+    An answer without probabilities counts as sure of its class.
+    """
+
+    kind: Literal["zero_one", "brier", "absolute"] = "zero_one"
+
+    def compute(self, answers: Answers, target: np.ndarray, num_classes: int) -> np.ndarray:
+        """Cost of each answer.
+
+        Args:
+            answers: class index or probabilities of n samples.
+            target: true class index, int32 (n,).
+
+        Returns:
+            float32 (n,).
+        """
+        rows = np.arange(len(target))
+        if self.kind == "zero_one":
+            return (answers.classes() != target).astype(np.float32)
+        probabilities = answers.probabilities(num_classes)
+        if self.kind == "absolute":
+            return np.clip(1.0 - probabilities[rows, target], 0, 1).astype(np.float32)
+        truth = np.zeros_like(probabilities)
+        truth[rows, target] = 1.0
+        return (0.5 * ((probabilities - truth) ** 2).sum(axis=1)).astype(np.float32)
+
+
+class RegressionCost(Strict):
+    """``[costs.reg]``: with ``e = |prediction - target|``,
+
+    * ``smooth_l1``: ``e^2 / (2 beta)`` below ``beta``, ``e - beta / 2`` above (torch's definition);
+    * ``absolute``: ``e``; ``squared``: ``e^2``;
+
+    clamped to at most ``clamp``. With ``clamp = 1 / lambda_reg`` the weighted cost lies in [0, 1] like the 0-1 loss.
+    """
+
+    kind: Literal["smooth_l1", "absolute", "squared"] = "smooth_l1"
+    beta: Annotated[float, Field(gt=0)] = 1.0
+    clamp: Annotated[float, Field(gt=0)] | None = None
+
+    def compute(self, answers: Answers, target: np.ndarray) -> np.ndarray:
+        """Cost of each answer: float32 (n,), from predictions and targets in the target's unit."""
+        error = np.abs(answers.reg.astype(np.float64) - target.astype(np.float64))
+        if self.kind == "smooth_l1":
+            cost = np.where(error < self.beta, 0.5 * error**2 / self.beta, error - 0.5 * self.beta)
+        else:
+            cost = error if self.kind == "absolute" else error**2
+        return (cost if self.clamp is None else np.minimum(cost, self.clamp)).astype(np.float32)
+
+
+class CostTable(Strict):
+    """``[costs]``: one cost for each task the dataset has a target for."""
+
+    cla: ClassificationCost | None = None
+    reg: RegressionCost | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks with a cost, in schema order."""
+        return [task for task in ("cla", "reg") if getattr(self, task) is not None]
+
+    def describe(self) -> dict:
+        """Plain values; their digest names the cost parts."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def compute(
+        self, answers: Answers, target_cla: np.ndarray | None, target_reg: np.ndarray | None, num_classes: int
+    ) -> dict[str, np.ndarray]:
+        """Costs of n answers: task -> float32 (n,)."""
+        costs = {}
+        if self.cla is not None:
+            costs["cla"] = self.cla.compute(answers, target_cla, num_classes)
+        if self.reg is not None:
+            costs["reg"] = self.reg.compute(answers, target_reg)
+        return costs

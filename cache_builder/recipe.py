@@ -1,0 +1,182 @@
+"""Recipes: a TOML file with a ``[dataset]``, its ``[costs]`` and the ``[[agents]]`` in order, agent 0 the model."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from cache_builder.agents import KINDS, AgentConfig, config_class
+from cache_builder.costs import CostTable
+from data.errors import UsageError
+from data.table import Strict, TableConfig
+
+SHIPPED = Path(__file__).parent / "recipes"
+RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file")}
+
+
+class BuildConfig(Strict):
+    """``[build]``: a chunk is what is committed at once, a batch is what an agent is asked at once."""
+
+    chunk_size: Annotated[int, Field(ge=1)] = 4096
+    batch_size: Annotated[int, Field(ge=1)] = 512
+
+
+class Defaults(Strict):
+    """``[defaults]``: ``lambda`` and ``beta`` that stage two takes where the user names none. Not part of any cost."""
+
+    weights: Annotated[dict[str, float], Field(alias="lambda")] = {}
+    beta: dict[str, float] | float = 0.0
+
+
+class Recipe(BaseModel):
+    """A whole recipe, checked.
+
+    Raises:
+        UsageError: (from :func:`load_recipe`) names file, key and the nearest known key.
+    """
+
+    model_config = Strict.model_config
+
+    name: str
+    description: str = ""
+    dataset: TableConfig
+    costs: CostTable
+    agents: Annotated[list[AgentConfig], Field(min_length=1)]
+    build: BuildConfig = BuildConfig()
+    defaults: Defaults = Defaults()
+
+    @model_validator(mode="after")
+    def _fits_together(self):
+        names = [agent.name for agent in self.agents]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two agents are called {name!r}: give each a name of its own")
+        if self.agents[0].reference:
+            raise ValueError(f"agent 0 ({names[0]!r}) is the model and cannot be a reference: put the model first")
+        for task in ("cla", "reg"):
+            has_target = getattr(self.dataset, f"target_{task}") is not None
+            has_cost = getattr(self.costs, task) is not None
+            if has_cost and not has_target:
+                raise ValueError(f"[costs.{task}] needs `target_{task}` in [dataset]")
+        if not self.costs.tasks:
+            raise ValueError("[costs] is empty: give [costs.cla], [costs.reg] or both")
+        for task in self.defaults.weights:
+            if task not in self.costs.tasks:
+                raise ValueError(f"[defaults] lambda names {task!r}; the tasks are {self.costs.tasks}")
+        if isinstance(self.defaults.beta, dict):
+            for agent in self.defaults.beta:
+                if agent not in names[1:]:
+                    raise ValueError(f"[defaults] beta names {agent!r}; the experts are {names[1:]}")
+        for position, agent in enumerate(self.agents):
+            for other in getattr(agent, "of", []):
+                if other not in names[:position]:
+                    raise ValueError(f"agent {agent.name!r} averages {other!r}, which does not come before it")
+        return self
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes that come with l2d."""
+    return sorted(path.stem for path in SHIPPED.glob("*.toml"))
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe given by path, or by name if it ships.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = SHIPPED / f"{name}.toml"
+    if name in shipped_recipes():
+        return shipped
+    near = difflib.get_close_matches(name, shipped_recipes(), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(
+        "there is no such recipe", where=name, hint=f"{hint}give a TOML file, or one that ships: {', '.join(shipped_recipes())}"
+    )
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        name: path of a TOML file, or the name of a recipe that ships. Paths inside are relative to its folder.
+
+    Raises:
+        UsageError: no such recipe, not TOML, an unknown key (the nearest known one is named), a wrong type or value.
+    """
+    path = find_recipe(name)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"is not TOML: {error}", where=path, hint="see the recipes that ship for examples") from error
+    values.setdefault("name", path.stem)
+    if isinstance(values.get("dataset"), dict):
+        _resolve(values["dataset"], RELATIVE_PATHS["dataset"], path.parent)
+    if isinstance(values.get("agents"), list):
+        values["agents"] = [_agent(entry, position, path) for position, entry in enumerate(values["agents"])]
+    return _validate(Recipe, values, path, "")
+
+
+def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
+    if not isinstance(entry, dict):
+        raise UsageError("agents must be tables", where=f"{path}, agents", hint="write [[agents]]")
+    label = f"[[agents]] {position}" + (f" ({entry['name']})" if "name" in entry else "")
+    kind = entry.get("kind")
+    if kind not in KINDS:
+        near = difflib.get_close_matches(str(kind), KINDS, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(
+            f"there is no agent of kind {kind!r}", where=f"{path}, {label}", hint=f"{hint}the kinds are {', '.join(KINDS)}"
+        )
+    entry = dict(entry)
+    _resolve(entry, RELATIVE_PATHS["agents"], path.parent)
+    return _validate(config_class(kind), entry, path, label)
+
+
+def _resolve(table: dict, keys: tuple[str, ...], folder: Path) -> None:
+    for key in keys:
+        if isinstance(table.get(key), str):
+            table[key] = (folder / table[key]).resolve()
+
+
+def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        location = [part for part in problem["loc"] if not (isinstance(part, str) and part in KINDS)]
+        key = ".".join(map(str, location)) or "recipe"
+        where = f"{path}, {label + ' ' if label else ''}{key}"
+        if problem["type"] == "extra_forbidden":
+            known = _known_keys(model, location[:-1])
+            near = difflib.get_close_matches(str(location[-1]), known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise UsageError(
+                f"unknown key {location[-1]!r}", where=where, hint=f"{hint}known here: {', '.join(known)}"
+            ) from None
+        what = problem["msg"].removeprefix("Value error, ")
+        given = problem.get("input")
+        shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+        raise UsageError(f"{what}{shown}", where=where, hint="see `l2d build --help`") from None
+
+
+def _known_keys(model: type[BaseModel], location: list) -> list[str]:
+    """Keys of the table at ``location`` inside a model."""
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        candidates = [annotation, *typing.get_args(annotation)]
+        nested = [kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        if not nested:
+            return []
+        model = nested[0]
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -1,0 +1,250 @@
+"""Reading a cost cache: what it holds, and its chunks with every page checksum verified."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from . import schema, store
+from .errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheRecord:
+    """``cache.json``: everything about a cache that is not about one agent."""
+
+    name: str
+    num_samples: int
+    chunk_size: int
+    tasks: list[str]  # the tasks with a cost, in the order of schema.TASKS
+    classes: list[str]  # class index -> name; empty without a classification task
+    inputs: dict[str, Any]  # input column -> how it was made
+    keep: list[str]  # columns of the source table that are kept for SQL
+    costs: dict[str, Any]  # the cost table
+    defaults: dict[str, Any]  # the recipe's lambda and beta, used where the user names none
+    fingerprint: dict[str, Any]  # of the dataset: field -> value
+    schema_version: int = schema.SCHEMA_VERSION
+
+    @property
+    def num_chunks(self) -> int:
+        return -(-self.num_samples // self.chunk_size)
+
+    @property
+    def cost_digest(self) -> str:
+        return schema.digest(self.costs)
+
+    def chunk_rows(self, chunk: int) -> range:
+        """Positions of the samples of a chunk in the dataset's order."""
+        start = chunk * self.chunk_size
+        return range(start, min(start + self.chunk_size, self.num_samples))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentRecord:
+    """``agent.json``: one frozen agent.
+
+    ``role`` is ``agent`` (may be allocated to) or ``reference`` (reported beside the agents, never allocated to: the
+    average of all experts, say). ``index`` counts agents and references together, in recipe order; agent 0 is the model.
+    ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve.
+    """
+
+    name: str
+    index: int
+    kind: str
+    role: str
+    price: float
+    description: str
+    queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
+    fingerprint: dict[str, Any] = field(default_factory=dict)
+
+
+class CostCache:
+    """A cost cache opened for reading.
+
+    Args:
+        path: the cache's folder.
+
+    Raises:
+        UsageError: there is no cache at ``path``.
+        FingerprintMismatch: it was written with another schema version.
+        CorruptPart: ``cache.json`` or an ``agent.json`` is damaged.
+    """
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.record = read_cache_record(self.path)
+        records = []
+        folder = self.path / "agents"
+        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
+            if (entry / "agent.json").is_file():
+                records.append(_record(AgentRecord, entry / "agent.json"))
+        self.all_agents = sorted(records, key=lambda agent: agent.index)
+        indices = [agent.index for agent in self.all_agents]
+        if indices != list(range(len(indices))):
+            raise IncompleteCache(
+                f"agents {indices} are here, so one is missing or stands twice",
+                where=folder,
+                hint="run the `l2d build` that made the cache again",
+            )
+
+    @property
+    def agents(self) -> list[AgentRecord]:
+        """The agents a rejector may allocate to; position is the agent's index ``j``, 0 is the model."""
+        return [agent for agent in self.all_agents if agent.role == "agent"]
+
+    @property
+    def references(self) -> list[AgentRecord]:
+        return [agent for agent in self.all_agents if agent.role == "reference"]
+
+    def agent(self, name: str) -> AgentRecord:
+        """The agent or reference of that name."""
+        for record in self.all_agents:
+            if record.name == name:
+                return record
+        raise UsageError(f"no agent {name!r}; there are {[a.name for a in self.all_agents]}", where=self.path)
+
+    # --- chunks -----------------------------------------------------------------------------------------------------
+
+    def samples(self, chunk: int, columns: list[str] | None = None) -> pa.Table:
+        """Chunk of the samples table: ``sample_id``, ``split``, targets, kept columns, inputs."""
+        return self._read(schema.samples_part(self.path, chunk), chunk, columns, "samples")
+
+    def predictions(self, agent: str, chunk: int, columns: list[str] | None = None) -> pa.Table:
+        """Chunk of an agent's raw predictions."""
+        return self._read(schema.predictions_part(self.path, agent, chunk), chunk, columns, agent)
+
+    def costs(self, agent: str, chunk: int, columns: list[str] | None = None) -> pa.Table:
+        """Chunk of an agent's raw costs (without ``beta`` and ``lambda``)."""
+        part = schema.costs_part(self.path, agent, chunk, self.record.cost_digest)
+        return self._read(part, chunk, columns, agent)
+
+    def chunks(self, agents: list[str] | None = None) -> Iterator[tuple[pa.Table, list[pa.Table], list[pa.Table]]]:
+        """Chunks in order, as (samples, predictions per agent, costs per agent), rows aligned.
+
+        Raises:
+            IncompleteCache: a part is missing.
+            CorruptPart: a part is damaged, or holds other samples than the chunk's.
+        """
+        names = [agent.name for agent in self.agents] if agents is None else agents
+        for chunk in range(self.record.num_chunks):
+            samples = self.samples(chunk)
+            ids = store.facts_of(samples)["ids"]
+            predictions = [self.predictions(name, chunk) for name in names]
+            costs = [self.costs(name, chunk) for name in names]
+            for name, table in zip(names * 2, predictions + costs, strict=True):
+                if store.facts_of(table)["ids"] != ids:
+                    raise CorruptPart(
+                        f"holds other samples than chunk {chunk}",
+                        where=f"agent {name!r} in {self.path}",
+                        hint="delete that agent's folder and build again",
+                    )
+            yield samples, predictions, costs
+
+    def parts(self) -> dict[str, list[Path]]:
+        """Every part the cache must have: ``samples`` and each agent's name -> its files in chunk order."""
+        chunks, digest = range(self.record.num_chunks), self.record.cost_digest
+        plan = {"samples": [schema.samples_part(self.path, k) for k in chunks]}
+        for agent in self.all_agents:
+            plan[agent.name] = [schema.predictions_part(self.path, agent.name, k) for k in chunks]
+            plan[agent.name] += [schema.costs_part(self.path, agent.name, k, digest) for k in chunks]
+        return plan
+
+    def missing(self) -> list[Path]:
+        """Parts that are still to be built."""
+        return [part for parts in self.parts().values() for part in parts if not part.is_file()]
+
+    def require_complete(self) -> None:
+        """Raises :class:`IncompleteCache` unless every agent has answered every sample."""
+        missing = self.missing()
+        if not self.agents or missing:
+            what = f"{len(missing)} parts are missing, the first is {missing[0]}" if missing else "it has no agents"
+            raise IncompleteCache(
+                f"the cache is not complete: {what}",
+                where=self.path,
+                hint="run the `l2d build` that made it again: what is there is kept",
+            )
+
+    def verify(self) -> int:
+        """Read every part back: checksums, samples, rows and seals. Returns the number of files read.
+
+        Raises:
+            IncompleteCache: parts are missing.
+            CorruptPart: names the first file that is not what was written.
+        """
+        self.require_complete()
+        for _ in self.chunks([agent.name for agent in self.all_agents]):
+            pass
+        sealed = 0
+        for agent in self.all_agents:
+            for what in ("predictions", f"costs-{self.record.cost_digest}"):
+                seal_path = schema.seal_file(self.path, agent.name, what)
+                if not seal_path.is_file():
+                    raise IncompleteCache("is not sealed", where=seal_path, hint="run the same `l2d build` again")
+                for name, facts in store.read_json(seal_path)["parts"].items():
+                    part = schema.agent_folder(self.path, agent.name) / what / name
+                    if sha256_of(part) != facts["sha256"]:
+                        raise CorruptPart(
+                            "is not the file that was sealed",
+                            where=part,
+                            hint="delete this file and its agent's *.seal.json, then run the same `l2d build` again",
+                        )
+                    sealed += 1
+        return sealed + self.record.num_chunks
+
+    def _read(self, path: Path, chunk: int, columns: list[str] | None, owner: str) -> pa.Table:
+        try:
+            table = store.read_table(path, columns)
+        except FileNotFoundError:
+            raise IncompleteCache(
+                "this part is missing", where=path, hint="run the `l2d build` that made the cache again"
+            ) from None
+        facts = store.facts_of(table)
+        expected = {"chunk": str(chunk), "owner": owner, "schema": str(self.record.schema_version)}
+        wrong = {name: facts.get(name) for name, value in expected.items() if facts.get(name) != value}
+        if wrong or table.num_rows != len(self.record.chunk_rows(chunk)):
+            raise CorruptPart(
+                f"is another part than its name says ({wrong or f'{table.num_rows} rows'})",
+                where=path,
+                hint="delete this file and run the same `l2d build` again",
+            )
+        return table
+
+
+def read_cache_record(path: Path) -> CacheRecord:
+    """Read ``cache.json``.
+
+    Raises:
+        UsageError: there is no cache at ``path``.
+        FingerprintMismatch: another schema version.
+    """
+    file = schema.cache_file(path)
+    if not file.is_file():
+        raise UsageError("there is no cost cache here", where=path, hint=f"make one: l2d build RECIPE --out {path}")
+    value = store.read_json(file)
+    if value.get("schema_version") != schema.SCHEMA_VERSION:
+        raise FingerprintMismatch(
+            "the schema",
+            {"schema_version": (value.get("schema_version"), schema.SCHEMA_VERSION)},
+            where=file,
+            hint="build the cache again with this version of l2d, in another folder",
+        )
+    return _record(CacheRecord, file)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _record(kind: type, path: Path) -> Any:
+    value = store.read_json(path)
+    try:
+        return kind(**value)
+    except TypeError as error:
+        raise DataError(f"has unexpected or missing fields: {error}", where=path, hint="build the cache again") from error

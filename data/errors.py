@@ -1,0 +1,70 @@
+"""The errors a user can meet, each with the exit code the command line answers with.
+
+A message has three parts: what is wrong, where, and what to do next. Anything that is not an :class:`L2DError` is a
+bug of ours and exits with 1.
+"""
+
+from __future__ import annotations
+
+
+class L2DError(Exception):
+    """Base of all errors the user can act on.
+
+    Args:
+        what: what is wrong, with the offending value.
+        where: file, sample, agent or recipe key it was found in.
+        hint: what to do next.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, where: object = None, hint: str | None = None):
+        self.what, self.where, self.hint = what, where, hint
+        lines = [what]
+        if where is not None:
+            lines.append(f"  where: {where}")
+        if hint:
+            lines.append(f"  next:  {hint}")
+        super().__init__("\n".join(lines))
+
+
+class UsageError(L2DError):
+    """A recipe, an option or an argument is wrong (exit 2)."""
+
+    exit_code = 2
+
+
+class DataError(L2DError):
+    """Data is malformed or does not fit what it is used with (exit 3)."""
+
+    exit_code = 3
+
+
+class CorruptPart(DataError):
+    """A file of a cache or run cannot be read back as it was written."""
+
+
+class FingerprintMismatch(DataError):
+    """A cache was built from something else than what it is now used with.
+
+    Args:
+        subject: what changed, such as ``agent 'model'``.
+        changes: field -> (value in the cache, value now).
+    """
+
+    def __init__(self, subject: str, changes: dict[str, tuple[object, object]], *, where: object, hint: str):
+        self.changes = changes
+        fields = "\n".join(f"  {name}: the cache has {old!r}, now {new!r}" for name, (old, new) in changes.items())
+        super().__init__(f"{subject} is not what this cache was built from\n{fields}", where=where, hint=hint)
+
+
+class IncompleteCache(L2DError):
+    """Parts are missing; the same ``l2d build`` command makes them (exit 4)."""
+
+    exit_code = 4
+
+
+class AgentFailure(L2DError):
+    """An agent raised, or answered with something that is no answer (exit 5)."""
+
+    exit_code = 5

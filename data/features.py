@@ -1,0 +1,147 @@
+"""From a table's columns to a dense feature matrix; everything fitted is fitted on the training split alone."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import polars as pl
+
+from .errors import DataError
+
+MISSING_CATEGORY = "(missing)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumericFeature:
+    """A number: missing values become the training median, with an indicator column if training misses any."""
+
+    expression: str
+    name: str
+    median: float
+    indicator: bool
+
+    def columns(self) -> list[str]:
+        return [self.name, f"{self.name} is missing"] if self.indicator else [self.name]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoricalFeature:
+    """A category, one column per value seen in training; unseen values are all zeros."""
+
+    expression: str
+    name: str
+    categories: tuple[str, ...]
+
+    def columns(self) -> list[str]:
+        return [f"{self.name} = {category}" for category in self.categories]
+
+
+class FeatureEncoder:
+    """Encodes table rows as float32 features of fixed width.
+
+    Args:
+        features: one per source expression, in order.
+    """
+
+    def __init__(self, features: list[NumericFeature | CategoricalFeature]):
+        self.features = features
+        self.names = [column for feature in features for column in feature.columns()]
+
+    @classmethod
+    def fit(cls, table: pl.DataFrame, expressions: list[str]) -> FeatureEncoder:
+        """Fit on the training rows.
+
+        Args:
+            table: training rows.
+            expressions: SQL expressions over the columns, optionally ``… AS name``; text becomes a category.
+
+        Raises:
+            DataError: an expression fails, gives neither numbers nor text, or is empty in training.
+        """
+        fitted: list[NumericFeature | CategoricalFeature] = []
+        for expression in expressions:
+            column = evaluate(table, expression)
+            if column.dtype == pl.String:
+                values = sorted(column.fill_null(MISSING_CATEGORY).unique().to_list())
+                fitted.append(CategoricalFeature(expression=expression, name=column.name, categories=tuple(values)))
+            elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
+                numbers = _numbers(column)
+                if numbers.null_count() == len(numbers):
+                    raise DataError(f"feature {expression!r} has no value in the training split", hint="leave it out")
+                indicator = numbers.null_count() > 0
+                fitted.append(
+                    NumericFeature(
+                        expression=expression, name=column.name, median=float(numbers.median()), indicator=indicator
+                    )
+                )
+            else:
+                raise DataError(f"feature {expression!r} is of type {column.dtype}", hint="CAST it to DOUBLE or VARCHAR")
+        encoder = cls(fitted)
+        if len(set(encoder.names)) != len(encoder.names):
+            twice = sorted({name for name in encoder.names if encoder.names.count(name) > 1})
+            raise DataError(f"two features are called {twice[0]!r}", hint="name one of them: `… AS other_name`")
+        return encoder
+
+    def transform(self, table: pl.DataFrame) -> np.ndarray:
+        """Features of each row: float32, shape (rows, len(names)), all finite."""
+        columns = []
+        for feature in self.features:
+            column = evaluate(table, feature.expression)
+            if isinstance(feature, CategoricalFeature):
+                values = column.cast(pl.String).fill_null(MISSING_CATEGORY)
+                columns += [(values == category).to_numpy() for category in feature.categories]
+            else:
+                numbers = _numbers(column)
+                columns.append(numbers.fill_null(feature.median).to_numpy())
+                if feature.indicator:
+                    columns.append(numbers.is_null().to_numpy())
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    def to_json(self) -> dict:
+        """The fitted encoder as plain values, kept in ``cache.json``."""
+        return {
+            "names": self.names,
+            "encoder": [{"type": type(feature).__name__, **asdict(feature)} for feature in self.features],
+        }
+
+    @classmethod
+    def from_json(cls, value: dict) -> FeatureEncoder:
+        """Inverse of :meth:`to_json`."""
+        kinds = {kind.__name__: kind for kind in (NumericFeature, CategoricalFeature)}
+        features = []
+        for facts in value["encoder"]:
+            facts = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
+            features.append(kinds[facts.pop("type")](**facts))
+        return cls(features)
+
+
+def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column (constant columns get 1), float32, shape (width,)."""
+    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    return mean.astype(np.float32), np.where(std < 1e-6, 1.0, std).astype(np.float32)
+
+
+def evaluate(table: pl.DataFrame, expression: str) -> pl.Series:
+    """One SQL expression over a table's columns.
+
+    Raises:
+        DataError: the expression is not SQL, names an unknown column, or fails.
+    """
+    try:
+        result = table.select(pl.sql_expr(expression))
+        if result.height != table.height:  # a constant, or an aggregate
+            result = table.select(pl.sql_expr(expression).first().repeat_by(pl.len()).explode())
+        return result.to_series()
+    except pl.exceptions.PolarsError as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(
+            f"cannot evaluate {expression!r}: {reason}",
+            hint=f"the columns are {', '.join(table.columns)}; quote odd names: \"d.time\"",
+        ) from error
+
+
+def _numbers(column: pl.Series) -> pl.Series:
+    """As float64 with NaN and infinities as missing."""
+    numbers = column.cast(pl.Float64)
+    return numbers.to_frame().select(pl.when(pl.first().is_finite()).then(pl.first())).to_series()

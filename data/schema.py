@@ -1,0 +1,106 @@
+"""The cost cache on disk: file names, columns and their types.
+
+::
+
+    CACHE/
+      cache.json                          what the cache is: dataset fingerprint, tasks, cost table, chunk size
+      samples/00000.parquet               chunk 0: sample_id, split, targets, kept columns, inputs of the rejector
+      agents/NAME/agent.json              one agent: index, price, fingerprint
+      agents/NAME/frozen.safetensors      what a fitted agent froze (weights); absent for others
+      agents/NAME/predictions/00000.parquet       chunk 0: sample_id and this agent's raw predictions
+      agents/NAME/costs-DIGEST/00000.parquet      chunk 0: sample_id and raw costs under the cost table DIGEST
+      agents/NAME/predictions.seal.json, costs-DIGEST.seal.json    rows and SHA-256 of each part, once all are there
+
+Names are computed, never listed. Chunk ``k`` holds the same samples in the same order for every agent. Costs are raw:
+``beta`` and ``lambda`` are applied when the table is read. Costs stand apart from predictions so that another cost
+table needs no agent, and an agent that arrives later adds a folder and rewrites nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from urllib.parse import quote
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+#: The tasks a cost can belong to, in column order. `cla` and `reg` separate; `map` is the joint detection cost.
+TASKS = ("cla", "reg", "map")
+COST_COLUMNS = {task: f"cost_{task}" for task in TASKS}
+
+#: One list a sample of what was found (``pred_boxes``) or is there (``target_boxes``, score 1). Pixels, corners.
+BOXES = pa.list_(
+    pa.field(
+        "item",
+        pa.struct(
+            [pa.field(name, pa.float32(), False) for name in ("x1", "y1", "x2", "y2", "score")]
+            + [pa.field("label", pa.int32(), False), pa.field("ignore", pa.bool_(), False)]
+        ),
+        nullable=False,
+    )
+)
+
+#: Inputs of a rejector, by kind. Dense rows are fixed-width so that a page of them is a matrix.
+TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))
+IMAGE = pa.binary()  # an encoded image file (JPEG or PNG)
+
+
+def dense(width: int) -> pa.DataType:
+    """The type of a dense input of ``width`` float32 numbers."""
+    return pa.list_(pa.field("item", pa.float32(), nullable=False), width)
+
+
+INPUT_COLUMNS = ("features", "tokens", "image")
+TARGET_TYPES = {"target_cla": pa.int32(), "target_reg": pa.float32(), "target_boxes": BOXES}
+
+
+def prediction_types(num_classes: int) -> dict[str, pa.DataType]:
+    """Columns an agent's predictions may have: class index, class probabilities, value, detections."""
+    return {"pred_cla": pa.int32(), "pred_prob": dense(num_classes), "pred_reg": pa.float32(), "pred_boxes": BOXES}
+
+
+def cache_file(cache: Path) -> Path:
+    return cache / "cache.json"
+
+
+def samples_part(cache: Path, chunk: int) -> Path:
+    return cache / "samples" / f"{chunk:05d}.parquet"
+
+
+def agent_folder(cache: Path, agent: str) -> Path:
+    return cache / "agents" / quote(agent, safe=" ")  # names of imported agents may hold slashes
+
+
+def agent_file(cache: Path, agent: str) -> Path:
+    return agent_folder(cache, agent) / "agent.json"
+
+
+def predictions_part(cache: Path, agent: str, chunk: int) -> Path:
+    return agent_folder(cache, agent) / "predictions" / f"{chunk:05d}.parquet"
+
+
+def costs_part(cache: Path, agent: str, chunk: int, digest: str) -> Path:
+    return agent_folder(cache, agent) / f"costs-{digest}" / f"{chunk:05d}.parquet"
+
+
+def seal_file(cache: Path, agent: str, what: str) -> Path:
+    """Seal of an agent's ``predictions`` or ``costs-DIGEST``."""
+    return agent_folder(cache, agent) / f"{what}.seal.json"
+
+
+def digest(value: object) -> str:
+    """SHA-256 (first 16 hex digits) of a JSON value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def ids_digest(ids: list[str]) -> str:
+    """SHA-256 of sample ids in order: equal digests mean the same samples in the same order."""
+    state = hashlib.sha256()
+    for sample_id in ids:
+        encoded = sample_id.encode()
+        state.update(len(encoded).to_bytes(4, "little") + encoded)  # length first: ("ab","c") is not ("a","bc")
+    return state.hexdigest()

@@ -1,0 +1,59 @@
+"""Train, validation and test by a hash of the sample's id: the same on every machine, in any row order."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from .errors import DataError
+from .schema import SPLITS
+
+
+def hash_split(
+    ids: list[str], strata: list[object], *, fractions: tuple[float, float, float], salt: str
+) -> np.ndarray:
+    """Assign each sample to a split, every stratum in the same proportions.
+
+    Within a stratum samples are ranked by ``SHA-256(salt:id)`` and cut at the cumulative fractions, so each stratum's
+    share of a split is exact to one sample.
+
+    Args:
+        ids: unique sample ids, length n.
+        strata: hashable stratum of each sample, length n.
+        fractions: shares of train, validation and test; they sum to 1.
+        salt: names the split; another salt draws another one.
+
+    Returns:
+        Array of n strings out of ``train``, ``validation``, ``test``.
+
+    Raises:
+        DataError: a split would have no samples.
+    """
+    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
+    edges = np.cumsum(fractions)[:2]
+    splits = np.empty(len(ids), dtype="<U10")
+    members: dict[object, list[int]] = {}
+    for position, stratum in enumerate(strata):
+        members.setdefault(stratum, []).append(position)
+    for positions in members.values():
+        positions.sort(key=hashes.__getitem__)
+        quantiles = (np.arange(len(positions)) + 0.5) / len(positions)
+        splits[positions] = np.array(SPLITS)[np.searchsorted(edges, quantiles, side="right")]
+    require_all_splits(splits)
+    return splits
+
+
+def require_all_splits(splits: np.ndarray) -> None:
+    """Raises :class:`DataError` unless train, validation and test each have a sample and nothing else occurs."""
+    found = set(np.unique(splits).tolist())
+    if found - set(SPLITS):
+        raise DataError(
+            f"unknown split {sorted(found - set(SPLITS))[0]!r}", hint=f"the splits are {', '.join(SPLITS)}"
+        )
+    for name in SPLITS:
+        if name not in found:
+            raise DataError(
+                f"the {name} split has no samples ({len(splits)} samples in all)",
+                hint="give it a larger fraction under [dataset.split], or more data",
+            )

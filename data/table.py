@@ -1,0 +1,185 @@
+"""A dataset from one table (Parquet or CSV): which columns are id, targets and features is said in SQL expressions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import polars as pl
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .clusters import fit_clusters
+from .dataset import Dataset
+from .errors import DataError
+from .features import FeatureEncoder, evaluate, standardisation
+from .splits import hash_split, require_all_splits
+
+
+class Strict(BaseModel):
+    """A part of a recipe: unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SplitConfig(Strict):
+    """``[dataset.split]``: by a hash of the id, in equal proportions within each stratum, or as a column says."""
+
+    train: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    stratify: list[str] = []  # SQL expressions
+    salt: str = "l2d"
+    column: str | None = None  # SQL expression giving train, validation or test; replaces the hash
+
+    @model_validator(mode="after")
+    def _sums_to_one(self):
+        if abs(self.train + self.validation + self.test - 1) > 1e-9:
+            raise ValueError("train + validation + test must be 1")
+        return self
+
+
+class ClusterConfig(Strict):
+    """``[dataset.clusters]``: k-means on standardised training features, as column ``cluster`` (1 the largest)."""
+
+    features: list[str] = []  # SQL expressions to cluster on; the rejector's features if none are given
+    count: Annotated[int, Field(ge=2)] | Literal["elbow"] = "elbow"
+    largest: Annotated[int, Field(ge=3, le=100)] = 10
+    seed: int = 42
+
+
+class TableConfig(Strict):
+    """``[dataset]``: one table, a row a sample. Targets, features and filters are SQL expressions over its columns."""
+
+    kind: Literal["table"] = "table"
+    path: Path
+    id: str
+    where: str | None = None
+    target_cla: str | None = None
+    classes: list[str] | None = None  # names of the sorted values of target_cla
+    target_reg: str | None = None
+    unit_reg: str = ""  # what target_reg is measured in, for people
+    features: Annotated[list[str], Field(min_length=1)]
+    keep: list[str] = []  # columns kept in the cache for SQL
+    split: SplitConfig = SplitConfig()
+    clusters: ClusterConfig | None = None
+
+
+def load_table(config: TableConfig, name: str) -> Dataset:
+    """Read the table and prepare everything stage one needs.
+
+    Args:
+        config: the recipe's ``[dataset]``, its path absolute.
+        name: the recipe's name, for messages.
+
+    Raises:
+        DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
+            names the file.
+    """
+    table = _read(config.path)
+    try:
+        return _prepare(table, config, name)
+    except DataError as error:
+        if error.where in (None, name):
+            raise type(error)(error.what, where=config.path, hint=error.hint) from error
+        raise
+
+
+def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
+    if config.where is not None:
+        table = table.filter(evaluate(table, config.where).cast(pl.Boolean).fill_null(False))
+    if table.is_empty():
+        raise DataError("no rows are left", hint="check `where`")
+    ids_column = evaluate(table, config.id)
+    if ids_column.null_count():
+        raise DataError(f"row {ids_column.is_null().arg_max()} has no id", hint="filter it with `where`")
+    ids = ids_column.cast(pl.String).to_list()
+
+    target_cla, classes = _classes(table, config)
+    target_reg = None
+    if config.target_reg is not None:
+        values = evaluate(table, config.target_reg).cast(pl.Float32).fill_null(float("nan"))
+        target_reg = values.to_numpy().copy()  # torch wants memory it may write to
+
+    if config.split.column is not None:
+        split = evaluate(table, config.split.column).cast(pl.String).fill_null("(missing)").to_numpy().astype("<U10")
+        require_all_splits(split)
+    else:
+        columns = [evaluate(table, expression).cast(pl.String).to_list() for expression in config.split.stratify]
+        fractions = (config.split.train, config.split.validation, config.split.test)
+        strata = list(zip(*columns, strict=True)) if columns else [()] * len(ids)
+        split = hash_split(ids, strata, fractions=fractions, salt=config.split.salt)
+    train = split == "train"
+
+    encoder = FeatureEncoder.fit(table.filter(pl.Series(train)), config.features)
+    features = encoder.transform(table)
+    inputs = {"features": {"kind": "dense", "width": len(encoder.names), **encoder.to_json()}}
+
+    keep = list(config.keep)
+    for column in keep:
+        if column not in table.columns:
+            raise DataError(f"there is no column {column!r} to keep", hint=f"the columns are {', '.join(table.columns)}")
+    if config.clusters is not None:
+        space = features
+        if config.clusters.features:
+            space = FeatureEncoder.fit(table.filter(pl.Series(train)), config.clusters.features).transform(table)
+        mean, std = standardisation(space[train])
+        settings = config.clusters.model_dump(exclude={"features"})
+        cluster, facts = fit_clusters((space - mean) / std, train, **settings)
+        table = table.with_columns(pl.Series("cluster", cluster))
+        keep.append("cluster")
+        inputs["clusters"] = facts
+
+    described = config.model_dump(mode="json", exclude={"path", "keep"})  # content is what counts, not where it lies
+    return Dataset(
+        name=name,
+        ids=ids,
+        split=split,
+        features=features,
+        columns=table,
+        target_cla=target_cla,
+        target_reg=target_reg,
+        classes=classes,
+        keep=tuple(dict.fromkeys(keep)),
+        inputs=inputs,
+        config=described,
+    )
+
+
+def _read(path: Path) -> pl.DataFrame:
+    if path.suffix.lower() not in (".parquet", ".csv"):
+        raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
+    if not path.is_file():
+        raise DataError("there is no such file", where=path, hint="relative paths are relative to the recipe")
+    try:
+        if path.suffix.lower() == ".csv":
+            return pl.read_csv(path, infer_schema_length=None)
+        return pl.read_parquet(path)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(
+            f"cannot be read: {str(error).splitlines()[0]}", where=path, hint="is it a whole file of that format?"
+        ) from error
+
+
+def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | None, tuple[str, ...]]:
+    """Class index of each row and the classes' names."""
+    if config.target_cla is None:
+        if config.classes is not None:
+            raise DataError("`classes` is given without `target_cla`", hint="remove it")
+        return None, ()
+    column = evaluate(table, config.target_cla)
+    if column.null_count():
+        row = int(column.is_null().arg_max())
+        raise DataError(f"row {row} has no target_cla", hint="filter such rows with `where`")
+    values, index = np.unique(column.to_numpy(), return_inverse=True)
+    if len(values) < 2:
+        raise DataError(f"target_cla has one value, {values[0]}", hint="a class needs at least two")
+    if len(values) > 1000:
+        raise DataError(f"target_cla has {len(values)} values", hint="is it a number? then it is a target_reg")
+    names = config.classes or [str(value) for value in values]
+    if len(names) != len(values):
+        raise DataError(
+            f"`classes` names {len(names)} classes, target_cla has {len(values)} values: {values[:10].tolist()}",
+            hint="one name for each value, in sorted order",
+        )
+    return index.astype(np.int32), tuple(names)

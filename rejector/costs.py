@@ -1,0 +1,156 @@
+"""From raw cached costs to the total cost ``c_j``: task weights ``lambda``, query costs ``beta``, or an SQL expression."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.cache import AgentRecord
+from data.errors import UsageError
+
+#: Which task weights a rejector is *trained* on; it is always evaluated on the full weights. The single-task
+#: baselines of the paper's Table 1 are the same rejector on a cost with one task left out.
+METHODS = {
+    "multi-task": None,
+    "classification-only": "cla",  # Mao et al. 2023a
+    "regression-only": "reg",  # Mao et al. 2024e
+}
+METHOD_SOURCES = {
+    "multi-task": "ours (two-stage, multi-task)",
+    "classification-only": "Mao et al. 2023a",
+    "regression-only": "Mao et al. 2024e",
+}
+
+
+@dataclass(frozen=True)
+class CostWeights:
+    """``lambda``: task -> weight >= 0."""
+
+    by_task: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def parse(cls, values: dict[str, float], tasks: list[str]) -> CostWeights:
+        """Check against the tasks of a cache. Tasks that are not named weigh 0; with no values each weighs 1.
+
+        Raises:
+            UsageError: an unknown task, a negative or infinite weight, or nothing left.
+        """
+        values = dict(values) or dict.fromkeys(tasks, 1.0)
+        for task, weight in values.items():
+            if task not in tasks:
+                raise UsageError(f"lambda names task {task!r}", hint=f"this cache has {', '.join(tasks)}")
+            if not (math.isfinite(weight) and weight >= 0):
+                raise UsageError(f"lambda {task}={weight}", hint="weights are numbers >= 0")
+        if not any(values.values()):
+            raise UsageError("every task weighs 0, so every agent costs the same", hint="give one task a weight")
+        return cls(tuple((task, float(values.get(task, 0.0))) for task in tasks))
+
+    def trained_on(self, method: str) -> CostWeights:
+        """The weights that a method trains on.
+
+        Raises:
+            UsageError: the method's task is not there, or weighs 0.
+        """
+        task = METHODS[method]
+        if task is None:
+            return self
+        if dict(self.by_task).get(task, 0.0) == 0:
+            raise UsageError(
+                f"method {method!r} needs the task {task!r}, which is not here or weighs 0",
+                hint="leave that method out",
+            )
+        return CostWeights(tuple((name, weight if name == task else 0.0) for name, weight in self.by_task))
+
+    def vector(self) -> Tensor:
+        """(tasks,) float32."""
+        return torch.tensor([weight for _, weight in self.by_task], dtype=torch.float32)
+
+    def __str__(self) -> str:
+        return ",".join(f"{task}={weight:g}" for task, weight in self.by_task)
+
+
+def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Tensor:
+    """``beta_j`` of each agent, float32 (A,), 0 for the model.
+
+    Args:
+        beta: what the dearest expert costs, the others scaled by their ``price`` (the paper's ``beta_1 = beta_2 / R_G``);
+            or agent name -> query cost, the others being free.
+        agents: of the cache, in order.
+
+    Raises:
+        UsageError: a negative or infinite cost, an unknown agent, or a cost for the model.
+    """
+    names = [agent.name for agent in agents]
+    if isinstance(beta, dict):
+        for name, cost in beta.items():
+            if name not in names:
+                raise UsageError(f"beta names agent {name!r}", hint=f"the experts are {', '.join(names[1:])}")
+            if name == names[0] and cost != 0:
+                raise UsageError(f"beta of the model ({name!r}) must be 0", hint="only experts have a query cost")
+        values = [float(beta.get(name, 0.0)) for name in names]
+    else:
+        prices = [0.0] + [agent.price for agent in agents[1:]]
+        dearest = max(prices)
+        values = [float(beta) * price / dearest if dearest else 0.0 for price in prices]
+    for name, value in zip(names, values, strict=True):
+        if not (math.isfinite(value) and value >= 0):
+            raise UsageError(f"beta of {name!r} is {value}", hint="query costs are numbers >= 0")
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def total_costs(raw: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
+    """``c_j = sum_task lambda_task * cost_task,j + beta_j``.
+
+    Args:
+        raw: (..., B, A, T).
+        weights: ``lambda``, (..., T); leading dimensions are those of a grid.
+        beta: (..., A).
+
+    Returns:
+        (..., B, A).
+    """
+    return (raw * weights[..., None, None, :]).sum(-1) + beta[..., None, :]
+
+
+def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.ndarray:
+    """Cost of each agent by an SQL expression over ``cost_cla``, ``cost_reg``, ``cost_map``; replaces the weighted sum.
+
+    Args:
+        raw: (B, A, T) float32.
+        tasks: names of the T tasks.
+        expression: such as ``greatest(cost_cla, 0.2 * cost_reg)``.
+
+    Returns:
+        (B, A, 1) float32: one cost, to be weighted with 1.
+
+    Raises:
+        UsageError: the expression fails, or gives a missing, negative or infinite cost.
+    """
+    import duckdb
+    import pyarrow as pa
+
+    from data.schema import COST_COLUMNS
+
+    flat = raw.reshape(-1, raw.shape[2])
+    columns = {COST_COLUMNS[task]: flat[:, position] for position, task in enumerate(tasks)}
+    table = pa.table({"row": np.arange(len(flat)), **columns})
+    connection = duckdb.connect(config={"python_enable_replacements": False})
+    try:
+        connection.register("raw_costs", table)
+        connection.execute("SET enable_external_access = false")
+        query = f"SELECT ({expression})::FLOAT AS cost FROM raw_costs ORDER BY row"
+        values = connection.execute(query).to_arrow_table()["cost"].combine_chunks()
+    except duckdb.Error as error:
+        raise UsageError(
+            f"--cost {expression!r}: {str(error).splitlines()[0]}", hint=f"the columns are {', '.join(columns)}"
+        ) from error
+    finally:
+        connection.close()
+    numbers = values.to_numpy(zero_copy_only=False)
+    if len(numbers) != len(flat) or values.null_count or not np.isfinite(numbers).all() or (numbers < 0).any():
+        raise UsageError(f"--cost {expression!r} gives a missing, infinite or negative cost", hint="costs are >= 0")
+    return numbers.astype(np.float32).reshape(*raw.shape[:2], 1)

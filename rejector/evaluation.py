@@ -1,0 +1,151 @@
+"""Evaluating runs: deferral loss, allocation, task metrics, and regret against baselines with intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.cache import CostCache
+from data.errors import UsageError
+
+from . import baselines
+from .intervals import paired_interval
+from .losses import allocate, deferral_loss
+from .metrics import task_metrics
+from .runs import Run, load_run, open_cache
+from .table import CostTable, load_tables
+from .training import point_costs, reference_point_costs
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One run on one split: the JSON object users see, and the per-sample losses behind it."""
+
+    run: Run
+    cache: CostCache
+    result: dict[str, Any]
+    losses: np.ndarray  # deferral loss of each sample, float64 (n,)
+    rivals: dict[str, np.ndarray]  # oracle, best_agent, random_same_shares: loss of each sample, float64 (n,)
+
+
+def evaluate_runs(paths: list[Path], split: str = "test") -> list[Evaluation]:
+    """Evaluate runs, reading each cache once.
+
+    Raises:
+        UsageError: no runs.
+        FingerprintMismatch: a cache is no longer what a run was trained on.
+    """
+    if not paths:
+        raise UsageError("no runs to evaluate", hint="give a run, or a folder of runs")
+    tables: dict[Path, tuple[CostCache, CostTable]] = {}
+    evaluations = []
+    for path in paths:
+        run = load_run(path)
+        if run.cache_path not in tables:
+            cache = open_cache(run)
+            tables[run.cache_path] = (cache, load_tables(cache, (split,), predictions=True)[split])
+        else:
+            open_cache(run)  # every run is checked against its cache
+        evaluations.append(_evaluate(run, *tables[run.cache_path]))
+    _compare_settings(evaluations)
+    return evaluations
+
+
+def _evaluate(run: Run, cache: CostCache, table: CostTable) -> Evaluation:
+    names = [agent.name for agent in cache.agents]
+    costs = point_costs(table, run.point, cache.record.tasks)
+    allocation = allocate(run.rejector.scores(table.features))
+    losses = deferral_loss(allocation, costs).double().numpy()
+    rates = baselines.allocation_rates(allocation, len(names))
+    best = baselines.best_constant(costs)
+    rivals = {
+        "oracle": baselines.oracle(costs).numpy(),
+        "best_agent": costs[:, best].double().numpy(),
+        "random_same_shares": baselines.random_same_shares(rates, costs).numpy(),
+    }
+    result = {
+        "run_id": run.point.run_id,
+        "method": run.point.method,
+        "beta": dict(run.point.beta) if isinstance(run.point.beta, tuple) else run.point.beta,
+        "nu": run.point.nu,
+        "lambda": dict(run.point.weights.by_task),
+        "seed": run.point.seed,
+        "split": table.split,
+        "num_samples": len(table),
+        "deferral_loss": float(losses.mean()),
+        "allocation": dict(zip(names, rates.tolist(), strict=True)),
+        "metrics": task_metrics(table, allocation.numpy(), names, cache.record.costs),
+        "agents": _alone(cache, table, run, costs),
+        "oracle_loss": float(rivals["oracle"].mean()),
+        "best_agent": names[best],
+        "best_agent_loss": float(rivals["best_agent"].mean()),
+        "random_same_shares_loss": float(rivals["random_same_shares"].mean()),
+        "regret": {name: paired_interval(losses - rival).to_json() for name, rival in rivals.items()},
+    }
+    if run.point.cost is not None:
+        result["cost"] = run.point.cost
+    return Evaluation(run, cache, result, losses, rivals)
+
+
+def _alone(cache: CostCache, table: CostTable, run: Run, costs: torch.Tensor) -> dict[str, dict[str, float]]:
+    """Each agent, and each reference, when it answers everything. A reference pays for all the queries it makes."""
+    alone = {}
+    names = [agent.name for agent in cache.agents]
+    everyone = np.zeros(len(table), dtype=np.int64)
+    reference_costs = reference_point_costs(table, run.point, cache.record.tasks)
+    for agent in cache.agents + cache.references:
+        if agent.role == "agent":
+            cost = costs[:, names.index(agent.name)]
+        else:
+            queries = sum(run.point.query_costs[names.index(name)] for name in agent.queries)
+            cost = reference_costs[:, cache.references.index(agent)] + queries
+        alone[agent.name] = {
+            "role": agent.role,
+            "mean_cost": float(cost.double().mean()),
+            **task_metrics(table, everyone, [agent.name], cache.record.costs),
+        }
+    return alone
+
+
+def _compare_settings(evaluations: list[Evaluation]) -> None:
+    """Add ``over_seeds`` to each result: means and deviations over the seeds of its setting, with intervals.
+
+    Intervals resample samples and average the seeds, so they speak of new samples for these trained rejectors.
+    """
+    settings: dict[tuple, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        settings.setdefault((evaluation.run.cache_path, *evaluation.run.point.setting), []).append(evaluation)
+    mean_losses = {key: np.mean([e.losses for e in members], axis=0) for key, members in settings.items()}
+    for key, members in settings.items():
+        losses = mean_losses[key]
+        summary: dict[str, Any] = {
+            "seeds": len(members),
+            "deferral_loss": mean_std([e.result["deferral_loss"] for e in members]),
+            "allocation": {
+                name: mean_std([e.result["allocation"][name] for e in members])
+                for name in members[0].result["allocation"]
+            },
+            "metrics": {
+                name: mean_std([e.result["metrics"][name] for e in members]) for name in members[0].result["metrics"]
+            },
+            "random_same_shares_loss": mean_std([e.result["random_same_shares_loss"] for e in members]),
+            "regret": {
+                rival: paired_interval(losses - np.mean([e.rivals[rival] for e in members], axis=0)).to_json()
+                for rival in members[0].rivals
+            },
+        }
+        cache_path, method, *rest = key
+        for other, other_losses in mean_losses.items():
+            if other[0] == cache_path and other[1] != method and list(other[2:]) == rest:
+                summary["regret"][other[1]] = paired_interval(losses - other_losses).to_json()
+        for evaluation in members:
+            evaluation.result["over_seeds"] = summary
+
+
+def mean_std(values: list[float]) -> dict[str, float]:
+    """Mean and sample standard deviation (0 for a single value)."""
+    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}

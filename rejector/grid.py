@@ -1,0 +1,94 @@
+"""A grid of rejectors: methods x lambda x beta x nu x seeds over the same cached costs."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from data.cache import CostCache
+from data.errors import UsageError
+
+from .costs import METHODS, CostWeights, query_costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridPoint:
+    """One rejector to train.
+
+    ``weights`` is what it is evaluated on; :meth:`CostWeights.trained_on` says what its ``method`` trains on.
+    ``beta`` is as the user gave it; ``query_costs`` is what that means for each agent.
+    """
+
+    run_id: str
+    method: str
+    weights: CostWeights
+    beta: float | tuple[tuple[str, float], ...]
+    query_costs: tuple[float, ...]
+    nu: float
+    seed: int
+    cost: str | None = None  # SQL expression in place of the weighted sum
+
+    @property
+    def setting(self) -> tuple:
+        """Everything but the seed: points of one setting are repetitions."""
+        return (self.method, self.weights, self.beta, self.nu, self.cost)
+
+    @property
+    def beta_text(self) -> str:
+        if isinstance(self.beta, tuple):
+            return ",".join(f"{name}={value:g}" for name, value in self.beta)
+        return f"{self.beta:g}"
+
+
+def make_grid(
+    cache: CostCache,
+    *,
+    methods: list[str],
+    weights: list[dict[str, float]],
+    betas: list[float | dict[str, float]],
+    nus: list[float],
+    seeds: list[int],
+    cost: str | None = None,
+) -> list[GridPoint]:
+    """All combinations, checked against a cache. Empty ``weights`` or ``betas`` mean the recipe's defaults.
+
+    Raises:
+        UsageError: an unknown method, task or agent, or a value out of range.
+    """
+    defaults = cache.record.defaults
+    tasks = cache.record.tasks
+    weights = weights or [defaults.get("lambda", {})]
+    betas = betas or [defaults.get("beta", 0.0)]
+    for method in methods:
+        if method not in METHODS:
+            raise UsageError(f"there is no method {method!r}", hint=f"the methods are {', '.join(METHODS)}")
+    for nu in nus:
+        if not 0 <= nu < float("inf"):
+            raise UsageError(f"nu = {nu}", hint="nu is a number >= 0: 0 sum-exponential, 1 log-softmax, 2 MAE")
+    if cost is not None and (list(methods) != ["multi-task"] or len(weights) > 1):
+        raise UsageError("--cost replaces the weighted sum, so it goes with one method and no lambda", hint="drop them")
+    parsed_weights = [CostWeights.parse(values, tasks) for values in weights]
+    points = []
+    for method, weight, beta, nu, seed in itertools.product(methods, parsed_weights, betas, nus, seeds):
+        weight.trained_on(method)  # refuses methods whose task is not there
+        frozen = tuple(sorted(beta.items())) if isinstance(beta, dict) else float(beta)
+        costs = tuple(query_costs(beta, cache.agents).tolist())
+        point = GridPoint(
+            run_id="",
+            method=method,
+            weights=weight,
+            beta=frozen,
+            query_costs=costs,
+            nu=float(nu),
+            seed=int(seed),
+            cost=cost,
+        )
+        parts = [method, f"beta={point.beta_text}", f"nu={nu:g}"]
+        if len(parsed_weights) > 1:
+            parts.append(f"lambda={weight}")
+        points.append(
+            GridPoint(**{**point.__dict__, "run_id": "_".join([*parts, f"seed={seed}"]).replace("/", "%2F")})
+        )
+    if len({point.run_id for point in points}) != len(points):
+        raise UsageError("a value of the grid is given twice", hint="give each beta, nu, lambda and seed once")
+    return points

@@ -1,0 +1,67 @@
+"""Task metrics of a system that answers each sample with one agent's prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .table import CostTable
+
+
+def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: dict) -> dict[str, float]:
+    """Metrics that apply to the cache's tasks.
+
+    Args:
+        table: with targets and predictions.
+        chosen: position in ``names`` of who answers each sample, (n,).
+        names: agents or references.
+        costs: the cache's cost table: ``smooth_l1`` is the cached cost where that is the regression cost.
+
+    Returns:
+        ``accuracy`` in [0, 1]; ``brier`` and, with two classes, ``auroc`` where every one of them gives probabilities;
+        ``smooth_l1`` as configured in ``[costs.reg]``, clamp included;
+        ``mean_absolute_error`` in the target's unit.
+    """
+    rows = np.arange(len(table))
+    metrics: dict[str, float] = {}
+    answers = [table.predictions[name] for name in names]
+
+    def of_chosen(column: str) -> np.ndarray:
+        return np.stack([answer[column] for answer in answers], axis=1)[rows, chosen]
+
+    if "target_cla" in table.targets:
+        target = table.targets["target_cla"]
+        metrics["accuracy"] = float((of_chosen("pred_cla") == target).mean())
+        if all("pred_prob" in answer for answer in answers):
+            probabilities = of_chosen("pred_prob").astype(np.float64)
+            truth = np.eye(probabilities.shape[1])[target]
+            metrics["brier"] = float(0.5 * ((probabilities - truth) ** 2).sum(axis=1).mean())
+            if probabilities.shape[1] == 2 and 0 < target.mean() < 1:
+                metrics["auroc"] = auroc(target, probabilities[:, 1])
+    if "target_reg" in table.targets:
+        value, truth = of_chosen("pred_reg").astype(np.float64), table.targets["target_reg"].astype(np.float64)
+        setting = costs.get("reg", {})
+        if setting.get("kind") == "smooth_l1":
+            metrics["smooth_l1"] = float(smooth_l1(value - truth, setting["beta"], setting.get("clamp")).mean())
+        metrics["mean_absolute_error"] = float(np.abs(value - truth).mean())
+    return metrics
+
+
+def smooth_l1(error: np.ndarray, beta: float, clamp: float | None) -> np.ndarray:
+    """Smooth L1 of each error, clamped."""
+    size = np.abs(error)
+    loss = np.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)
+    return loss if clamp is None else np.minimum(loss, clamp)
+
+
+def auroc(target: np.ndarray, score: np.ndarray) -> float:
+    """Area under the ROC curve: the Mann-Whitney statistic, ties counting a half.
+
+    Args:
+        target: 0 or 1, (n,), both present.
+        score: (n,).
+    """
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = np.cumsum(counts) - (counts - 1) / 2  # mean rank of each distinct score
+    positives = int((target == 1).sum())
+    rank_sum = ranks[inverse][target == 1].sum()
+    return float((rank_sum - positives * (positives + 1) / 2) / (positives * (len(target) - positives)))

@@ -1,0 +1,69 @@
+"""Rejectors ``r(x, j)``: small networks from dense features to one score per agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+
+class Linear(nn.Linear):
+    """One linear layer: (batch, width) -> (batch, agents)."""
+
+    def __init__(self, width: int, num_agents: int, hidden: int):
+        super().__init__(width, num_agents)
+
+
+class MLP(nn.Sequential):
+    """Two hidden layers of ``hidden`` units: (batch, width) -> (batch, agents)."""
+
+    def __init__(self, width: int, num_agents: int, hidden: int):
+        super().__init__(
+            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, num_agents)
+        )
+
+
+class Transformer(nn.Module):
+    """A compact transformer encoder over one token per feature (Gorishniy et al. 2021), read out at a class token.
+
+    (batch, width) -> (batch, agents). ``hidden`` is the width of a token, a multiple of 4 (heads).
+    """
+
+    def __init__(self, width: int, num_agents: int, hidden: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.value = nn.Parameter(torch.randn(width, hidden) * hidden**-0.5)
+        self.bias = nn.Parameter(torch.randn(width, hidden) * hidden**-0.5)
+        self.summary = nn.Parameter(torch.randn(hidden) * hidden**-0.5)
+        self.norm_attention, self.norm_mlp, self.norm_out = (nn.LayerNorm(hidden) for _ in range(3))
+        self.to_qkv = nn.Linear(hidden, 3 * hidden)
+        self.from_heads = nn.Linear(hidden, hidden)
+        self.mlp = nn.Sequential(nn.Linear(hidden, 2 * hidden), nn.GELU(), nn.Linear(2 * hidden, hidden))
+        self.head = nn.Linear(hidden, num_agents)
+
+    def forward(self, features: Tensor) -> Tensor:
+        tokens = features.unsqueeze(-1) * self.value + self.bias  # (batch, width, hidden)
+        summary = self.summary.expand(features.shape[0], 1, -1)
+        tokens = torch.cat([summary, tokens], dim=1)
+        query, key, value = self._split(self.to_qkv(self.norm_attention(tokens)))
+        weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
+        tokens = tokens + self.from_heads((weights @ value).transpose(1, 2).flatten(2))
+        tokens = tokens + self.mlp(self.norm_mlp(tokens))
+        return self.head(self.norm_out(tokens[:, 0]))
+
+    def _split(self, qkv: Tensor) -> list[Tensor]:
+        """(batch, tokens, 3 hidden) -> three of (batch, heads, tokens, hidden / heads)."""
+        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1)]
+
+
+NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
+    "linear": Linear,
+    "mlp": MLP,
+    "transformer": Transformer,
+}
+
+
+def make_network(kind: str, width: int, num_agents: int, hidden: int) -> nn.Module:
+    """A rejector network of a kind in :data:`NETWORKS`."""
+    return NETWORKS[kind](width, num_agents, hidden)

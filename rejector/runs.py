@@ -1,0 +1,199 @@
+"""A run: one trained rejector, where it came from, and what it allocates. One folder, complete or absent.
+
+::
+
+    RUN/run.json               the grid point, training settings, cache and its fingerprint, learning curve
+    RUN/rejector.safetensors   parameters, and mean and deviation of the training features
+    RUN/allocations.parquet    per sample: agent, scores, counterfactual costs, deferral cost, oracle agent
+
+A sweep is a folder of such folders.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from data import schema, store
+from data.cache import CostCache
+from data.errors import CorruptPart, DataError, FingerprintMismatch, UsageError
+
+from .costs import CostWeights
+from .grid import GridPoint
+from .losses import allocate, deferral_loss, oracle_allocation
+from .table import CostTable
+from .training import TrainConfig, TrainedRejector, point_costs
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run read back: its folder, the rejector and the cache it was trained on."""
+
+    path: Path
+    rejector: TrainedRejector
+    cache_path: Path
+    cache_fingerprint: str
+    agents: list[str]
+
+    @property
+    def point(self) -> GridPoint:
+        return self.rejector.point
+
+
+def cache_fingerprint(cache: CostCache) -> str:
+    """Tells whether a cache still holds what a run was trained on: dataset, agents and cost table."""
+    return schema.digest(
+        [cache.record.fingerprint, cache.record.costs, [[a.name, a.fingerprint] for a in cache.agents]]
+    )
+
+
+def save_runs(
+    rejectors: list[TrainedRejector],
+    folders: list[Path],
+    cache: CostCache,
+    tables: dict[str, CostTable],
+    *,
+    seconds: float,
+    overwrite: bool = False,
+) -> None:
+    """Write one folder per rejector, each atomically.
+
+    Args:
+        tables: the splits to write allocations for.
+        seconds: training took for the whole grid.
+
+    Raises:
+        DataError: a folder is there already and ``overwrite`` is False.
+    """
+    fingerprint = cache_fingerprint(cache)
+    for rejector, folder in zip(rejectors, folders, strict=True):
+        facts = {
+            "run_id": rejector.point.run_id,
+            "point": {**asdict(rejector.point), "weights": dict(rejector.point.weights.by_task)},
+            "training": asdict(rejector.config),
+            "best_epoch": rejector.best_epoch,
+            "validation_risk": rejector.validation_risk,
+            "history": rejector.history,
+            "agents": [agent.name for agent in cache.agents],
+            "cache": {
+                "path": str(cache.path.resolve()),
+                "relative_path": os.path.relpath(cache.path.resolve(), folder.resolve()),
+                "name": cache.record.name,
+                "fingerprint": fingerprint,
+            },
+            "grid_points": len(rejectors),
+            "grid_seconds": round(seconds, 3),
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        }
+        allocations = allocation_table(rejector, tables, cache)
+
+        def fill(temporary: Path, facts=facts, rejector=rejector, allocations=allocations) -> None:
+            from safetensors.torch import save
+
+            store.commit_bytes(temporary / "rejector.safetensors", save(rejector.state))
+            store.commit_table(temporary / "allocations.parquet", allocations, {"run_id": rejector.point.run_id})
+            store.commit_json(temporary / RUN_FILE, facts)
+
+        store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
+
+
+def allocation_table(rejector: TrainedRejector, tables: dict[str, CostTable], cache: CostCache) -> pa.Table:
+    """Every sample's allocation under a rejector.
+
+    Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``; costs
+    are total (``lambda`` and ``beta`` applied).
+    """
+    names = pa.array([agent.name for agent in cache.agents])
+    parts = []
+    for split, table in tables.items():
+        scores = rejector.scores(table.features)
+        costs = point_costs(table, rejector.point, cache.record.tasks)
+        allocation, oracle = allocate(scores), oracle_allocation(costs)
+        columns = {
+            "sample_id": pa.array(table.ids, pa.string()),
+            "split": pa.array([split] * len(table), pa.string()),
+            "agent_index": pa.array(allocation.numpy(), pa.int32()),
+            "agent": names.take(pa.array(allocation.numpy())),
+            **{f"score_{j}": pa.array(scores[:, j].numpy()) for j in range(len(names))},
+            **{f"cost_{j}": pa.array(costs[:, j].numpy()) for j in range(len(names))},
+            "deferral_cost": pa.array(deferral_loss(allocation, costs).numpy()),
+            "oracle_agent": names.take(pa.array(oracle.numpy())),
+            "oracle_cost": pa.array(deferral_loss(oracle, costs).numpy()),
+        }
+        parts.append(pa.table(columns))
+    return pa.concat_tables(parts)
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Run folders at or beneath a path, in name order.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
+    found = [folder for folder in found if not folder.name.endswith(store.TEMPORARY_SUFFIX)]
+    if not found:
+        raise UsageError("there is no run here", where=path, hint="train one: l2d train CACHE --out RUN")
+    return found
+
+
+def load_run(path: Path) -> Run:
+    """Read a run back.
+
+    Raises:
+        CorruptPart: a file of the run is missing, damaged, or from another version.
+    """
+    from safetensors.torch import load
+
+    try:
+        facts = store.read_json(path / RUN_FILE)
+        state = load((path / "rejector.safetensors").read_bytes())
+        point = facts["point"]
+        beta = point["beta"]
+        rejector = TrainedRejector(
+            point=GridPoint(
+                **{
+                    **point,
+                    "weights": CostWeights(tuple(point["weights"].items())),
+                    "beta": tuple(map(tuple, beta)) if isinstance(beta, list) else beta,
+                    "query_costs": tuple(point["query_costs"]),
+                }
+            ),
+            config=TrainConfig(**facts["training"]),
+            state=state,
+            best_epoch=facts["best_epoch"],
+            validation_risk=facts["validation_risk"],
+            history=[tuple(row) for row in facts["history"]],
+        )
+        place = facts["cache"]
+        candidates = [Path(place["path"]), (path / place["relative_path"]).resolve()]
+        cache_path = next((c for c in candidates if schema.cache_file(c).is_file()), candidates[0])
+        return Run(path, rejector, cache_path, place["fingerprint"], facts["agents"])
+    except (KeyError, TypeError, FileNotFoundError) as error:
+        raise CorruptPart(f"is not a whole run: {error!r}", where=path, hint="train it again") from error
+    except Exception as error:
+        if isinstance(error, DataError | UsageError):
+            raise
+        raise CorruptPart(f"cannot be read: {error}", where=path, hint="train it again") from error
+
+
+def open_cache(run: Run) -> CostCache:
+    """The cache a run was trained on.
+
+    Raises:
+        FingerprintMismatch: it has been rebuilt from something else since.
+    """
+    cache = CostCache(run.cache_path)
+    now = cache_fingerprint(cache)
+    if now != run.cache_fingerprint:
+        raise FingerprintMismatch(
+            "the cost cache", {"fingerprint": (now, run.cache_fingerprint)}, where=run.cache_path, hint="train again"
+        )
+    return cache

@@ -28,6 +28,7 @@ def make_record(recipe: Recipe, dataset: Dataset) -> CacheRecord:
         chunk_size=recipe.build.chunk_size,
         tasks=recipe.costs.tasks,
         classes=list(dataset.classes),
+        unit_reg=dataset.unit_reg,
         inputs=dataset.inputs,
         keep=list(dataset.keep),
         costs=recipe.costs.describe(),

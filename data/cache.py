@@ -23,6 +23,7 @@ class CacheRecord:
     chunk_size: int
     tasks: list[str]  # the tasks with a cost, in the order of schema.TASKS
     classes: list[str]  # class index -> name; empty without a classification task
+    unit_reg: str  # what target_reg is measured in
     inputs: dict[str, Any]  # input column -> how it was made
     keep: list[str]  # columns of the source table that are kept for SQL
     costs: dict[str, Any]  # the cost table

@@ -48,6 +48,7 @@ class Dataset:
     keep: tuple[str, ...]  # columns that go into the cache for SQL
     inputs: dict[str, Any]
     config: dict[str, Any]  # what made it, part of the fingerprint
+    unit_reg: str = ""  # what target_reg is measured in, for people
 
     def __post_init__(self):
         if not self.ids:

@@ -130,7 +130,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
         keep.append("cluster")
         inputs["clusters"] = facts
 
-    described = config.model_dump(mode="json", exclude={"path", "keep"})  # content is what counts, not where it lies
+    described = config.model_dump(mode="json", exclude={"path", "keep", "unit_reg"})  # content is what counts, not where it lies
     return Dataset(
         name=name,
         ids=ids,
@@ -143,6 +143,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
         keep=tuple(dict.fromkeys(keep)),
         inputs=inputs,
         config=described,
+        unit_reg=config.unit_reg,
     )
 
 

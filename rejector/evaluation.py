@@ -14,7 +14,7 @@ from data.errors import UsageError
 
 from . import baselines
 from .intervals import paired_interval
-from .losses import allocate, deferral_loss
+from .losses import allocate, deferral_loss, oracle_allocation
 from .metrics import task_metrics
 from .runs import Run, load_run, open_cache
 from .table import CostTable, load_tables
@@ -80,6 +80,7 @@ def _evaluate(run: Run, cache: CostCache, table: CostTable) -> Evaluation:
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
         "metrics": task_metrics(table, allocation.numpy(), names, cache.record.costs),
         "agents": _alone(cache, table, run, costs),
+        "oracle": _oracle(table, costs, names, cache),
         "oracle_loss": float(rivals["oracle"].mean()),
         "best_agent": names[best],
         "best_agent_loss": float(rivals["best_agent"].mean()),
@@ -89,6 +90,16 @@ def _evaluate(run: Run, cache: CostCache, table: CostTable) -> Evaluation:
     if run.point.cost is not None:
         result["cost"] = run.point.cost
     return Evaluation(run, cache, result, losses, rivals)
+
+
+def _oracle(table: CostTable, costs: torch.Tensor, names: list[str], cache: CostCache) -> dict[str, Any]:
+    """Allocation and metrics of the Bayes rejector with known costs."""
+    allocation = oracle_allocation(costs)
+    rates = baselines.allocation_rates(allocation, len(names)).tolist()
+    return {
+        "allocation": dict(zip(names, rates, strict=True)),
+        "metrics": task_metrics(table, allocation.numpy(), names, cache.record.costs),
+    }
 
 
 def _alone(cache: CostCache, table: CostTable, run: Run, costs: torch.Tensor) -> dict[str, dict[str, float]]:

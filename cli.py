@@ -1,0 +1,459 @@
+"""The command line: parses, calls the library, renders. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import L2DError, UsageError
+
+USAGE_ERROR = typer.BadParameter.__base__  # typer brings its own copy of click and does not export this
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Learning to defer, from a table: ask every agent once, then train rejectors on the cached costs.",
+    epilog="Start with `l2d demo support2`.",
+)
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    csv = "csv"
+    parquet = "parquet"
+
+
+class Split(StrEnum):
+    train = "train"
+    validation = "validation"
+    test = "test"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed to stdout.")]
+DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what was made from something else.")]
+CacheArgument = Annotated[Path, typer.Argument(help="A cost cache made by `l2d build`.", metavar="CACHE")]
+RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
+
+BETA_HELP = "Query cost: one number (the dearest expert's, others by price), or name=value pairs."
+LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
+COST_HELP = "SQL over cost_cla, cost_reg … in place of the weighted sum."
+
+
+@app.command()
+def build(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe that ships.", metavar="RECIPE")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = Format.table,
+):
+    """Stage one: ask every agent once and write the cost cache. The same command resumes.
+
+    Examples:
+
+        l2d build support2 --out support2.cache
+
+        l2d build my_recipe.toml --out my.cache --device cuda
+    """
+    from cache_builder.builder import build as build_cache
+    from cache_builder.recipe import load_recipe
+    from data.cache import CostCache
+    from data.render import print_rows
+    from data.status import status_rows
+
+    loaded = load_recipe(recipe)
+    say(f"{loaded.name}: {loaded.description}" if loaded.description else loaded.name)
+    with _Bars() as bars:
+        report = build_cache(loaded, out, device=device, overwrite=overwrite, progress=bars.start)
+    asked = {name: samples for name, samples in report.asked.items() if samples}
+    if asked:
+        say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
+    else:
+        say("nothing to ask: every answer was there already")
+    print_rows(status_rows(CostCache(out)), format.value)
+    say(f"next: l2d train {out} --out RUN")
+
+
+@app.command()
+def status(cache: CacheArgument, format: FormatOption = Format.table):
+    """What a cache holds: agents, parts done and missing, mean raw costs by split.
+
+    Examples:
+
+        l2d status support2.cache
+
+        l2d status support2.cache --format json
+    """
+    from data.cache import CostCache
+    from data.render import print_rows
+    from data.status import status_rows
+
+    opened = CostCache(cache)
+    print_rows(status_rows(opened), format.value)
+    opened.require_complete()
+
+
+@app.command()
+def verify(cache: CacheArgument):
+    """Read everything back: page checksums, samples, rows, seals. Exit 3 names the file that is wrong.
+
+    Examples:
+
+        l2d verify support2.cache
+
+        l2d verify support2.cache && echo safe to train on
+    """
+    from data.cache import CostCache
+
+    files = CostCache(cache).verify()
+    print(f"{cache}: {files} parts are what was written")
+
+
+@app.command()
+def train(
+    cache: CacheArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
+    rejector: Annotated[str, typer.Option(help="linear, mlp or transformer.")] = "mlp",
+    method: Annotated[str, typer.Option(help="multi-task, classification-only or regression-only.")] = "multi-task",
+    beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
+    lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
+    nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
+    cost: Annotated[str | None, typer.Option(help=COST_HELP)] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1024,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 3e-3,
+    schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
+    warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")] = 0.0,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")] = 64,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = Format.table,
+):
+    """Train one rejector on a cost cache. No agent is asked.
+
+    Examples:
+
+        l2d train support2.cache --out run
+
+        l2d train support2.cache --out run --beta expert_1=0.05,expert_2=0.1 --nu 0.5 --rejector linear
+    """
+    from rejector.training import TrainConfig
+
+    config = TrainConfig(
+        network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
+        warmup=warmup, weight_decay=weight_decay,
+    )  # fmt: skip
+    grid = {
+        "methods": [method],
+        "weights": [_pairs(lambda_, "--lambda")] if lambda_ else [],
+        "betas": _betas([beta]) if beta else [],
+        "nus": [nu],
+        "seeds": [seed],
+        "cost": cost,
+    }
+    if len(grid["betas"]) > 1:
+        raise UsageError(f"--beta {beta} gives {len(grid['betas'])} values", hint="for a grid: l2d sweep")
+    _sweep(cache, grid, config, lambda point: out, device, overwrite)
+    _evaluate([out], Split.test, format)
+    say(f"next: l2d evaluate {out}; l2d query {out} {cache} \"SELECT agent, count(*) FROM allocations GROUP BY 1\"")
+
+
+@app.command()
+def sweep(
+    cache: CacheArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
+    rejector: Annotated[str, typer.Option(help="linear, mlp or transformer.")] = "mlp",
+    method: Annotated[str, typer.Option(help="One or more, by commas.")] = "multi-task",
+    beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
+    lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
+    nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
+    cost: Annotated[str | None, typer.Option(help=COST_HELP)] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, …")] = 4,
+    epochs: Annotated[int, typer.Option(min=1)] = 100,
+    batch_size: Annotated[int, typer.Option(min=1)] = 1024,
+    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 3e-3,
+    schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
+    warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")] = 0.1,
+    weight_decay: Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")] = 0.0,
+    hidden: Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")] = 64,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = Format.table,
+):
+    """Train a grid of rejectors together: methods x lambda x beta x nu x seeds. No agent is asked.
+
+    Examples:
+
+        l2d sweep support2.cache --out runs --method multi-task,classification-only,regression-only
+
+        l2d sweep support2.cache --out betas --beta 0,0.05,0.1,0.2,0.4 --seeds 4
+    """
+    from data.render import print_rows
+    from rejector.runs import load_run
+    from rejector.training import TrainConfig
+
+    config = TrainConfig(
+        network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
+        warmup=warmup, weight_decay=weight_decay,
+    )  # fmt: skip
+    grid = {
+        "methods": _list(method, str, "--method"),
+        "weights": [_pairs(text, "--lambda") for text in lambda_ or []],
+        "betas": _betas(beta or []),
+        "nus": _list(nu, float, "--nu"),
+        "seeds": list(range(seeds)),
+        "cost": cost,
+    }
+    folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite)
+    runs = [load_run(folder) for folder in folders]
+    rows = [
+        {
+            "run": run.point.run_id,
+            "best epoch": run.rejector.best_epoch + 1,
+            "validation risk": run.rejector.validation_risk,
+        }
+        for run in runs
+    ]
+    print_rows(rows, format.value)
+    say(f"next: l2d evaluate {out}")
+
+
+@app.command()
+def evaluate(runs: RunsArgument, split: Split = Split.test, format: FormatOption = Format.table):
+    """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
+
+    Examples:
+
+        l2d evaluate runs
+
+        l2d evaluate run --split validation --format json
+    """
+    _evaluate(runs, split, format)
+
+
+@app.command()
+def query(
+    arguments: Annotated[list[str], typer.Argument(help="Caches, runs or folders, then one SQL statement.", metavar='PATH... "SQL"')],
+    format: FormatOption = Format.table,
+):
+    """SQL over every cache and run beneath the paths.
+
+    Views: samples, features, agents, costs, predictions, allocations, runs. `DESCRIBE costs` lists a view's columns.
+
+    Examples:
+
+        l2d query demo "SELECT agent, count(*) AS samples, avg(deferral_cost) FROM allocations GROUP BY ALL ORDER BY 1"
+
+        l2d query support2.cache "SELECT dzgroup, agent, avg(cost_cla) FROM costs JOIN samples USING (cache, sample_id) GROUP BY ALL"
+    """
+    from data.render import print_arrow
+    from rejector.query import query as run_query
+
+    if len(arguments) < 2:
+        raise UsageError("give at least one path and one SQL statement", hint='l2d query CACHE "SELECT * FROM agents"')
+    *paths, sql = arguments
+    print_arrow(run_query([Path(path) for path in paths], sql), format.value)
+
+
+@app.command()
+def report(
+    runs: RunsArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("report.html"),
+    figure: Annotated[Path | None, typer.Option(help="Write the figure alone as well (PNG).")] = None,
+    split: Split = Split.test,
+):
+    """One self-contained HTML page: figures, results in the paper's form, regrets, agents, runs.
+
+    Examples:
+
+        l2d report runs --out report.html
+
+        l2d report runs/table runs/beta --out report.html --figure figure.png
+    """
+    from rejector.evaluation import evaluate_runs
+    from rejector.report import write_figure, write_report
+    from rejector.runs import find_runs
+
+    evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value)
+    write_report(evaluations, out)
+    print(out)
+    if figure is not None:
+        write_figure(evaluations, figure)
+        print(figure)
+
+
+@app.command()
+def demo(
+    name: Annotated[str, typer.Argument(help="support2")] = "support2",
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for everything. Default: l2d-demo-NAME.")] = None,
+):
+    """The whole job on data that ships: build, sweep, evaluate, query, report. Shows each command it runs.
+
+    Examples:
+
+        l2d demo
+
+        l2d demo support2 --out demo
+    """
+    from cache_builder.recipe import SHIPPED
+
+    script = SHIPPED / f"{name}.demo"
+    if not script.is_file():
+        names = sorted(path.stem for path in SHIPPED.glob("*.demo"))
+        raise UsageError(f"there is no demo {name!r}", hint=f"the demos are {', '.join(names)}")
+    folder = out or Path(f"l2d-demo-{name}")
+    for block in script.read_text(encoding="utf-8").split("\n\n"):
+        lines = [line.replace("{out}", str(folder)) for line in block.strip().splitlines()]
+        for line in lines:
+            if line.startswith("#"):
+                say("\n" + line, bold=True)
+        command = "\n".join(line for line in lines if not line.startswith("#"))
+        say(f"$ {command}\n")
+        app(shlex.split(command)[1:], standalone_mode=False)
+    say(f"\nEverything is in {folder}: go on with the commands above, or open {folder / 'report.html'}", bold=True)
+
+
+def say(text: str, *, bold: bool = False) -> None:
+    """Narration, to stderr."""
+    typer.secho(text, err=True, bold=bold)
+
+
+def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool) -> list[Path]:
+    from data.cache import CostCache
+    from rejector.grid import make_grid
+    from rejector.sweep import sweep as run_sweep
+    from rejector.training import resolve_device
+
+    opened = CostCache(cache)
+    points = make_grid(opened, **grid)
+    folders = [folder_of(point) for point in points]
+    with _Bars() as bars:
+        advance = bars.epochs(config.epochs)
+        done = run_sweep(
+            opened, points, folders, config, device=resolve_device(device), overwrite=overwrite, progress=advance
+        )
+    if done.trained:
+        what = "1 rejector" if done.trained == 1 else f"{done.trained} rejectors together"
+        say(f"trained {what} in {done.seconds:.1f} s, asking no agent")
+    if done.trained < len(folders):
+        say(f"{len(folders) - done.trained} of {len(folders)} were trained already")
+    return done.folders
+
+
+def _evaluate(paths: list[Path], split: Split, format: Format) -> None:
+    import json
+
+    from data.render import print_rows, print_table
+    from rejector.evaluation import evaluate_runs
+    from rejector.runs import find_runs
+    from rejector.summary import flat_rows, headline, paper_table, regret_table
+
+    evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value)
+    if format == Format.json:
+        results = [evaluation.result for evaluation in evaluations]
+        print(json.dumps(results[0] if len(results) == 1 else results, indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        by_cache: dict[Path, list] = {}
+        for evaluation in evaluations:
+            by_cache.setdefault(evaluation.cache.path, []).append(evaluation)
+        for members in by_cache.values():
+            print_table(paper_table(members), title=headline(members))
+            print_table(regret_table(members), title="Difference in deferral loss (below 0: the rejector is better)")
+    else:
+        print_rows(flat_rows(evaluations), format.value)
+
+
+class _Bars:
+    """Progress bars on stderr, silent where that is no terminal."""
+
+    def __enter__(self) -> _Bars:
+        self.bars = []
+        return self
+
+    def __exit__(self, *_) -> None:
+        for bar in self.bars:
+            bar.close()
+
+    def start(self, agent: str, samples: int) -> Callable[[int], None]:
+        from tqdm import tqdm
+
+        for bar in self.bars:
+            bar.close()
+        self.bars.append(tqdm(total=samples, desc=agent, unit=" samples", disable=None))
+        return self.bars[-1].update
+
+    def epochs(self, total: int) -> Callable[[int, int, float], None]:
+        from tqdm import tqdm
+
+        bar = None
+
+        def advance(epoch: int, rows: int, risk: float) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = tqdm(total=total * rows, desc="training", unit=" rows", unit_scale=True, disable=None)
+                self.bars.append(bar)
+            bar.set_postfix_str(f"epoch {epoch + 1}/{total}, validation risk {risk:.4f}", refresh=False)
+            bar.update(rows)
+
+        return advance
+
+
+def _list(text: str, kind: type, option: str) -> list:
+    try:
+        return [kind(part.strip()) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UsageError(f"{option} {text}: not a list of numbers", hint=f"such as {option} 0.5,1,2") from None
+
+
+def _pairs(text: str, option: str) -> dict[str, float]:
+    pairs = {}
+    for part in text.split(","):
+        name, sign, value = part.partition("=")
+        try:
+            pairs[name.strip()] = float(value)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise UsageError(f"{option} {text}: {part!r} is no name=value", hint=f"such as {option} cla=1,reg=0.2")
+    return pairs
+
+
+def _betas(texts: list[str]) -> list[float | dict[str, float]]:
+    betas: list[float | dict[str, float]] = []
+    for text in texts:
+        betas += [_pairs(text, "--beta")] if "=" in text else _list(text, float, "--beta")
+    return betas
+
+
+def main() -> None:
+    """Entry point: errors the user can act on become one message and their exit code."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        sys.exit(app(standalone_mode=False))
+    except L2DError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except USAGE_ERROR as error:  # a wrong option or argument
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        say("\ninterrupted; what is finished is kept: run the same command again to go on")
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""How results are printed: one helper for ``--format table|json|csv|parquet``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+
+import pyarrow as pa
+
+from .errors import UsageError
+
+FORMATS = ("table", "json", "csv", "parquet")
+
+
+def print_rows(rows: list[dict], format: str = "table", *, title: str | None = None) -> None:
+    """Print dictionaries as rows to stdout.
+
+    Args:
+        rows: with the same keys, in column order.
+        format: one of :data:`FORMATS`.
+        title: above a table; other formats have none.
+    """
+    if format == "table":
+        print_table(rows, title=title)
+    elif format == "json":
+        print(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
+    elif format == "csv":
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        sys.stdout.write(text.getvalue())
+    else:
+        print_parquet(pa.Table.from_pylist(rows))
+
+
+def print_arrow(table: pa.Table, format: str = "table") -> None:
+    """Print an Arrow table to stdout."""
+    if format == "parquet":
+        print_parquet(table)
+        return
+    rows = table.to_pylist()
+    if rows or format != "csv":
+        print_rows(rows, format) if rows or format == "json" else print_table([], columns=table.column_names)
+    else:
+        print(",".join(table.column_names))
+
+
+def print_parquet(table: pa.Table) -> None:
+    """Write Parquet to stdout, which must not be a terminal.
+
+    Raises:
+        UsageError: stdout is a terminal.
+    """
+    import pyarrow.parquet as pq
+
+    if sys.stdout.isatty():
+        raise UsageError("Parquet is binary", where="--format parquet", hint="send it to a file: … > result.parquet")
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(sink.getvalue())
+    sys.stdout.buffer.flush()
+
+
+def print_table(rows: list[dict], *, title: str | None = None, columns: list[str] | None = None) -> None:
+    """Print an aligned table: numbers to the right, a row of dashes where a row is None."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = [row for row in rows if row is not None]
+    names = columns or (list(shown[0]) if shown else [])
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    for name in names:
+        numeric = all(_is_numeric(row[name]) for row in shown)
+        table.add_column(Text(name), justify="right" if numeric and shown else "left", no_wrap=True)
+    for row in rows:
+        if row is None:
+            table.add_section()
+        else:
+            table.add_row(*[Text(format_value(row[name])) for name in names])
+    terminal = sys.stdout.isatty()
+    console = Console(file=sys.stdout, width=None if terminal else 10_000, highlight=False)
+    text = console.render_str("")
+    with console.capture() as capture:
+        console.print(table if names else text)
+    print("\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines()) + "\n")
+
+
+def format_value(value: object) -> str:
+    """Numbers to four significant digits, lists shortened, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, list) and len(value) > 6:
+        return "[" + ", ".join(format_value(v) for v in value[:6]) + f", … {len(value)} in all]"
+    return str(value)
+
+
+def _is_numeric(value: object) -> bool:
+    return value is None or isinstance(value, int | float) or (isinstance(value, str) and value[:1] in "0123456789-.+")

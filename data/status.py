@@ -1,0 +1,37 @@
+"""What a cache holds, a row for each agent."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import schema
+from .cache import CostCache
+
+
+def status_rows(cache: CostCache) -> list[dict]:
+    """For each agent: parts done, and mean raw cost of every task and split over the parts that are there."""
+    chunks = range(cache.record.num_chunks)
+    splits = {}
+    for chunk in chunks:
+        if schema.samples_part(cache.path, chunk).is_file():
+            splits[chunk] = np.array(cache.samples(chunk, ["split"])["split"].to_pylist())
+    rows = []
+    for agent in cache.all_agents:
+        parts = [schema.costs_part(cache.path, agent.name, k, cache.record.cost_digest) for k in chunks]
+        done = [k for k, part in zip(chunks, parts, strict=True) if part.is_file() and k in splits]
+        row = {
+            "agent": agent.name,
+            "role": "model" if agent.index == 0 else agent.role,
+            "price": agent.price,
+            "samples": sum(len(splits[k]) for k in done),
+            "parts": f"{len(done)}/{cache.record.num_chunks}",
+        }
+        names = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
+        costs = {k: cache.costs(agent.name, k, names) for k in done}
+        for name in names:
+            for split in schema.SPLITS:
+                values = [costs[k][name].to_numpy()[splits[k] == split] for k in done]
+                values = np.concatenate(values) if values else np.empty(0)
+                row[f"{name} {split}"] = float(values.mean(dtype=np.float64)) if len(values) else None
+        rows.append(row)
+    return rows

@@ -1,0 +1,173 @@
+"""Small datasets and caches that tests share."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _quiet_threads():
+    """Two threads at most: tests run beside each other on small machines."""
+    import os
+
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+
+def write_table(folder: Path, rows: int = 240, seed: int = 0) -> Path:
+    """A table with two informative numbers, a category, a class, a value, and three agents' answers as columns."""
+    generator = np.random.default_rng(seed)
+    x1, x2 = generator.normal(size=(2, rows))
+    died = (x1 + 0.5 * generator.normal(size=rows) > 0).astype(int)
+    stay = np.exp(1 + 0.5 * x2 + 0.1 * generator.normal(size=rows))
+    table = pl.DataFrame(
+        {
+            "id": [f"p{row:04d}" for row in range(rows)],
+            "x1": x1,
+            "x2": np.where(generator.random(rows) < 0.1, None, x2),
+            "ward": generator.choice(["a", "b", "c"], size=rows),
+            "died": died,
+            "stay": stay,
+            "risk_good": np.clip(np.where(died == 1, 0.8, 0.2) + 0.1 * generator.normal(size=rows), 0, 1),
+            "stay_good": stay * np.exp(0.05 * generator.normal(size=rows)),
+            "risk_bad": np.full(rows, 0.5),
+            "stay_bad": np.full(rows, stay.mean()),
+        },
+        strict=False,
+    )
+    path = folder / "patients.parquet"
+    table.write_parquet(path)
+    return path
+
+
+RECIPE = """
+[dataset]
+kind = "table"
+path = "patients.parquet"
+id = "id"
+target_cla = "died"
+classes = ["no", "yes"]
+target_reg = "stay"
+features = ["x1", "x2", "ward"]
+keep = ["ward"]
+split = { stratify = ["died"] }
+
+[costs.cla]
+kind = "zero_one"
+
+[costs.reg]
+kind = "smooth_l1"
+clamp = 5.0
+
+[defaults]
+lambda = { cla = 1.0, reg = 0.2 }
+
+[build]
+chunk_size = 50
+batch_size = 20
+
+[[agents]]
+name = "model"
+kind = "column"
+prob = "risk_bad"
+reg = "stay_bad"
+
+[[agents]]
+name = "expert"
+kind = "column"
+prob = "risk_good"
+reg = "stay_good"
+price = 2.0
+
+[[agents]]
+name = "cheap"
+kind = "column"
+cla = "CASE WHEN x1 > 0 THEN 'yes' ELSE 'no' END"
+reg = "stay_bad"
+price = 1.0
+"""
+
+
+@pytest.fixture
+def recipe_file(tmp_path: Path) -> Path:
+    """A recipe of three column agents over a small table, written to a temporary folder."""
+    write_table(tmp_path)
+    path = tmp_path / "recipe.toml"
+    path.write_text(textwrap.dedent(RECIPE), encoding="utf-8")
+    return path
+
+
+# --- stage one ------------------------------------------------------------------------------------------------------
+
+
+def patients(rows: int = 120, seed: int = 0) -> pl.DataFrame:
+    """Numbers with gaps, a category, a class, a value and three agents' answers."""
+    generator = np.random.default_rng(seed)
+    x1, x2 = generator.normal(size=(2, rows))
+    gaps = generator.random(rows) < 0.1
+    died = (x1 + 0.5 * generator.normal(size=rows) > 0).astype(int)
+    stay = np.exp(1 + 0.5 * x2)
+    return pl.DataFrame(
+        {
+            "id": [f"p{row:04d}" for row in range(rows)],
+            "x1": x1,
+            "x2": [None if gap else value for gap, value in zip(gaps, x2.tolist(), strict=True)],
+            "ward": generator.choice(["a", "b", "c"], size=rows).tolist(),
+            "died": died,
+            "stay": stay,
+            "risk_good": np.clip(np.where(died == 1, 0.8, 0.2) + 0.1 * generator.normal(size=rows), 0, 1),
+            "stay_good": stay * np.exp(0.05 * generator.normal(size=rows)),
+            "risk_bad": generator.random(rows),
+            "stay_bad": np.full(rows, 40.0),
+        }
+    )
+
+
+class Workshop:
+    """A folder with ``patients.parquet``, where recipes are written as text and built on the CPU."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.table = patients()
+        self.table.write_parquet(folder / "patients.parquet")
+
+    def recipe(self, text: str):
+        """The recipe that this TOML text describes."""
+        from cache_builder.recipe import load_recipe
+
+        path = self.folder / "recipe.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_recipe(str(path))
+
+    def build(self, text: str, out: str = "cache", **options):
+        """Build a recipe into ``out``; returns the report."""
+        from cache_builder.builder import build
+
+        return build(self.recipe(text), self.folder / out, device="cpu", **options)
+
+    def cache(self, out: str = "cache"):
+        """The cache at ``out``, opened."""
+        from data.cache import CostCache
+
+        return CostCache(self.folder / out)
+
+    def files(self, out: str = "cache") -> dict[str, tuple[int, bytes]]:
+        """Every file beneath ``out``: relative name -> modification time and content."""
+        root = self.folder / out
+        found = (path for path in sorted(root.rglob("*")) if path.is_file())
+        return {str(path.relative_to(root)): (path.stat().st_mtime_ns, path.read_bytes()) for path in found}
+
+    def column(self, part: str, name: str, agent: str = "", out: str = "cache") -> np.ndarray:
+        """A column over all chunks, read by polars: ``part`` is samples, predictions or costs-*."""
+        root = self.folder / out
+        folder = root / "samples" if part == "samples" else root / "agents" / agent / part
+        return np.concatenate([pl.read_parquet(file)[name].to_numpy() for file in sorted(folder.glob("*.parquet"))])
+
+
+@pytest.fixture
+def workshop(tmp_path: Path) -> Workshop:
+    return Workshop(tmp_path)

@@ -167,7 +167,7 @@ def train(
         raise UsageError(f"--beta {beta} gives {len(grid['betas'])} values", hint="for a grid: l2d sweep")
     _sweep(cache, grid, config, lambda point: out, device, overwrite)
     _evaluate([out], Split.test, format)
-    say(f"next: l2d evaluate {out}; l2d query {out} {cache} \"SELECT agent, count(*) FROM allocations GROUP BY 1\"")
+    say(f'next: l2d evaluate {out}; l2d query {out} {cache} "SELECT agent, count(*) FROM allocations GROUP BY 1"')
 
 
 @app.command()
@@ -245,7 +245,9 @@ def evaluate(runs: RunsArgument, split: Split = Split.test, format: FormatOption
 
 @app.command()
 def query(
-    arguments: Annotated[list[str], typer.Argument(help="Caches, runs or folders, then one SQL statement.", metavar='PATH... "SQL"')],
+    arguments: Annotated[
+        list[str], typer.Argument(help="Caches, runs or folders, then one SQL statement.", metavar='PATH... "SQL"')
+    ],
     format: FormatOption = Format.table,
 ):
     """SQL over every cache and run beneath the paths.
@@ -256,7 +258,7 @@ def query(
 
         l2d query demo "SELECT agent, count(*) AS samples, avg(deferral_cost) FROM allocations GROUP BY ALL ORDER BY 1"
 
-        l2d query support2.cache "SELECT dzgroup, agent, avg(cost_cla) FROM costs JOIN samples USING (cache, sample_id) GROUP BY ALL"
+        l2d query my.cache "SELECT ward, agent, avg(cost_cla) FROM costs JOIN samples USING (sample_id) GROUP BY 1, 2"
     """
     from data.render import print_arrow
     from rejector.query import query as run_query
@@ -297,7 +299,9 @@ def report(
 @app.command()
 def demo(
     name: Annotated[str, typer.Argument(help="support2")] = "support2",
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for everything. Default: l2d-demo-NAME.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for everything. Default: l2d-demo-NAME.")
+    ] = None,
 ):
     """The whole job on data that ships: build, sweep, evaluate, query, report. Shows each command it runs.
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cache_builder.agents import Agent, make_agent
-from cache_builder.answers import Answers, dense_array
-from cache_builder.plan import agent_record, discard_agent, make_record, settle, write_record
-from cache_builder.recipe import Recipe
 from data import schema, store
 from data.cache import CacheRecord, sha256_of
 from data.dataset import Dataset
 from data.errors import CorruptPart, DataError, UsageError
 from data.table import load_table
+
+from .agents import Agent, make_agent
+from .answers import Answers, dense_array
+from .plan import agent_record, discard_agent, make_record, settle, write_record
+from .recipe import Recipe
 
 
 @dataclass

@@ -7,12 +7,13 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from cache_builder.agents import Agent
-from cache_builder.recipe import Recipe
 from data import schema, store
 from data.cache import AgentRecord, CacheRecord
 from data.dataset import Dataset
 from data.errors import FingerprintMismatch, UsageError
+
+from .agents import Agent
+from .recipe import Recipe
 
 OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what changed and build it again"
 

@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from cache_builder.agents import KINDS, AgentConfig, config_class
-from cache_builder.costs import CostTable
 from data.errors import UsageError
 from data.table import Strict, TableConfig
+
+from .agents import KINDS, AgentConfig, config_class
+from .costs import CostTable
 
 SHIPPED = Path(__file__).parent / "recipes"
 RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file")}
@@ -99,7 +100,9 @@ def find_recipe(name: str) -> Path:
     near = difflib.get_close_matches(name, shipped_recipes(), n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(
-        "there is no such recipe", where=name, hint=f"{hint}give a TOML file, or one that ships: {', '.join(shipped_recipes())}"
+        "there is no such recipe",
+        where=name,
+        hint=f"{hint}give a TOML file, or one that ships: {', '.join(shipped_recipes())}",
     )
 
 
@@ -134,7 +137,9 @@ def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
-            f"there is no agent of kind {kind!r}", where=f"{path}, {label}", hint=f"{hint}the kinds are {', '.join(KINDS)}"
+            f"there is no agent of kind {kind!r}",
+            where=f"{path}, {label}",
+            hint=f"{hint}the kinds are {', '.join(KINDS)}",
         )
     entry = dict(entry)
     _resolve(entry, RELATIVE_PATHS["agents"], path.parent)

@@ -50,7 +50,7 @@ class AgentRecord:
     """``agent.json``: one frozen agent.
 
     ``role`` is ``agent`` (may be allocated to) or ``reference`` (reported beside the agents, never allocated to: the
-    average of all experts, say). ``index`` counts agents and references together, in recipe order; agent 0 is the model.
+    average of all experts, say). ``index`` counts agents and references together, in recipe order; 0 is the model.
     ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve.
     """
 
@@ -248,4 +248,6 @@ def _record(kind: type, path: Path) -> Any:
     try:
         return kind(**value)
     except TypeError as error:
-        raise DataError(f"has unexpected or missing fields: {error}", where=path, hint="build the cache again") from error
+        raise DataError(
+            f"has unexpected or missing fields: {error}", where=path, hint="build the cache again"
+        ) from error

@@ -21,7 +21,7 @@ def elbow(inertias: dict[int, float]) -> int:
     counts = sorted(inertias)
     found = KneeLocator(counts, [inertias[z] for z in counts], curve="convex", direction="decreasing").knee
     if found is None:
-        raise DataError("the inertia curve has no elbow", hint='give a number: [dataset.clusters] count = 6')
+        raise DataError("the inertia curve has no elbow", hint="give a number: [dataset.clusters] count = 6")
     return int(found)
 
 

@@ -64,7 +64,9 @@ class Dataset:
             first[sample_id] = position
         if self.target_reg is not None and not np.isfinite(self.target_reg).all():
             sample = self.ids[int(np.flatnonzero(~np.isfinite(self.target_reg))[0])]
-            raise DataError(f"sample {sample!r} has no finite target_reg", where=self.name, hint="filter it with `where`")
+            raise DataError(
+                f"sample {sample!r} has no finite target_reg", where=self.name, hint="filter it with `where`"
+            )
         if self.target_cla is None and self.target_reg is None:
             raise DataError("there is no target", where=self.name, hint="give target_cla, target_reg or both")
 

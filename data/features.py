@@ -76,7 +76,9 @@ class FeatureEncoder:
                     )
                 )
             else:
-                raise DataError(f"feature {expression!r} is of type {column.dtype}", hint="CAST it to DOUBLE or VARCHAR")
+                raise DataError(
+                    f"feature {expression!r} is of type {column.dtype}", hint="CAST it to DOUBLE or VARCHAR"
+                )
         encoder = cls(fitted)
         if len(set(encoder.names)) != len(encoder.names):
             twice = sorted({name for name in encoder.names if encoder.names.count(name) > 1})
@@ -137,7 +139,7 @@ def evaluate(table: pl.DataFrame, expression: str) -> pl.Series:
         reason = str(error).splitlines()[0]
         raise DataError(
             f"cannot evaluate {expression!r}: {reason}",
-            hint=f"the columns are {', '.join(table.columns)}; quote odd names: \"d.time\"",
+            hint=f'the columns are {", ".join(table.columns)}; quote odd names: "d.time"',
         ) from error
 
 

@@ -10,9 +10,7 @@ from .errors import DataError
 from .schema import SPLITS
 
 
-def hash_split(
-    ids: list[str], strata: list[object], *, fractions: tuple[float, float, float], salt: str
-) -> np.ndarray:
+def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, float, float], salt: str) -> np.ndarray:
     """Assign each sample to a split, every stratum in the same proportions.
 
     Within a stratum samples are ranked by ``SHA-256(salt:id)`` and cut at the cumulative fractions, so each stratum's
@@ -48,9 +46,7 @@ def require_all_splits(splits: np.ndarray) -> None:
     """Raises :class:`DataError` unless train, validation and test each have a sample and nothing else occurs."""
     found = set(np.unique(splits).tolist())
     if found - set(SPLITS):
-        raise DataError(
-            f"unknown split {sorted(found - set(SPLITS))[0]!r}", hint=f"the splits are {', '.join(SPLITS)}"
-        )
+        raise DataError(f"unknown split {sorted(found - set(SPLITS))[0]!r}", hint=f"the splits are {', '.join(SPLITS)}")
     for name in SPLITS:
         if name not in found:
             raise DataError(

@@ -119,7 +119,9 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
         os.rename(temporary, path)
         _fsync(path.parent)
     except OSError as error:
-        raise DataError(f"cannot write: {error.strerror or error}", where=path, hint="check space and permissions") from error
+        raise DataError(
+            f"cannot write: {error.strerror or error}", where=path, hint="check space and permissions"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

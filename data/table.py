@@ -118,7 +118,9 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
     keep = list(config.keep)
     for column in keep:
         if column not in table.columns:
-            raise DataError(f"there is no column {column!r} to keep", hint=f"the columns are {', '.join(table.columns)}")
+            raise DataError(
+                f"there is no column {column!r} to keep", hint=f"the columns are {', '.join(table.columns)}"
+            )
     if config.clusters is not None:
         space = features
         if config.clusters.features:
@@ -130,7 +132,9 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
         keep.append("cluster")
         inputs["clusters"] = facts
 
-    described = config.model_dump(mode="json", exclude={"path", "keep", "unit_reg"})  # content is what counts, not where it lies
+    described = config.model_dump(
+        mode="json", exclude={"path", "keep", "unit_reg"}
+    )  # content is what counts, not where it lies
     return Dataset(
         name=name,
         ids=ids,

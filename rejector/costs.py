@@ -1,4 +1,4 @@
-"""From raw cached costs to the total cost ``c_j``: task weights ``lambda``, query costs ``beta``, or an SQL expression."""
+"""From raw cached costs to the total cost ``c_j``: task weights ``lambda``, query costs ``beta``, or SQL."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Te
     """``beta_j`` of each agent, float32 (A,), 0 for the model.
 
     Args:
-        beta: what the dearest expert costs, the others scaled by their ``price`` (the paper's ``beta_1 = beta_2 / R_G``);
+        beta: what the dearest expert costs, the others scaled by ``price`` (the paper's ``beta_1 = beta_2 / R_G``);
             or agent name -> query cost, the others being free.
         agents: of the cache, in order.
 

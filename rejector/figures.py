@@ -11,7 +11,11 @@ from .summary import settings_of
 
 # Okabe and Ito's palette: told apart with any colour vision, and in grey.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
-SHORT = {"multi-task": "multi-task", "classification-only": "classification\nonly", "regression-only": "regression\nonly"}
+SHORT = {
+    "multi-task": "multi-task",
+    "classification-only": "classification\nonly",
+    "regression-only": "regression\nonly",
+}
 
 
 def draw(evaluations: list[Evaluation]) -> bytes:
@@ -122,8 +126,8 @@ def _draw_shares(axes, groups: list[list[Evaluation]]) -> None:
         axes.bar_label(bars, texts, label_type="center", fontsize=8, color="white")
         bottom += np.array(shares)
     axes.set(ylabel="share of samples (%)", title="Who answers", ylim=(0, 100))
-    axes.set_xlim(-0.5, len(names) + 0.75)
-    axes.legend(frameon=False, fontsize=8, loc="center right", reverse=True)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
 
 
 def _sweep_axis(groups: list[list[Evaluation]]) -> list[float]:
@@ -141,7 +145,9 @@ def _draw_sweep_loss(axes, groups: list[list[Evaluation]]) -> None:
         ("random_same_shares_loss", "random, same shares", "-."),
         ("oracle_loss", "oracle", ":"),
     ):
-        axes.plot(betas, [np.mean([e.result[key] for e in m]) for m in groups], style, color="#444444", lw=1.2, label=label)
+        axes.plot(
+            betas, [np.mean([e.result[key] for e in m]) for m in groups], style, color="#444444", lw=1.2, label=label
+        )
     axes.set(xlabel=r"query cost $\beta$", ylabel="mean deferral loss", title="What a query may cost")
     axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
     axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)

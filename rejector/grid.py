@@ -86,9 +86,7 @@ def make_grid(
         parts = [method, f"beta={point.beta_text}", f"nu={nu:g}"]
         if len(parsed_weights) > 1:
             parts.append(f"lambda={weight}")
-        points.append(
-            GridPoint(**{**point.__dict__, "run_id": "_".join([*parts, f"seed={seed}"]).replace("/", "%2F")})
-        )
+        points.append(GridPoint(**{**point.__dict__, "run_id": "_".join([*parts, f"seed={seed}"]).replace("/", "%2F")}))
     if len({point.run_id for point in points}) != len(points):
         raise UsageError("a value of the grid is given twice", hint="give each beta, nu, lambda and seed once")
     return points

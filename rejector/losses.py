@@ -1,7 +1,7 @@
 """The paper's losses: cross-entropy surrogates, the surrogate deferral loss and the true deferral loss.
 
-Shapes: B samples, A agents (``J + 1`` in the paper); leading dimensions (a grid of rejectors, say) broadcast. Everything
-takes scores and costs, never an agent.
+Shapes: B samples, A agents (``J + 1`` in the paper); leading dimensions (a grid of rejectors, say) broadcast. All
+take scores and costs, never an agent.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def allocate(scores: Tensor) -> Tensor:
 
 
 def oracle_allocation(costs: Tensor) -> Tensor:
-    """The Bayes rejector (Lemma 4.2) when costs are known: ``argmin_j c_j``, ties to the lowest index. (..., A) -> (...)"""
+    """Bayes rejector (Lemma 4.2) on known costs: ``argmin_j c_j``, ties to the lowest index. (..., A) -> (...)."""
     return allocate(-costs)
 
 

@@ -185,7 +185,9 @@ def _add_runs(catalogue: _Catalogue, sources: Sources, cache_labels: dict[Path, 
 
 def _verified_dataset(parts: list[Path]) -> pads.Dataset:
     scan = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return pads.dataset([str(part) for part in parts], format=pads.ParquetFileFormat(default_fragment_scan_options=scan))
+    return pads.dataset(
+        [str(part) for part in parts], format=pads.ParquetFileFormat(default_fragment_scan_options=scan)
+    )
 
 
 def _labels(names: list[str], paths: list[Path]) -> list[str]:

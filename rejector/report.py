@@ -64,5 +64,7 @@ def write_report(evaluations: list[Evaluation], out: Path) -> None:
 def write_figure(evaluations: list[Evaluation], out: Path) -> None:
     """Write one figure of all runs on the first cache, as PNG."""
     first = evaluations[0].run.cache_path
-    runs = {e.run.point.run_id: e for e in evaluations if e.run.cache_path == first}  # a point trained twice counts once
+    runs = {
+        e.run.point.run_id: e for e in evaluations if e.run.cache_path == first
+    }  # a point trained twice counts once
     store.commit_bytes(out, draw(list(runs.values())), replace=True)

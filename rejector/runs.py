@@ -107,8 +107,8 @@ def save_runs(
 def allocation_table(rejector: TrainedRejector, tables: dict[str, CostTable], cache: CostCache) -> pa.Table:
     """Every sample's allocation under a rejector.
 
-    Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``; costs
-    are total (``lambda`` and ``beta`` applied).
+    Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``;
+    costs are total (``lambda`` and ``beta`` applied).
     """
     names = pa.array([agent.name for agent in cache.agents])
     parts = []

@@ -23,7 +23,13 @@ def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
 
     def key(members: list[Evaluation]) -> tuple:
         point = members[0].run.point
-        return (str(members[0].run.cache_path), point.method == "multi-task", point.method, str(point.weights), point.nu)
+        return (
+            str(members[0].run.cache_path),
+            point.method == "multi-task",
+            point.method,
+            str(point.weights),
+            point.nu,
+        )
 
     return sorted(groups.values(), key=lambda members: (*key(members), sum(members[0].run.point.query_costs)))
 

@@ -149,7 +149,7 @@ def train_grid(
 
     num_agents, width = train.raw.shape[1], train.features.shape[1]
     networks = [_initialised(config, width, num_agents, point.seed) for point in points]
-    parameters, buffers = stack_module_state(networks)
+    parameters, _ = stack_module_state(networks)
     parameters = {name: v.to(device).detach().requires_grad_() for name, v in parameters.items()}
     template = networks[0].to("meta")
 
@@ -261,4 +261,3 @@ def _risk(shared: Callable, parameters: dict[str, Tensor], rows: _Rows, weights:
         costs = total_costs(rows.raw[part].expand(len(beta), -1, -1, -1), weights, beta)
         total += deferral_loss(allocate(scores), costs).sum(dim=1)
     return total / len(rows.features)
-

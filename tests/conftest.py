@@ -171,3 +171,98 @@ class Workshop:
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
+
+
+# --- stage two ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_torch_thread():
+    """Networks here are so small that a second thread only waits; beside other tests it waits long."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+STAGE_TWO_RECIPE = (
+    RECIPE
+    + """
+[[agents]]
+name = "asked"
+kind = "python"
+file = "asked.py"
+price = 4.0
+
+[[agents]]
+name = "everyone"
+kind = "average"
+of = ["expert", "cheap"]
+reference = true
+"""
+)
+
+ASKED = """
+from pathlib import Path
+
+import numpy as np
+
+
+def ask(batch):
+    with open(Path(__file__).with_name("calls.txt"), "a") as calls:
+        calls.write(f"{len(batch.ids)}\\n")
+    x1 = batch.columns["x1"].to_numpy()
+    return {"cla": (x1 > -0.5).astype(int), "reg": np.exp(1 + 0.1 * x1)}
+"""
+
+
+@pytest.fixture(scope="session")
+def make_cache(tmp_path_factory):
+    """Builds STAGE_TWO_RECIPE (or another) over 400 patients into ``folder/cache``; returns it opened.
+
+    The recipe's own build is done once a session and copied, since a cache may lie anywhere.
+    """
+    import shutil
+
+    from cache_builder.builder import build
+    from cache_builder.recipe import load_recipe
+    from data.cache import CostCache
+
+    def fresh(folder: Path, recipe: str, **options) -> None:
+        patients(400).write_parquet(folder / "patients.parquet")
+        (folder / "asked.py").write_text(ASKED, encoding="utf-8")
+        (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+        build(load_recipe(str(folder / "recipe.toml")), folder / "cache", device="cpu", **options)
+
+    original = tmp_path_factory.mktemp("stage_two")
+    fresh(original, STAGE_TWO_RECIPE)
+
+    def make(folder: Path, recipe: str = STAGE_TWO_RECIPE, **options) -> CostCache:
+        if recipe == STAGE_TWO_RECIPE and not (folder / "cache").exists():
+            shutil.copytree(original, folder, dirs_exist_ok=True)
+        else:
+            fresh(folder, recipe, **options)
+        return CostCache(folder / "cache")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_runs():
+    """Trains a small grid on a cache and saves it under ``folder``; returns the run folders in grid order."""
+    from rejector.grid import make_grid
+    from rejector.runs import save_runs
+    from rejector.table import load_tables
+    from rejector.training import TrainConfig, train_grid
+
+    def make(cache, folder: Path, *, config: dict | None = None, cost: str | None = None, **grid) -> list[Path]:
+        values = {"methods": ["multi-task"], "weights": [], "betas": [0.05], "nus": [1.0], "seeds": [0], **grid}
+        points = make_grid(cache, cost=cost, **values)
+        tables = load_tables(cache, ("train", "validation", "test"))
+        settings = {"network": "linear", "epochs": 4, "batch_size": 64, "lr": 0.02, **(config or {})}
+        tasks = cache.record.tasks
+        found = train_grid(points, tables["train"], tables["validation"], TrainConfig(**settings), tasks=tasks)
+        folders = [folder / point.run_id for point in points]
+        save_runs(found, folders, cache, tables, seconds=0.1)
+        return folders
+
+    return make

@@ -60,7 +60,9 @@ def test_total_costs_of_a_grid_are_each_points_own(raw):
 def test_a_single_beta_is_the_dearest_experts_and_scales_by_price():
     found = query_costs(0.3, agents(12.2, 134.4, 280.3)).tolist()
     assert found == pytest.approx([0.0, 0.3 * 134.4 / 280.3, 0.3], abs=1e-7)
-    assert query_costs(0.3, agents(0.0, 280.3, 134.4)).tolist() == pytest.approx([0, 0.3, 0.3 * 134.4 / 280.3], abs=1e-7)
+    assert query_costs(0.3, agents(0.0, 280.3, 134.4)).tolist() == pytest.approx(
+        [0, 0.3, 0.3 * 134.4 / 280.3], abs=1e-7
+    )
     assert query_costs(0.0, agents(0.0, 1.0, 2.0)).tolist() == [0, 0, 0]
 
 

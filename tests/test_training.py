@@ -71,7 +71,9 @@ def assert_same_parameters(one: TrainedRejector, other: TrainedRejector, atol: f
 
 @pytest.mark.parametrize("network", ["linear", "mlp", "transformer"])
 def test_a_point_comes_out_of_a_grid_as_it_comes_out_alone(network, tables):
-    points = [point(nu=nu, seed=seed, beta=(0.0, b, 2 * b)) for nu in (0.5, 1.0, 2.0) for seed, b in ((0, 0.05), (3, 0.0))]
+    points = [
+        point(nu=nu, seed=seed, beta=(0.0, b, 2 * b)) for nu in (0.5, 1.0, 2.0) for seed, b in ((0, 0.05), (3, 0.0))
+    ]
     together = train(points, tables, network=network, hidden=8, epochs=5)
     for one, grid_point in zip(together, points, strict=True):
         alone = train([grid_point], tables, network=network, hidden=8, epochs=5)[0]

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cache_builder.agents.base import Agent, AgentConfig
-from cache_builder.answers import Answers
 from data.dataset import Batch, Dataset
+
+from ..answers import Answers
+from .base import Agent, AgentConfig
 
 
 class AverageConfig(AgentConfig):

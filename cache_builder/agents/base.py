@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from cache_builder.answers import Answers
 from data.dataset import Batch, Dataset
 from data.table import Strict
+
+from ..answers import Answers
 
 
 class AgentConfig(Strict):
@@ -55,7 +56,9 @@ class Agent(ABC):
         """
         return None
 
-    def load(self, frozen: dict[str, np.ndarray] | None, dataset: Dataset, device: str) -> None:
+    def load(  # noqa: B027 - some kinds are always ready
+        self, frozen: dict[str, np.ndarray] | None, dataset: Dataset, device: str
+    ) -> None:
         """Get ready to answer."""
 
     @abstractmethod

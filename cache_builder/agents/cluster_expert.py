@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from cache_builder.agents.base import Agent, AgentConfig
-from cache_builder.answers import Answers
 from data.dataset import Batch, Dataset
 from data.errors import UsageError
+
+from ..answers import Answers
+from .base import Agent, AgentConfig
 
 
 class ClusterExpertConfig(AgentConfig):

@@ -1,4 +1,4 @@
-"""An agent whose answers stand in the dataset's own table: a physician's estimate, a published score, a past API run."""
+"""An agent whose answers stand in the dataset's table: a physician's estimate, a published score, a past API run."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 import polars as pl
 from pydantic import model_validator
 
-from cache_builder.agents.base import Agent, AgentConfig
-from cache_builder.answers import Answers
 from data.dataset import Batch, Dataset
 from data.errors import AgentFailure
 from data.features import evaluate
+
+from ..answers import Answers
+from .base import Agent, AgentConfig
 
 
 class ColumnConfig(AgentConfig):

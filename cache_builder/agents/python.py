@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from cache_builder.agents.base import Agent, AgentConfig, file_digest
-from cache_builder.answers import Answers
 from data.dataset import Batch, Dataset
 from data.errors import AgentFailure, UsageError
+
+from ..answers import Answers
+from .base import Agent, AgentConfig, file_digest
 
 
 class PythonConfig(AgentConfig):

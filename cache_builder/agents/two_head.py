@@ -10,11 +10,12 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from cache_builder.answers import Answers
-from cache_builder.agents.base import Agent, AgentConfig, file_digest
 from data.dataset import Batch, Dataset
 from data.errors import DataError
 from data.features import standardisation
+
+from ..answers import Answers
+from .base import Agent, AgentConfig, file_digest
 
 
 class TwoHeadConfig(AgentConfig):
@@ -95,7 +96,7 @@ class TwoHeadAgent(Agent):
             network.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in (frozen or {}).items()})
         except RuntimeError as error:
             raise DataError(
-                f"agent {self.config.name!r}: the weights do not fit the network: {str(error).splitlines()[-1].strip()}",
+                f"agent {self.config.name!r}: the weights do not fit: {str(error).splitlines()[-1].strip()}",
                 where=self.config.weights,
                 hint=f"`hidden` is {self.config.hidden}, the dataset has {dataset.features.shape[1]} features",
             ) from error
@@ -168,6 +169,8 @@ def train_two_head(make_network, dataset: Dataset, config: TwoHeadConfig, device
                 best_loss = loss
                 best_state = {name: value.clone() for name, value in network.state_dict().items()}
         if best_state is None:
-            raise DataError("training diverged: the loss is never finite", where=f"agent {config.name!r}", hint="lower lr")
+            raise DataError(
+                "training diverged: the loss is never finite", where=f"agent {config.name!r}", hint="lower lr"
+            )
         network.load_state_dict(best_state)
     return network

@@ -1,0 +1,277 @@
+"""Evaluation, recomputed with polars and numpy from the files alone; and the metrics and intervals it is made of."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.numpy import load_file
+from sklearn.metrics import roc_auc_score
+
+from rejector.evaluation import evaluate_runs
+from rejector.intervals import paired_interval
+from rejector.metrics import auroc, smooth_l1
+
+METHODS = ["classification-only", "multi-task"]
+AGENTS = ["model", "expert", "cheap", "asked"]
+BETA = {"model": 0.0, "expert": 0.05 * 2 / 4, "cheap": 0.05 * 1 / 4, "asked": 0.05}
+
+
+@pytest.fixture(scope="module")
+def trained(make_cache, make_runs, tmp_path_factory) -> tuple[Path, list[Path], list]:
+    """A cache, runs of two methods with three seeds each, and their evaluations on test."""
+    folder = tmp_path_factory.mktemp("evaluation")
+    cache = make_cache(folder)
+    runs = make_runs(cache, folder / "runs", methods=METHODS, seeds=[0, 1, 2])
+    return folder, runs, evaluate_runs(runs)
+
+
+def read(folder: Path, pattern: str) -> pl.DataFrame:
+    return pl.concat([pl.read_parquet(file) for file in sorted(folder.glob(pattern))])
+
+
+class Files:
+    """The test split of a cache, read without the code under test."""
+
+    def __init__(self, folder: Path, split: str = "test"):
+        samples = read(folder, "cache/samples/*.parquet")
+        mask = samples["split"] == split
+        self.samples = samples.filter(mask)
+        self.predictions, self.raw = {}, {}
+        for agent in [*AGENTS, "everyone"]:
+            self.predictions[agent] = read(folder, f"cache/agents/{agent}/predictions/*.parquet").filter(mask)
+            costs = read(folder, f"cache/agents/{agent}/costs-*/*.parquet").filter(mask)
+            assert costs["sample_id"].to_list() == self.samples["sample_id"].to_list()
+            cla, reg = costs["cost_cla"].cast(pl.Float64).to_numpy(), costs["cost_reg"].cast(pl.Float64).to_numpy()
+            self.raw[agent] = cla + 0.2 * reg
+        self.costs = np.stack([self.raw[agent] + BETA[agent] for agent in AGENTS], axis=1)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def chosen(self, run: Path) -> np.ndarray:
+        """Who a linear rejector allocates to, from its weights."""
+        state = load_file(run / "rejector.safetensors")
+        features = np.stack(self.samples["features"].to_list())
+        scores = (features - state["feature_mean"]) / state["feature_std"] @ state["weight"].T + state["bias"]
+        return scores.argmax(axis=1)
+
+    def metrics(self, chosen: np.ndarray, names: list[str]) -> dict[str, float]:
+        right, errors = [], []
+        for row, agent in enumerate(chosen):
+            prediction = self.predictions[names[agent]]
+            right.append(prediction["pred_cla"][row] == self.samples["target_cla"][row])
+            errors.append(prediction["pred_reg"][row] - self.samples["target_reg"][row])
+        sizes = [abs(error) for error in errors]
+        losses = [min(5.0, 0.5 * e * e if e < 1 else e - 0.5) for e in sizes]
+        return {
+            "accuracy": np.mean(right),
+            "smooth_l1": np.mean(losses),
+            "mean_absolute_error": np.mean(sizes),
+        }
+
+
+def test_losses_and_metrics_are_those_of_the_files(trained):
+    folder, runs, evaluations = trained
+    files, rows = Files(folder), np.arange(len(Files(folder)))
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        result, chosen = evaluation.result, files.chosen(run)
+        assert result["num_samples"] == len(files)
+        shares = np.bincount(chosen, minlength=4) / len(files)
+        assert result["allocation"] == pytest.approx(dict(zip(AGENTS, shares, strict=True)))
+        assert result["deferral_loss"] == pytest.approx(files.costs[rows, chosen].mean(), abs=1e-6)
+        assert result["oracle_loss"] == pytest.approx(files.costs.min(axis=1).mean(), abs=1e-6)
+        means = files.costs.mean(axis=0)
+        assert result["best_agent"] == AGENTS[int(means.argmin())]
+        assert result["best_agent_loss"] == pytest.approx(means.min(), abs=1e-6)
+        assert result["random_same_shares_loss"] == pytest.approx(float(shares @ means), abs=1e-6)
+        assert result["metrics"] == pytest.approx(files.metrics(chosen, AGENTS), rel=1e-5)
+        np.testing.assert_allclose(evaluation.losses, files.costs[rows, chosen], atol=1e-6)
+
+
+def test_allocations_on_disk_are_those_evaluated(trained):
+    folder, runs, evaluations = trained
+    for split in ("train", "validation", "test"):
+        files = Files(folder, split)
+        rows = np.arange(len(files))
+        for run, evaluation in zip(runs, evaluations, strict=True):
+            found = pl.read_parquet(run / "allocations.parquet").filter(pl.col("split") == split)
+            assert found["sample_id"].to_list() == files.samples["sample_id"].to_list()
+            scores = found.select([f"score_{j}" for j in range(4)]).to_numpy()
+            np.testing.assert_array_equal(found["agent_index"], scores.argmax(axis=1))
+            np.testing.assert_array_equal(found["agent_index"], files.chosen(run))
+            assert found["agent"].to_list() == [AGENTS[j] for j in found["agent_index"]]
+            np.testing.assert_allclose(found.select([f"cost_{j}" for j in range(4)]).to_numpy(), files.costs, atol=1e-6)
+            np.testing.assert_allclose(found["deferral_cost"], files.costs[rows, files.chosen(run)], atol=1e-6)
+            np.testing.assert_allclose(found["oracle_cost"], files.costs.min(axis=1), atol=1e-6)
+            if split == "test":
+                np.testing.assert_allclose(found["deferral_cost"], evaluation.losses, atol=1e-6)
+
+
+def test_another_split_is_another_evaluation(trained):
+    folder, runs, _ = trained
+    files = Files(folder, "validation")
+    result = evaluate_runs(runs[:1], "validation")[0].result
+    assert (result["split"], result["num_samples"]) == ("validation", len(files))
+    expected = files.costs[np.arange(len(files)), files.chosen(runs[0])].mean()
+    assert result["deferral_loss"] == pytest.approx(expected, abs=1e-6)
+    recorded = json.loads((runs[-1] / "run.json").read_text())
+    result = evaluate_runs(runs[-1:], "validation")[0].result
+    assert result["deferral_loss"] == pytest.approx(recorded["validation_risk"], abs=1e-5)
+
+
+def test_each_agent_alone_is_reported_with_its_metrics(trained):
+    folder, _, evaluations = trained
+    files, alone = Files(folder), evaluations[0].result["agents"]
+    assert list(alone) == [*AGENTS, "everyone"]
+    for position, agent in enumerate(AGENTS):
+        expected = files.metrics(np.zeros(len(files), dtype=int), [agent])
+        assert {name: alone[agent][name] for name in expected} == pytest.approx(expected, rel=1e-5)
+        assert alone[agent]["mean_cost"] == pytest.approx(files.costs[:, position].mean(), abs=1e-6)
+    target = files.samples["target_cla"].to_numpy()
+    probability = np.stack(files.predictions["expert"]["pred_prob"].to_list())[:, 1].astype(np.float64)
+    assert alone["expert"]["auroc"] == pytest.approx(roc_auc_score(target, probability))
+    assert alone["expert"]["brier"] == pytest.approx(((probability - target) ** 2).mean(), abs=1e-6)
+    assert "auroc" not in alone["cheap"]  # it answers a class alone
+
+
+def test_a_reference_pays_for_its_members_and_gets_no_sample(trained):
+    folder, runs, evaluations = trained
+    files = Files(folder)
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        reported = evaluation.result["agents"]["everyone"]
+        assert reported["role"] == "reference"
+        expected = files.raw["everyone"].mean() + BETA["expert"] + BETA["cheap"]
+        assert reported["mean_cost"] == pytest.approx(expected, abs=1e-6)
+        assert list(evaluation.result["allocation"]) == AGENTS
+        assert set(pl.read_parquet(run / "allocations.parquet")["agent"]) <= set(AGENTS)
+    mean = np.mean([files.predictions[name]["pred_reg"].to_numpy() for name in ("expert", "cheap")], axis=0)
+    np.testing.assert_allclose(files.predictions["everyone"]["pred_reg"], mean, rtol=1e-6)
+
+
+def test_regret_is_the_difference_to_each_rival_with_an_interval(trained):
+    for evaluation in trained[2]:
+        result = evaluation.result
+        assert set(result["regret"]) == {"oracle", "best_agent", "random_same_shares"}
+        for rival, interval in result["regret"].items():
+            assert set(interval) == {"value", "low", "high"}
+            assert interval["value"] == pytest.approx(result["deferral_loss"] - result[f"{rival}_loss"], abs=1e-9)
+            assert interval["low"] <= interval["value"] <= interval["high"]
+        assert result["regret"]["oracle"]["low"] >= 0
+        json.dumps(result, allow_nan=False)
+
+
+def test_seeds_of_a_setting_are_summed_up_and_methods_compared(trained):
+    by_method = {method: [e for e in trained[2] if e.result["method"] == method] for method in METHODS}
+    for method, members in by_method.items():
+        summary = members[0].result["over_seeds"]
+        assert summary["seeds"] == 3
+        for name, key in (("deferral_loss", "deferral_loss"), ("random_same_shares_loss", "random_same_shares_loss")):
+            values = [e.result[key] for e in members]
+            assert summary[name] == pytest.approx({"mean": statistics.mean(values), "std": statistics.stdev(values)})
+        shares = [e.result["allocation"]["expert"] for e in members]
+        assert summary["allocation"]["expert"]["std"] == pytest.approx(statistics.stdev(shares), abs=1e-12)
+        accuracies = [e.result["metrics"]["accuracy"] for e in members]
+        assert summary["metrics"]["accuracy"]["mean"] == pytest.approx(statistics.mean(accuracies))
+        other = next(name for name in METHODS if name != method)
+        assert set(summary["regret"]) == {"oracle", "best_agent", "random_same_shares", other}
+        differences = np.mean([e.losses for e in members], axis=0) - np.mean(
+            [e.losses for e in by_method[other]], axis=0
+        )
+        assert summary["regret"][other]["value"] == pytest.approx(differences.mean(), abs=1e-9)
+
+
+def test_runs_of_another_beta_are_neither_seeds_nor_rivals(trained, make_runs, tmp_path):
+    from data.cache import CostCache
+
+    folder, runs, _ = trained
+    cheaper = make_runs(CostCache(folder / "cache"), tmp_path, betas=[0.0], methods=["classification-only"])
+    summary = evaluate_runs([runs[-1], *cheaper])[0].result["over_seeds"]
+    assert summary["seeds"] == 1
+    assert summary["deferral_loss"]["std"] == 0
+    assert set(summary["regret"]) == {"oracle", "best_agent", "random_same_shares"}
+
+
+def test_runs_of_another_network_are_not_seeds_of_one_setting(trained, make_runs, tmp_path):
+    from data.cache import CostCache
+
+    folder, runs, _ = trained
+    deeper = make_runs(CostCache(folder / "cache"), tmp_path, seeds=[0], config={"network": "mlp", "hidden": 8})
+    linear = next(run for run in runs if run.name.startswith("multi-task") and run.name.endswith("seed=0"))
+    for evaluation in evaluate_runs([linear, *deeper]):
+        assert evaluation.result["over_seeds"]["seeds"] == 1
+
+
+def test_a_beta_sweep_asks_no_agent(make_cache, make_runs, tmp_path):
+    cache = make_cache(tmp_path)
+    (tmp_path / "asked.py").unlink()
+    (tmp_path / "patients.parquet").unlink()
+    calls = tmp_path / "calls.txt"
+    before = calls.read_bytes()
+    assert sum(map(int, before.split())) == 400
+    betas = [0.0, 0.01, 0.1, 1.0, 10.0]
+    results = [e.result for e in evaluate_runs(make_runs(cache, tmp_path / "runs", betas=betas, config={"lr": 0.1}))]
+    assert calls.read_bytes() == before
+    assert [result["beta"] for result in results] == betas
+    assert [result["oracle_loss"] for result in results] == sorted(result["oracle_loss"] for result in results)
+    assert results[-1]["allocation"]["model"] > results[0]["allocation"]["model"]
+
+
+def test_a_cost_expression_takes_the_place_of_the_weighted_sum(make_cache, make_runs, tmp_path):
+    run = make_runs(make_cache(tmp_path), tmp_path / "runs", cost="greatest(cost_cla, 0.2 * cost_reg)")[0]
+    result, files = evaluate_runs([run])[0].result, Files(tmp_path)
+    mask = read(tmp_path, "cache/samples/*.parquet")["split"] == "test"
+    costs = []
+    for agent in AGENTS:
+        raw = read(tmp_path, f"cache/agents/{agent}/costs-*/*.parquet").filter(mask)
+        costs.append(np.maximum(raw["cost_cla"].to_numpy(), 0.2 * raw["cost_reg"].to_numpy()) + BETA[agent])
+    costs = np.stack(costs, axis=1)
+    assert result["cost"] == "greatest(cost_cla, 0.2 * cost_reg)"
+    assert result["deferral_loss"] == pytest.approx(costs[np.arange(len(costs)), files.chosen(run)].mean(), abs=1e-6)
+    assert result["oracle_loss"] == pytest.approx(costs.min(axis=1).mean(), abs=1e-6)
+
+
+# --- the parts ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10_000])
+def test_auroc_is_that_of_scikit_learn_with_ties(levels):
+    generator = np.random.default_rng(levels)
+    target = generator.integers(0, 2, 500)
+    score = np.round(generator.random(500) * 0.7 + 0.3 * target, 12) * levels // 1 / levels
+    assert auroc(target, score) == pytest.approx(roc_auc_score(target, score), abs=1e-12)
+    assert auroc(target, np.zeros(500)) == 0.5
+
+
+@pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
+def test_smooth_l1_is_that_of_torch_and_clamped(beta):
+    error = np.random.default_rng(0).normal(size=1000) * 3
+    zero = torch.zeros(1000, dtype=torch.float64)
+    expected = torch.nn.functional.smooth_l1_loss(torch.from_numpy(error), zero, beta=beta, reduction="none").numpy()
+    np.testing.assert_allclose(smooth_l1(error, beta, None), expected, rtol=1e-12)
+    np.testing.assert_allclose(smooth_l1(error, beta, 2.0), np.minimum(expected, 2.0), rtol=1e-12)
+
+
+def test_intervals_hold_the_true_mean_about_95_times_in_100():
+    generator = np.random.default_rng(0)
+    intervals = [paired_interval(0.3 + generator.normal(size=100)) for _ in range(200)]
+    assert 0.90 <= np.mean([interval.low <= 0.3 <= interval.high for interval in intervals]) <= 0.99
+
+
+def test_bootstrap_and_normal_interval_agree_and_stand_at_the_mean():
+    differences = np.random.default_rng(1).exponential(size=2000) - 0.5
+    found = paired_interval(differences)
+    half = 1.96 * differences.std(ddof=1) / 2000**0.5
+    assert found.value == pytest.approx(differences.mean(), abs=1e-12)
+    assert found.low == pytest.approx(differences.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(differences.mean() + half, abs=0.1 * half)
+    assert paired_interval(differences) == found
+    many = np.random.default_rng(2).normal(size=100_000)
+    wide = paired_interval(many)
+    assert (wide.high - wide.low) / 2 == pytest.approx(1.96 * many.std(ddof=1) / 100_000**0.5, rel=1e-3)
+    assert wide.value == pytest.approx(many.mean(), abs=1e-12)

@@ -1,0 +1,252 @@
+"""Runs on disk: whole or absent, read back as saved, tied to their cache; and caches that are not ready."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import RECIPE, STAGE_TWO_RECIPE
+
+from data import store
+from data.cache import CostCache
+from data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
+from rejector.evaluation import evaluate_runs
+from rejector.grid import make_grid
+from rejector.runs import find_runs, load_run, save_runs
+from rejector.table import load_tables
+from rejector.training import TrainConfig, train_grid
+
+SPLITS = ("train", "validation", "test")
+
+
+@pytest.fixture
+def cache(make_cache, tmp_path) -> CostCache:
+    return make_cache(tmp_path)
+
+
+@pytest.fixture
+def rejector(cache):
+    """One rejector trained for two epochs, and the tables it was trained on."""
+    tables = load_tables(cache, SPLITS)
+    points = make_grid(cache, methods=["multi-task"], weights=[], betas=[{"expert": 0.1}], nus=[1.5], seeds=[3])
+    config = TrainConfig(hidden=8, epochs=2, batch_size=64)
+    return train_grid(points, tables["train"], tables["validation"], config, tasks=cache.record.tasks)[0], tables
+
+
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_is_read_back_as_it_was_saved(cache, rejector, tmp_path):
+    trained, tables = rejector
+    save_runs([trained], [tmp_path / "run"], cache, tables, seconds=1.0)
+    run = load_run(tmp_path / "run")
+    assert torch.equal(run.rejector.scores(tables["test"].features), trained.scores(tables["test"].features))
+    assert run.point == trained.point
+    assert run.point.beta == (("expert", 0.1),)
+    assert run.rejector.config == trained.config
+    assert run.rejector.state.keys() == trained.state.keys()
+    assert all(torch.equal(run.rejector.state[name], value) for name, value in trained.state.items())
+    assert (run.rejector.best_epoch, run.rejector.validation_risk) == (trained.best_epoch, trained.validation_risk)
+    assert run.rejector.history == trained.history
+    assert run.agents == ["model", "expert", "cheap", "asked"]
+    assert run.cache_path.samefile(cache.path)
+
+
+@pytest.mark.parametrize("failing", ["commit_bytes", "commit_table", "commit_json"])
+@pytest.mark.parametrize("error", [RuntimeError("stop"), OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_run_folder_is_never_half_written(cache, rejector, tmp_path, monkeypatch, failing, error):
+    trained, tables = rejector
+
+    def fail(*args, **kwargs):
+        raise error
+
+    (tmp_path / "runs").mkdir()
+    monkeypatch.setattr(store, failing, fail)
+    with pytest.raises((DataError, type(error))):
+        save_runs([trained], [tmp_path / "runs" / "run"], cache, tables, seconds=1.0)
+    assert list((tmp_path / "runs").rglob("*")) == []
+
+
+def test_a_failed_overwrite_leaves_the_old_run(cache, rejector, tmp_path, monkeypatch):
+    trained, tables = rejector
+    save_runs([trained], [tmp_path / "runs" / "run"], cache, tables, seconds=1.0)
+    before = everything(tmp_path / "runs")
+
+    def fail(*args, **kwargs):
+        raise RuntimeError("stop")
+
+    monkeypatch.setattr(store, "commit_json", fail)
+    with pytest.raises(RuntimeError):
+        save_runs([trained], [tmp_path / "runs" / "run"], cache, tables, seconds=2.0, overwrite=True)
+    assert everything(tmp_path / "runs") == before
+
+
+def test_an_existing_run_is_replaced_only_when_told(cache, rejector, tmp_path):
+    trained, tables = rejector
+    folder = tmp_path / "run"
+    save_runs([trained], [folder], cache, tables, seconds=1.0)
+    before = everything(folder)
+    with pytest.raises(DataError, match="there already"):
+        save_runs([trained], [folder], cache, tables, seconds=2.0)
+    assert everything(folder) == before
+    save_runs([trained], [folder], cache, tables, seconds=2.0, overwrite=True)
+    assert json.loads((folder / "run.json").read_text())["grid_seconds"] == 2.0
+
+
+def test_overwrite_never_removes_a_folder_that_is_no_run(cache, rejector, tmp_path):
+    trained, tables = rejector
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("years of work")
+    with pytest.raises(DataError, match="there already"):
+        save_runs([trained], [tmp_path / "thesis"], cache, tables, seconds=1.0, overwrite=True)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("x1 > 0 THEN", "x1 > 0.3 THEN"),
+        ("clamp = 5.0", "clamp = 4.0"),
+        ('features = ["x1", "x2", "ward"]', 'features = ["x1"]'),
+    ],
+    ids=["agent", "cost table", "features"],
+)
+def test_a_cache_that_has_changed_is_refused(cache, make_cache, make_runs, tmp_path, old, new):
+    runs = make_runs(cache, tmp_path / "runs")
+    evaluate_runs(runs)
+    assert old in STAGE_TWO_RECIPE
+    make_cache(tmp_path, STAGE_TWO_RECIPE.replace(old, new), overwrite=True)
+    with pytest.raises(FingerprintMismatch, match="cost cache") as caught:
+        evaluate_runs(runs)
+    assert caught.value.exit_code == 3
+
+
+def test_a_run_and_its_cache_moved_together_still_evaluate(cache, make_runs, tmp_path):
+    runs = make_runs(cache, tmp_path / "runs")
+    before = evaluate_runs(runs)[0].result
+    elsewhere = tmp_path / "elsewhere" / "deep"
+    elsewhere.mkdir(parents=True)
+    shutil.move(tmp_path / "cache", elsewhere / "cache")
+    with pytest.raises(UsageError, match="no cost cache"):
+        evaluate_runs(runs)
+    shutil.move(tmp_path / "runs", elsewhere / "runs")
+    assert evaluate_runs(find_runs(elsewhere / "runs"))[0].result == before
+
+
+def test_a_moved_pair_evaluates_though_another_cache_stands_in_the_old_place(cache, make_cache, make_runs, tmp_path):
+    make_runs(cache, tmp_path / "runs")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("cache", "runs"):
+        shutil.move(tmp_path / name, elsewhere / name)
+    make_cache(tmp_path, STAGE_TWO_RECIPE.replace("x1 > 0 THEN", "x1 > 0.3 THEN"))
+    assert evaluate_runs(find_runs(elsewhere / "runs"))[0].run.cache_path.samefile(elsewhere / "cache")
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def flip_last_weight(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x40
+    file.write_bytes(bytes(content))
+
+
+def without(key: str):
+    def edit(file: Path) -> None:
+        facts = json.loads(file.read_text())
+        del facts[key]
+        file.write_text(json.dumps(facts))
+
+    return edit
+
+
+def other_network(file: Path) -> None:
+    facts = json.loads(file.read_text())
+    facts["training"]["network"] = "no-such-network"
+    file.write_text(json.dumps(facts))
+
+
+def other_weights(file: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"weight": torch.zeros(2, 2)}, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("run.json", cut),
+        ("run.json", lambda file: file.write_bytes(b"")),
+        ("run.json", lambda file: file.write_bytes(b"\xff\xfe\x00")),
+        ("run.json", lambda file: file.write_text("[1, 2]")),
+        ("run.json", without("point")),
+        ("run.json", without("cache")),
+        ("run.json", without("training")),
+        ("run.json", other_network),
+        ("run.json", Path.unlink),
+        ("rejector.safetensors", cut),
+        ("rejector.safetensors", lambda file: file.write_bytes(b"")),
+        ("rejector.safetensors", lambda file: file.write_bytes(b"\x80\x04pickle")),
+        ("rejector.safetensors", other_weights),
+        ("rejector.safetensors", flip_last_weight),
+        ("rejector.safetensors", Path.unlink),
+    ],
+)
+def test_a_damaged_run_is_refused_naming_its_folder(cache, make_runs, tmp_path, name, damage):
+    run = make_runs(cache, tmp_path / "runs")[0]
+    damage(run / name)
+    with pytest.raises(CorruptPart) as caught:
+        evaluate_runs([run])
+    assert str(run) in str(caught.value)
+    assert caught.value.exit_code == 3
+
+
+def test_runs_are_found_in_order_and_leftovers_of_a_crash_are_not(cache, make_runs, tmp_path):
+    runs = make_runs(cache, tmp_path / "runs", seeds=[2, 0, 1])
+    shutil.copytree(runs[0], tmp_path / "runs" / ".run.host.1.abc.tmp")
+    assert find_runs(tmp_path / "runs") == sorted(runs)
+    assert find_runs(runs[0]) == [runs[0]]
+    for nothing in (tmp_path / "cache", tmp_path / "absent"):
+        with pytest.raises(UsageError, match="no run here"):
+            find_runs(nothing)
+    with pytest.raises(UsageError, match="no runs"):
+        evaluate_runs([])
+
+
+# --- caches that are not ready ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "missing", ["samples/00001.parquet", "agents/expert/predictions/00000.parquet", "agents/cheap/agent.json"]
+)
+def test_a_cache_with_a_missing_part_is_incomplete(cache, missing):
+    (cache.path / missing).unlink()
+    with pytest.raises(IncompleteCache) as caught:
+        load_tables(CostCache(cache.path), SPLITS)
+    assert caught.value.exit_code == 4
+    assert "l2d build" in str(caught.value)
+
+
+def test_a_cache_with_missing_costs_is_incomplete(cache):
+    next(cache.path.glob("agents/asked/costs-*/00002.parquet")).unlink()
+    with pytest.raises(IncompleteCache, match="asked"):
+        load_tables(CostCache(cache.path), SPLITS)
+
+
+def test_one_agent_alone_leaves_nothing_to_defer_to(make_cache, tmp_path):
+    only_model = RECIPE[: RECIPE.index('[[agents]]\nname = "expert"')]
+    cache = make_cache(tmp_path, only_model)
+    with pytest.raises(UsageError, match="nothing to defer to") as caught:
+        load_tables(cache, SPLITS)
+    assert caught.value.exit_code == 2
+
+
+def test_a_folder_without_a_cache_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no cost cache"):
+        CostCache(tmp_path)

@@ -127,9 +127,7 @@ def _compare_settings(evaluations: list[Evaluation]) -> None:
 
     Intervals resample samples and average the seeds, so they speak of new samples for these trained rejectors.
     """
-    settings: dict[tuple, list[Evaluation]] = {}
-    for evaluation in evaluations:
-        settings.setdefault((evaluation.run.cache_path, *evaluation.run.point.setting), []).append(evaluation)
+    settings = by_setting(evaluations)
     mean_losses = {key: np.mean([e.losses for e in members], axis=0) for key, members in settings.items()}
     for key, members in settings.items():
         losses = mean_losses[key]
@@ -149,12 +147,27 @@ def _compare_settings(evaluations: list[Evaluation]) -> None:
                 for rival in members[0].rivals
             },
         }
-        cache_path, method, *rest = key
-        for other, other_losses in mean_losses.items():
-            if other[0] == cache_path and other[1] != method and list(other[2:]) == rest:
-                summary["regret"][other[1]] = paired_interval(losses - other_losses).to_json()
-        for evaluation in members:
-            evaluation.result["over_seeds"] = summary
+        method, *rest = key
+        for (other, *other_rest), other_losses in mean_losses.items():
+            if other != method and other_rest == rest:
+                summary["regret"][other] = paired_interval(losses - other_losses).to_json()
+        for evaluation in evaluations:
+            if setting_of(evaluation) == key:
+                evaluation.result["over_seeds"] = summary
+
+
+def setting_of(evaluation: Evaluation) -> tuple:
+    """What repetitions share: method, then everything else but the seed (lambda, beta, nu, cost, training, cache)."""
+    run = evaluation.run
+    return (*run.point.setting, run.rejector.config, run.cache_path)
+
+
+def by_setting(evaluations: list[Evaluation]) -> dict[tuple, list[Evaluation]]:
+    """Evaluations by setting; a seed that was trained twice counts once."""
+    settings: dict[tuple, dict[int, Evaluation]] = {}
+    for evaluation in evaluations:
+        settings.setdefault(setting_of(evaluation), {}).setdefault(evaluation.run.point.seed, evaluation)
+    return {key: list(members.values()) for key, members in settings.items()}
 
 
 def mean_std(values: list[float]) -> dict[str, float]:

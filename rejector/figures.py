@@ -61,7 +61,7 @@ def _split_groups(groups: list[list[Evaluation]]) -> tuple[list, list]:
         swept = []
     smallest = min(sum(members[0].run.point.query_costs) for members in groups)
     methods = [m for m in groups if sum(m[0].run.point.query_costs) == smallest]
-    return swept, methods
+    return swept, [] if swept and len(methods) == 1 else methods
 
 
 def _two_metrics(evaluation: Evaluation) -> bool:

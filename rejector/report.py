@@ -47,9 +47,9 @@ def write_report(evaluations: list[Evaluation], out: Path) -> None:
         {
             "run": evaluation.run.point.run_id,
             "rejector": evaluation.run.rejector.config.network,
-            "best epoch": evaluation.run.rejector.best_epoch + 1,
+            "best epoch": str(evaluation.run.rejector.best_epoch + 1),
             "validation risk": f"{evaluation.run.rejector.validation_risk:.4f}",
-            "test loss": f"{evaluation.result['deferral_loss']:.4f}",
+            f"{evaluation.result['split']} loss": f"{evaluation.result['deferral_loss']:.4f}",
             "cache": evaluation.cache.path.name,
         }
         for evaluation in evaluations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from .costs import METHOD_SOURCES
-from .evaluation import Evaluation
+from .evaluation import Evaluation, by_setting
 
 METRIC_TITLES = {
     "accuracy": ("Acc %", 100.0, 1),
@@ -17,9 +19,7 @@ RIVAL_TITLES = {"best_agent": "best constant agent", "random_same_shares": "rand
 
 def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
     """Evaluations grouped by setting (everything but the seed), multi-task last, in order of beta and nu."""
-    groups: dict[tuple, list[Evaluation]] = {}
-    for evaluation in evaluations:
-        groups.setdefault((evaluation.run.cache_path, *evaluation.run.point.setting), []).append(evaluation)
+    groups = by_setting(evaluations)
 
     def key(members: list[Evaluation]) -> tuple:
         point = members[0].run.point
@@ -37,7 +37,7 @@ def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
 def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
     """Rows in the form of the paper's Table 1, then (after a None) each agent alone and the bounds.
 
-    The bounds are those of the first setting; with several ``beta`` the agents' costs without queries are shown.
+    Agents alone are shown at the first setting's ``beta`` and ``lambda``.
     """
     groups = settings_of(evaluations)
     first = groups[0][0].result
@@ -58,28 +58,30 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
 
     rows.append(None)
     blank = dict.fromkeys(rows[0], "")
+    at_first = {name: _setting_text(groups[0][0], name) for name in varying}
     agents = list(first["allocation"])
     for name, alone in first["agents"].items():
         row = {**blank, "rejector": f"{name} alone" if alone["role"] == "agent" else f"{name} (asks several)"}
-        row |= _metric_cells(alone, metrics) | {"deferral loss": f"{alone['mean_cost']:.4f}"}
+        row |= at_first | _metric_cells(alone, metrics) | {"deferral loss": f"{alone['mean_cost']:.4f}"}
         if alone["role"] == "agent":
             row |= {f"{agent} %": "100" if agent == name else "0" for agent in agents}
         rows.append(row)
     for members in groups:
-        label = ", ".join([method_title(members[0].result["method"]), *(_setting_text(members[0], v) for v in varying)])
-        loss = members[0].result["over_seeds"]["random_same_shares_loss"]
-        shares = {
-            f"{agent} %": f"{100 * share['mean']:.1f}"
-            for agent, share in members[0].result["over_seeds"]["allocation"].items()
-        }
-        row = {**blank, "rejector": f"random, shares of {label}", "deferral loss": f"{loss['mean']:.4f}", **shares}
+        summary = members[0].result["over_seeds"]
+        row = {**blank, "rejector": f"random, shares of {method_title(members[0].result['method'])}"}
+        row |= {name: _setting_text(members[0], name) for name in varying}
+        row |= {"deferral loss": f"{summary['random_same_shares_loss']['mean']:.4f}"}
+        row |= {f"{agent} %": f"{100 * share['mean']:.1f}" for agent, share in summary["allocation"].items()}
         rows.append(row)
-    oracle = first["oracle"]
-    row = {**blank, "rejector": "oracle (lower bound)"} | _metric_cells(oracle["metrics"], metrics)
-    row |= {"deferral loss": f"{first['oracle_loss']:.4f}"}
-    row |= {f"{agent} %": f"{100 * share:.1f}" for agent, share in oracle["allocation"].items()}
-    rows.append(row)
-    return rows
+    bounds: dict[tuple, dict] = {}
+    for members in groups:
+        result, shown = members[0].result, {name: _setting_text(members[0], name) for name in varying}
+        row = {**blank, "rejector": "oracle (lower bound)"} | shown
+        row |= _metric_cells(result["oracle"]["metrics"], metrics)
+        row |= {"deferral loss": f"{result['oracle_loss']:.4f}"}
+        row |= {f"{agent} %": f"{100 * share:.1f}" for agent, share in result["oracle"]["allocation"].items()}
+        bounds.setdefault((members[0].run.point.beta_text, str(members[0].run.point.weights)), row)
+    return [*rows, *bounds.values()]
 
 
 def regret_table(evaluations: list[Evaluation]) -> list[dict]:
@@ -150,14 +152,14 @@ def method_title(method: str) -> str:
 
 
 def _varying(groups: list[list[Evaluation]]) -> list[str]:
-    names = ("lambda", "beta", "nu")
+    names = ("lambda", "beta", "nu", *asdict(groups[0][0].run.rejector.config))
     return [name for name in names if len({_setting_text(members[0], name) for members in groups}) > 1]
 
 
 def _setting_text(evaluation: Evaluation, name: str) -> str:
-    point = evaluation.run.point
-    texts = {"lambda": str(point.weights), "beta": point.beta_text, "nu": f"{point.nu:g}"}
-    return point.cost if name == "lambda" and point.cost else texts[name]
+    point, config = evaluation.run.point, evaluation.run.rejector.config
+    texts = {"lambda": point.cost or str(point.weights), "beta": point.beta_text, "nu": f"{point.nu:g}"}
+    return texts[name] if name in texts else str(getattr(config, name))
 
 
 def _metric_cells(values: dict[str, float], metrics: list[str]) -> dict[str, str]:

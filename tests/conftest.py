@@ -167,6 +167,25 @@ class Workshop:
         folder = root / "samples" if part == "samples" else root / "agents" / agent / part
         return np.concatenate([pl.read_parquet(file)[name].to_numpy() for file in sorted(folder.glob("*.parquet"))])
 
+    def predictions(self, name: str, out: str = "cache") -> dict[str, np.ndarray]:
+        """An agent's predictions over all chunks, by column."""
+        files = sorted((self.folder / out / "agents" / name / "predictions").glob("*.parquet"))
+        frame = pl.concat([pl.read_parquet(file) for file in files])
+        return {column: np.array(frame[column].to_list()) for column in frame.columns}
+
+    def costs_folder(self) -> str:
+        """Name of the folder of the costs in force."""
+        return f"costs-{self.cache().record.cost_digest}"
+
+    def log(self) -> list[str]:
+        """Ids of the samples that the agent ``called`` was asked about, in order."""
+        return (self.folder / "log").read_text().split()
+
+    def edit_data(self) -> None:
+        """Another length of stay for one patient."""
+        stay = pl.when(pl.col("id") == "p0003").then(2.5).otherwise("stay").alias("stay")
+        self.table.with_columns(stay).write_parquet(self.folder / "patients.parquet")
+
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Workshop:
@@ -266,3 +285,105 @@ def make_runs():
         return folders
 
     return make
+
+
+#: A recipe with an agent of every kind, in pieces.
+COUNTED = '''
+def ask(batch, log):
+    """Writes down every sample it is asked about."""
+    with open(log, "a") as file:
+        file.writelines(f"{sample}\\n" for sample in batch.ids)
+    p = batch.columns["risk_good"].to_numpy()
+    return {"prob": [[1 - x, x] for x in p], "reg": batch.columns["stay_good"].to_numpy()}
+'''
+
+HEAD = """
+[dataset]
+kind = "table"
+path = "patients.parquet"
+id = "id"
+target_cla = "died"
+classes = ["no", "yes"]
+target_reg = "stay"
+features = ["x1", "x2", "ward"]
+keep = ["ward"]
+[dataset.clusters]
+features = ["x1", "x2"]
+count = 4
+[costs.cla]
+kind = "brier"
+[costs.reg]
+kind = "smooth_l1"
+beta = 0.5
+clamp = 5.0
+[build]
+chunk_size = 50
+batch_size = 20
+"""
+MODEL = '[[agents]]\nname = "model"\nkind = "two_head"\nhidden = [8]\nepochs = 2\n'
+CALLED = '[[agents]]\nname = "called"\nkind = "python"\nfile = "called.py"\noptions = { log = "LOG" }\n'
+COLUMN = '[[agents]]\nname = "column"\nkind = "column"\nprob = "risk_bad"\nreg = "stay_bad"\n'
+HARD = '[[agents]]\nname = "hard"\nkind = "column"\ncla = "CASE WHEN x1 > 0 THEN \'yes\' ELSE \'no\' END"\nreg = "x1"\n'
+CLUSTER = '[[agents]]\nname = "sim"\nkind = "cluster_expert"\nright_cla = [1, 3]\nright_reg = [2]\n'
+AVERAGE = '[[agents]]\nname = "all"\nkind = "average"\nof = ["model", "called", "hard"]\nreference = true\n'
+
+
+@pytest.fixture
+def text(workshop) -> str:
+    (workshop.folder / "called.py").write_text(COUNTED)
+    called = CALLED.replace("LOG", str(workshop.folder / "log"))
+    return HEAD + MODEL + called + COLUMN + HARD + CLUSTER + AVERAGE
+
+
+def load_patients(folder: Path, table: pl.DataFrame, **changes):
+    """The dataset of a table like :func:`patients`, with ``changes`` to its ``[dataset]``."""
+    from data.table import TableConfig, load_table
+
+    path = folder / "table.parquet"
+    table.write_parquet(path)
+    return load_table(TableConfig(**table_settings(path, **changes)), "test")
+
+
+def table_settings(path: Path, **changes) -> dict:
+    """``[dataset]`` of such a table; None leaves a key out."""
+    base = {"path": path, "id": "id", "target_cla": "died", "target_reg": "stay", "features": ["x1", "x2", "ward"]}
+    return {name: value for name, value in {**base, **changes}.items() if value is not None}
+
+
+def part_table(rows: int = 60):
+    """A part with text, floats, integers and a fixed-width list."""
+    import pyarrow as pa
+
+    from data import schema
+
+    generator = np.random.default_rng(0)
+    flat = pa.array(generator.random(2 * rows).astype(np.float32))
+    return pa.table(
+        {
+            "sample_id": pa.array([f"p{row}" for row in range(rows)]),
+            "cost_cla": pa.array(generator.random(rows).astype(np.float32)),
+            "pred_cla": pa.array(generator.integers(5, size=rows), pa.int32()),
+            "pred_prob": pa.FixedSizeListArray.from_arrays(flat, type=schema.dense(2)),
+        }
+    )
+
+
+def refused(run, kind: type, *words: str):
+    """Runs ``run``; it must raise exactly ``kind`` with all three parts filled and every word in the message."""
+    from data.errors import L2DError
+
+    with pytest.raises(L2DError) as caught:
+        run()
+    error = caught.value
+    assert type(error) is kind, error
+    for word in words:
+        assert word in str(error), (word, str(error))
+    assert error.what, "what"
+    assert error.hint, f"no hint: {error}"
+    assert error.where is not None, f"no where: {error}"
+    return error
+
+
+def no_temporaries(workshop: Workshop) -> bool:
+    """Whether no temporary file is left."""
+    return not list(workshop.folder.rglob("*.tmp"))

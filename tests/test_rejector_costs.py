@@ -33,7 +33,7 @@ def raw() -> np.ndarray:
     return np.random.default_rng(0).random((50, 3, 2)).astype(np.float32)
 
 
-# --- lambda and beta ----------------------------------------------------------------------------------------------------
+# --- lambda and beta -------------------------------------------------------------------------------------------------
 
 
 def test_total_costs_are_the_weighted_sum_plus_beta(raw):
@@ -126,7 +126,7 @@ def test_a_method_whose_task_is_absent_or_weighs_0_is_refused(values, tasks):
         CostWeights.parse(values, tasks).trained_on("regression-only")
 
 
-# --- SQL expressions ----------------------------------------------------------------------------------------------------
+# --- SQL expressions -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_runs_are_found_in_order_and_leftovers_of_a_crash_are_not(cache, make_ru
         evaluate_runs([])
 
 
-# --- caches that are not ready ------------------------------------------------------------------------------------------
+# --- caches that are not ready ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

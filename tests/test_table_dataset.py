@@ -1,31 +1,20 @@
-"""Tables as datasets: features learned from training rows alone, SQL expressions, clusters, and refusals that say where."""
+"""Tables as datasets: features learned from training rows alone, SQL expressions, refusals that say where."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
-from conftest import patients
-from sklearn.cluster import KMeans
+from conftest import load_patients as load
+from conftest import patients, table_settings
+from hypothesis import strategies as st
 
-from data.clusters import elbow, fit_clusters
 from data.errors import DataError
-from data.features import FeatureEncoder, evaluate, standardisation
+from data.features import FeatureEncoder, evaluate
 from data.table import TableConfig, load_table
-
-
-def load(folder: Path, table: pl.DataFrame, **changes):
-    path = folder / "table.parquet"
-    table.write_parquet(path)
-    return load_table(TableConfig(**settings(path, **changes)), "test")
-
-
-def settings(path: Path, **changes) -> dict:
-    base = {"path": path, "id": "id", "target_cla": "died", "target_reg": "stay", "features": ["x1", "x2", "ward"]}
-    return {name: value for name, value in {**base, **changes}.items() if value is not None}
 
 
 def test_features_are_numbers_indicators_and_one_column_a_category(tmp_path):
@@ -129,6 +118,40 @@ def test_sql_expressions_compute_what_they_say(tmp_path):
     assert dataset.classes == ("short", "long")
 
 
+WORDS = [
+    *"(),+*1a",
+    "x1",
+    "ward",
+    "died",
+    "AVG(",
+    "(",
+    ")",
+    "+",
+    "AS",
+    "a",
+    "1",
+    "'b'",
+    "NULL",
+    "CASE",
+    "WHEN",
+    "END",
+    "*",
+    ",",
+    "IN",
+]
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(st.one_of(st.text(max_size=12), st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)))
+def test_whatever_stands_as_an_expression_gives_a_value_a_row_or_is_refused(expression):
+    table = patients(10)
+    try:
+        column = evaluate(table, expression)
+    except DataError:
+        return
+    assert len(column) == 10
+
+
 def test_where_keeps_rows_that_are_true_and_drops_unknown_ones(tmp_path):
     table = patients()
     dataset = load(tmp_path, table, where="x2 > 0 AND ward <> 'c'")
@@ -147,7 +170,7 @@ def test_csv_and_parquet_give_the_same_dataset(tmp_path):
     table.write_csv(tmp_path / "table.csv")
     clusters = {"features": ["x1", "x2"], "count": 2}
     one = load(tmp_path, table, clusters=clusters)
-    other = load_table(TableConfig(**settings(tmp_path / "table.csv", clusters=clusters)), "test")
+    other = load_table(TableConfig(**table_settings(tmp_path / "table.csv", clusters=clusters)), "test")
     assert one.ids == other.ids
     for name in ("split", "features", "target_cla", "target_reg"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
@@ -189,7 +212,7 @@ def test_a_file_that_is_missing_or_of_another_kind_is_refused(tmp_path):
     (tmp_path / "table.xlsx").write_bytes(b"x")
     for name, message in (("none.parquet", "no such file"), ("table.xlsx", "neither .parquet nor .csv")):
         with pytest.raises(DataError, match=message) as caught:
-            load_table(TableConfig(**settings(tmp_path / name)), "test")
+            load_table(TableConfig(**table_settings(tmp_path / name)), "test")
         assert caught.value.where == tmp_path / name
 
 
@@ -200,7 +223,7 @@ def test_a_truncated_parquet_file_is_refused(tmp_path, length):
     content = path.read_bytes()
     path.write_bytes(content[: int(length * len(content)) if isinstance(length, float) else length])
     with pytest.raises(DataError, match="cannot be read") as caught:
-        load_table(TableConfig(**settings(path)), "test")
+        load_table(TableConfig(**table_settings(path)), "test")
     assert caught.value.where == path
 
 
@@ -232,76 +255,3 @@ def test_a_class_that_is_not_a_number_is_missing_and_no_class(tmp_path):
     )
     with pytest.raises(DataError, match="7"):
         load(tmp_path, table)
-
-
-# --- clusters -------------------------------------------------------------------------------------------------------
-
-
-def blobs(count: int, rows: int = 400, seed: int = 0, equal: bool = False):
-    """Blobs at the corners of a simplex, of sizes 1:2:3… or equal; features and each row's blob."""
-    generator = np.random.default_rng(seed)
-    share = np.ones(count) if equal else np.arange(1, count + 1)
-    blob = generator.choice(count, size=rows, p=share / share.sum())
-    return (20 * np.eye(count)[blob] + generator.normal(size=(rows, count))).astype(np.float32), blob
-
-
-def test_clusters_are_the_blobs_numbered_by_training_size():
-    features, blob = blobs(4)
-    train = np.arange(400) < 250
-    cluster, facts = fit_clusters(features, train, count=4, largest=10, seed=0)
-    assert facts["count"] == 4
-    sizes = [int((cluster[train] == z).sum()) for z in (1, 2, 3, 4)]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sum(sizes) == 250
-    for z in (1, 2, 3, 4):
-        assert len(set(blob[cluster == z])) == 1  # one blob each
-
-
-def test_clusters_are_fitted_on_training_rows_alone(tmp_path):
-    features, _ = blobs(3)
-    train = np.arange(400) < 250
-    before, facts = fit_clusters(features, train, count="elbow", largest=8, seed=0)
-    moved = features.copy()
-    moved[~train] = 500
-    after, other = fit_clusters(moved, train, count="elbow", largest=8, seed=0)
-    np.testing.assert_array_equal(before[train], after[train])
-    assert facts == other
-    table = patients()
-    settings = {"features": ["x1", "x2"], "count": 3}
-    one = load(tmp_path, table, clusters=settings)
-    changed = table.with_columns(pl.when(pl.Series(one.split == "test")).then(99.0).otherwise("x1").alias("x1"))
-    two = load(tmp_path, changed, clusters=settings)
-    np.testing.assert_array_equal(
-        one.columns["cluster"].to_numpy()[one.train], two.columns["cluster"].to_numpy()[one.train]
-    )
-
-
-def test_clusters_are_scikit_learns_on_standardised_features(tmp_path):
-    dataset = load(tmp_path, patients(), clusters={"features": ["x1", "ward"], "count": 3, "seed": 7})
-    space = FeatureEncoder.fit(patients().filter(pl.Series(dataset.train)), ["x1", "ward"]).transform(patients())
-    scaled = (space - space[dataset.train].mean(axis=0)) / space[dataset.train].std(axis=0)
-    reference = KMeans(3, n_init=10, random_state=7).fit(scaled[dataset.train]).predict(scaled)
-    pairs = set(zip(reference.tolist(), dataset.columns["cluster"].to_list(), strict=True))
-    assert len(pairs) == 3  # the same partition, numbered otherwise
-    assert "cluster" in dataset.keep
-
-
-@pytest.mark.parametrize("count", [3, 4, 5])
-def test_the_elbow_finds_obvious_blobs(count):
-    features, _ = blobs(count, equal=True)
-    _, facts = fit_clusters(features, np.ones(400, dtype=bool), count="elbow", largest=10, seed=0)
-    assert facts["count"] == count
-    assert sorted(facts["inertias"]) == list(range(1, 11))
-
-
-def test_a_curve_without_an_elbow_is_refused_with_a_hint():
-    with pytest.raises(DataError, match="no elbow") as caught:
-        elbow({z: 10.0 - z for z in range(1, 8)})
-    assert "count" in caught.value.hint
-
-
-def test_standardisation_leaves_constant_columns_finite():
-    mean, std = standardisation(np.float32([[1, 5], [3, 5]]))
-    assert mean.tolist() == [2, 5]
-    assert std.tolist() == [1, 1]
-    assert evaluate(pl.DataFrame({"x": [1, 2]}), "max(x)").to_list() == [2, 2]

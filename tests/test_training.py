@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from data.errors import UsageError
+from data.errors import DataError, UsageError
 from rejector.costs import CostWeights
 from rejector.grid import GridPoint
 from rejector.losses import allocate
@@ -66,7 +67,7 @@ def assert_same_parameters(one: TrainedRejector, other: TrainedRejector, atol: f
         torch.testing.assert_close(value, parameters(other)[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
 
 
-# --- the grid -----------------------------------------------------------------------------------------------------------
+# --- the grid --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp", "transformer"])
@@ -83,8 +84,8 @@ def test_a_point_comes_out_of_a_grid_as_it_comes_out_alone(network, tables):
         assert float(same.double().mean()) >= 0.999
 
 
-def plain_training(tables, grid_point: GridPoint, config: TrainConfig) -> dict[str, torch.Tensor]:
-    """The same training, written for one network with nothing shared but the network's class."""
+def plain_training(tables, grid_point: GridPoint, config: TrainConfig) -> list[dict[str, torch.Tensor]]:
+    """The same training, written for one network with nothing shared but the network's class: states by epoch."""
     features = tables[0].features.double()
     std = features.std(dim=0, unbiased=False)
     features = ((tables[0].features - features.mean(dim=0).float()) / std.float()).float()
@@ -97,16 +98,15 @@ def plain_training(tables, grid_point: GridPoint, config: TrainConfig) -> dict[s
     optimizer = torch.optim.AdamW(network.parameters(), lr=1.0, weight_decay=config.weight_decay)
     steps, step = config.epochs * math.ceil(len(features) / config.batch_size), 0
     warm = round(config.warmup * steps)
+    states = []
     for _ in range(config.epochs):
         for rows in torch.randperm(len(features), generator=shuffle).split(config.batch_size):
             done = (step - warm) / (steps - warm)
             rate = (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * done))
             optimizer.param_groups[0]["lr"] = config.lr * rate
             share = network(features[rows]).softmax(dim=1)
-            if grid_point.nu == 1:
-                surrogate = -share.log()
-            else:
-                surrogate = (share ** (grid_point.nu - 1) - 1) / (1 - grid_point.nu)
+            nu = grid_point.nu
+            surrogate = -share.log() if nu == 1 else (share ** (nu - 1) - 1) / (1 - nu)
             loss = torch.zeros(len(rows))
             for j in range(costs.shape[1]):
                 tau = sum(costs[rows, i] for i in range(costs.shape[1]) if i != j)
@@ -115,30 +115,32 @@ def plain_training(tables, grid_point: GridPoint, config: TrainConfig) -> dict[s
             loss.mean().backward()
             optimizer.step()
             step += 1
-    return {name: value.detach() for name, value in network.state_dict().items()}
+        states.append({name: value.clone() for name, value in network.state_dict().items()})
+    return states
 
 
 @pytest.mark.parametrize("nu", [0.0, 0.5, 1.0, 1.5, 2.0])
 def test_training_a_point_equals_a_plain_loop(nu, tables):
-    """One epoch, so that the kept epoch is the last; then several with the validation risk made to fall last."""
     config = TrainConfig(network="mlp", hidden=16, epochs=1, batch_size=32, lr=1e-2, warmup=0.3, weight_decay=0.01)
     grid_point = point(nu=nu, seed=5)
     found = train_grid([grid_point], *tables, config, tasks=TASKS)[0]
-    expected = plain_training(tables, grid_point, config)
+    for name, expected in plain_training(tables, grid_point, config)[0].items():
+        torch.testing.assert_close(parameters(found)[name], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("nu", [0.5, 1.0, 1.5])
+def test_the_epoch_that_is_kept_is_that_epoch_of_a_plain_loop(nu, tables):
+    config = TrainConfig(network="linear", epochs=6, batch_size=64, warmup=0.0, lr=3e-2)
+    found = train_grid([point(nu=nu, seed=2)], *tables, config, tasks=TASKS)[0]
+    expected = plain_training(tables, point(nu=nu, seed=2), config)
     for name, value in parameters(found).items():
-        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+        torch.testing.assert_close(value, expected[found.best_epoch][name], rtol=0, atol=1e-5)
 
 
-def test_every_epoch_of_a_longer_training_equals_a_plain_loop(tables):
-    """The epoch that is kept is a prefix of the training: the plain loop must pass through the same parameters."""
-    config = TrainConfig(network="linear", epochs=6, batch_size=64, schedule="cosine", warmup=0.0, lr=3e-2)
-    found = train_grid([point(nu=1.5, seed=2)], *tables, config, tasks=TASKS)[0]
-    worst = TrainedRejector(**{**found.__dict__, "state": {**found.state}})
-    assert 0 <= worst.best_epoch < 6
-    if found.best_epoch == 5:
-        expected = plain_training(tables, point(nu=1.5, seed=2), config)
-        for name, value in parameters(found).items():
-            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+def test_a_training_that_diverges_is_refused_naming_the_point(tables):
+    with pytest.raises(DataError, match="not finite") as caught:
+        train([point(seed=4)], tables, lr=1e30, schedule="constant")
+    assert point(seed=4).run_id in str(caught.value)
 
 
 def test_features_are_standardised_by_the_training_split(tables):
@@ -148,7 +150,7 @@ def test_features_are_standardised_by_the_training_split(tables):
     np.testing.assert_allclose(found.state["feature_std"], features.std(axis=0), rtol=1e-5)
 
 
-# --- what is kept -------------------------------------------------------------------------------------------------------
+# --- what is kept ----------------------------------------------------------------------------------------------------
 
 
 def test_the_epoch_of_the_lowest_validation_risk_is_kept(tables):
@@ -191,7 +193,7 @@ def test_classification_only_trains_on_the_classification_cost_alone(tables):
     assert single.point.weights.by_task == (("cla", 1.0), ("reg", 0.5))  # it is still evaluated on both
 
 
-# --- it learns the Bayes rejector ---------------------------------------------------------------------------------------
+# --- it learns the Bayes rejector ------------------------------------------------------------------------------------
 
 
 def bayes_table(rows: int, seed: int) -> tuple[CostTable, np.ndarray]:
@@ -228,7 +230,7 @@ def test_regret_to_the_bayes_rejector_falls_with_the_number_of_samples():
     assert (by_nu[-1] < 0.02).all(), by_nu
 
 
-# --- settings -----------------------------------------------------------------------------------------------------------
+# --- settings --------------------------------------------------------------------------------------------------------
 
 
 def test_the_rate_rises_linearly_then_follows_the_schedule():
@@ -238,7 +240,7 @@ def test_the_rate_rises_linearly_then_follows_the_schedule():
     assert rates[10] == pytest.approx(2.0)
     assert rates[55] == pytest.approx(1.0)  # half-way down the cosine
     assert rates[99] == pytest.approx(1 + math.cos(math.pi * 89 / 90))
-    assert all(a > b > 0 for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b > 0 for a, b in itertools.pairwise(rates[10:]))
     assert learning_rate(100, 100, config) == pytest.approx(0.0, abs=1e-12)
     assert learning_rate(55, 100, TrainConfig(lr=2.0, warmup=0.1, schedule="linear")) == pytest.approx(1.0)
     assert learning_rate(99, 100, TrainConfig(lr=2.0, warmup=0.0, schedule="constant")) == 2.0

@@ -1,0 +1,84 @@
+"""Clusters of samples: fitted on training rows alone, numbered by size, as many as the elbow says."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import load_patients as load
+from conftest import patients
+from sklearn.cluster import KMeans
+
+from data.clusters import elbow, fit_clusters
+from data.errors import DataError
+from data.features import FeatureEncoder, evaluate, standardisation
+
+
+def blobs(count: int, rows: int = 400, seed: int = 0, equal: bool = False):
+    """Blobs at the corners of a simplex, of sizes 1:2:3… or equal; features and each row's blob."""
+    generator = np.random.default_rng(seed)
+    share = np.ones(count) if equal else np.arange(1, count + 1)
+    blob = generator.choice(count, size=rows, p=share / share.sum())
+    return (20 * np.eye(count)[blob] + generator.normal(size=(rows, count))).astype(np.float32), blob
+
+
+def test_clusters_are_the_blobs_numbered_by_training_size():
+    features, blob = blobs(4)
+    train = np.arange(400) < 250
+    cluster, facts = fit_clusters(features, train, count=4, largest=10, seed=0)
+    assert facts["count"] == 4
+    sizes = [int((cluster[train] == z).sum()) for z in (1, 2, 3, 4)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sum(sizes) == 250
+    for z in (1, 2, 3, 4):
+        assert len(set(blob[cluster == z])) == 1  # one blob each
+
+
+def test_clusters_are_fitted_on_training_rows_alone(tmp_path):
+    features, _ = blobs(3)
+    train = np.arange(400) < 250
+    before, facts = fit_clusters(features, train, count="elbow", largest=8, seed=0)
+    moved = features.copy()
+    moved[~train] = 500
+    after, other = fit_clusters(moved, train, count="elbow", largest=8, seed=0)
+    np.testing.assert_array_equal(before[train], after[train])
+    assert facts == other
+    table = patients()
+    settings = {"features": ["x1", "x2"], "count": 3}
+    one = load(tmp_path, table, clusters=settings)
+    changed = table.with_columns(pl.when(pl.Series(one.split == "test")).then(99.0).otherwise("x1").alias("x1"))
+    two = load(tmp_path, changed, clusters=settings)
+    np.testing.assert_array_equal(
+        one.columns["cluster"].to_numpy()[one.train], two.columns["cluster"].to_numpy()[one.train]
+    )
+
+
+def test_clusters_are_scikit_learns_on_standardised_features(tmp_path):
+    dataset = load(tmp_path, patients(), clusters={"features": ["x1", "ward"], "count": 3, "seed": 7})
+    space = FeatureEncoder.fit(patients().filter(pl.Series(dataset.train)), ["x1", "ward"]).transform(patients())
+    scaled = (space - space[dataset.train].mean(axis=0)) / space[dataset.train].std(axis=0)
+    reference = KMeans(3, n_init=10, random_state=7).fit(scaled[dataset.train]).predict(scaled)
+    pairs = set(zip(reference.tolist(), dataset.columns["cluster"].to_list(), strict=True))
+    assert len(pairs) == 3  # the same partition, numbered otherwise
+    assert "cluster" in dataset.keep
+
+
+@pytest.mark.parametrize("count", [3, 4, 5])
+def test_the_elbow_finds_obvious_blobs(count):
+    features, _ = blobs(count, equal=True)
+    _, facts = fit_clusters(features, np.ones(400, dtype=bool), count="elbow", largest=10, seed=0)
+    assert facts["count"] == count
+    assert sorted(facts["inertias"]) == list(range(1, 11))
+
+
+def test_a_curve_without_an_elbow_is_refused_with_a_hint():
+    with pytest.raises(DataError, match="no elbow") as caught:
+        elbow({z: 10.0 - z for z in range(1, 8)})
+    assert "count" in caught.value.hint
+
+
+def test_standardisation_leaves_constant_columns_finite():
+    mean, std = standardisation(np.float32([[1, 5], [3, 5]]))
+    assert mean.tolist() == [2, 5]
+    assert std.tolist() == [1, 1]
+    assert evaluate(pl.DataFrame({"x": [1, 2]}), "max(x)").to_list() == [2, 2]

@@ -441,9 +441,18 @@ def _betas(texts: list[str]) -> list[float | dict[str, float]]:
     return betas
 
 
+class Interrupted(BaseException):
+    """SIGINT or SIGTERM arrived; not an Exception, so that nothing on the way takes it for an agent's failure."""
+
+
 def main() -> None:
     """Entry point: errors the user can act on become one message and their exit code."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+    def interrupt(number: int, _) -> None:
+        raise Interrupted(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
     try:
         sys.exit(app(standalone_mode=False))
     except L2DError as error:
@@ -454,9 +463,9 @@ def main() -> None:
     except USAGE_ERROR as error:  # a wrong option or argument
         error.show()
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        say("\ninterrupted; what is finished is kept: run the same command again to go on")
-        sys.exit(130)
+    except Interrupted as stopped:
+        say(f"\ninterrupted; what is finished is kept. To go on: {shlex.join(['l2d', *sys.argv[1:]])}")
+        sys.exit(128 + stopped.args[0])
 
 
 if __name__ == "__main__":

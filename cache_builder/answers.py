@@ -33,6 +33,10 @@ class Answers:
             return np.asarray(self.prob, dtype=np.float64)
         return np.eye(num_classes)[self.classes()]
 
+    def rows(self, part: slice) -> Answers:
+        """The answers of some samples."""
+        return Answers(**{name: values[part] for name, values in vars(self).items() if values is not None})
+
     def checked(self, agent: str, ids: list[str], tasks: list[str], num_classes: int) -> Answers:
         """These answers as arrays of the stored types.
 
@@ -46,9 +50,11 @@ class Answers:
                 probabilities are outside [0, 1] or do not sum to 1. Names agent and first sample.
         """
         if "cla" in tasks and self.cla is None and self.prob is None:
-            raise AgentFailure(f"agent {agent!r} gave no class", hint="it must answer `cla` or `prob`")
+            where = f"the batch from sample {ids[0]!r}"
+            raise AgentFailure(f"agent {agent!r} gave no class", where=where, hint="it must answer `cla` or `prob`")
         if "reg" in tasks and self.reg is None:
-            raise AgentFailure(f"agent {agent!r} gave no value", hint="it must answer `reg`")
+            where = f"the batch from sample {ids[0]!r}"
+            raise AgentFailure(f"agent {agent!r} gave no value", where=where, hint="it must answer `reg`")
         check = _Checker(agent, ids)
         prob = cla = reg = None
         if self.prob is not None:
@@ -61,7 +67,8 @@ class Answers:
         elif prob is not None:
             cla = prob.argmax(axis=1)
         if self.reg is not None:
-            reg = check.finite("reg", self.reg, (len(ids),)).astype(np.float32)
+            with np.errstate(over="ignore"):  # what overflows is refused in the next line
+                reg = check.finite("reg", self.reg, (len(ids),)).astype(np.float32)
             check.all("reg", np.isfinite(reg), self.reg, "does not fit a 32-bit float")
         return Answers(
             cla=None if cla is None else cla.astype(np.int32),

@@ -13,7 +13,7 @@ import pyarrow as pa
 from data import schema, store
 from data.cache import CacheRecord, sha256_of
 from data.dataset import Dataset
-from data.errors import CorruptPart, DataError, UsageError
+from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.table import load_table
 
 from .agents import Agent, make_agent
@@ -60,7 +60,7 @@ def build(
     dataset = load_table(recipe.dataset, recipe.name)
     agents = [make_agent(config) for config in recipe.agents]
     for agent in agents:
-        agent.check(dataset)  # a wrong recipe is refused before anything is written
+        agent.check(dataset, recipe.costs.tasks)  # a wrong recipe is refused before anything is written
     fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
     record = make_record(recipe, dataset)
     if out.exists():
@@ -110,10 +110,9 @@ class _Build:
     def write_samples(self) -> None:
         """The samples table: ids, splits, targets, kept columns and the rejector's inputs."""
         dataset = self.dataset
-        for chunk in range(self.record.num_chunks):
-            path = schema.samples_part(self.out, chunk)
-            if path.is_file():
-                continue
+        parts = [schema.samples_part(self.out, k) for k in range(self.record.num_chunks)]
+        for chunk in self._todo(parts):
+            path = parts[chunk]
             rows = self.record.chunk_rows(chunk)
             part = slice(rows.start, rows.stop)
             columns: dict[str, pa.Array | pa.ChunkedArray] = {
@@ -125,11 +124,10 @@ class _Build:
                 if values is not None:
                     columns[name] = pa.array(values[part], schema.TARGET_TYPES[name])
             for name in dataset.keep:
-                if name in columns or name in schema.INPUT_COLUMNS:
-                    raise DataError(f"column {name!r} cannot be kept: the name is taken", hint="rename it in the table")
                 columns[name] = dataset.columns[name][part].to_arrow()
             columns["features"] = dense_array(dataset.features[part])
             store.commit_table(path, pa.table(columns), self._facts("samples", chunk, dataset.ids[part]))
+        self._seal(parts)
 
     def build_agent(self, agent: Agent, index: int, fingerprint: dict) -> None:
         """Ask one agent what it has not answered yet, and work out the costs that are missing."""
@@ -146,19 +144,25 @@ class _Build:
         write_record(schema.agent_file(self.out, name), agent_record(agent, index, fingerprint))
 
         chunks = range(self.record.num_chunks)
-        todo = [k for k in chunks if not schema.predictions_part(self.out, name, k).is_file()]
+        predictions = [schema.predictions_part(self.out, name, k) for k in chunks]
+        costs = [schema.costs_part(self.out, name, k, self.record.cost_digest) for k in chunks]
+        todo = self._todo(predictions)
         if todo:
             agent.load(frozen, self.dataset, self.device)
             advance = self.progress(name, sum(len(self.record.chunk_rows(k)) for k in todo))
-            for seal in schema.agent_folder(self.out, name).glob("*.seal.json"):
-                seal.unlink()  # what is being asked again is not sealed
             for chunk in todo:
                 self._write_predictions(name, chunk, self._ask(agent, chunk, advance))
-        for chunk in chunks:
-            if not schema.costs_part(self.out, name, chunk, self.record.cost_digest).is_file():
-                self._write_costs(name, chunk)
-        for what in ("predictions", f"costs-{self.record.cost_digest}"):
-            self._seal(name, what)
+        for chunk in self._todo(costs):
+            self._write_costs(name, chunk)
+        self._seal(predictions)
+        self._seal(costs)
+
+    def _todo(self, parts: list[Path]) -> list[int]:
+        """Chunks whose part is missing. A folder with something to do is not sealed."""
+        todo = [chunk for chunk, part in enumerate(parts) if not part.is_file()]
+        if todo:
+            schema.seal_file(parts[0]).unlink(missing_ok=True)
+        return todo
 
     def _ask(self, agent: Agent, chunk: int, advance: Callable[[int], None]) -> Answers:
         """One chunk's answers, asked batch by batch and checked."""
@@ -180,6 +184,7 @@ class _Build:
         table = pa.table({"sample_id": pa.array(ids, pa.string()), **answers.to_columns()})
         path = schema.predictions_part(self.out, name, chunk)
         for stale in schema.agent_folder(self.out, name).glob(f"costs-*/{path.name}"):
+            schema.seal_file(stale).unlink(missing_ok=True)
             stale.unlink()  # costs of answers that are gone
         store.commit_table(path, table, self._facts(name, chunk, ids))
         self.report.predictions_written[name] += 1
@@ -187,6 +192,13 @@ class _Build:
     def _write_costs(self, name: str, chunk: int) -> None:
         answers = Answers.from_table(store.read_table(schema.predictions_part(self.out, name, chunk)))
         batch = self.dataset.batch(self.record.chunk_rows(chunk))
+        for task in self.record.tasks:
+            if (answers.reg if task == "reg" else answers.cla) is None:
+                raise AgentFailure(
+                    f"agent {name!r} has no cached answer for the task {task!r}, which now has a cost",
+                    where=schema.predictions_part(self.out, name, chunk),
+                    hint=f"delete {schema.agent_folder(self.out, name)} to have it asked again",
+                )
         costs = self.recipe.costs.compute(answers, batch.target_cla, batch.target_reg, len(self.dataset.classes))
         columns = {"sample_id": pa.array(batch.ids, pa.string())}
         for task, values in costs.items():
@@ -203,17 +215,25 @@ class _Build:
         store.commit_table(path, pa.table(columns), self._facts(name, chunk, batch.ids))
         self.report.costs_written[name] += 1
 
-    def _seal(self, name: str, what: str) -> None:
-        """Record bytes and SHA-256 of every part, once all are there."""
-        file = schema.seal_file(self.out, name, what)
+    def _seal(self, parts: list[Path]) -> None:
+        """Record rows, bytes and digests of all parts of a folder, once they are there."""
+        file = schema.seal_file(parts[0])
         if file.is_file():
             return
-        parts = {}
-        for chunk in range(self.record.num_chunks):
-            path = schema.agent_folder(self.out, name) / what / f"{chunk:05d}.parquet"
-            rows = len(self.record.chunk_rows(chunk))
-            parts[path.name] = {"sha256": sha256_of(path), "bytes": os.path.getsize(path), "rows": rows}
-        store.commit_json(file, {"parts": parts})
+        facts = {}
+        for chunk, part in enumerate(parts):
+            table = store.read_table(part)  # what is sealed has been read back once, every checksum verified
+            if store.facts_of(table).get("ids") != schema.ids_digest(
+                self.dataset.batch(self.record.chunk_rows(chunk)).ids
+            ):
+                raise CorruptPart("holds other samples than its chunk", where=part, hint=store.REBUILD_HINT)
+            facts[part.name] = {
+                "rows": table.num_rows,
+                "bytes": os.path.getsize(part),
+                "sha256": sha256_of(part),
+                "skeleton": store.skeleton_digest(part),
+            }
+        store.commit_json(file, {"parts": facts})
 
     def _frozen_file(self, name: str) -> Path:
         return schema.agent_folder(self.out, name) / "frozen.safetensors"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -81,9 +80,8 @@ def changes_of_agents(
             changes["position in the recipe"] = (old.index, index)
         if changes:
             found[name] = changes
-    for name in known:
-        found[name] = {"in the recipe": (True, False)}
-    return found
+    gone = {name: {"in the recipe": (True, False)} for name in known}
+    return {**gone, **found}  # what left the recipe first: it explains why others moved
 
 
 def settle(
@@ -123,7 +121,7 @@ def recorded_agents(out: Path) -> list[AgentRecord]:
 
 def write_record(file: Path, record: CacheRecord | AgentRecord) -> None:
     """Write a record if it is new or has changed; a build that changes nothing writes nothing."""
-    value = plain(asdict(record))
+    value = store.plain(asdict(record))
     if not file.is_file():
         store.commit_json(file, value)
     elif store.read_json(file) != value:
@@ -145,10 +143,5 @@ def discard_agent(out: Path, name: str) -> None:
 
 def differences(old: dict, new: dict) -> dict[str, tuple[object, object]]:
     """Fields that differ: name -> (old, new), with ``new`` as JSON stores it."""
-    new = plain(new)
+    new = store.plain(new)
     return {name: (old.get(name), new.get(name)) for name in {**old, **new} if old.get(name) != new.get(name)}
-
-
-def plain(value: dict) -> dict:
-    """As JSON stores it: tuples become lists, keys strings."""
-    return json.loads(json.dumps(value))

@@ -20,6 +20,9 @@ SHIPPED = Path(__file__).parent / "recipes"
 RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file")}
 
 
+NotNegative = Annotated[float, Field(ge=0)]
+
+
 class BuildConfig(Strict):
     """``[build]``: a chunk is what is committed at once, a batch is what an agent is asked at once."""
 
@@ -30,8 +33,8 @@ class BuildConfig(Strict):
 class Defaults(Strict):
     """``[defaults]``: ``lambda`` and ``beta`` that stage two takes where the user names none. Not part of any cost."""
 
-    weights: Annotated[dict[str, float], Field(alias="lambda")] = {}
-    beta: dict[str, float] | float = 0.0
+    weights: Annotated[dict[str, NotNegative], Field(alias="lambda")] = {}
+    beta: dict[str, NotNegative] | NotNegative = 0.0
 
 
 class Recipe(BaseModel):
@@ -77,6 +80,8 @@ class Recipe(BaseModel):
             for other in getattr(agent, "of", []):
                 if other not in names[:position]:
                     raise ValueError(f"agent {agent.name!r} averages {other!r}, which does not come before it")
+                if self.agents[names.index(other)].kind == "average":
+                    raise ValueError(f"agent {agent.name!r} averages {other!r}, itself an average: name its agents")
         return self
 
 
@@ -92,8 +97,11 @@ def find_recipe(name: str) -> Path:
         UsageError: there is neither.
     """
     path = Path(name)
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except (OSError, ValueError):  # too long, or with a zero byte: not a file
+        pass
     shipped = SHIPPED / f"{name}.toml"
     if name in shipped_recipes():
         return shipped
@@ -122,7 +130,7 @@ def load_recipe(name: str) -> Recipe:
         raise UsageError(f"is not TOML: {error}", where=path, hint="see the recipes that ship for examples") from error
     values.setdefault("name", path.stem)
     if isinstance(values.get("dataset"), dict):
-        _resolve(values["dataset"], RELATIVE_PATHS["dataset"], path.parent)
+        _resolve(values["dataset"], RELATIVE_PATHS["dataset"], path)
     if isinstance(values.get("agents"), list):
         values["agents"] = [_agent(entry, position, path) for position, entry in enumerate(values["agents"])]
     return _validate(Recipe, values, path, "")
@@ -133,7 +141,7 @@ def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
         raise UsageError("agents must be tables", where=f"{path}, agents", hint="write [[agents]]")
     label = f"[[agents]] {position}" + (f" ({entry['name']})" if "name" in entry else "")
     kind = entry.get("kind")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         near = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
@@ -142,13 +150,16 @@ def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
             hint=f"{hint}the kinds are {', '.join(KINDS)}",
         )
     entry = dict(entry)
-    _resolve(entry, RELATIVE_PATHS["agents"], path.parent)
+    _resolve(entry, RELATIVE_PATHS["agents"], path)
     return _validate(config_class(kind), entry, path, label)
 
 
-def _resolve(table: dict, keys: tuple[str, ...], folder: Path) -> None:
+def _resolve(table: dict, keys: tuple[str, ...], recipe: Path) -> None:
+    folder = recipe.parent
     for key in keys:
         if isinstance(table.get(key), str):
+            if "\0" in table[key]:
+                raise UsageError(f"{table[key]!r} cannot be a path", where=f"{recipe}, {key}", hint="name a file")
             table[key] = (folder / table[key]).resolve()
 
 
@@ -157,7 +168,7 @@ def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> A
         return model.model_validate(values)
     except ValidationError as error:
         problem = error.errors()[0]
-        location = [part for part in problem["loc"] if not (isinstance(part, str) and part in KINDS)]
+        location = list(problem["loc"])
         key = ".".join(map(str, location)) or "recipe"
         where = f"{path}, {label + ' ' if label else ''}{key}"
         if problem["type"] == "extra_forbidden":

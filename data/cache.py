@@ -79,11 +79,15 @@ class CostCache:
     def __init__(self, path: Path | str):
         self.path = Path(path)
         self.record = read_cache_record(self.path)
+        self._seals: dict[Path, dict[str, dict] | None] = {}
         records = []
         folder = self.path / "agents"
         for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
             if (entry / "agent.json").is_file():
-                records.append(_record(AgentRecord, entry / "agent.json"))
+                record = _record(AgentRecord, entry / "agent.json")
+                if schema.agent_folder(self.path, record.name) != entry:
+                    raise CorruptPart(f"is the record of agent {record.name!r}", where=entry, hint=store.REBUILD_HINT)
+                records.append(record)
         self.all_agents = sorted(records, key=lambda agent: agent.index)
         indices = [agent.index for agent in self.all_agents]
         if indices != list(range(len(indices))):
@@ -137,13 +141,15 @@ class CostCache:
             ids = store.facts_of(samples)["ids"]
             predictions = [self.predictions(name, chunk) for name in names]
             costs = [self.costs(name, chunk) for name in names]
-            for name, table in zip(names * 2, predictions + costs, strict=True):
-                if store.facts_of(table)["ids"] != ids:
-                    raise CorruptPart(
-                        f"holds other samples than chunk {chunk}",
-                        where=f"agent {name!r} in {self.path}",
-                        hint="delete that agent's folder and build again",
-                    )
+            for name, predicted, cost in zip(names, predictions, costs, strict=True):
+                for table, part in (
+                    (predicted, schema.predictions_part(self.path, name, chunk)),
+                    (cost, schema.costs_part(self.path, name, chunk, self.record.cost_digest)),
+                ):
+                    if store.facts_of(table)["ids"] != ids:
+                        raise CorruptPart(
+                            f"holds other samples than chunk {chunk}", where=part, hint=store.REBUILD_HINT
+                        )
             yield samples, predictions, costs
 
     def parts(self) -> dict[str, list[Path]]:
@@ -156,14 +162,16 @@ class CostCache:
         return plan
 
     def missing(self) -> list[Path]:
-        """Parts that are still to be built."""
-        return [part for parts in self.parts().values() for part in parts if not part.is_file()]
+        """Parts, and seals of parts, that are still to be made."""
+        parts = [part for parts in self.parts().values() for part in parts]
+        seals = dict.fromkeys(schema.seal_file(part) for part in parts)
+        return [path for path in [*parts, *seals] if not path.is_file()]
 
     def require_complete(self) -> None:
-        """Raises :class:`IncompleteCache` unless every agent has answered every sample."""
+        """Raises :class:`IncompleteCache` unless every agent has answered every sample and all is sealed."""
         missing = self.missing()
         if not self.agents or missing:
-            what = f"{len(missing)} parts are missing, the first is {missing[0]}" if missing else "it has no agents"
+            what = f"{len(missing)} files are missing, the first is {missing[0]}" if missing else "it has no agents"
             raise IncompleteCache(
                 f"the cache is not complete: {what}",
                 where=self.path,
@@ -171,35 +179,47 @@ class CostCache:
             )
 
     def verify(self) -> int:
-        """Read every part back: checksums, samples, rows and seals. Returns the number of files read.
+        """Read every part back and compare it with its seal byte by byte. Returns the number of parts.
 
         Raises:
-            IncompleteCache: parts are missing.
+            IncompleteCache: parts or seals are missing.
             CorruptPart: names the first file that is not what was written.
         """
         self.require_complete()
+        parts = [part for parts in self.parts().values() for part in parts]
+        for part in parts:
+            if sha256_of(part) != self._sealed(part)["sha256"]:
+                raise CorruptPart("is not the file that was sealed", where=part, hint=store.REBUILD_HINT)
         for _ in self.chunks([agent.name for agent in self.all_agents]):
             pass
-        sealed = 0
-        for agent in self.all_agents:
-            for what in ("predictions", f"costs-{self.record.cost_digest}"):
-                seal_path = schema.seal_file(self.path, agent.name, what)
-                if not seal_path.is_file():
-                    raise IncompleteCache("is not sealed", where=seal_path, hint="run the same `l2d build` again")
-                for name, facts in store.read_json(seal_path)["parts"].items():
-                    part = schema.agent_folder(self.path, agent.name) / what / name
-                    if sha256_of(part) != facts["sha256"]:
-                        raise CorruptPart(
-                            "is not the file that was sealed",
-                            where=part,
-                            hint="delete this file and its agent's *.seal.json, then run the same `l2d build` again",
-                        )
-                    sealed += 1
-        return sealed + self.record.num_chunks
+        return len(parts)
+
+    def check_part(self, part: Path) -> None:
+        """Compare a part's skeleton with its seal, before another reader opens it with page checksums on.
+
+        Raises:
+            CorruptPart: it is not the part that was sealed.
+        """
+        sealed, found = self._sealed(part), store.skeleton_digest(part)
+        if sealed is not None and found != sealed["skeleton"]:
+            raise CorruptPart("is not the file that was sealed", where=part, hint=store.REBUILD_HINT)
+
+    def _sealed(self, part: Path) -> dict | None:
+        """What the seal says of a part: rows, bytes, sha256, skeleton. None while its folder is not sealed."""
+        file = schema.seal_file(part)
+        if file not in self._seals:
+            self._seals[file] = store.read_json(file)["parts"] if file.is_file() else None
+        parts = self._seals[file]
+        if parts is not None and part.name not in parts:
+            raise CorruptPart(f"says nothing about {part.name}", where=file, hint="delete this file and build again")
+        return None if parts is None else parts[part.name]
 
     def _read(self, path: Path, chunk: int, columns: list[str] | None, owner: str) -> pa.Table:
         try:
+            sealed = self._sealed(path)
             table = store.read_table(path, columns)
+            if sealed is not None and store.skeleton_digest(path) != sealed["skeleton"]:
+                raise CorruptPart("is not the file that was sealed", where=path, hint=store.REBUILD_HINT)
         except FileNotFoundError:
             raise IncompleteCache(
                 "this part is missing", where=path, hint="run the `l2d build` that made the cache again"
@@ -207,12 +227,12 @@ class CostCache:
         facts = store.facts_of(table)
         expected = {"chunk": str(chunk), "owner": owner, "schema": str(self.record.schema_version)}
         wrong = {name: facts.get(name) for name, value in expected.items() if facts.get(name) != value}
-        if wrong or table.num_rows != len(self.record.chunk_rows(chunk)):
-            raise CorruptPart(
-                f"is another part than its name says ({wrong or f'{table.num_rows} rows'})",
-                where=path,
-                hint="delete this file and run the same `l2d build` again",
-            )
+        if "ids" not in facts:
+            wrong["ids"] = None
+        rows = len(self.record.chunk_rows(chunk))
+        if wrong or table.num_rows != rows:
+            found = wrong or f"{table.num_rows} rows, not {rows}"
+            raise CorruptPart(f"is another part than its name says: {found}", where=path, hint=store.REBUILD_HINT)
         return table
 
 

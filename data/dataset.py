@@ -22,6 +22,7 @@ class Batch:
     """
 
     ids: list[str]
+    rows: range  # their positions in the dataset
     features: np.ndarray  # float32 (batch, width)
     columns: pl.DataFrame  # the source's columns, and `cluster`
     target_cla: np.ndarray | None  # int32 (batch,)
@@ -83,6 +84,7 @@ class Dataset:
         part = slice(rows.start, rows.stop)
         return Batch(
             ids=self.ids[part],
+            rows=rows,
             features=self.features[part],
             columns=self.columns[part],
             target_cla=None if self.target_cla is None else self.target_cla[part],

@@ -55,7 +55,7 @@ class FingerprintMismatch(DataError):
     def __init__(self, subject: str, changes: dict[str, tuple[object, object]], *, where: object, hint: str):
         self.changes = changes
         fields = "\n".join(f"  {name}: the cache has {old!r}, now {new!r}" for name, (old, new) in changes.items())
-        super().__init__(f"{subject} is not what this cache was built from\n{fields}", where=where, hint=hint)
+        super().__init__(f"{subject} is not what it was\n{fields}", where=where, hint=hint)
 
 
 class IncompleteCache(L2DError):

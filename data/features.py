@@ -61,7 +61,7 @@ class FeatureEncoder:
         """
         fitted: list[NumericFeature | CategoricalFeature] = []
         for expression in expressions:
-            column = evaluate(table, expression)
+            column = evaluate_rows(table, expression)
             if column.dtype == pl.String:
                 values = sorted(column.fill_null(MISSING_CATEGORY).unique().to_list())
                 fitted.append(CategoricalFeature(expression=expression, name=column.name, categories=tuple(values)))
@@ -124,23 +124,40 @@ def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.where(std < 1e-6, 1.0, std).astype(np.float32)
 
 
-def evaluate(table: pl.DataFrame, expression: str) -> pl.Series:
-    """One SQL expression over a table's columns.
+def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | None = None) -> pl.Series:
+    """One SQL expression over a table's columns, cast to ``dtype`` if one is given.
 
     Raises:
-        DataError: the expression is not SQL, names an unknown column, or fails.
+        DataError: the expression is not SQL, names an unknown column, fails, or does not give that type.
     """
     try:
-        result = table.select(pl.sql_expr(expression))
+        found = pl.sql_expr(expression)
+        result = table.select(found)
         if result.height != table.height:  # a constant, or an aggregate
-            result = table.select(pl.sql_expr(expression).first().repeat_by(pl.len()).explode())
-        return result.to_series()
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).splitlines()[0]
+            result = table.select(found.first().repeat_by(pl.len()).explode())
+        column = result.to_series()
+        return column if dtype is None else column.cast(dtype)
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(
             f"cannot evaluate {expression!r}: {reason}",
             hint=f'the columns are {", ".join(table.columns)}; quote odd names: "d.time"',
         ) from error
+
+
+def evaluate_rows(table: pl.DataFrame, expression: str) -> pl.Series:
+    """:func:`evaluate` an expression that must look at one row at a time.
+
+    A feature that is, say, a difference from the average would tell training rows about test rows.
+
+    Raises:
+        DataError: as :func:`evaluate`, or a row's value changes with the rows around it.
+    """
+    column, half = evaluate(table, expression), table.height // 2
+    for part, values in ((table[:half], column[:half]), (table[half:], column[half:])):
+        if part.height and not evaluate(part, expression).equals(values, null_equal=True):
+            raise DataError(f"{expression!r} depends on more than its own row", hint="use no aggregates or windows")
+    return column
 
 
 def _numbers(column: pl.Series) -> pl.Series:

@@ -9,7 +9,8 @@
       agents/NAME/frozen.safetensors      what a fitted agent froze (weights); absent for others
       agents/NAME/predictions/00000.parquet       chunk 0: sample_id and this agent's raw predictions
       agents/NAME/costs-DIGEST/00000.parquet      chunk 0: sample_id and raw costs under the cost table DIGEST
-      agents/NAME/predictions.seal.json, costs-DIGEST.seal.json    rows and SHA-256 of each part, once all are there
+      samples.seal.json, agents/NAME/predictions.seal.json, costs-DIGEST.seal.json
+                                          rows, SHA-256 and skeleton digest of each part of a folder, once all are there
 
 Names are computed, never listed. Chunk ``k`` holds the same samples in the same order for every agent. Costs are raw:
 ``beta`` and ``lambda`` are applied when the table is read. Costs stand apart from predictions so that another cost
@@ -87,9 +88,9 @@ def costs_part(cache: Path, agent: str, chunk: int, digest: str) -> Path:
     return agent_folder(cache, agent) / f"costs-{digest}" / f"{chunk:05d}.parquet"
 
 
-def seal_file(cache: Path, agent: str, what: str) -> Path:
-    """Seal of an agent's ``predictions`` or ``costs-DIGEST``."""
-    return agent_folder(cache, agent) / f"{what}.seal.json"
+def seal_file(part: Path) -> Path:
+    """The seal of the folder that a part lies in."""
+    return part.parent.with_name(f"{part.parent.name}.seal.json")
 
 
 def digest(value: object) -> str:

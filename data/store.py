@@ -8,12 +8,15 @@ the commit, so a killed process leaves either the whole file or nothing, and two
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,6 +25,7 @@ import pyarrow.parquet as pq
 from .errors import CorruptPart, DataError
 
 TEMPORARY_SUFFIX = ".tmp"
+DIGEST_FIELD = "sha256_of_the_above"
 
 # One plain, uncompressed page per column and row group: such a page can be read as a view of the mapped file.
 ROW_GROUP_ROWS = 32_768
@@ -78,10 +82,21 @@ def commit(path: Path, write: Callable[[Path], None], *, replace: bool = False) 
         temporary.unlink(missing_ok=True)
 
 
-def commit_json(path: Path, value: object, *, replace: bool = False) -> bool:
-    """:func:`commit` a JSON document."""
+def commit_json(path: Path, value: dict, *, replace: bool = False) -> bool:
+    """:func:`commit` a JSON object, with its own digest as the last field."""
+    value = plain(value)
+    value[DIGEST_FIELD] = _json_digest(value)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return commit(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), replace=replace)
+
+
+def plain(value: dict) -> dict:
+    """A value as JSON stores it: tuples become lists, keys strings.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    return json.loads(json.dumps(value, allow_nan=False))
 
 
 def commit_bytes(path: Path, content: bytes, *, replace: bool = False) -> bool:
@@ -95,9 +110,14 @@ def commit_table(path: Path, table: pa.Table, facts: dict[str, str] | None = Non
     Args:
         facts: what the part is (agent, chunk, fingerprint …), kept in the file's metadata.
     """
-    if facts:
-        table = table.replace_schema_metadata({f"l2d.{name}": value for name, value in facts.items()})
-    return commit(path, lambda temporary: pq.write_table(table, temporary, **PARQUET_LAYOUT), replace=replace)
+    named = {f"l2d.{name}": value for name, value in (facts or {}).items()}
+    table = table.replace_schema_metadata({**named, "l2d.skeleton": _SKELETON_BLANK})
+
+    def write(temporary: Path) -> None:
+        pq.write_table(table, temporary, **PARQUET_LAYOUT)
+        _write_skeleton(temporary)
+
+    return commit(path, write, replace=replace)
 
 
 def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = False) -> None:
@@ -138,45 +158,136 @@ def sweep_orphans(folder: Path) -> list[Path]:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """Read a committed Parquet file, verifying the checksum of every page read.
+    """Read a committed Parquet file, verifying its skeleton and the checksum of every page read.
+
+    Args:
+        columns: to read; all if None.
 
     Raises:
         CorruptPart: the file is damaged or truncated; the message names it.
         FileNotFoundError: there is no such file.
     """
-    try:
+    with _corruption_named(path):
+        skeleton_digest(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=columns)
+
+
+# Page checksums cover neither page headers nor the footer, where one flipped bit can make a cost a boolean (or the reader
+# crash). So every file carries in its own footer two digests: of its page headers, and of the footer itself. Each is
+# blank while it is worked out.
+_BLANK = "0" * 64
+_SKELETON_BLANK = f"skeleton:{_BLANK}:{_BLANK}"
+_SKELETON_PATTERN = re.compile(rb"skeleton:([0-9a-f]{64}):([0-9a-f]{64})")
+
+
+def skeleton_digest(path: Path) -> str:
+    """SHA-256 of the footer of a Parquet file, checked against the one it carries; tells one part from any other.
+
+    The footer holds the digest of the page headers, which is checked too. In our layout each column chunk is one page
+    whose header fits in its first 64 bytes, so this reads a few kilobytes whatever the size of the file. With the page
+    checksums it tells any flipped bit. The footer is not parsed before its bytes are known to be those written.
+
+    Raises:
+        CorruptPart: the file is not what was written.
+        FileNotFoundError: there is no such file.
+    """
+    with _corruption_named(path):
+        footer, start, mark = _footer(path)
+        headers, digest = (mark.group(part).decode() for part in (1, 2))
+        if _footer_digest(footer, start, mark) != digest or _headers_digest(path) != headers:
+            raise CorruptPart("is not what was written: its digest differs", where=path, hint=REBUILD_HINT)
+        return digest
+
+
+def _write_skeleton(path: Path) -> None:
+    _, start, mark = _footer(path)
+    with open(path, "r+b") as file:
+        file.seek(start + mark.start(1))
+        file.write(_headers_digest(path).encode())
+    footer, start, mark = _footer(path)
+    with open(path, "r+b") as file:
+        file.seek(start + mark.start(2))
+        file.write(_footer_digest(footer, start, mark).encode())
+
+
+def _footer(path: Path) -> tuple[bytes, int, re.Match[bytes]]:
+    """A file's last bytes from its footer on, their position, and where the digests stand in them."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(-8, os.SEEK_END)
+        start = size - 8 - int.from_bytes(file.read(4), "little")
+        if start < 4:
+            raise ValueError("its footer is longer than the file")
+        file.seek(start)
+        footer = file.read()
+    marks = list(_SKELETON_PATTERN.finditer(footer))
+    if len(marks) != 1:
+        raise ValueError("it carries no digest of its own")
+    return footer, start, marks[0]
+
+
+def _footer_digest(footer: bytes, start: int, mark: re.Match[bytes]) -> str:
+    first, last = mark.span(2)
+    blank = footer[:first] + _BLANK.encode() + footer[last:]
+    return hashlib.sha256(start.to_bytes(8, "little") + blank).hexdigest()
+
+
+def _headers_digest(path: Path) -> str:
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        metadata = pq.ParquetFile(file).metadata
+        for group in range(metadata.num_row_groups):
+            for column in range(metadata.num_columns):
+                file.seek(metadata.row_group(group).column(column).data_page_offset)
+                state.update(file.read(64))
+    return state.hexdigest()
+
+
+REBUILD_HINT = "delete this file and run the `l2d build` that made the cache again; only this part is redone"
+
+
+@contextmanager
+def _corruption_named(path: Path) -> Iterator[None]:
+    """Whatever a damaged file makes the reader raise becomes a :class:`CorruptPart` with the file's name."""
+    try:
+        yield
     except FileNotFoundError:
         raise
-    except (OSError, pa.ArrowException, ValueError) as error:
-        raise CorruptPart(
-            f"cannot be read back as written: {str(error).splitlines()[0]}",
-            where=path,
-            hint="delete this file and run the `l2d build` that made the cache again; only this part is redone",
-        ) from error
+    except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptPart(f"cannot be read back as written: {reason}", where=path, hint=REBUILD_HINT) from error
 
 
 def facts_of(table: pa.Table) -> dict[str, str]:
-    """What :func:`commit_table` was told the part is."""
+    """What :func:`commit_table` was told the part is. Damaged names and values come out with replacement characters."""
     metadata = table.schema.metadata or {}
-    return {k.decode()[4:]: v.decode() for k, v in metadata.items() if k.startswith(b"l2d.")}
+    texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in metadata.items()}
+    return {name[4:]: value for name, value in texts.items() if name.startswith("l2d.") and name != "l2d.skeleton"}
 
 
 def read_json(path: Path) -> dict:
-    """Read a committed JSON document.
+    """Read a committed JSON object and check its digest.
 
     Raises:
-        CorruptPart: it is not JSON.
+        CorruptPart: it is not JSON, or not what was written.
         FileNotFoundError: there is no such file.
     """
+    hint = "restore this file from a copy, or build (or train) again in another folder"
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CorruptPart(f"is not JSON: {error}", where=path, hint="restore this file from a copy") from error
+        value = json.loads(path.read_bytes().decode("utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise CorruptPart(f"is not JSON: {error}", where=path, hint=hint) from error
     if not isinstance(value, dict):
-        raise CorruptPart("is not a JSON object", where=path, hint="restore this file from a copy")
+        raise CorruptPart("is not a JSON object", where=path, hint=hint)
+    written = value.pop(DIGEST_FIELD, None)
+    if written != _json_digest(value):
+        raise CorruptPart("is not what was written: its digest differs", where=path, hint=hint)
     return value
+
+
+def _json_digest(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _fsync(path: Path) -> None:

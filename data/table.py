@@ -13,13 +13,14 @@ from .clusters import fit_clusters
 from .dataset import Dataset
 from .errors import DataError
 from .features import FeatureEncoder, evaluate, standardisation
+from .schema import INPUT_COLUMNS, TARGET_TYPES
 from .splits import hash_split, require_all_splits
 
 
 class Strict(BaseModel):
-    """A part of a recipe: unknown keys are refused."""
+    """A part of a recipe: unknown keys, other types and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class SplitConfig(Strict):
@@ -65,6 +66,10 @@ class TableConfig(Strict):
     clusters: ClusterConfig | None = None
 
 
+#: Columns of the samples table that are not the source's.
+RESERVED_COLUMNS = {"cache", "sample_id", "split", *TARGET_TYPES, *INPUT_COLUMNS}
+
+
 def load_table(config: TableConfig, name: str) -> Dataset:
     """Read the table and prepare everything stage one needs.
 
@@ -87,25 +92,26 @@ def load_table(config: TableConfig, name: str) -> Dataset:
 
 def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
     if config.where is not None:
-        table = table.filter(evaluate(table, config.where).cast(pl.Boolean).fill_null(False))
+        table = table.filter(evaluate(table, config.where, pl.Boolean).fill_null(False))
     if table.is_empty():
         raise DataError("no rows are left", hint="check `where`")
-    ids_column = evaluate(table, config.id)
+    ids_column = evaluate(table, config.id, pl.String)
     if ids_column.null_count():
         raise DataError(f"row {ids_column.is_null().arg_max()} has no id", hint="filter it with `where`")
-    ids = ids_column.cast(pl.String).to_list()
+    ids = ids_column.to_list()
 
     target_cla, classes = _classes(table, config)
     target_reg = None
     if config.target_reg is not None:
-        values = evaluate(table, config.target_reg).cast(pl.Float32).fill_null(float("nan"))
+        values = evaluate(table, config.target_reg, pl.Float32).fill_null(float("nan"))
         target_reg = values.to_numpy().copy()  # torch wants memory it may write to
 
     if config.split.column is not None:
-        split = evaluate(table, config.split.column).cast(pl.String).fill_null("(missing)").to_numpy().astype("<U10")
+        named = evaluate(table, config.split.column, pl.String).fill_null("(missing)")
+        split = np.array(named.to_list())
         require_all_splits(split)
     else:
-        columns = [evaluate(table, expression).cast(pl.String).to_list() for expression in config.split.stratify]
+        columns = [evaluate(table, expression, pl.String).to_list() for expression in config.split.stratify]
         fractions = (config.split.train, config.split.validation, config.split.test)
         strata = list(zip(*columns, strict=True)) if columns else [()] * len(ids)
         split = hash_split(ids, strata, fractions=fractions, salt=config.split.salt)
@@ -121,7 +127,11 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
             raise DataError(
                 f"there is no column {column!r} to keep", hint=f"the columns are {', '.join(table.columns)}"
             )
+        if column in RESERVED_COLUMNS:
+            raise DataError(f"column {column!r} cannot be kept: the cache has its own", hint="rename it in the table")
     if config.clusters is not None:
+        if "cluster" in table.columns:
+            raise DataError("the table has a column 'cluster' already", hint="rename it: [dataset.clusters] adds one")
         space = features
         if config.clusters.features:
             space = FeatureEncoder.fit(table.filter(pl.Series(train)), config.clusters.features).transform(table)
@@ -154,7 +164,11 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
 def _read(path: Path) -> pl.DataFrame:
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
-    if not path.is_file():
+    try:
+        found = path.is_file()
+    except OSError:  # the name is too long
+        found = False
+    if not found:
         raise DataError("there is no such file", where=path, hint="relative paths are relative to the recipe")
     try:
         if path.suffix.lower() == ".csv":
@@ -173,6 +187,8 @@ def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | Non
             raise DataError("`classes` is given without `target_cla`", hint="remove it")
         return None, ()
     column = evaluate(table, config.target_cla)
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
     if column.null_count():
         row = int(column.is_null().arg_max())
         raise DataError(f"row {row} has no target_cla", hint="filter such rows with `where`")
@@ -182,6 +198,8 @@ def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | Non
     if len(values) > 1000:
         raise DataError(f"target_cla has {len(values)} values", hint="is it a number? then it is a target_reg")
     names = config.classes or [str(value) for value in values]
+    if len(set(names)) != len(names):
+        raise DataError(f"`classes` names a class twice: {names}", hint="give each class a name of its own")
     if len(names) != len(values):
         raise DataError(
             f"`classes` names {len(names)} classes, target_cla has {len(values)} values: {values[:10].tolist()}",

@@ -95,6 +95,8 @@ def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Te
     else:
         prices = [0.0] + [agent.price for agent in agents[1:]]
         dearest = max(prices)
+        if dearest == 0 and beta != 0:
+            raise UsageError(f"beta {beta}, but every expert's price is 0", hint="give prices, or beta as name=value")
         values = [float(beta) * price / dearest if dearest else 0.0 for price in prices]
     for name, value in zip(names, values, strict=True):
         if not (math.isfinite(value) and value >= 0):
@@ -137,20 +139,25 @@ def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.n
 
     flat = raw.reshape(-1, raw.shape[2])
     columns = {COST_COLUMNS[task]: flat[:, position] for position, task in enumerate(tasks)}
-    table = pa.table({"row": np.arange(len(flat)), **columns})
     connection = duckdb.connect(config={"python_enable_replacements": False})
+
+    def evaluate(rows: slice) -> np.ndarray:
+        connection.register("raw_costs", pa.table({name: values[rows] for name, values in columns.items()}))
+        result = connection.sql(f"SELECT ({expression})::FLOAT AS cost FROM raw_costs")
+        values = result.to_arrow_table()["cost"].combine_chunks()
+        return values.fill_null(float("nan")).to_numpy(zero_copy_only=False)
+
     try:
-        connection.register("raw_costs", table)
-        connection.execute("SET enable_external_access = false")
-        query = f"SELECT ({expression})::FLOAT AS cost FROM raw_costs ORDER BY row"
-        values = connection.execute(query).to_arrow_table()["cost"].combine_chunks()
-    except duckdb.Error as error:
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+        numbers, half = evaluate(slice(None)), evaluate(slice(len(flat) // 2))
+    except (duckdb.Error, AttributeError, KeyError) as error:  # the latter two: not one SELECT of one column
         raise UsageError(
             f"--cost {expression!r}: {str(error).splitlines()[0]}", hint=f"the columns are {', '.join(columns)}"
         ) from error
     finally:
         connection.close()
-    numbers = values.to_numpy(zero_copy_only=False)
-    if len(numbers) != len(flat) or values.null_count or not np.isfinite(numbers).all() or (numbers < 0).any():
+    if len(numbers) != len(flat) or not np.isfinite(numbers).all() or (numbers < 0).any():
         raise UsageError(f"--cost {expression!r} gives a missing, infinite or negative cost", hint="costs are >= 0")
+    if not np.array_equal(numbers[: len(half)], half):
+        raise UsageError(f"--cost {expression!r} does not depend on its own row alone", hint="use no aggregates")
     return numbers.astype(np.float32).reshape(*raw.shape[:2], 1)

@@ -54,14 +54,15 @@ def cross_entropy_surrogate(scores: Tensor, nu: float | Tensor) -> Tensor:
         if nu == 1:
             return -log_softmax
         nu = torch.as_tensor(nu, dtype=scores.dtype, device=scores.device)
-    elif bool((nu < 0).any()):
-        raise ValueError("nu must be >= 0")
+    elif not bool(((nu >= 0) & nu.isfinite()).all()):
+        raise ValueError("nu must be a number >= 0")
     is_one = nu == 1
     rate = torch.where(is_one, torch.full_like(nu, 0.5), nu) - 1  # any rate but 0 where the other branch is taken
     exponent = rate * log_softmax
     limit = _EXPONENT_LIMIT[scores.dtype]
     inside = exponent.clamp(max=limit)
-    power = torch.expm1(inside) + math.exp(limit) * (exponent - inside)
+    beyond = math.expm1(limit) + math.exp(limit) * (exponent - limit)
+    power = torch.where(exponent > limit, beyond, torch.expm1(inside))
     return torch.where(is_one, -log_softmax, -power / rate)
 
 

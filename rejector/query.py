@@ -18,7 +18,7 @@ from data import schema, store
 from data.cache import CostCache
 from data.errors import CorruptPart, UsageError
 
-from .runs import RUN_FILE
+from .runs import ALLOCATIONS_FILE, RUN_FILE, cache_of, read_facts
 
 EMPTY_VIEWS = {
     "samples": {"cache": pa.string(), "sample_id": pa.string(), "split": pa.string()},
@@ -126,7 +126,7 @@ class _Catalogue:
 
     def add_cache(self, cache: CostCache, label: str) -> None:
         chunks = range(cache.record.num_chunks)
-        samples = [part for part in (schema.samples_part(cache.path, k) for k in chunks) if part.is_file()]
+        samples = _present(cache, [schema.samples_part(cache.path, k) for k in chunks])
         if samples:
             names = _verified_dataset(samples).schema.names
             inputs = [name for name in names if name in schema.INPUT_COLUMNS]
@@ -147,17 +147,15 @@ class _Catalogue:
                 "costs": [schema.costs_part(cache.path, agent.name, k, cache.record.cost_digest) for k in chunks],
             }
             for view, parts in folder.items():
-                self.add_parts(view, [part for part in parts if part.is_file()], constants)
+                self.add_parts(view, _present(cache, parts), constants)
 
 
 def _add_runs(catalogue: _Catalogue, sources: Sources, cache_labels: dict[Path, str]) -> None:
-    facts = [store.read_json(path / RUN_FILE) for path in sources.runs]
+    facts = [read_facts(path) for path in sources.runs]
     run_ids = _labels([fact["run_id"] for fact in facts], sources.runs)
     rows = []
     for path, fact, run_id in zip(sources.runs, facts, run_ids, strict=True):
-        place = fact["cache"]
-        candidates = [Path(place["path"]), (path / place["relative_path"]).resolve()]
-        label = next((cache_labels[c] for c in candidates if c in cache_labels), place["name"])
+        label = cache_labels.get(cache_of(path, fact), fact["cache"]["name"])
         point = fact["point"]
         beta = point["beta"]
         rows.append(
@@ -177,10 +175,18 @@ def _add_runs(catalogue: _Catalogue, sources: Sources, cache_labels: dict[Path, 
                 "path": str(path),
             }
         )
-        catalogue.add_parts("allocations", [path / "allocations.parquet"], {"cache": label, "run_id": run_id})
+        catalogue.add_parts("allocations", [path / ALLOCATIONS_FILE], {"cache": label, "run_id": run_id})
     if rows:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         catalogue.add_rows("runs", [{name: row.get(name) for name in columns} for row in rows])
+
+
+def _present(cache: CostCache, parts: list[Path]) -> list[Path]:
+    """Those that are there, each compared with its seal."""
+    present = [part for part in parts if part.is_file()]
+    for part in present:
+        cache.check_part(part)
+    return present
 
 
 def _verified_dataset(parts: list[Path]) -> pads.Dataset:
@@ -191,17 +197,14 @@ def _verified_dataset(parts: list[Path]) -> pads.Dataset:
 
 
 def _labels(names: list[str], paths: list[Path]) -> list[str]:
-    """Names where they are unique, otherwise with as much of the folder in front as tells them apart."""
+    """Names where they are unique; twins are called by their folder, with as many parents as tell them apart."""
     labels = []
     for name, path in zip(names, paths, strict=True):
-        twins = [p for n, p in zip(names, paths, strict=True) if n == name and p != path]
-        parents, label = list(path.parts[:-1]), name
+        twins = [other for n, other in zip(names, paths, strict=True) if n == name and other != path]
         depth = 1
-        while twins and depth <= len(parents):
-            label = "/".join([*parents[-depth:], name])
-            twins = [p for p in twins if p.parts[:-1][-depth:] == path.parts[:-1][-depth:]]
+        while any(other.parts[-depth:] == path.parts[-depth:] for other in twins):
             depth += 1
-        labels.append(label)
+        labels.append("/".join(path.parts[-depth:]) if twins else name)
     return labels
 
 

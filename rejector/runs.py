@@ -20,8 +20,8 @@ import pyarrow as pa
 import torch
 
 from data import schema, store
-from data.cache import CostCache
-from data.errors import CorruptPart, DataError, FingerprintMismatch, UsageError
+from data.cache import CostCache, sha256_of
+from data.errors import CorruptPart, FingerprintMismatch, UsageError
 
 from .costs import CostWeights
 from .grid import GridPoint
@@ -30,6 +30,8 @@ from .table import CostTable
 from .training import TrainConfig, TrainedRejector, point_costs
 
 RUN_FILE = "run.json"
+WEIGHTS_FILE = "rejector.safetensors"
+ALLOCATIONS_FILE = "allocations.parquet"
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,11 @@ def save_runs(
         def fill(temporary: Path, facts=facts, rejector=rejector, allocations=allocations) -> None:
             from safetensors.torch import save
 
-            store.commit_bytes(temporary / "rejector.safetensors", save(rejector.state))
-            store.commit_table(temporary / "allocations.parquet", allocations, {"run_id": rejector.point.run_id})
-            store.commit_json(temporary / RUN_FILE, facts)
+            weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
+            store.commit_bytes(weights, save(rejector.state))
+            store.commit_table(table, allocations, {"run_id": rejector.point.run_id})
+            digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: store.skeleton_digest(table)}
+            store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
 
@@ -144,6 +148,27 @@ def find_runs(path: Path) -> list[Path]:
     return found
 
 
+def read_facts(path: Path) -> dict:
+    """``run.json``, once the files beside it are known to be those that were written with it.
+
+    Raises:
+        CorruptPart: a file of the run is missing or damaged.
+    """
+    try:
+        facts = store.read_json(path / RUN_FILE)
+        digests = facts["digests"]
+        found = {
+            WEIGHTS_FILE: sha256_of(path / WEIGHTS_FILE),
+            ALLOCATIONS_FILE: store.skeleton_digest(path / ALLOCATIONS_FILE),
+        }
+    except (KeyError, FileNotFoundError) as error:
+        raise CorruptPart(f"is not a whole run: {error}", where=path, hint="train it again") from error
+    for name, digest in found.items():
+        if digest != digests.get(name):
+            raise CorruptPart("is not the file that was written", where=path / name, hint="train it again")
+    return facts
+
+
 def load_run(path: Path) -> Run:
     """Read a run back.
 
@@ -152,9 +177,8 @@ def load_run(path: Path) -> Run:
     """
     from safetensors.torch import load
 
+    facts = read_facts(path)
     try:
-        facts = store.read_json(path / RUN_FILE)
-        state = load((path / "rejector.safetensors").read_bytes())
         point = facts["point"]
         beta = point["beta"]
         rejector = TrainedRejector(
@@ -167,21 +191,25 @@ def load_run(path: Path) -> Run:
                 }
             ),
             config=TrainConfig(**facts["training"]),
-            state=state,
+            state=load((path / WEIGHTS_FILE).read_bytes()),
             best_epoch=facts["best_epoch"],
             validation_risk=facts["validation_risk"],
             history=[tuple(row) for row in facts["history"]],
         )
-        place = facts["cache"]
-        candidates = [Path(place["path"]), (path / place["relative_path"]).resolve()]
-        cache_path = next((c for c in candidates if schema.cache_file(c).is_file()), candidates[0])
-        return Run(path, rejector, cache_path, place["fingerprint"], facts["agents"])
-    except (KeyError, TypeError, FileNotFoundError) as error:
-        raise CorruptPart(f"is not a whole run: {error!r}", where=path, hint="train it again") from error
-    except Exception as error:
-        if isinstance(error, DataError | UsageError):
-            raise
-        raise CorruptPart(f"cannot be read: {error}", where=path, hint="train it again") from error
+        rejector.scores(torch.zeros(1, len(rejector.state["feature_mean"])))  # the parameters fit the network
+        return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"])
+    except Exception as error:  # another version's fields, shapes or networks raise all kinds
+        raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
+
+
+def cache_of(path: Path, facts: dict) -> Path:
+    """Where the cache of a run lies: where it lay relative to the run if it is there, else where it lay absolutely.
+
+    A pair that moved together is thus found even if another cache stands in its old place.
+    """
+    place = facts["cache"]
+    relative = (path / place["relative_path"]).resolve()
+    return relative if schema.cache_file(relative).is_file() else Path(place["path"])
 
 
 def open_cache(run: Run) -> CostCache:
@@ -194,6 +222,9 @@ def open_cache(run: Run) -> CostCache:
     now = cache_fingerprint(cache)
     if now != run.cache_fingerprint:
         raise FingerprintMismatch(
-            "the cost cache", {"fingerprint": (now, run.cache_fingerprint)}, where=run.cache_path, hint="train again"
+            f"the cache that run {run.point.run_id} was trained on",
+            {"fingerprint": (now, run.cache_fingerprint)},
+            where=run.cache_path,
+            hint="it has been built again from something else since: train the run again",
         )
     return cache

@@ -48,8 +48,12 @@ class TrainConfig:
             raise UsageError(f"there is no rejector {self.network!r}", hint=f"choose from {', '.join(NETWORKS)}")
         if self.schedule not in SCHEDULES:
             raise UsageError(f"there is no schedule {self.schedule!r}", hint=f"choose from {', '.join(SCHEDULES)}")
-        if not (self.lr > 0 and 0 <= self.warmup <= 1 and self.weight_decay >= 0):
-            raise UsageError("lr must be > 0, warmup in [0, 1], weight_decay >= 0")
+        finite = math.isfinite(self.lr) and math.isfinite(self.weight_decay)
+        if not (finite and self.lr > 0 and 0 <= self.warmup <= 1 and self.weight_decay >= 0):
+            raise UsageError(
+                f"lr = {self.lr}, warmup = {self.warmup}, weight_decay = {self.weight_decay}",
+                hint="lr is > 0, warmup in [0, 1], weight_decay >= 0, all finite",
+            )
         if self.network == "transformer" and self.hidden % 4:
             raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
 

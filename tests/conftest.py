@@ -28,7 +28,7 @@ def write_table(folder: Path, rows: int = 240, seed: int = 0) -> Path:
         {
             "id": [f"p{row:04d}" for row in range(rows)],
             "x1": x1,
-            "x2": np.where(generator.random(rows) < 0.1, None, x2),
+            "x2": pl.Series(np.where(generator.random(rows) < 0.1, np.nan, x2)).fill_nan(None),
             "ward": generator.choice(["a", "b", "c"], size=rows),
             "died": died,
             "stay": stay,

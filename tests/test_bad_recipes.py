@@ -85,7 +85,7 @@ LATER = {
     "unknown class": ("THEN 'yes'", "THEN 'perhaps'", AgentFailure, "'cheap'", "'perhaps'", "p0", "no, yes"),
     "gap in an agent's column": ('reg = "stay_good"', 'reg = "x2"', AgentFailure, "'expert'", "not finite", "p0"),
     "probability above one": ('"risk_good"', '"risk_good + 1"', AgentFailure, "'expert'", "outside [0, 1]", "p0000"),
-    "text for an agent's value": ('reg = "stay_good"', 'reg = "ward"', AgentFailure, "'expert'"),
+    "text for an agent's value": ('reg = "stay_good"', 'reg = "ward"', DataError, "'expert'", "f64"),
     "expression of an agent": ('reg = "stay_good"', 'reg = "nothing"', DataError, "nothing", "expert"),
     "three probabilities": ('"risk_good"', '["x1", "x1", "x1"]', AgentFailure, "'expert'", "(120, 3)", "(120, 2)"),
     "a task left out": ('prob = "risk_good"\n', "", AgentFailure, "'expert'", "no class"),

@@ -9,13 +9,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-import torch
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
 from rejector.evaluation import evaluate_runs
-from rejector.intervals import paired_interval
-from rejector.metrics import auroc, smooth_l1
 
 METHODS = ["classification-only", "multi-task"]
 AGENTS = ["model", "expert", "cheap", "asked"]
@@ -180,9 +177,7 @@ def test_seeds_of_a_setting_are_summed_up_and_methods_compared(trained):
         assert summary["metrics"]["accuracy"]["mean"] == pytest.approx(statistics.mean(accuracies))
         other = next(name for name in METHODS if name != method)
         assert set(summary["regret"]) == {"oracle", "best_agent", "random_same_shares", other}
-        differences = np.mean([e.losses for e in members], axis=0) - np.mean(
-            [e.losses for e in by_method[other]], axis=0
-        )
+        ours, theirs = (np.mean([e.losses for e in group], axis=0) for group in (members, by_method[other]))
         assert summary["regret"][other]["value"] == pytest.approx((ours - theirs).mean(), abs=1e-9)
 
 
@@ -234,44 +229,3 @@ def test_a_cost_expression_takes_the_place_of_the_weighted_sum(make_cache, make_
     assert result["cost"] == "greatest(cost_cla, 0.2 * cost_reg)"
     assert result["deferral_loss"] == pytest.approx(costs[np.arange(len(costs)), files.chosen(run)].mean(), abs=1e-6)
     assert result["oracle_loss"] == pytest.approx(costs.min(axis=1).mean(), abs=1e-6)
-
-
-# --- the parts -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("levels", [2, 5, 10_000])
-def test_auroc_is_that_of_scikit_learn_with_ties(levels):
-    generator = np.random.default_rng(levels)
-    target = generator.integers(0, 2, 500)
-    score = np.round(generator.random(500) * 0.7 + 0.3 * target, 12) * levels // 1 / levels
-    assert auroc(target, score) == pytest.approx(roc_auc_score(target, score), abs=1e-12)
-    assert auroc(target, np.zeros(500)) == 0.5
-
-
-@pytest.mark.parametrize("beta", [0.1, 1.0, 3.0])
-def test_smooth_l1_is_that_of_torch_and_clamped(beta):
-    error = np.random.default_rng(0).normal(size=1000) * 3
-    zero = torch.zeros(1000, dtype=torch.float64)
-    expected = torch.nn.functional.smooth_l1_loss(torch.from_numpy(error), zero, beta=beta, reduction="none").numpy()
-    np.testing.assert_allclose(smooth_l1(error, beta, None), expected, rtol=1e-12)
-    np.testing.assert_allclose(smooth_l1(error, beta, 2.0), np.minimum(expected, 2.0), rtol=1e-12)
-
-
-def test_intervals_hold_the_true_mean_about_95_times_in_100():
-    generator = np.random.default_rng(0)
-    intervals = [paired_interval(0.3 + generator.normal(size=100)) for _ in range(200)]
-    assert 0.90 <= np.mean([interval.low <= 0.3 <= interval.high for interval in intervals]) <= 0.99
-
-
-def test_bootstrap_and_normal_interval_agree_and_stand_at_the_mean():
-    differences = np.random.default_rng(1).exponential(size=2000) - 0.5
-    found = paired_interval(differences)
-    half = 1.96 * differences.std(ddof=1) / 2000**0.5
-    assert found.value == pytest.approx(differences.mean(), abs=1e-12)
-    assert found.low == pytest.approx(differences.mean() - half, abs=0.1 * half)
-    assert found.high == pytest.approx(differences.mean() + half, abs=0.1 * half)
-    assert paired_interval(differences) == found
-    many = np.random.default_rng(2).normal(size=100_000)
-    wide = paired_interval(many)
-    assert (wide.high - wide.low) / 2 == pytest.approx(1.96 * many.std(ddof=1) / 100_000**0.5, rel=1e-3)
-    assert wide.value == pytest.approx(many.mean(), abs=1e-12)

@@ -247,26 +247,19 @@ def test_the_rate_rises_linearly_then_follows_the_schedule():
     assert learning_rate(0, 1, TrainConfig(lr=2.0)) == 2.0
 
 
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"hidden": 0},
-        {"epochs": 0},
-        {"batch_size": 0},
-        {"network": "resnet"},
-        {"schedule": "stairs"},
-        {"lr": 0.0},
-        {"lr": -1.0},
-        {"lr": float("nan")},
-        {"lr": float("inf")},
-        {"warmup": -0.1},
-        {"warmup": 1.1},
-        {"warmup": float("nan")},
-        {"weight_decay": -1.0},
-        {"weight_decay": float("inf")},
-        {"network": "transformer", "hidden": 6},
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(wrong):
+NAN, INF = float("nan"), float("inf")
+WRONG = [("hidden", 0), ("epochs", 0), ("batch_size", 0), ("network", "resnet"), ("schedule", "stairs")]
+WRONG += [("lr", value) for value in (0.0, -1.0, NAN, INF)]
+WRONG += [("warmup", value) for value in (-0.1, 1.1, NAN)]
+WRONG += [("weight_decay", value) for value in (-1.0, NAN, INF)]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_settings_that_make_no_sense_are_refused(name, value):
     with pytest.raises(UsageError):
-        TrainConfig(**wrong)
+        TrainConfig(**{name: value})
+
+
+def test_a_transformer_needs_a_width_its_heads_divide():
+    with pytest.raises(UsageError, match="multiple of 4"):
+        TrainConfig(network="transformer", hidden=6)

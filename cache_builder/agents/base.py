@@ -42,8 +42,8 @@ class Agent(ABC):
     def __init__(self, config: AgentConfig):
         self.config = config
 
-    def check(self, dataset: Dataset) -> None:  # noqa: B027 - most kinds have nothing to check
-        """Refuse a recipe entry that cannot work on this dataset, before anything is written.
+    def check(self, dataset: Dataset, tasks: list[str]) -> None:  # noqa: B027 - most kinds have nothing to check
+        """Refuse a recipe entry that cannot answer these tasks on this dataset, before anything is written.
 
         Raises:
             UsageError: says what does not fit.

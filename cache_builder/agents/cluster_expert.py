@@ -32,7 +32,7 @@ class ClusterExpertConfig(AgentConfig):
 class ClusterExpertAgent(Agent):
     config: ClusterExpertConfig
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset, tasks: list[str]) -> None:
         where = f"agent {self.config.name!r}"
         if "clusters" not in dataset.inputs:
             raise UsageError("a cluster_expert needs clusters", where=where, hint="add a [dataset.clusters] table")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from data.dataset import Batch, Dataset
-from data.errors import AgentFailure
+from data.errors import AgentFailure, DataError
 from data.features import evaluate
 
 from ..answers import Answers
@@ -25,7 +25,7 @@ class ColumnConfig(AgentConfig):
 
     kind: Literal["column"]
     cla: str | None = None  # a class name as listed in `classes`
-    prob: str | list[str] | None = None
+    prob: str | Annotated[list[str], Field(min_length=1)] | None = None
     reg: str | None = None
 
     @model_validator(mode="after")
@@ -38,47 +38,50 @@ class ColumnConfig(AgentConfig):
 class ColumnAgent(Agent):
     config: ColumnConfig
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """Its answers must stand in the table: missing or impossible ones are refused before anything is written."""
         self.load(None, dataset, "cpu")
-        everything = dataset.batch(range(len(dataset)))
-        tasks = [task for task in ("cla", "reg") if getattr(dataset, f"target_{task}") is not None]
-        self.ask(everything).checked(self.config.name, everything.ids, tasks, len(dataset.classes))
+        self.answers.checked(self.config.name, dataset.ids, tasks, len(dataset.classes))
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
-        self.classes = dataset.classes
+        """Evaluate over the whole table at once, so that answers do not depend on how it is cut into batches."""
+        config, self.answers = self.config, Answers()
+        try:
+            if config.cla is not None:
+                self.answers.cla = self._classes(dataset)
+            if config.prob is not None:
+                expressions = config.prob if isinstance(config.prob, list) else [config.prob]
+                columns = [self._numbers(dataset, expression) for expression in expressions]
+                if len(columns) == 1:
+                    columns.insert(0, 1 - columns[0])
+                self.answers.prob = np.stack(columns, axis=1)
+            if config.reg is not None:
+                self.answers.reg = self._numbers(dataset, config.reg)
+        except DataError as error:
+            raise DataError(error.what, where=f"agent {config.name!r}", hint=error.hint) from error
 
     def ask(self, batch: Batch) -> Answers:
-        config, answers = self.config, Answers()
-        if config.cla is not None:
-            names = evaluate(batch.columns, config.cla).cast(pl.String).to_list()
-            index = {name: position for position, name in enumerate(self.classes)}
-            for sample_id, name in zip(batch.ids, names, strict=True):
-                if name not in index:
-                    raise AgentFailure(
-                        f"agent {config.name!r} answered class {name!r}",
-                        where=f"sample {sample_id!r}",
-                        hint=f"the classes are {', '.join(self.classes)}",
-                    )
-            answers.cla = np.array([index[name] for name in names], dtype=np.int32)
-        if config.prob is not None:
-            expressions = config.prob if isinstance(config.prob, list) else [config.prob]
-            answers.prob = np.stack([self._numbers(batch, expression) for expression in expressions], axis=1)
-            if answers.prob.shape[1] == 1:
-                answers.prob = np.concatenate([1 - answers.prob, answers.prob], axis=1)
-        if config.reg is not None:
-            answers.reg = self._numbers(batch, config.reg)
-        return answers
+        return self.answers.rows(slice(batch.rows.start, batch.rows.stop))
 
-    def _numbers(self, batch: Batch, expression: str) -> np.ndarray:
+    def _classes(self, dataset: Dataset) -> np.ndarray:
+        index = {name: position for position, name in enumerate(dataset.classes)}
+        names = evaluate(dataset.columns, self.config.cla, pl.String).to_list()
+        for sample_id, name in zip(dataset.ids, names, strict=True):
+            if name not in index:
+                raise AgentFailure(
+                    f"agent {self.config.name!r} answered class {name!r}",
+                    where=f"sample {sample_id!r}",
+                    hint=f"the classes are {', '.join(dataset.classes)}",
+                )
+        return np.array([index[name] for name in names], dtype=np.int32)
+
+    def _numbers(self, dataset: Dataset, expression: str) -> np.ndarray:
         """Missing values come out as NaN, which the checks refuse naming the sample."""
-        return evaluate(batch.columns, expression).cast(pl.Float64).fill_null(float("nan")).to_numpy()
+        return evaluate(dataset.columns, expression, pl.Float64).fill_null(float("nan")).to_numpy()
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """The answers themselves are part of it, so an edited column is noticed even where no feature reads it."""
-        everything = dataset.batch(range(len(dataset)))
         self.load(None, dataset, "cpu")
-        answers = self.ask(everything)
-        given = [values for values in (answers.cla, answers.prob, answers.reg) if values is not None]
+        given = [values for values in (self.answers.cla, self.answers.prob, self.answers.reg) if values is not None]
         content = hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in given))
         return {**super().fingerprint(dataset), "answers": content.hexdigest()[:16]}

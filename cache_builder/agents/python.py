@@ -32,7 +32,7 @@ class PythonConfig(AgentConfig):
 class PythonAgent(Agent):
     config: PythonConfig
 
-    def check(self, dataset: Dataset) -> None:
+    def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
         if not path.is_file():
             raise UsageError(
@@ -48,7 +48,11 @@ class PythonAgent(Agent):
         try:
             spec.loader.exec_module(module)
         except Exception as error:
-            raise AgentFailure(f"agent {self.config.name!r}: its file fails: {error!r}", where=path) from error
+            raise AgentFailure(
+                f"agent {self.config.name!r}: its file fails: {error!r}",
+                where=path,
+                hint="fix it and run the same command again",
+            ) from error
         if not callable(getattr(module, self.config.function, None)):
             raise UsageError(
                 f"agent {self.config.name!r}: there is no function {self.config.function!r}",

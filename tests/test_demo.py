@@ -1,0 +1,100 @@
+"""The main job, end to end on real patients, as `l2d demo support2` runs it; and the README's own-data example."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def l2d(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    folder = tmp_path_factory.mktemp("demo") / "out"
+    result = l2d("demo", "support2", "--out", folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_the_demo_prints_the_table_and_the_sql_answers(demo):
+    folder, result = demo
+    for text in ("classification-only (Mao et al. 2023a)", "regression-only (Mao et al. 2024e)", "multi-task"):
+        assert text in result.stdout
+    assert "disease" in result.stdout
+    assert "cheapest_agent_pct" in result.stdout
+    assert "average_of_both (asks several)" in result.stdout
+    assert (folder / "report.html").stat().st_size > 50_000
+    assert (folder / "figure.png").stat().st_size > 20_000
+
+
+def test_the_multi_task_rejector_beats_every_baseline_with_its_interval(demo):
+    folder, _ = demo
+    results = json.loads(l2d("evaluate", folder / "support2.runs" / "table", "--format", "json").stdout)
+    assert len(results) == 12
+    ours = [r for r in results if r["method"] == "multi-task"]
+    assert sorted(r["seed"] for r in ours) == [0, 1, 2, 3]
+    regret = ours[0]["over_seeds"]["regret"]
+    for rival in ("best_agent", "random_same_shares", "classification-only", "regression-only"):
+        assert regret[rival]["high"] < 0, rival
+    assert regret["oracle"]["low"] > 0
+
+
+def test_the_real_agents_are_reported_as_they_are(demo):
+    folder, _ = demo
+    results = json.loads(l2d("evaluate", folder / "physicians.runs", "--format", "json").stdout)
+    agents = results[0]["agents"]
+    assert set(results[0]["allocation"]) == {"model", "physician", "support_model"}
+    assert agents["average_of_both"]["role"] == "reference"
+    assert agents["average_of_both"]["brier"] < min(agents["physician"]["brier"], agents["support_model"]["brier"])
+    for result in results:
+        assert result["deferral_loss"] == pytest.approx(result["metrics"]["brier"], abs=1e-6)
+
+
+def test_what_the_demo_leaves_can_be_verified_and_the_demo_goes_on_where_it_stopped(demo):
+    folder, _ = demo
+    assert l2d("verify", folder / "support2.cache").returncode == 0
+    again = l2d("demo", "support2", "--out", folder)
+    assert again.returncode == 0
+    assert "asked:" not in again.stderr
+    assert "12 of 12 were trained already" in again.stderr
+
+
+def test_the_readme_example_for_own_data_runs(tmp_path):
+    blocks = dict(re.findall(r"```(toml|python|sh)\n# (?:\S+)\n(.*?)```", README, re.DOTALL))
+    (tmp_path / "my_recipe.toml").write_text(blocks["toml"], encoding="utf-8")
+    (tmp_path / "my_agents.py").write_text(blocks["python"], encoding="utf-8")
+    generator = np.random.default_rng(0)
+    rows = 400
+    age, died = generator.uniform(20, 95, rows).round(), generator.integers(0, 2, rows)
+    days = generator.integers(0, 60, rows)
+    pl.DataFrame(
+        {
+            "patient": np.arange(rows),
+            "age": age,
+            "ward": generator.choice(["icu", "general"], rows),
+            "lactate": generator.exponential(2, rows),
+            "died": died,
+            "days": days,
+            "doctor_risk": np.clip(0.6 * died + 0.2 + 0.2 * generator.random(rows), 0, 1),
+            "doctor_days": days + generator.integers(0, 5, rows),
+        }
+    ).write_csv(tmp_path / "patients.csv")
+    commands = re.search(r"```sh\n(l2d build my_recipe.*?)```", README, re.DOTALL).group(1)
+    commands = re.sub(r"#.*", "", commands).replace("--beta", "--epochs 2 --beta")
+    script = f'l2d() {{ "{sys.executable}" -m cli "$@"; }}\nset -e\n{commands}'
+    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "doctor" in result.stdout
+    assert (tmp_path / "report.html").is_file()

@@ -1,0 +1,58 @@
+"""Imports go one way, and nothing that could run code from a file is used."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted(
+    [ROOT / "cli.py", *(p for name in ("data", "cache_builder", "rejector") for p in (ROOT / name).rglob("*.py"))]
+)
+MAY_IMPORT = {
+    "data": {"data"},
+    "cache_builder": {"data", "cache_builder"},
+    "rejector": {"data", "rejector"},
+    "cli.py": {"data", "cache_builder", "rejector"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """First names of all modules a file imports, those inside functions too; relative ones are its own package."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    layer = path.relative_to(ROOT).parts[0]
+    ours = imported(path) & {"cli", "data", "cache_builder", "rejector"}
+    assert ours <= MAY_IMPORT[layer]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_is_unpickled(path):
+    text = path.read_text(encoding="utf-8")
+    assert not imported(path) & {"pickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
+    assert "weights_only=False" not in text
+    assert "torch.load(" not in text
+
+
+def test_only_the_store_writes():
+    writers = {"write_text", "write_bytes", "write_table", "write_parquet", "write_csv", "savez", "save_file"}
+    for path in SOURCES:
+        calls = {
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        }
+        if path.relative_to(ROOT) in (Path("data/store.py"), Path("data/render.py"), Path("data/support2/convert.py")):
+            continue  # the store itself; a result to stdout; the script that made the shipped table
+        assert not calls & writers, path

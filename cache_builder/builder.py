@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from data import schema, store
-from data.cache import CacheRecord, sha256_of
+from data.cache import CacheRecord
 from data.dataset import Dataset
 from data.errors import AgentFailure, CorruptPart, DataError, UsageError
+from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from data.table import load_table
 
 from .agents import Agent, make_agent
@@ -226,12 +227,12 @@ class _Build:
             if store.facts_of(table).get("ids") != schema.ids_digest(
                 self.dataset.batch(self.record.chunk_rows(chunk)).ids
             ):
-                raise CorruptPart("holds other samples than its chunk", where=part, hint=store.REBUILD_HINT)
+                raise CorruptPart("holds other samples than its chunk", where=part, hint=REBUILD_HINT)
             facts[part.name] = {
                 "rows": table.num_rows,
                 "bytes": os.path.getsize(part),
                 "sha256": sha256_of(part),
-                "skeleton": store.skeleton_digest(part),
+                "skeleton": skeleton_digest(part),
             }
         store.commit_json(file, {"parts": facts})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 
 from . import schema, store
 from .errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
+from .integrity import REBUILD_HINT, sha256_of, skeleton_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ class CostCache:
             if (entry / "agent.json").is_file():
                 record = _record(AgentRecord, entry / "agent.json")
                 if schema.agent_folder(self.path, record.name) != entry:
-                    raise CorruptPart(f"is the record of agent {record.name!r}", where=entry, hint=store.REBUILD_HINT)
+                    raise CorruptPart(f"is the record of agent {record.name!r}", where=entry, hint=REBUILD_HINT)
                 records.append(record)
         self.all_agents = sorted(records, key=lambda agent: agent.index)
         indices = [agent.index for agent in self.all_agents]
@@ -147,9 +147,7 @@ class CostCache:
                     (cost, schema.costs_part(self.path, name, chunk, self.record.cost_digest)),
                 ):
                     if store.facts_of(table)["ids"] != ids:
-                        raise CorruptPart(
-                            f"holds other samples than chunk {chunk}", where=part, hint=store.REBUILD_HINT
-                        )
+                        raise CorruptPart(f"holds other samples than chunk {chunk}", where=part, hint=REBUILD_HINT)
             yield samples, predictions, costs
 
     def parts(self) -> dict[str, list[Path]]:
@@ -189,7 +187,7 @@ class CostCache:
         parts = [part for parts in self.parts().values() for part in parts]
         for part in parts:
             if sha256_of(part) != self._sealed(part)["sha256"]:
-                raise CorruptPart("is not the file that was sealed", where=part, hint=store.REBUILD_HINT)
+                raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
         for _ in self.chunks([agent.name for agent in self.all_agents]):
             pass
         return len(parts)
@@ -200,9 +198,9 @@ class CostCache:
         Raises:
             CorruptPart: it is not the part that was sealed.
         """
-        sealed, found = self._sealed(part), store.skeleton_digest(part)
+        sealed, found = self._sealed(part), skeleton_digest(part)
         if sealed is not None and found != sealed["skeleton"]:
-            raise CorruptPart("is not the file that was sealed", where=part, hint=store.REBUILD_HINT)
+            raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
 
     def _sealed(self, part: Path) -> dict | None:
         """What the seal says of a part: rows, bytes, sha256, skeleton. None while its folder is not sealed."""
@@ -218,8 +216,8 @@ class CostCache:
         try:
             sealed = self._sealed(path)
             table = store.read_table(path, columns)
-            if sealed is not None and store.skeleton_digest(path) != sealed["skeleton"]:
-                raise CorruptPart("is not the file that was sealed", where=path, hint=store.REBUILD_HINT)
+            if sealed is not None and skeleton_digest(path) != sealed["skeleton"]:
+                raise CorruptPart("is not the file that was sealed", where=path, hint=REBUILD_HINT)
         except FileNotFoundError:
             raise IncompleteCache(
                 "this part is missing", where=path, hint="run the `l2d build` that made the cache again"
@@ -232,7 +230,7 @@ class CostCache:
         rows = len(self.record.chunk_rows(chunk))
         if wrong or table.num_rows != rows:
             found = wrong or f"{table.num_rows} rows, not {rows}"
-            raise CorruptPart(f"is another part than its name says: {found}", where=path, hint=store.REBUILD_HINT)
+            raise CorruptPart(f"is another part than its name says: {found}", where=path, hint=REBUILD_HINT)
         return table
 
 
@@ -255,12 +253,6 @@ def read_cache_record(path: Path) -> CacheRecord:
             hint="build the cache again with this version of l2d, in another folder",
         )
     return _record(CacheRecord, file)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _record(kind: type, path: Path) -> Any:

@@ -8,21 +8,19 @@ the commit, so a killed process leaves either the whole file or nothing, and two
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
-import re
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from .errors import CorruptPart, DataError
+from .integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
 
 TEMPORARY_SUFFIX = ".tmp"
 DIGEST_FIELD = "sha256_of_the_above"
@@ -85,7 +83,7 @@ def commit(path: Path, write: Callable[[Path], None], *, replace: bool = False) 
 def commit_json(path: Path, value: dict, *, replace: bool = False) -> bool:
     """:func:`commit` a JSON object, with its own digest as the last field."""
     value = plain(value)
-    value[DIGEST_FIELD] = _json_digest(value)
+    value[DIGEST_FIELD] = json_digest(value)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     return commit(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), replace=replace)
 
@@ -111,11 +109,11 @@ def commit_table(path: Path, table: pa.Table, facts: dict[str, str] | None = Non
         facts: what the part is (agent, chunk, fingerprint …), kept in the file's metadata.
     """
     named = {f"l2d.{name}": value for name, value in (facts or {}).items()}
-    table = table.replace_schema_metadata({**named, "l2d.skeleton": _SKELETON_BLANK})
+    table = table.replace_schema_metadata({**named, "l2d.skeleton": SKELETON_BLANK})
 
     def write(temporary: Path) -> None:
         pq.write_table(table, temporary, **PARQUET_LAYOUT)
-        _write_skeleton(temporary)
+        write_skeleton(temporary)
 
     return commit(path, write, replace=replace)
 
@@ -167,96 +165,10 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         CorruptPart: the file is damaged or truncated; the message names it.
         FileNotFoundError: there is no such file.
     """
-    with _corruption_named(path):
+    with corruption_named(path):
         skeleton_digest(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=columns)
-
-
-# Page checksums cover neither page headers nor the footer, where one flipped bit can make a cost a boolean (or the reader
-# crash). So every file carries in its own footer two digests: of its page headers, and of the footer itself. Each is
-# blank while it is worked out.
-_BLANK = "0" * 64
-_SKELETON_BLANK = f"skeleton:{_BLANK}:{_BLANK}"
-_SKELETON_PATTERN = re.compile(rb"skeleton:([0-9a-f]{64}):([0-9a-f]{64})")
-
-
-def skeleton_digest(path: Path) -> str:
-    """SHA-256 of the footer of a Parquet file, checked against the one it carries; tells one part from any other.
-
-    The footer holds the digest of the page headers, which is checked too. In our layout each column chunk is one page
-    whose header fits in its first 64 bytes, so this reads a few kilobytes whatever the size of the file. With the page
-    checksums it tells any flipped bit. The footer is not parsed before its bytes are known to be those written.
-
-    Raises:
-        CorruptPart: the file is not what was written.
-        FileNotFoundError: there is no such file.
-    """
-    with _corruption_named(path):
-        footer, start, mark = _footer(path)
-        headers, digest = (mark.group(part).decode() for part in (1, 2))
-        if _footer_digest(footer, start, mark) != digest or _headers_digest(path) != headers:
-            raise CorruptPart("is not what was written: its digest differs", where=path, hint=REBUILD_HINT)
-        return digest
-
-
-def _write_skeleton(path: Path) -> None:
-    _, start, mark = _footer(path)
-    with open(path, "r+b") as file:
-        file.seek(start + mark.start(1))
-        file.write(_headers_digest(path).encode())
-    footer, start, mark = _footer(path)
-    with open(path, "r+b") as file:
-        file.seek(start + mark.start(2))
-        file.write(_footer_digest(footer, start, mark).encode())
-
-
-def _footer(path: Path) -> tuple[bytes, int, re.Match[bytes]]:
-    """A file's last bytes from its footer on, their position, and where the digests stand in them."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(-8, os.SEEK_END)
-        start = size - 8 - int.from_bytes(file.read(4), "little")
-        if start < 4:
-            raise ValueError("its footer is longer than the file")
-        file.seek(start)
-        footer = file.read()
-    marks = list(_SKELETON_PATTERN.finditer(footer))
-    if len(marks) != 1:
-        raise ValueError("it carries no digest of its own")
-    return footer, start, marks[0]
-
-
-def _footer_digest(footer: bytes, start: int, mark: re.Match[bytes]) -> str:
-    first, last = mark.span(2)
-    blank = footer[:first] + _BLANK.encode() + footer[last:]
-    return hashlib.sha256(start.to_bytes(8, "little") + blank).hexdigest()
-
-
-def _headers_digest(path: Path) -> str:
-    state = hashlib.sha256()
-    with open(path, "rb") as file:
-        metadata = pq.ParquetFile(file).metadata
-        for group in range(metadata.num_row_groups):
-            for column in range(metadata.num_columns):
-                file.seek(metadata.row_group(group).column(column).data_page_offset)
-                state.update(file.read(64))
-    return state.hexdigest()
-
-
-REBUILD_HINT = "delete this file and run the `l2d build` that made the cache again; only this part is redone"
-
-
-@contextmanager
-def _corruption_named(path: Path) -> Iterator[None]:
-    """Whatever a damaged file makes the reader raise becomes a :class:`CorruptPart` with the file's name."""
-    try:
-        yield
-    except FileNotFoundError:
-        raise
-    except (OSError, pa.ArrowException, ValueError, OverflowError, MemoryError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CorruptPart(f"cannot be read back as written: {reason}", where=path, hint=REBUILD_HINT) from error
 
 
 def facts_of(table: pa.Table) -> dict[str, str]:
@@ -281,13 +193,9 @@ def read_json(path: Path) -> dict:
     if not isinstance(value, dict):
         raise CorruptPart("is not a JSON object", where=path, hint=hint)
     written = value.pop(DIGEST_FIELD, None)
-    if written != _json_digest(value):
+    if written != json_digest(value):
         raise CorruptPart("is not what was written: its digest differs", where=path, hint=hint)
     return value
-
-
-def _json_digest(value: dict) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _fsync(path: Path) -> None:

@@ -20,8 +20,9 @@ import pyarrow as pa
 import torch
 
 from data import schema, store
-from data.cache import CostCache, sha256_of
+from data.cache import CostCache
 from data.errors import CorruptPart, FingerprintMismatch, UsageError
+from data.integrity import sha256_of, skeleton_digest
 
 from .costs import CostWeights
 from .grid import GridPoint
@@ -102,7 +103,7 @@ def save_runs(
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
             store.commit_bytes(weights, save(rejector.state))
             store.commit_table(table, allocations, {"run_id": rejector.point.run_id})
-            digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: store.skeleton_digest(table)}
+            digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
@@ -159,7 +160,7 @@ def read_facts(path: Path) -> dict:
         digests = facts["digests"]
         found = {
             WEIGHTS_FILE: sha256_of(path / WEIGHTS_FILE),
-            ALLOCATIONS_FILE: store.skeleton_digest(path / ALLOCATIONS_FILE),
+            ALLOCATIONS_FILE: skeleton_digest(path / ALLOCATIONS_FILE),
         }
     except (KeyError, FileNotFoundError) as error:
         raise CorruptPart(f"is not a whole run: {error}", where=path, hint="train it again") from error

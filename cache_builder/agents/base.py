@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from data.dataset import Batch, Dataset
+from data.integrity import sha256_of
 from data.table import Strict
 
 from ..answers import Answers
@@ -72,6 +73,4 @@ class Agent(ABC):
 
 def file_digest(path: Path) -> str:
     """SHA-256 of a file the agent depends on, first 16 hex digits."""
-    from data.cache import sha256_of
-
     return sha256_of(path)[:16]

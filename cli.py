@@ -38,21 +38,52 @@ class Split(StrEnum):
     test = "test"
 
 
+class OnFailure(StrEnum):
+    stop = "stop"
+    record = "record"
+
+
+class Failures(StrEnum):
+    refuse = "refuse"
+    drop = "drop"
+    worst = "worst"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed to stdout.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what was made from something else.")]
 CacheArgument = Annotated[Path, typer.Argument(help="A cost cache made by `l2d build`.", metavar="CACHE")]
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 
+# What `train` and `sweep` have in common.
+RejectorOption = Annotated[str, typer.Option(help="linear, mlp or transformer.")]
+CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
+EpochsOption = Annotated[int, typer.Option(min=1)]
+BatchSizeOption = Annotated[int, typer.Option(min=1)]
+LearningRateOption = Annotated[float, typer.Option(help="Adam's learning rate.")]
+ScheduleOption = Annotated[str, typer.Option(help="cosine, linear or constant.")]
+WarmupOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")]
+WeightDecayOption = Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")]
+HiddenOption = Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")]
+FailuresOption = Annotated[
+    Failures, typer.Option(help="Recorded failures: refuse; drop those samples; or charge the worst training cost.")
+]
+
 BETA_HELP = "Query cost: one number (the dearest expert's, others by price), or name=value pairs."
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
-COST_HELP = "SQL over cost_cla, cost_reg … in place of the weighted sum."
 
 
 @app.command()
 def build(
     recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a recipe that ships.", metavar="RECIPE")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would run and why; asks one batch each.")
+    ] = False,
+    on_failure: Annotated[OnFailure, typer.Option(help="Where an agent fails: stop, or record a missing answer.")] = (
+        OnFailure.stop
+    ),
+    retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Ask recorded failures again.")] = False,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -63,9 +94,10 @@ def build(
 
         l2d build support2 --out support2.cache
 
-        l2d build my_recipe.toml --out my.cache --device cuda
+        l2d build my_recipe.toml --out my.cache --dry-run
     """
     from cache_builder.builder import build as build_cache
+    from cache_builder.dry_run import dry_run as plan_build
     from cache_builder.recipe import load_recipe
     from data.cache import CostCache
     from data.render import print_rows
@@ -73,14 +105,29 @@ def build(
 
     loaded = load_recipe(recipe)
     say(f"{loaded.name}: {loaded.description}" if loaded.description else loaded.name)
+    if dry_run:
+        print_rows(plan_build(loaded, out, device=device), format.value)
+        return
     with _Bars() as bars:
-        report = build_cache(loaded, out, device=device, overwrite=overwrite, progress=bars.start)
+        report = build_cache(
+            loaded,
+            out,
+            device=device,
+            overwrite=overwrite,
+            on_failure=on_failure.value,
+            retry_failures=retry_failures,
+            progress=bars.start,
+        )
     asked = {name: samples for name, samples in report.asked.items() if samples}
     if asked:
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
     else:
         say("nothing to ask: every answer was there already")
     print_rows(status_rows(CostCache(out)), format.value)
+    failed = {name: count for name, count in report.failed.items() if count}
+    if failed:
+        say("failures recorded: " + ", ".join(f"{name} {count:,}" for name, count in failed.items()))
+        say('  l2d query CACHE "SELECT agent, failure, count(*) FROM predictions WHERE failure >  GROUP BY ALL"')
     say(f"next: l2d train {out} --out RUN")
 
 
@@ -123,20 +170,21 @@ def verify(cache: CacheArgument):
 def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
-    rejector: Annotated[str, typer.Option(help="linear, mlp or transformer.")] = "mlp",
+    rejector: RejectorOption = "mlp",
     method: Annotated[str, typer.Option(help="multi-task, classification-only or regression-only.")] = "multi-task",
     beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
-    cost: Annotated[str | None, typer.Option(help=COST_HELP)] = None,
+    cost: CostOption = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1024,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 3e-3,
-    schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
-    warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")] = 0.0,
-    hidden: Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")] = 64,
+    epochs: EpochsOption = 100,
+    batch_size: BatchSizeOption = 1024,
+    lr: LearningRateOption = 3e-3,
+    schedule: ScheduleOption = "cosine",
+    warmup: WarmupOption = 0.1,
+    weight_decay: WeightDecayOption = 0.0,
+    hidden: HiddenOption = 64,
+    failures: FailuresOption = Failures.refuse,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -153,7 +201,7 @@ def train(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay,
+        warmup=warmup, weight_decay=weight_decay, failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": [method],
@@ -174,20 +222,21 @@ def train(
 def sweep(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
-    rejector: Annotated[str, typer.Option(help="linear, mlp or transformer.")] = "mlp",
+    rejector: RejectorOption = "mlp",
     method: Annotated[str, typer.Option(help="One or more, by commas.")] = "multi-task",
     beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
-    cost: Annotated[str | None, typer.Option(help=COST_HELP)] = None,
+    cost: CostOption = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, …")] = 4,
-    epochs: Annotated[int, typer.Option(min=1)] = 100,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1024,
-    lr: Annotated[float, typer.Option(help="Adam's learning rate.")] = 3e-3,
-    schedule: Annotated[str, typer.Option(help="cosine, linear or constant.")] = "cosine",
-    warmup: Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")] = 0.1,
-    weight_decay: Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")] = 0.0,
-    hidden: Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")] = 64,
+    epochs: EpochsOption = 100,
+    batch_size: BatchSizeOption = 1024,
+    lr: LearningRateOption = 3e-3,
+    schedule: ScheduleOption = "cosine",
+    warmup: WarmupOption = 0.1,
+    weight_decay: WeightDecayOption = 0.0,
+    hidden: HiddenOption = 64,
+    failures: FailuresOption = Failures.refuse,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -206,7 +255,7 @@ def sweep(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay,
+        warmup=warmup, weight_decay=weight_decay, failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": _list(method, str, "--method"),

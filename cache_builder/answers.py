@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from data import schema
+from data.columns import dense_array, dense_matrix, numbers
 from data.errors import AgentFailure
 
 
@@ -21,6 +21,7 @@ class Answers:
     cla: np.ndarray | None = None  # class index, int (n,)
     prob: np.ndarray | None = None  # class probabilities, float (n, classes)
     reg: np.ndarray | None = None  # value in the target's unit, float (n,)
+    failure: np.ndarray | None = None  # why there is no answer, str or None, (n,); the arrays hold zeros there
 
     def classes(self) -> np.ndarray:
         """Class index of each answer, int32 (n,)."""
@@ -32,6 +33,26 @@ class Answers:
         if self.prob is not None:
             return np.asarray(self.prob, dtype=np.float64)
         return np.eye(num_classes)[self.classes()]
+
+    @classmethod
+    def failed(cls, reason: str, tasks: list[str], num_classes: int) -> Answers:
+        """A recorded failure on one sample: no answer, and why."""
+        return cls(
+            cla=np.zeros(1, np.int32) if "cla" in tasks else None,
+            prob=np.full((1, num_classes), 1 / num_classes, np.float32) if "cla" in tasks else None,
+            reg=np.zeros(1, np.float32) if "reg" in tasks else None,
+            failure=np.array([reason], dtype=object),
+        )
+
+    @property
+    def is_failure(self) -> np.ndarray:
+        """Boolean (n,): where there is no answer."""
+        if self.failure is None:
+            return np.zeros(len(self), dtype=bool)
+        return np.array([reason is not None for reason in self.failure], dtype=bool)
+
+    def __len__(self) -> int:
+        return next(len(values) for values in (self.cla, self.prob, self.reg) if values is not None)
 
     def rows(self, part: slice) -> Answers:
         """The answers of some samples."""
@@ -74,46 +95,48 @@ class Answers:
             cla=None if cla is None else cla.astype(np.int32),
             prob=None if prob is None else prob.astype(np.float32),
             reg=reg,
+            failure=self.failure,
         )
 
     def to_columns(self) -> dict[str, pa.Array]:
-        """As columns of a predictions part."""
+        """As columns of a predictions part; a recorded failure is null in all of them but ``failure``."""
+        missing = self.is_failure
+        mask = missing if missing.any() else None  # without one, pages hold values alone and can be mapped
         columns = {}
         if self.cla is not None:
-            columns["pred_cla"] = pa.array(self.cla, pa.int32())
+            columns["pred_cla"] = pa.array(self.cla, pa.int32(), mask=mask)
         if self.prob is not None:
-            columns["pred_prob"] = dense_array(self.prob)
+            columns["pred_prob"] = dense_array(self.prob, mask)
         if self.reg is not None:
-            columns["pred_reg"] = pa.array(self.reg, pa.float32())
+            columns["pred_reg"] = pa.array(self.reg, pa.float32(), mask=mask)
+        reasons = [None] * len(self) if self.failure is None else self.failure.tolist()
+        columns["failure"] = pa.array(reasons, pa.string())
         return columns
 
     @classmethod
     def from_table(cls, table: pa.Table) -> Answers:
         """Inverse of :meth:`to_columns`."""
-        found = {}
-        for name in ("cla", "prob", "reg"):
+        found: dict[str, np.ndarray] = {}
+        for name, read in (("cla", numbers), ("prob", dense_matrix), ("reg", numbers)):
             if f"pred_{name}" in table.column_names:
-                column = table[f"pred_{name}"].combine_chunks()
-                if name == "prob":
-                    found[name] = column.flatten().to_numpy().reshape(len(column), -1)
-                else:
-                    found[name] = column.to_numpy()
+                found[name] = read(table[f"pred_{name}"])
+        if table["failure"].null_count < len(table):
+            found["failure"] = np.array(table["failure"].to_pylist(), dtype=object)
         return cls(**found)
 
     @classmethod
     def concatenate(cls, parts: list[Answers]) -> Answers:
-        """Answers of consecutive batches as one."""
-        joined = {}
+        """Answers of consecutive batches as one. Where some parts give no probabilities, none are kept."""
+        joined: dict[str, np.ndarray] = {}
+        answered = [part for part in parts if not part.is_failure.all()] or parts
         for name in ("cla", "prob", "reg"):
-            if getattr(parts[0], name) is not None:
+            if all(getattr(part, name) is not None for part in answered):
                 joined[name] = np.concatenate([getattr(part, name) for part in parts])
+        if any(part.failure is not None for part in parts):
+            nothing = [np.full(len(part), None, dtype=object) for part in parts]
+            reasons = [n if p.failure is None else p.failure for p, n in zip(parts, nothing, strict=True)]
+            joined["failure"] = np.concatenate(reasons)
         return cls(**joined)
-
-
-def dense_array(values: np.ndarray) -> pa.Array:
-    """A float matrix (n, width) as a fixed-width list column."""
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(flat, type=schema.dense(values.shape[1]))
 
 
 class _Checker:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,24 +13,28 @@ import pyarrow as pa
 
 from data import schema, store
 from data.cache import CacheRecord
+from data.columns import dense_array
 from data.dataset import Dataset
 from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from data.table import load_table
 
 from .agents import Agent, make_agent
-from .answers import Answers, dense_array
+from .answers import Answers
+from .asking import Asker
 from .plan import agent_record, discard_agent, make_record, settle, write_record
 from .recipe import Recipe
 
 
 @dataclass
 class BuildReport:
-    """What a build did, by agent name: samples asked (0 where the cache had every answer) and parts written."""
+    """What a build did, by agent name: samples asked (0 where the cache had every answer; more than there are where a
+    batch was asked again), failures recorded, parts written."""
 
     asked: dict[str, int] = field(default_factory=dict)
     predictions_written: dict[str, int] = field(default_factory=dict)
     costs_written: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, int] = field(default_factory=dict)
     fitted: list[str] = field(default_factory=list)
 
 
@@ -37,7 +42,14 @@ Progress = Callable[[str, int], Callable[[int], None]]
 
 
 def build(
-    recipe: Recipe, out: Path, *, device: str = "auto", overwrite: bool = False, progress: Progress | None = None
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    on_failure: str = "stop",
+    retry_failures: bool = False,
+    progress: Progress | None = None,
 ) -> BuildReport:
     """Build what is missing of a recipe's cost cache. The same call resumes an interrupted one.
 
@@ -46,6 +58,9 @@ def build(
         out: the cache's folder.
         device: ``auto`` (CUDA if there is one), ``cpu``, ``cuda``, ``cuda:1`` …
         overwrite: discard what was built from something else, instead of refusing.
+        on_failure: ``stop`` at the first sample an agent fails on, or ``record`` the failure as a missing answer. A
+            failed batch is halved until the samples that fail are known.
+        retry_failures: ask again about samples whose failure is recorded.
         progress: called with (agent, samples to ask); returns a function to be told of samples done.
 
     Raises:
@@ -54,28 +69,50 @@ def build(
         DataError: the dataset or the disk is at fault.
         UsageError: recipe, folder or device are not usable.
     """
-    out = Path(out)
-    if out.exists() and not out.is_dir():
-        raise UsageError("this is a file", where=out, hint="give a folder as --out")
-    device = resolve_device(device)
-    dataset = load_table(recipe.dataset, recipe.name)
-    agents = [make_agent(config) for config in recipe.agents]
-    for agent in agents:
-        agent.check(dataset, recipe.costs.tasks)  # a wrong recipe is refused before anything is written
-    fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
-    record = make_record(recipe, dataset)
+    out, device = Path(out), resolve_device(device)
+    dataset, agents, fingerprints, record = prepare(recipe, out)
     if out.exists():
         settle(record, agents, fingerprints, out, overwrite=overwrite)
         store.sweep_orphans(out)
     file = schema.cache_file(out)
     if not file.is_file():
         write_record(file, record)
-    job = _Build(recipe, dataset, record, out, device, progress or (lambda name, samples: lambda done: None))
+    if on_failure not in ("stop", "record"):
+        raise UsageError(f"on_failure = {on_failure!r}", hint="choose stop or record")
+    job = _Build(
+        recipe,
+        dataset,
+        record,
+        out,
+        device,
+        progress or (lambda name, samples: lambda done: None),
+        record_failures=on_failure == "record",
+        retry_failures=retry_failures,
+    )
     job.write_samples()
     for index, agent in enumerate(agents):
         job.build_agent(agent, index, fingerprints[agent.config.name])
     write_record(file, record)  # a changed cost table takes effect once every agent has its costs
     return job.report
+
+
+def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, dict], CacheRecord]:
+    """Load and check everything a build needs, writing nothing.
+
+    Returns:
+        The dataset, the agents in order, each one's fingerprint by name, and what ``cache.json`` would say.
+
+    Raises:
+        UsageError, DataError, AgentFailure: the recipe, its data or its agents cannot work; ``out`` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError("this is a file", where=out, hint="give a folder as --out")
+    dataset = load_table(recipe.dataset, recipe.name)
+    agents = [make_agent(config) for config in recipe.agents]
+    for agent in agents:
+        agent.check(dataset, recipe.costs.tasks)
+    fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
+    return dataset, agents, fingerprints, make_record(recipe, dataset)
 
 
 def resolve_device(device: str) -> str:
@@ -106,6 +143,8 @@ class _Build:
     out: Path
     device: str
     progress: Progress
+    record_failures: bool
+    retry_failures: bool
     report: BuildReport = field(default_factory=BuildReport)
 
     def write_samples(self) -> None:
@@ -135,7 +174,7 @@ class _Build:
         name = agent.config.name
         self.report.asked[name] = self.report.predictions_written[name] = self.report.costs_written[name] = 0
         if agent.needs:
-            fingerprint = {**fingerprint, "asked": self._fingerprints_of(agent.needs)}
+            fingerprint = {**fingerprint, "asked": self._answers_of(agent.needs)}
             file = schema.agent_file(self.out, name)
             if file.is_file() and store.read_json(file)["fingerprint"].get("asked") != fingerprint["asked"]:
                 discard_agent(self.out, name)  # it is made of answers that have changed, and costs nothing to redo
@@ -148,11 +187,21 @@ class _Build:
         predictions = [schema.predictions_part(self.out, name, k) for k in chunks]
         costs = [schema.costs_part(self.out, name, k, self.record.cost_digest) for k in chunks]
         todo = self._todo(predictions)
-        if todo:
+        retry = self._with_failures(predictions) if self.retry_failures else []
+        if todo or retry:
             agent.load(frozen, self.dataset, self.device)
-            advance = self.progress(name, sum(len(self.record.chunk_rows(k)) for k in todo))
-            for chunk in todo:
-                self._write_predictions(name, chunk, self._ask(agent, chunk, advance))
+            asker = Asker(
+                agent,
+                self.dataset,
+                self.record.tasks,
+                batch_size=self.recipe.build.batch_size,
+                record_failures=self.record_failures,
+                advance=self.progress(name, sum(len(self.record.chunk_rows(k)) for k in [*todo, *retry])),
+            )
+            for chunk in [*todo, *retry]:
+                answers = self._ask_again(asker, chunk) if chunk in retry else self._ask(asker, chunk)
+                self._write_predictions(name, chunk, answers)
+                self.report.asked[name], self.report.failed[name] = asker.asked, asker.failed
         for chunk in self._todo(costs):
             self._write_costs(name, chunk)
         self._seal(predictions)
@@ -165,29 +214,41 @@ class _Build:
             schema.seal_file(parts[0]).unlink(missing_ok=True)
         return todo
 
-    def _ask(self, agent: Agent, chunk: int, advance: Callable[[int], None]) -> Answers:
-        """One chunk's answers, asked batch by batch and checked."""
-        rows = self.record.chunk_rows(chunk)
-        needed = {name: store.read_table(schema.predictions_part(self.out, name, chunk)) for name in agent.needs}
-        parts = []
-        for start in range(rows.start, rows.stop, self.recipe.build.batch_size):
-            batch_rows = range(start, min(start + self.recipe.build.batch_size, rows.stop))
-            answers = {name: table.slice(start - rows.start, len(batch_rows)) for name, table in needed.items()}
-            batch = self.dataset.batch(batch_rows, answers)
-            found = agent.ask(batch)
-            self.report.asked[agent.config.name] += len(batch_rows)
-            parts.append(found.checked(agent.config.name, batch.ids, self.record.tasks, len(self.dataset.classes)))
-            advance(len(batch_rows))
+    def _with_failures(self, parts: list[Path]) -> list[int]:
+        """Chunks in which a failure is recorded."""
+        failures = [part.is_file() and store.read_table(part, ["failure"])["failure"] for part in parts]
+        return [k for k, column in enumerate(failures) if column and column.null_count < len(column)]
+
+    def _ask(self, asker: Asker, chunk: int) -> Answers:
+        return asker.ask(self.record.chunk_rows(chunk), self._needed(asker.agent, chunk))
+
+    def _ask_again(self, asker: Asker, chunk: int) -> Answers:
+        """A chunk's answers with its recorded failures asked anew, and nothing else."""
+        old = Answers.from_table(store.read_table(schema.predictions_part(self.out, asker.agent.config.name, chunk)))
+        needed, first = self._needed(asker.agent, chunk), self.record.chunk_rows(chunk).start
+        parts, start = [], 0
+        for failed, group in itertools.groupby(old.is_failure.tolist()):
+            stop = start + len(list(group))
+            if failed:
+                tables = {name: table.slice(start, stop - start) for name, table in needed.items()}
+                parts.append(asker.ask(range(first + start, first + stop), tables))
+            else:
+                parts.append(old.rows(slice(start, stop)))
+            start = stop
         return Answers.concatenate(parts)
+
+    def _needed(self, agent: Agent, chunk: int) -> dict[str, pa.Table]:
+        return {name: store.read_table(schema.predictions_part(self.out, name, chunk)) for name in agent.needs}
 
     def _write_predictions(self, name: str, chunk: int, answers: Answers) -> None:
         ids = self.dataset.batch(self.record.chunk_rows(chunk)).ids
         table = pa.table({"sample_id": pa.array(ids, pa.string()), **answers.to_columns()})
         path = schema.predictions_part(self.out, name, chunk)
+        schema.seal_file(path).unlink(missing_ok=True)
         for stale in schema.agent_folder(self.out, name).glob(f"costs-*/{path.name}"):
             schema.seal_file(stale).unlink(missing_ok=True)
             stale.unlink()  # costs of answers that are gone
-        store.commit_table(path, table, self._facts(name, chunk, ids))
+        store.commit_table(path, table, self._facts(name, chunk, ids), replace=self.retry_failures)
         self.report.predictions_written[name] += 1
 
     def _write_costs(self, name: str, chunk: int) -> None:
@@ -202,8 +263,9 @@ class _Build:
                 )
         costs = self.recipe.costs.compute(answers, batch.target_cla, batch.target_reg, len(self.dataset.classes))
         columns = {"sample_id": pa.array(batch.ids, pa.string())}
+        failed = answers.is_failure
         for task, values in costs.items():
-            good = np.isfinite(values) & (values >= 0)
+            good = failed | (np.isfinite(values) & (values >= 0))
             if not good.all():
                 row = int(good.argmin())
                 raise DataError(
@@ -211,7 +273,8 @@ class _Build:
                     where=f"sample {batch.ids[row]!r}",
                     hint=f"give [costs.{task}] a clamp",
                 )
-            columns[schema.COST_COLUMNS[task]] = pa.array(values, pa.float32())
+            mask = failed if failed.any() else None
+            columns[schema.COST_COLUMNS[task]] = pa.array(values, pa.float32(), mask=mask)
         path = schema.costs_part(self.out, name, chunk, self.record.cost_digest)
         store.commit_table(path, pa.table(columns), self._facts(name, chunk, batch.ids))
         self.report.costs_written[name] += 1
@@ -262,9 +325,10 @@ class _Build:
                 )
         return load(file.read_bytes())
 
-    def _fingerprints_of(self, names: tuple[str, ...]) -> str:
-        """Of agents built earlier in this recipe."""
-        return schema.digest([store.read_json(schema.agent_file(self.out, name))["fingerprint"] for name in names])
+    def _answers_of(self, names: tuple[str, ...]) -> str:
+        """Digest of everything that agents built earlier in this recipe have answered."""
+        parts = [schema.predictions_part(self.out, name, k) for name in names for k in range(self.record.num_chunks)]
+        return schema.digest([skeleton_digest(part) for part in parts])
 
     def _facts(self, owner: str, chunk: int, ids: list[str]) -> dict[str, str]:
         return {

@@ -25,13 +25,16 @@ def status_rows(cache: CostCache) -> list[dict]:
             "price": agent.price,
             "samples": sum(len(splits[k]) for k in done),
             "parts": f"{len(done)}/{cache.record.num_chunks}",
+            "failed": 0,
         }
         names = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         costs = {k: cache.costs(agent.name, k, names) for k in done}
+        row["failed"] = sum(table[names[0]].null_count for table in costs.values())
         for name in names:
             for split in schema.SPLITS:
                 values = [costs[k][name].to_numpy()[splits[k] == split] for k in done]
                 values = np.concatenate(values) if values else np.empty(0)
+                values = values[~np.isnan(values)]  # a recorded failure has no cost
                 row[f"{name} {split}"] = float(values.mean(dtype=np.float64)) if len(values) else None
         rows.append(row)
     return rows

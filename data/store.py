@@ -118,6 +118,13 @@ def commit_table(path: Path, table: pa.Table, facts: dict[str, str] | None = Non
     return commit(path, write, replace=replace)
 
 
+def table_bytes(table: pa.Table) -> int:
+    """Size of a table as :func:`commit_table` would write it, facts aside."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, **PARQUET_LAYOUT)
+    return sink.tell()
+
+
 def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = False) -> None:
     """Make a folder appear with everything in it, or not at all.
 

@@ -41,16 +41,15 @@ def evaluate_runs(paths: list[Path], split: str = "test") -> list[Evaluation]:
     """
     if not paths:
         raise UsageError("no runs to evaluate", hint="give a run, or a folder of runs")
-    tables: dict[Path, tuple[CostCache, CostTable]] = {}
+    tables: dict[tuple[Path, str], tuple[CostCache, CostTable]] = {}
     evaluations = []
     for path in paths:
         run = load_run(path)
-        if run.cache_path not in tables:
-            cache = open_cache(run)
-            tables[run.cache_path] = (cache, load_tables(cache, (split,), predictions=True)[split])
-        else:
-            open_cache(run)  # every run is checked against its cache
-        evaluations.append(_evaluate(run, *tables[run.cache_path]))
+        cache, failures = open_cache(run), run.rejector.config.failures  # every run is checked against its cache
+        key = (run.cache_path, failures)
+        if key not in tables:
+            tables[key] = (cache, load_tables(cache, (split,), predictions=True, failures=failures)[split])
+        evaluations.append(_evaluate(run, *tables[key]))
     _compare_settings(evaluations)
     return evaluations
 
@@ -139,7 +138,9 @@ def _compare_settings(evaluations: list[Evaluation]) -> None:
                 for name in members[0].result["allocation"]
             },
             "metrics": {
-                name: mean_std([e.result["metrics"][name] for e in members]) for name in members[0].result["metrics"]
+                name: mean_std([e.result["metrics"][name] for e in members])
+                for name in members[0].result["metrics"]
+                if all(name in e.result["metrics"] for e in members)
             },
             "random_same_shares_loss": mean_std([e.result["random_same_shares_loss"] for e in members]),
             "regret": {

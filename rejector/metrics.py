@@ -19,17 +19,25 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
     Returns:
         ``accuracy`` in [0, 1]; ``brier`` and, with two classes, ``auroc`` where every one of them gives probabilities;
         ``smooth_l1`` as configured in ``[costs.reg]``, clamp included;
-        ``mean_absolute_error`` in the target's unit.
+        ``mean_absolute_error`` in the target's unit. Where failures are recorded: ``answered``, the share of samples
+        that got an answer, and the others over these alone.
     """
-    rows = np.arange(len(table))
     metrics: dict[str, float] = {}
+    rows = np.arange(len(table))
+    if table.failed is not None and table.failed.any():
+        columns = [list(table.predictions).index(name) for name in names]
+        answered = ~table.failed[:, columns][rows, chosen]
+        metrics["answered"] = float(answered.mean())
+        rows, chosen = rows[answered], chosen[answered]
+        if not len(rows):
+            return metrics
     answers = [table.predictions[name] for name in names]
 
     def of_chosen(column: str) -> np.ndarray:
         return np.stack([answer[column] for answer in answers], axis=1)[rows, chosen]
 
     if "target_cla" in table.targets:
-        target = table.targets["target_cla"]
+        target = table.targets["target_cla"][rows]
         metrics["accuracy"] = float((of_chosen("pred_cla") == target).mean())
         if all("pred_prob" in answer for answer in answers):
             probabilities = of_chosen("pred_prob").astype(np.float64)
@@ -38,7 +46,7 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
             if probabilities.shape[1] == 2 and 0 < target.mean() < 1:
                 metrics["auroc"] = auroc(target, probabilities[:, 1])
     if "target_reg" in table.targets:
-        value, truth = of_chosen("pred_reg").astype(np.float64), table.targets["target_reg"].astype(np.float64)
+        value, truth = of_chosen("pred_reg").astype(np.float64), table.targets["target_reg"][rows].astype(np.float64)
         setting = costs.get("reg", {})
         if setting.get("kind") == "smooth_l1":
             metrics["smooth_l1"] = float(smooth_l1(value - truth, setting["beta"], setting.get("clamp")).mean())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as pads
+import pyarrow.parquet as pq
 
 from data import schema, store
 from data.cache import CostCache
@@ -191,9 +192,9 @@ def _present(cache: CostCache, parts: list[Path]) -> list[Path]:
 
 def _verified_dataset(parts: list[Path]) -> pads.Dataset:
     scan = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return pads.dataset(
-        [str(part) for part in parts], format=pads.ParquetFileFormat(default_fragment_scan_options=scan)
-    )
+    columns = pa.unify_schemas([pq.read_schema(part).remove_metadata() for part in parts])  # failures add columns
+    format = pads.ParquetFileFormat(default_fragment_scan_options=scan)
+    return pads.dataset([str(part) for part in parts], schema=columns, format=format)
 
 
 def _labels(names: list[str], paths: list[Path]) -> list[str]:

@@ -8,6 +8,7 @@ from .costs import METHOD_SOURCES
 from .evaluation import Evaluation, by_setting
 
 METRIC_TITLES = {
+    "answered": ("answered %", 100.0, 1),
     "accuracy": ("Acc %", 100.0, 1),
     "brier": ("Brier", 1.0, 4),
     "auroc": ("AUROC", 1.0, 3),
@@ -41,7 +42,8 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
     """
     groups = settings_of(evaluations)
     first = groups[0][0].result
-    metrics = list(first["metrics"])
+    present = {name for members in groups for member in members for name in member.result["metrics"]}
+    metrics = [name for name in METRIC_TITLES if name in present]
     varying = _varying(groups)
     rows: list[dict | None] = []
     for members in groups:
@@ -50,7 +52,8 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         row |= {name: _setting_text(members[0], name) for name in varying}
         for name in metrics:
             title, scale, digits = METRIC_TITLES[name]
-            row[title] = _mean_std(summary["metrics"][name], scale, digits, len(members))
+            has = name in summary["metrics"]
+            row[title] = _mean_std(summary["metrics"][name], scale, digits, len(members)) if has else ""
         row["deferral loss"] = _mean_std(summary["deferral_loss"], 1.0, 4, len(members))
         for agent, share in summary["allocation"].items():
             row[f"{agent} %"] = _mean_std(share, 100.0, 1, len(members))

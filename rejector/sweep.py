@@ -59,7 +59,7 @@ def sweep(
             _require_same(folder, point, config, cache)
     if not todo:
         return SweepReport(folders, 0, 0.0)
-    tables = load_tables(cache, SPLITS)
+    tables = load_tables(cache, SPLITS, failures=config.failures)
     started = time.perf_counter()
     rejectors = train_grid(
         [point for point, _ in todo],

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from data import schema
-from data.cache import CostCache
+from data.cache import AgentRecord, CostCache
+from data.columns import dense_matrix, numbers
 from data.errors import DataError, UsageError
 
 
@@ -24,6 +25,7 @@ class CostTable:
         targets: target column -> array (n,).
         predictions: agent or reference name -> prediction column -> array.
         reference_raw: raw costs of the references, float32 (n, references, tasks).
+        failed: where an agent or reference (in this order) has no answer, bool (n, agents + references).
     """
 
     split: str
@@ -33,25 +35,32 @@ class CostTable:
     targets: dict[str, np.ndarray] = field(default_factory=dict)
     predictions: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     reference_raw: Tensor | None = None
+    failed: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def load_tables(cache: CostCache, splits: tuple[str, ...], *, predictions: bool = False) -> dict[str, CostTable]:
+def load_tables(
+    cache: CostCache, splits: tuple[str, ...], *, predictions: bool = False, failures: str = "refuse"
+) -> dict[str, CostTable]:
     """Read splits of a cache, every page checksum verified.
 
     Args:
         cache: an opened cache.
         splits: out of ``train``, ``validation``, ``test``.
         predictions: read predictions, targets and references too (for task metrics).
+        failures: what to do about recorded failures: ``refuse``; ``drop`` the samples on which an agent failed; or
+            charge a failure the ``worst`` cost of its task that any agent has on the training split.
 
     Raises:
         IncompleteCache: parts are missing.
         CorruptPart: a part is damaged or does not belong to its chunk.
-        DataError: a feature or cost is not finite, a cost is negative, or a split is empty.
+        DataError: a feature or cost is not finite, a cost is negative, a split is empty, or a failure is refused.
         UsageError: fewer than two agents.
     """
+    if failures not in FAILURES:
+        raise UsageError(f"failures = {failures!r}", hint=f"choose from {', '.join(FAILURES)}")
     cache.require_complete()
     if len(cache.agents) < 2:
         raise UsageError(
@@ -59,57 +68,101 @@ def load_tables(cache: CostCache, splits: tuple[str, ...], *, predictions: bool 
             where=cache.path,
             hint="add an expert to the recipe and build again; agents that are there are not asked again",
         )
-    agents, references = cache.agents, cache.references
-    columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
-    gathered: dict[str, list] = {split: [] for split in splits}
-    for samples, predicted, costs in cache.chunks([agent.name for agent in agents + references]):
-        features = _matrix(samples["features"])
-        raw = np.stack([np.stack([part[c].to_numpy() for c in columns], axis=1) for part in costs], axis=1)
-        _check_finite(cache, samples, features, raw, [agent.name for agent in agents + references])
-        of_split = np.array(samples["split"].to_pylist())
-        for split in splits:
-            rows = np.flatnonzero(of_split == split)
-            gathered[split].append((samples, predicted, features[rows], raw[rows], rows))
-
+    agents = cache.agents + cache.references
+    chunks = _Chunks(cache, agents, predictions)
+    worst = chunks.worst_costs()
     tables = {}
-    for split, parts in gathered.items():
-        ids = [i for samples, *_, rows in parts for i in samples["sample_id"].take(rows).to_pylist()]
-        if not ids:
+    for split in splits:
+        if not chunks.ids[split]:
             raise DataError(f"the {split} split has no samples", where=cache.path, hint="choose another split")
-        raw = torch.from_numpy(np.concatenate([part[3] for part in parts]))
-        targets, answered = {}, {}
-        if predictions:
-            for name in ("target_cla", "target_reg"):
-                if name in parts[0][0].column_names:
-                    targets[name] = np.concatenate([p[0][name].to_numpy()[p[4]] for p in parts])
-            for position, agent in enumerate(agents + references):
-                answered[agent.name] = {
-                    name: np.concatenate([_values(p[1][position][name])[p[4]] for p in parts])
-                    for name in parts[0][1][position].column_names
-                    if name in ("pred_cla", "pred_prob", "pred_reg")
-                }
+        raw, failed = chunks.join(chunks.raw, split), chunks.join(chunks.failed, split)
+        if failed.any() and failures == "refuse":
+            row, agent = np.argwhere(failed)[0]
+            raise DataError(
+                f"agent {agents[agent].name!r} has no answer on {failed[:, agent].sum()} samples of the {split} split",
+                where=f"sample {chunks.ids[split][row]!r} in {cache.path}",
+                hint="ask again with `l2d build --retry-failures`, or say --failures drop or --failures worst",
+            )
+        keep = ~failed.any(axis=1) if failures == "drop" else np.ones(len(raw), dtype=bool)
+        if not keep.any():
+            raise DataError(
+                f"no sample of the {split} split has every answer", where=cache.path, hint="--failures worst"
+            )
+        raw = np.where(failed[:, :, None], worst, raw).astype(np.float32)[keep]
         tables[split] = CostTable(
             split=split,
-            ids=ids,
-            features=torch.from_numpy(np.concatenate([part[2] for part in parts])),
-            raw=raw[:, : len(agents)].contiguous(),
-            reference_raw=raw[:, len(agents) :].contiguous(),
-            targets=targets,
-            predictions=answered,
+            ids=[sample for sample, kept in zip(chunks.ids[split], keep, strict=True) if kept],
+            features=torch.from_numpy(chunks.join(chunks.features, split)[keep]),
+            raw=torch.from_numpy(raw[:, : len(cache.agents)].copy()),
+            reference_raw=torch.from_numpy(raw[:, len(cache.agents) :].copy()),
+            failed=failed[keep],
+            targets={name: chunks.join(values, split)[keep] for name, values in chunks.targets.items()},
+            predictions={
+                agent.name: {
+                    name: chunks.join(parts, split)[keep]
+                    for name, parts in chunks.predictions[agent.name].items()
+                    if len(parts[split]) == cache.record.num_chunks  # in every chunk
+                }
+                for agent in agents
+            },
         )
     return tables
 
 
-def _values(column: pa.ChunkedArray) -> np.ndarray:
-    return _matrix(column) if pa.types.is_fixed_size_list(column.type) else column.to_numpy()
+FAILURES = ("refuse", "drop", "worst")
+PREDICTIONS = ("pred_cla", "pred_prob", "pred_reg")
 
 
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    return array.flatten().to_numpy().reshape(len(array), -1)
+class _Chunks:
+    """A cache's columns as lists of arrays, one array a chunk, by split."""
+
+    def __init__(self, cache: CostCache, agents: list[AgentRecord], predictions: bool):
+        self.ids: dict[str, list[str]] = {split: [] for split in schema.SPLITS}
+        self.features, self.raw, self.failed = _by_split(), _by_split(), _by_split()
+        self.targets: dict[str, dict[str, list]] = {}
+        self.predictions: dict[str, dict[str, dict[str, list]]] = {agent.name: {} for agent in agents}
+        columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
+        for samples, predicted, costs in cache.chunks([agent.name for agent in agents]):
+            features = dense_matrix(samples["features"])
+            raw = np.stack([np.stack([numbers(part[c]) for c in columns], axis=1) for part in costs], axis=1)
+            failed = np.stack([part[columns[0]].is_null().to_numpy() for part in costs], axis=1)
+            _check_finite(cache, samples, features, raw, agents)
+            of_split = np.array(samples["split"].to_pylist())
+            for split in schema.SPLITS:
+                rows = np.flatnonzero(of_split == split)
+                self.ids[split] += samples["sample_id"].take(rows).to_pylist()
+                for parts, values in ((self.features, features), (self.raw, raw), (self.failed, failed)):
+                    parts[split].append(values[rows])
+                if predictions:
+                    self._add_predictions(samples, predicted, agents, split, rows)
+
+    def _add_predictions(
+        self, samples: pa.Table, predicted: list[pa.Table], agents: list[AgentRecord], split: str, rows: np.ndarray
+    ) -> None:
+        for name in ("target_cla", "target_reg"):
+            if name in samples.column_names:
+                self.targets.setdefault(name, _by_split())[split].append(numbers(samples[name])[rows])
+        for agent, part in zip(agents, predicted, strict=True):
+            for name in PREDICTIONS:
+                if name in part.column_names:
+                    values = dense_matrix(part[name]) if name == "pred_prob" else numbers(part[name])
+                    self.predictions[agent.name].setdefault(name, _by_split())[split].append(values[rows])
+
+    def join(self, parts: dict[str, list], split: str) -> np.ndarray:
+        return np.concatenate(parts[split])
+
+    def worst_costs(self) -> np.ndarray:
+        """Highest raw cost of each task that any agent's answer has on the training split, (tasks,)."""
+        return self.join(self.raw, "train").max(axis=(0, 1), initial=0)  # failures are zeros here
 
 
-def _check_finite(cache: CostCache, samples: pa.Table, features: np.ndarray, raw: np.ndarray, names: list[str]) -> None:
+def _by_split() -> dict[str, list]:
+    return {split: [] for split in schema.SPLITS}
+
+
+def _check_finite(
+    cache: CostCache, samples: pa.Table, features: np.ndarray, raw: np.ndarray, agents: list[AgentRecord]
+) -> None:
     bad = ~np.isfinite(features).all(axis=1)
     if bad.any():
         sample = samples["sample_id"][int(bad.argmax())].as_py()
@@ -118,7 +171,7 @@ def _check_finite(cache: CostCache, samples: pa.Table, features: np.ndarray, raw
     if bad_costs.any():
         row, agent, task = np.argwhere(bad_costs)[0]
         raise DataError(
-            f"agent {names[agent]!r} has {schema.COST_COLUMNS[cache.record.tasks[task]]} = {raw[row, agent, task]}",
+            f"agent {agents[agent].name!r}: {schema.COST_COLUMNS[cache.record.tasks[task]]} is {raw[row, agent, task]}",
             where=f"sample {samples['sample_id'][int(row)].as_py()!r} in {cache.path}",
             hint="costs are finite and not negative: build the agent again",
         )

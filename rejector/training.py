@@ -38,6 +38,7 @@ class TrainConfig:
     schedule: str = "cosine"  # or linear, constant
     warmup: float = 0.1  # share of the steps over which the rate rises from 0
     weight_decay: float = 0.0  # decoupled (AdamW)
+    failures: str = "refuse"  # recorded failures: refuse, drop or worst, see rejector.table.load_tables
 
     def __post_init__(self):
         limits = {"hidden": 1, "epochs": 1, "batch_size": 1}

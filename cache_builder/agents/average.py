@@ -37,4 +37,9 @@ class AverageAgent(Agent):
             answers.prob = np.mean([part.probabilities(self.num_classes) for part in parts], axis=0)
         if batch.target_reg is not None:
             answers.reg = np.mean([part.reg for part in parts], axis=0)
+        missing = np.any([part.is_failure for part in parts], axis=0)
+        if missing.any():
+            if answers.prob is not None:
+                answers.prob[missing] = 1 / self.num_classes  # not an answer, but it passes for one until it is masked
+            answers.failure = np.where(missing, "an agent it averages did not answer", None)
         return answers

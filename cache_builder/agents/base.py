@@ -24,6 +24,7 @@ class AgentConfig(Strict):
     description: str = ""
     price: Annotated[float, Field(ge=0)] = 1.0  # relative: a single `beta` is what the dearest agent costs
     reference: bool = False  # reported beside the agents, never allocated to
+    timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
 
     @property
     def role(self) -> Literal["agent", "reference"]:
@@ -38,7 +39,7 @@ class Agent(ABC):
     """
 
     needs: tuple[str, ...] = ()  # names of agents whose cached answers `ask` finds in `batch.answers`
-    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference"}
+    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference", "timeout"}
 
     def __init__(self, config: AgentConfig):
         self.config = config

@@ -62,19 +62,13 @@ class PythonAgent(Agent):
         self.function = getattr(module, self.config.function)
 
     def ask(self, batch: Batch) -> Answers:
-        where = f"the batch from sample {batch.ids[0]!r} to {batch.ids[-1]!r}"
-        try:
-            found = self.function(batch, **self.config.options)
-        except Exception as error:
-            raise AgentFailure(
-                f"agent {self.config.name!r} raised {error!r}",
-                where=where,
-                hint="fix it and run the same command again; finished chunks are kept",
-            ) from error
+        found = self.function(batch, **self.config.options)
         if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg"}:
             shown = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise AgentFailure(
-                f"agent {self.config.name!r} returned {shown}", where=where, hint="return a dict of cla, prob, reg"
+                f"agent {self.config.name!r} returned {shown}",
+                where=f"the batch from sample {batch.ids[0]!r} to {batch.ids[-1]!r}",
+                hint="return a dict of cla, prob, reg",
             )
         return Answers(**found)
 

@@ -1,0 +1,150 @@
+"""Asking one agent about one chunk: batches shrink when memory runs out, failures stop the build or are recorded."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from data.dataset import Dataset
+from data.errors import AgentFailure, L2DError
+
+from .agents import Agent
+from .answers import Answers
+
+
+class Asker:
+    """Asks an agent, keeping what it has learnt about the batch size.
+
+    Args:
+        agent: loaded, ready to answer.
+        dataset: whose samples to ask about.
+        tasks: that need an answer.
+        batch_size: largest batch.
+        record_failures: a sample that the agent fails on becomes a recorded failure; otherwise the build stops there.
+        advance: told of samples done.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        dataset: Dataset,
+        tasks: list[str],
+        *,
+        batch_size: int,
+        record_failures: bool,
+        advance: Callable[[int], None],
+    ):
+        self.agent, self.dataset, self.tasks = agent, dataset, tasks
+        self.batch_size, self.record_failures, self.advance = batch_size, record_failures, advance
+        self.asked = self.failed = 0
+
+    def ask(self, rows: range, needed: dict[str, pa.Table]) -> Answers:
+        """Answers about the samples at ``rows``, checked.
+
+        Args:
+            needed: cached predictions of the agents in ``agent.needs``, for the same rows.
+
+        Raises:
+            AgentFailure: the agent raised, hung, or gave no proper answer, and failures are not recorded. Names the
+                agent and the sample, or the batch where only that is known.
+        """
+        parts = []
+        start = rows.start
+        while start < rows.stop:
+            batch = range(start, min(start + self.batch_size, rows.stop))
+            tables = {name: table.slice(start - rows.start, len(batch)) for name, table in needed.items()}
+            try:
+                parts.append(self._attempt(batch, tables))
+            except _OutOfMemory as error:
+                if len(batch) == 1:
+                    parts.append(self._failure(batch, error.failure))
+                else:
+                    self.batch_size = max(1, len(batch) // 2)
+                    continue
+            except AgentFailure as failure:
+                if not self.record_failures:
+                    raise
+                parts.append(self._isolate(batch, tables, failure))
+            self.advance(len(batch))
+            start = batch.stop
+        return Answers.concatenate(parts)
+
+    def _attempt(self, rows: range, needed: dict[str, pa.Table]) -> Answers:
+        """Ask one batch once; whatever goes wrong is an :class:`AgentFailure`."""
+        batch = self.dataset.batch(rows, needed)
+        name = self.agent.config.name
+        where = f"sample {batch.ids[0]!r}" if len(rows) == 1 else f"the batch {batch.ids[0]!r} to {batch.ids[-1]!r}"
+        self.asked += len(rows)
+        try:
+            with time_limit(self.agent.config.timeout):
+                answers = self.agent.ask(batch)
+        except L2DError:
+            raise
+        except Exception as error:
+            hint = "fix it and run the same command again (finished chunks are kept), or build with --on-failure record"
+            failure = AgentFailure(f"agent {name!r} raised {error!r}", where=where, hint=hint)
+            if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on any device
+                raise _OutOfMemory(failure) from error
+            raise failure from error
+        return answers.checked(name, batch.ids, self.tasks, len(self.dataset.classes))
+
+    def _isolate(self, rows: range, needed: dict[str, pa.Table], failure: AgentFailure) -> Answers:
+        """Find the samples that fail by halving a failed batch; they are recorded, the others answered."""
+        if len(rows) == 1:
+            return self._failure(rows, failure)
+        middle = len(rows) // 2
+        parts = []
+        for part in (rows[:middle], rows[middle:]):
+            tables = {name: table.slice(part.start - rows.start, len(part)) for name, table in needed.items()}
+            try:
+                parts.append(self._attempt(part, tables))
+            except (AgentFailure, _OutOfMemory) as error:
+                again = error.failure if isinstance(error, _OutOfMemory) else error
+                parts.append(self._isolate(part, tables, again))
+        return Answers.concatenate(parts)
+
+    def _failure(self, rows: range, failure: AgentFailure) -> Answers:
+        if not self.record_failures:
+            raise failure
+        self.failed += 1
+        width = len(self.dataset.classes) if "cla" in self.tasks else 0
+        return Answers.failed(failure.what, self.tasks, width)
+
+
+class _OutOfMemory(Exception):
+    """The agent ran out of memory on a batch: a smaller one may do."""
+
+    def __init__(self, failure: AgentFailure):
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+@contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Raise :class:`TimeoutError` in the code inside after so many seconds.
+
+    By an alarm signal, so it ends waiting (sleep, network, files) and Python code in the main thread, on POSIX;
+    native code that never returns to Python has to be killed, which costs the chunk at hand.
+    """
+    usable = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if seconds is None or not usable:
+        yield
+        return
+
+    def ring(*_) -> None:
+        raise TimeoutError(f"no answer within {seconds:g} s")
+
+    started, handler = time.monotonic(), signal.signal(signal.SIGALRM, ring)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+        if left:  # an alarm of somebody else's was running
+            signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)

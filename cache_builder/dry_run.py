@@ -1,0 +1,109 @@
+"""What a build would do and why, with time and bytes estimated from one measured batch of each agent."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pyarrow as pa
+
+from data import schema, store
+from data.cache import CacheRecord
+from data.dataset import Dataset
+
+from .agents import Agent
+from .asking import Asker
+from .builder import prepare, resolve_device
+from .plan import changes_of_agents, changes_of_dataset
+from .recipe import Recipe
+
+
+def dry_run(recipe: Recipe, out: Path, *, device: str = "auto") -> list[dict]:
+    """One row an agent: parts that are there, samples to ask, why, and the estimated seconds and bytes.
+
+    Every agent with something to do is asked one batch, to measure it. Where that is not possible without building (an
+    agent that is still to be fitted, an average of answers that are not there yet) the estimates are None.
+
+    Raises:
+        UsageError, DataError, AgentFailure: what the build itself would refuse before it starts.
+    """
+    out, device = Path(out), resolve_device(device)
+    dataset, agents, fingerprints, record = prepare(recipe, out)
+    exists = schema.cache_file(out).is_file()
+    everything = changes_of_dataset(record, out) if exists else {}
+    changed = changes_of_agents(agents, fingerprints, out) if exists and not everything else {}
+    rows = []
+    for agent in agents:
+        name = agent.config.name
+        chunks = range(record.num_chunks)
+        done = [k for k in chunks if schema.predictions_part(out, name, k).is_file()]
+        costed = [k for k in chunks if schema.costs_part(out, name, k, record.cost_digest).is_file()]
+        changes = everything or changed.get(name, {})
+        todo = list(chunks) if changes else [k for k in chunks if k not in done]
+        samples = sum(len(record.chunk_rows(k)) for k in todo)
+        seconds, size = _measure(agent, dataset, record, recipe, out, device, samples) if todo else (0.0, 0)
+        rows.append(
+            {
+                "agent": name,
+                "parts there": f"{len(done)}/{record.num_chunks}",
+                "to ask": samples,
+                "why": _why(changes, done, todo, costed, record),
+                "seconds": seconds,
+                "bytes": size,
+            }
+        )
+    for name, changes in changed.items():
+        if name not in fingerprints:
+            row = {"agent": name, "parts there": "", "to ask": 0, "why": f"refused: {_describe(changes)}"}
+            rows.append({**row, "seconds": 0.0, "bytes": 0})
+    return rows
+
+
+def _why(changes: dict, done: list[int], todo: list[int], costed: list[int], record: CacheRecord) -> str:
+    if changes:
+        return f"refused without --overwrite: {_describe(changes)}"
+    if todo:
+        return "new agent" if not done else f"{len(todo)} parts are missing"
+    if len(costed) < record.num_chunks:
+        return "costs alone: the cost table changed or parts of it are missing"
+    return "complete"
+
+
+def _describe(changes: dict[str, tuple[object, object]]) -> str:
+    return "; ".join(f"{field} was {old!r}, now {new!r}" for field, (old, new) in changes.items())
+
+
+def _measure(
+    agent: Agent, dataset: Dataset, record: CacheRecord, recipe: Recipe, out: Path, device: str, samples: int
+) -> tuple[float | None, int | None]:
+    """Seconds and bytes for so many samples, by asking the first batch once."""
+    from safetensors.numpy import load_file
+
+    frozen_file = schema.agent_folder(out, agent.config.name) / "frozen.safetensors"
+    to_fit = type(agent).freeze is not Agent.freeze and not frozen_file.is_file()
+    if agent.needs or to_fit:
+        return None, None
+    agent.load(load_file(frozen_file) if frozen_file.is_file() else None, dataset, device)
+    rows = range(min(recipe.build.batch_size, len(dataset)))
+    asker = Asker(
+        agent,
+        dataset,
+        record.tasks,
+        batch_size=recipe.build.batch_size,
+        record_failures=False,
+        advance=lambda done: None,
+    )
+    start = time.perf_counter()
+    answers = asker.ask(rows, {})
+    seconds = time.perf_counter() - start
+    ids = pa.array(dataset.ids[rows.start : rows.stop], pa.string())
+    costs = recipe.costs.compute(answers, *_targets(dataset, rows), len(dataset.classes))
+    written = (answers.to_columns(), {name: pa.array(values) for name, values in costs.items()})
+    size = sum(store.table_bytes(pa.table({"sample_id": ids, **columns})) for columns in written)
+    share = samples / len(rows)
+    return round(seconds * share, 3), round(size * share)
+
+
+def _targets(dataset: Dataset, rows: range) -> tuple:
+    batch = dataset.batch(rows)
+    return batch.target_cla, batch.target_reg

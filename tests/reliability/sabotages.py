@@ -1,0 +1,95 @@
+"""Ways of doing it wrong, patched in from outside, so that each check can be seen to notice them.
+
+As a program (``python sabotages.py NAME build RECIPE --out CACHE``) it is the command line with one of them in force.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+
+def commit_in_place(path: Path, write, *, replace: bool = False) -> bool:
+    """As ``store.commit``, but written piece by piece under the final name, whoever else has written there."""
+    from data.errors import DataError
+
+    scratch = Path(f"/dev/shm/l2d-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(scratch)
+        content = scratch.read_bytes()
+        with open(path, "wb", buffering=0) as file:
+            for start in range(0, len(content), 700):
+                file.write(content[start : start + 700])
+                time.sleep(0.002)
+    except OSError as error:
+        raise DataError(f"cannot write: {error}", where=path, hint="sabotaged") from error
+    finally:
+        scratch.unlink(missing_ok=True)
+    return True
+
+
+def fsync_forgiving(real):
+    """``os.fsync`` whose errors go unnoticed."""
+
+    def fsync(handle: int) -> None:
+        try:
+            real(handle)
+        except OSError:
+            pass
+
+    return fsync
+
+
+def apply(name: str | None) -> None:
+    """Put a sabotage in force for the rest of this process."""
+    if name == "in place":
+        from data import store
+
+        store.commit = commit_in_place
+    elif name is not None and name != "deaf":
+        raise ValueError(name)
+
+
+@contextmanager
+def trusting():
+    """Readers that check nothing: no page checksums, no digests, no seals."""
+    import pyarrow.dataset as pads
+    import pyarrow.parquet as pq
+
+    import rejector.query
+    from data import cache, store
+    from data.integrity import corruption_named
+
+    def read_table(path: Path, columns=None):
+        with corruption_named(path):
+            return pq.ParquetFile(path).read(columns=columns)
+
+    with ExitStack() as stack:
+        for module in (cache, store):
+            stack.enter_context(mock.patch.object(module, "skeleton_digest", lambda path: ""))
+        stack.enter_context(mock.patch.object(store, "read_table", read_table))
+        stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", lambda self, part: None))
+        stack.enter_context(mock.patch.object(cache.CostCache, "check_part", lambda self, part: None))
+        plain = lambda parts: pads.dataset([str(part) for part in parts], format="parquet")  # noqa: E731
+        stack.enter_context(mock.patch.object(rejector.query, "_verified_dataset", plain))
+        yield
+
+
+def main() -> None:
+    import cli
+
+    name = sys.argv.pop(1)
+    apply(name)
+    if name == "deaf":  # nobody listens to signals
+        cli.app(standalone_mode=False)
+    else:
+        cli.main()
+
+
+if __name__ == "__main__":
+    main()

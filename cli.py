@@ -385,9 +385,9 @@ def say(text: str, *, bold: bool = False) -> None:
 
 def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool) -> list[Path]:
     from data.cache import CostCache
+    from data.device import resolve_device
     from rejector.grid import make_grid
     from rejector.sweep import sweep as run_sweep
-    from rejector.training import resolve_device
 
     opened = CostCache(cache)
     points = make_grid(opened, **grid)

@@ -15,6 +15,7 @@ from data import schema, store
 from data.cache import CacheRecord
 from data.columns import dense_array
 from data.dataset import Dataset
+from data.device import resolve_device
 from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from data.table import load_table
@@ -113,24 +114,6 @@ def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, 
         agent.check(dataset, recipe.costs.tasks)
     fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
     return dataset, agents, fingerprints, make_record(recipe, dataset)
-
-
-def resolve_device(device: str) -> str:
-    """``auto`` becomes ``cuda`` if torch sees one, else ``cpu``.
-
-    Raises:
-        UsageError: the device is not there.
-    """
-    import torch
-
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"cannot use device {device!r}: {reason}", hint="try --device cpu") from error
-    return device
 
 
 @dataclass

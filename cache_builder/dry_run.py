@@ -10,10 +10,11 @@ import pyarrow as pa
 from data import schema, store
 from data.cache import CacheRecord
 from data.dataset import Dataset
+from data.device import resolve_device
 
 from .agents import Agent
 from .asking import Asker
-from .builder import prepare, resolve_device
+from .builder import prepare
 from .plan import changes_of_agents, changes_of_dataset
 from .recipe import Recipe
 

@@ -92,22 +92,6 @@ class TrainedRejector:
             return torch.cat([functional_call(network, parameters, ((part - mean) / std,)) for part in rows])
 
 
-def resolve_device(device: str) -> str:
-    """``auto`` becomes ``cuda`` if torch sees one, else ``cpu``.
-
-    Raises:
-        UsageError: the device is not there.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"cannot use device {device!r}: {reason}", hint="try --device cpu") from error
-    return device
-
-
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     """Rate of step ``step`` out of ``steps``: linear warm-up, then the schedule."""
     warm = round(config.warmup * steps)

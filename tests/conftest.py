@@ -10,14 +10,6 @@ import polars as pl
 import pytest
 
 
-@pytest.fixture(autouse=True)
-def _quiet_threads():
-    """Two threads at most: tests run beside each other on small machines."""
-    import os
-
-    os.environ.setdefault("OMP_NUM_THREADS", "2")
-
-
 def write_table(folder: Path, rows: int = 240, seed: int = 0) -> Path:
     """A table with two informative numbers, a category, a class, a value, and three agents' answers as columns."""
     generator = np.random.default_rng(seed)

@@ -83,8 +83,7 @@ def print_table(rows: list[dict], *, title: str | None = None, columns: list[str
             table.add_section()
         else:
             table.add_row(*[Text(format_value(row[name])) for name in names])
-    terminal = sys.stdout.isatty()
-    console = Console(file=sys.stdout, width=None if terminal else 10_000, highlight=False)
+    console = Console(file=sys.stdout, width=10_000, highlight=False)  # a cut-off number is worse than a long line
     text = console.render_str("")
     with console.capture() as capture:
         console.print(table if names else text)

@@ -1,0 +1,262 @@
+"""Checks 5 and 6: the disk is full, or the Nth operation on a file fails."""
+
+from __future__ import annotations
+
+import builtins
+import errno
+import io
+import os
+import subprocess
+import sys
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from unittest import mock
+
+import pyarrow.parquet as pq
+from kills import real_builder
+from sabotages import commit_in_place, fsync_forgiving
+from small import Outcome, World, differences, reference, scratch, temporaries, wrong_parts
+
+PAGE = 4096
+WRITES = ("write", "write_table")
+
+
+class Faults:
+    """Makes the Nth of the operations on files beneath a folder fail.
+
+    Args:
+        folder: operations elsewhere are not counted.
+        fail_at: which one fails, from 1; 0 counts only.
+        kinds: operations that are counted; all if None.
+        number: the error's number.
+    """
+
+    def __init__(
+        self, folder: Path, fail_at: int = 0, *, kinds: tuple[str, ...] | None = None, number: int = errno.EIO
+    ):
+        self.folder, self.fail_at, self.kinds, self.number = str(folder), fail_at, kinds, number
+        self.count, self.failed = 0, ""
+
+    @contextmanager
+    def injected(self):
+        with ExitStack() as stack:
+            put = stack.enter_context
+            for name in ("open", "link", "replace", "rename", "unlink", "mkdir"):
+                put(mock.patch.object(os, name, self._failing(name, getattr(os, name))))
+            put(mock.patch.object(os, "fsync", self._fsync(os.fsync)))
+            opener = self._opener(io.open)
+            put(mock.patch.object(io, "open", opener))
+            put(mock.patch.object(builtins, "open", opener))
+            put(mock.patch.object(pq, "write_table", self._write_table(pq.write_table)))
+            yield self
+
+    def step(self, kind: str, path: object) -> None:
+        """Count an operation; raise if its turn has come."""
+        if not str(path).startswith(self.folder) or (self.kinds is not None and kind not in self.kinds):
+            return
+        self.count += 1
+        if self.count == self.fail_at:
+            self.failed = f"{kind} {Path(str(path)).name}"
+            raise OSError(self.number, os.strerror(self.number), str(path))
+
+    def _failing(self, name: str, real):
+        def operation(path, *arguments, **options):
+            self.step(name, path)
+            return real(path, *arguments, **options)
+
+        return operation
+
+    def _fsync(self, real):
+        def fsync(handle: int) -> None:
+            self.step("fsync", os.readlink(f"/proc/self/fd/{handle}"))
+            real(handle)
+
+        return fsync
+
+    def _opener(self, real):
+        def opener(path, mode="r", *arguments, **options):
+            self.step("open", path)
+            file = real(path, mode, *arguments, **options)
+            writes = str(path).startswith(self.folder) and set(mode) & set("wax+")
+            return _FailingFile(file, self, path) if writes else file
+
+        return opener
+
+    def _write_table(self, real):
+        def write_table(table, path, *arguments, **options):
+            real(table, path, *arguments, **options)
+            try:
+                self.step("write_table", path)
+            except OSError:
+                os.truncate(path, os.path.getsize(path) // 2)
+                raise
+
+        return write_table
+
+
+class _FailingFile:
+    def __init__(self, file, faults: Faults, path: object):
+        self._file, self._faults, self._path = file, faults, path
+
+    def write(self, content):
+        try:
+            self._faults.step("write", self._path)
+        except OSError:
+            self._file.write(content[: len(content) // 2])
+            raise
+        return self._file.write(content)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._file.close()
+
+    def __getattr__(self, name: str):
+        return getattr(self._file, name)
+
+
+def nth_failures(
+    *,
+    rows: int = 10,
+    stride: int = 1,
+    kinds: tuple[str, ...] | None = None,
+    number: int = errno.EIO,
+    forgiving: bool = False,
+    in_place: bool = False,
+) -> Outcome:
+    """Fail operation 1, 2, … of a build until one passes untouched; then build again.
+
+    Args:
+        stride: try every so many operations only.
+        forgiving: sabotage: errors of fsync go unnoticed.
+        in_place: sabotage: files are written under their final names.
+    """
+    from data import store
+    from data.errors import DataError, L2DError
+
+    outcome = Outcome()
+    reference(rows, False)
+    fail_at = 1
+    while True:
+        with scratch() as folder, ExitStack() as stack:
+            world = World(folder / "world", rows=rows, asked=False)
+            if in_place:
+                stack.enter_context(mock.patch.object(store, "commit", commit_in_place))
+            faults, error = Faults(world.out, fail_at, kinds=kinds, number=number), None
+            with faults.injected(), ExitStack() as inner:
+                if forgiving:
+                    inner.enter_context(mock.patch.object(os, "fsync", fsync_forgiving(os.fsync)))
+                try:
+                    world.build()
+                except Exception as raised:
+                    error = raised
+            if not faults.failed:
+                outcome.problems += [] if error is None else [f"untouched, yet {error!r}"]
+                return outcome
+            what = f"operation {fail_at} ({faults.failed})"
+            outcome.cases += 1
+            outcome.expect(error is None or isinstance(error, L2DError), f"{what}: raised {error!r}")
+            if error is None:
+                outcome.expect(not faults.failed.startswith("fsync"), f"{what}: reported as done")
+            elif isinstance(error, L2DError) and number == errno.ENOSPC:
+                outcome.expect(isinstance(error, DataError), f"{what}: {error!r}")
+                outcome.expect(str(world.out) in str(error.where), f"{what}: names {error.where}, not the file")
+            outcome.problems += [f"{what}: {problem}" for problem in wrong_parts(world)]
+            left = temporaries(world.out)
+            outcome.expect(not left or faults.failed.startswith("unlink"), f"{what}: left {left}")
+            for name in left:  # as the sweep does once this process is gone
+                next(world.out.rglob(name)).unlink()
+            try:
+                world.build()
+            except Exception as raised:
+                outcome.problems.append(f"{what}: the retry raised {raised!r}")
+            outcome.problems += [f"{what}, after the retry: {problem}" for problem in differences(world)]
+        fail_at += stride
+
+
+# --- a full disk ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def small_disk(folder: Path, size: str = "2m"):
+    """A tmpfs of that size on ``folder``; yields False where one may not mount."""
+    folder.mkdir()
+    mounted = False
+    if sys.platform == "linux" and os.geteuid() == 0:
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "l2d-test", str(folder)]
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    try:
+        yield mounted
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(folder)], check=True, capture_output=True)
+
+
+def full_disk(*, rows: int = 20, stride: int = 1, in_place: bool = False, command_line: bool = False) -> Outcome:
+    """Leave 0, 1, 2, … pages free until a build fits; each one that does not fails cleanly and can go on.
+
+    Where no file system can be mounted, writes fail with ENOSPC one after the other instead; ``note`` says which.
+
+    Args:
+        stride: pages more each time.
+        in_place: sabotage: files are written under their final names.
+        command_line: run the real command line each time, and look at its exit code.
+    """
+    with scratch() as folder, small_disk(folder / "disk") as mounted:
+        if mounted:
+            outcome = _full_disk(folder, rows, stride, in_place, command_line)
+            outcome.note = "on a tmpfs of 2 MiB"
+            return outcome
+    outcome = nth_failures(rows=rows, stride=stride, kinds=WRITES, number=errno.ENOSPC, in_place=in_place)
+    outcome.note = "no mount allowed here: ENOSPC injected into each write"
+    return outcome
+
+
+def _full_disk(folder: Path, rows: int, stride: int, in_place: bool, command_line: bool) -> Outcome:
+    from data import store
+    from data.errors import DataError
+
+    outcome, disk, pages = Outcome(), folder / "disk", 0
+    reference(rows, False)
+    while True:
+        world = World(folder / f"world-{pages}", rows=rows, asked=False)
+        world.out = disk / "cache"
+        _fill(disk, pages)
+        what, error = f"{pages} pages free", None
+        with mock.patch.object(store, "commit", commit_in_place) if in_place else ExitStack():
+            if command_line:
+                process = real_builder(world)
+                code, said = process.wait(), (world.folder / "stderr").read_text()
+                fits = code == 0
+                outcome.expect(fits or code == 3, f"{what}: exited with {code}: {said[-300:]}")
+                outcome.expect(fits or str(world.out) in said, f"{what}: names no file: {said[-300:]}")
+            else:
+                try:
+                    world.build()
+                except Exception as raised:
+                    error = raised
+                fits = error is None
+                outcome.expect(fits or isinstance(error, DataError), f"{what}: raised {error!r}")
+                outcome.expect(fits or str(world.out) in str(error), f"{what}: names no file: {error}")
+                outcome.expect(fits or "space" in str(error), f"{what}: does not say why: {error}")
+        outcome.cases += 1
+        outcome.problems += [f"{what}: {problem}" for problem in wrong_parts(world)]
+        outcome.expect(not temporaries(world.out), f"{what}: left {temporaries(world.out)}")
+        (disk / "ballast").unlink()
+        try:
+            world.build()
+        except Exception as raised:
+            outcome.problems.append(f"{what}: with space again it raised {raised!r}")
+        outcome.problems += [f"{what}, with space again: {problem}" for problem in differences(world)]
+        subprocess.run(["rm", "-rf", str(world.out)], check=True)
+        if fits or len(outcome.problems) > 100:
+            return outcome
+        pages += stride
+
+
+def _fill(disk: Path, pages: int) -> None:
+    """Fill a disk up to so many pages."""
+    free = os.statvfs(disk)
+    with open(disk / "ballast", "wb") as file:
+        file.write(b"\0" * max(0, free.f_bavail * free.f_frsize - pages * PAGE))

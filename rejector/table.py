@@ -38,7 +38,7 @@ class CostTable:
     failed: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self.features)
 
 
 def load_tables(

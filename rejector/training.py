@@ -12,15 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call
 
 from data.errors import DataError, UsageError
 from data.features import standardisation
 
 from .costs import expression_costs, total_costs
 from .grid import GridPoint
-from .losses import allocate, deferral_loss, surrogate_deferral_loss
 from .networks import NETWORKS, make_network
+from .stacked import Stack, points_at_once
 from .table import CostTable
 
 ROWS_AT_ONCE = 65_536  # when scoring, to bound memory
@@ -127,86 +127,58 @@ def train_grid(
         DataError: a loss is not finite.
     """
     mean, std = (torch.from_numpy(v) for v in standardisation(train.features.numpy()))
-    data = [
-        _Rows(((table.features - mean) / std).to(device), _raw_costs(table.raw, points[0], tasks).to(device))
-        for table in (train, validation)
-    ]
-    weights = torch.stack([_weights(point, train=True) for point in points]).to(device)  # (G, T)
-    beta = torch.tensor([point.query_costs for point in points], device=device)  # (G, A)
-    nu = torch.tensor([point.nu for point in points], device=device)[:, None, None]
-    nu = 1.0 if bool((nu == 1).all()) else nu
-
-    num_agents, width = train.raw.shape[1], train.features.shape[1]
-    networks = [_initialised(config, width, num_agents, point.seed) for point in points]
-    parameters, _ = stack_module_state(networks)
-    parameters = {name: v.to(device).detach().requires_grad_() for name, v in parameters.items()}
-    template = networks[0].to("meta")
-
-    def forward(state: dict[str, Tensor], features: Tensor) -> Tensor:
-        return functional_call(template, (state, {}), (features,))
-
-    per_point = vmap(forward)  # parameters (G, …), features (G, B, width) -> scores (G, B, A)
-    shared = vmap(forward, in_dims=(0, None))  # the same features for every point
-
+    x_train, x_validation = (((table.features - mean) / std).to(device) for table in (train, validation))
+    raw_train, raw_validation = (_raw_costs(t.raw, points[0], tasks).to(device) for t in (train, validation))
     seeds = sorted({point.seed for point in points})
-    of_seed = torch.tensor([seeds.index(point.seed) for point in points], device=device)
     shuffles = [torch.Generator().manual_seed(seed) for seed in seeds]
-    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=config.weight_decay)
+    size = points_at_once(device, config.batch_size, config.hidden)
+    stacks = [
+        Stack(
+            part,
+            torch.stack([_weights(point, train=True) for point in part]),
+            seeds,
+            network=config.network,
+            width=train.features.shape[1],
+            num_agents=train.raw.shape[1],
+            hidden=config.hidden,
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            device=device,
+        )
+        for part in (points[start : start + size] for start in range(0, len(points), size))
+    ]
     batches = -(-len(train) // config.batch_size)
-    steps = config.epochs * batches
-    best_risk = torch.full((len(points),), float("inf"), device=device)
-    best_epoch = torch.zeros(len(points), dtype=torch.int64, device=device)
-    best = {name: v.detach().clone() for name, v in parameters.items()}
     history = []
     for epoch in range(config.epochs):
         orders = torch.stack([torch.randperm(len(train), generator=g) for g in shuffles]).to(device)  # (seeds, n)
         losses = torch.zeros(len(points), device=device)
         for batch, rows in enumerate(orders.split(config.batch_size, dim=1)):
-            rate = learning_rate(epoch * batches + batch, steps, config)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            scores = per_point(parameters, data[0].features[rows][of_seed])
-            costs = total_costs(data[0].raw[rows][of_seed], weights, beta)
-            loss = surrogate_deferral_loss(scores, costs, nu).mean(dim=1)
-            optimizer.zero_grad(set_to_none=True)
-            loss.sum().backward()  # points do not share a parameter, so each gets its own gradient
-            optimizer.step()
-            losses += loss.detach() * rows.shape[1]
-        risk = _risk(shared, parameters, data[1], weights, beta)
+            lr = learning_rate(epoch * batches + batch, config.epochs * batches, config)
+            x, raw = x_train[rows], raw_train[rows]
+            losses += torch.cat([stack.step(x, raw, lr) for stack in stacks]) * rows.shape[1]
         if not bool(torch.isfinite(losses).all()):
             point = points[int((~torch.isfinite(losses)).nonzero()[0])]
             raise DataError(f"the loss of {point.run_id} is not finite in epoch {epoch}", hint="lower --lr")
-        better = risk < best_risk
-        best_risk = torch.where(better, risk, best_risk)
-        best_epoch = torch.where(better, epoch, best_epoch)
-        for name, value in parameters.items():
-            best[name] = torch.where(better.view(-1, *[1] * (value.dim() - 1)), value.detach(), best[name])
-        history.append(torch.stack([losses / len(train), risk], dim=1).cpu())
+        risks = [stack.risk(x_validation, raw_validation, ROWS_AT_ONCE) for stack in stacks]
+        for stack, risk in zip(stacks, risks, strict=True):
+            stack.keep_best(risk, epoch)
+        history.append(torch.stack([losses / len(train), torch.cat(risks)], dim=1).cpu())
         if progress:
-            progress(epoch, len(train), float(risk.mean()))
+            progress(epoch, len(train), float(history[-1][:, 1].mean()))
 
-    curves = torch.stack(history, dim=1)  # (G, epochs, 2)
+    curves = torch.stack(history, dim=1)  # (points, epochs, 2)
     return [
         TrainedRejector(
             point=point,
             config=config,
-            state={
-                **{name: value[index].cpu().clone() for name, value in best.items()},
-                "feature_mean": mean,
-                "feature_std": std,
-            },
-            best_epoch=int(best_epoch[index]),
-            validation_risk=float(best_risk[index]),
-            history=[tuple(row) for row in curves[index].tolist()],
+            state={**stack.best_state(position), "feature_mean": mean, "feature_std": std},
+            best_epoch=int(stack.best_epoch[position]),
+            validation_risk=float(stack.best_risk[position]),
+            history=[tuple(row) for row in curves[points.index(point)].tolist()],
         )
-        for index, point in enumerate(points)
+        for stack in stacks
+        for position, point in enumerate(stack.points)
     ]
-
-
-@dataclass(frozen=True)
-class _Rows:
-    features: Tensor  # (n, width), standardised
-    raw: Tensor  # (n, A, T)
 
 
 def point_costs(table: CostTable, point: GridPoint, tasks: list[str]) -> Tensor:
@@ -231,22 +203,3 @@ def _weights(point: GridPoint, *, train: bool = False) -> Tensor:
     if point.cost is not None:
         return torch.ones(1)
     return (point.weights.trained_on(point.method) if train else point.weights).vector()
-
-
-def _initialised(config: TrainConfig, width: int, num_agents: int, seed: int) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return make_network(config.network, width, num_agents, config.hidden)
-
-
-@torch.inference_mode()
-def _risk(shared: Callable, parameters: dict[str, Tensor], rows: _Rows, weights: Tensor, beta: Tensor) -> Tensor:
-    """Mean true deferral loss of every point, (G,)."""
-    total = torch.zeros(len(beta), device=beta.device)
-    step = max(1, ROWS_AT_ONCE // len(beta))
-    for start in range(0, len(rows.features), step):
-        part = slice(start, start + step)
-        scores = shared(parameters, rows.features[part])
-        costs = total_costs(rows.raw[part].expand(len(beta), -1, -1, -1), weights, beta)
-        total += deferral_loss(allocate(scores), costs).sum(dim=1)
-    return total / len(rows.features)

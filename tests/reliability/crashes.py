@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from contextlib import ExitStack, contextmanager
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from unittest import mock
 
-from small import TEMPORARY, Outcome, World, differences, reference, scratch
+from crowd import mixed
+from small import TEMPORARY, Outcome, World, differences, reference, same, scratch, truth
 
 DEAD = 4_999_999  # above every process id
 FOLDER = -1
@@ -143,19 +146,17 @@ class Disk:
         return state
 
 
-def record(world: World) -> Recorder:
-    """Build a world's cache and record it."""
-    world.out.mkdir()
-    recorder = Recorder(world.out)
-    with recorder.recording():
-        world.build()
-    return recorder
+def crash_states(recorder: Recorder, settled: int, *, subsets: int, seed: int = 0) -> list[tuple[int, dict]]:
+    """Every distinct state that a crash after any number of operations could leave, with that number.
 
-
-def crash_states(recorder: Recorder, *, subsets: int, seed: int = 0) -> list[tuple[int, dict]]:
-    """Every distinct state that a crash after any number of operations could leave, with that number."""
+    Args:
+        settled: so many of the first operations are long on the disk.
+    """
     disk, seen, states, randomness = Disk(), set(), [], random.Random(seed)
-    for position, operation in enumerate([("names", {}), *recorder.operations]):
+    for operation in recorder.operations[:settled]:
+        disk.do(operation)
+    disk.synced_names, disk.synced_content = dict(disk.names), dict(disk.content)
+    for position, operation in enumerate([("names", disk.names), *recorder.operations[settled:]]):
         disk.do(operation)
         for state in disk.states(randomness, subsets):
             key = hashlib.sha256(repr(sorted(state.items(), key=str)).encode()).digest()
@@ -165,31 +166,35 @@ def crash_states(recorder: Recorder, *, subsets: int, seed: int = 0) -> list[tup
     return states
 
 
-def replay(*, rows: int, subsets: int, resumes: int, sync: bool = True, seed: int = 0) -> Outcome:
+def replay(*, rows: int, subsets: int, resumes: int, redo: bool = False, sync: bool = True, seed: int = 0) -> Outcome:
     """Crash after each operation of a build; no part may be there half, and the build must go on from there.
 
     Args:
         subsets: random sets of lost writes tried after each operation, beside all, none and each alone.
         resumes: how many states, chosen at random, are opened and built to the end; the rest are looked at.
+        redo: record not a first build, but the one that asks anew what was deleted; answers have changed meanwhile.
         sync: False sabotages every fsync of the recorded build.
     """
     outcome, randomness = Outcome(), random.Random(seed)
     with scratch() as folder:
-        world = World(folder / "world", rows=rows, asked=False)
-        expected = reference(**world.settings)
-        with mock.patch.object(os, "fsync", os.fsync if sync else lambda handle: None):
-            recorder = Recorder(world.out)
-            world.out.mkdir()
-            with recorder.recording(), mock.patch.object(os, "fsync", os.fsync if sync else lambda handle: None):
-                world.build()
+        world = World(folder / "world", rows=rows, asked=redo)
+        world.out.mkdir()
+        recorder = Recorder(world.out)
+        if redo:
+            world.build()
+            (world.out / "agents/asked/predictions/00000.parquet").unlink()
+            (world.folder / "wobble").write_text("1.5")
+            recorder.look()
+        settled = len(recorder.operations)
+        with recorder.recording(), nullcontext() if sync else mock.patch.object(os, "fsync", return_value=None):
+            world.build()
         whole: dict[str, set[bytes]] = {}
         for operation in recorder.operations:
             if operation[0] == "names":  # what a name stood for once its file was finished
                 for name, own in operation[1].items():
                     whole.setdefault(name, set()).add(recorder.content.get(own, b""))
-        states = crash_states(recorder, subsets=subsets, seed=seed)
         good = []
-        for position, state in states:
+        for position, state in crash_states(recorder, settled, subsets=subsets, seed=seed):
             broken = [
                 name
                 for name, content in state.items()
@@ -201,12 +206,12 @@ def replay(*, rows: int, subsets: int, resumes: int, sync: bool = True, seed: in
                 good.append((position, state))
         chosen = randomness.sample(good, min(resumes, len(good)))
         for number, (position, state) in enumerate(chosen):
-            again = World(folder / f"again-{number}", rows=rows, asked=False)
+            again = World(folder / f"again-{number}", rows=rows, asked=redo, wobble="1.5" if redo else "0")
             materialise(state, again.out)
-            problems = _opened(again) + _resumed(again)
+            problems = _resumed(again, mixed) if redo else _opened(again) + _resumed(again, differences)
             outcome.problems += [f"after operation {position}: {problem}" for problem in problems]
-        outcome.note = f"{len(recorder.operations)} operations, {len(chosen)} states built to the end"
-        assert expected.exists()
+            shutil.rmtree(again.folder)
+        outcome.note = f"{len(recorder.operations) - settled} operations, {len(chosen)} states built to the end"
     return outcome
 
 
@@ -224,7 +229,6 @@ def _opened(world: World) -> list[str]:
     """What a reader sees before anyone resumes: what was written, or an error of ours."""
     from data.cache import CostCache
     from data.errors import CorruptPart, L2DError
-    from small import same, truth
 
     expected = truth(reference(**world.settings))
     try:
@@ -243,9 +247,13 @@ def _opened(world: World) -> list[str]:
     return []
 
 
-def _resumed(world: World) -> list[str]:
+def _resumed(world: World, compare: Callable[[World], list[str]]) -> list[str]:
+    from data.errors import CorruptPart
+
     try:
         world.build()
+    except CorruptPart as error:
+        return [f"resuming found damage: {error}"]
     except Exception as error:
         return [f"resuming failed with {type(error).__name__}: {error}"]
-    return differences(world)
+    return compare(world)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from small import Outcome, World, built_apart, contents, differences, errors_of, fork, kill_group, reference, same, scratch, truth
+from small import Outcome, World, built_apart, differences, errors_of, fork, kill_group, reference, same, scratch, truth
 
 
 def crowd(rounds: int, *, builders: int = 4, sabotage: str | None = None, seed: int = 0) -> Outcome:
@@ -19,8 +19,10 @@ def crowd(rounds: int, *, builders: int = 4, sabotage: str | None = None, seed: 
     outcome, randomness = Outcome(), random.Random(seed)
     reference()
     for number in range(rounds):
+        if sabotage and outcome.problems:
+            break
         with scratch() as folder:
-            wobble = bool(number % 2)
+            wobble = "process" if number % 2 else "0"
             world = World(folder / "world", pause=0.001, wobble=wobble)
             first = time.monotonic() + 0.25
             spread = randomness.choice([0, 0.01, 0.1])
@@ -33,7 +35,7 @@ def crowd(rounds: int, *, builders: int = 4, sabotage: str | None = None, seed: 
                     kill_group(process)
                 process.close()
             outcome.problems += [f"round {number}: {error}" for error in errors_of(world)]
-            problems = differences(world) if not wobble else mixed(world)
+            problems = differences(world) if wobble == "0" else mixed(world)
             outcome.problems += [f"round {number}: {problem}" for problem in problems]
             outcome.cases += 1
     return outcome
@@ -65,10 +67,12 @@ def readers(opens: int, *, sabotage: str | None = None, seed: int = 0) -> Outcom
     """A reader opens caches while they are built: it sees what is committed, or a clean error, and never damage."""
     outcome, randomness = Outcome(), random.Random(seed)
     expected, seen = truth(reference()), 0
-    while outcome.cases < opens and len(outcome.problems) < 20:
+    while outcome.cases < opens and len(outcome.problems) < (1 if sabotage else 20):
         with scratch() as folder:
             world = World(folder / "world", pause=0.01)
             process = fork(built_apart, world.folder, sabotage)
+            while process.exitcode is None and not (world.out / "cache.json").exists():
+                time.sleep(0.001)
             while process.exitcode is None and outcome.cases < opens:
                 problem, found = _read_once(world.out, expected, randomness)
                 seen += found
@@ -78,6 +82,7 @@ def readers(opens: int, *, sabotage: str | None = None, seed: int = 0) -> Outcom
             process.close()
             if sabotage is None:
                 outcome.problems += errors_of(world) + differences(world)
+    outcome.expect(seen, "no part was seen")
     outcome.note = f"{seen} parts seen"
     return outcome
 
@@ -116,6 +121,3 @@ def _read_once(out: Path, expected: dict, randomness: random.Random) -> tuple[st
         return "", 0
     except Exception as error:
         return f"a reader raised {type(error).__name__}: {error}", 0
-
-
-__all__ = ["contents", "crowd", "mixed", "readers"]

@@ -107,7 +107,8 @@ def read_chunks(cache: Path) -> list[pa.Table]:
 
     opened = CostCache(cache)
     chunks = opened.chunks([agent.name for agent in opened.all_agents])
-    return [table.replace_schema_metadata() for samples, *others in chunks for table in [samples, *sum(others, [])]]
+    rows = [[samples, *predictions, *costs] for samples, predictions, costs in chunks]
+    return [table.replace_schema_metadata() for tables in rows for table in tables]
 
 
 def read_tables(cache: Path) -> dict:

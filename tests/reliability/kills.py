@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -53,6 +52,10 @@ def kill_real(kills: int, *, sabotage: str | None = None, seed: int = 0, lanes: 
         threading.Thread(target=_kill_many, args=(shares[lane], _RealStarter(sabotage), outcomes[lane], seed + lane))
         for lane in range(lanes)
     ]
+    return _joined(threads, outcomes)
+
+
+def _joined(threads: list[threading.Thread], outcomes: list[Outcome]) -> Outcome:
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -103,7 +106,7 @@ class _ForkStarter:
 def _kill_many(kills: int, start, outcome: Outcome, seed: int) -> None:
     """Kill builders of one world after another, each until its cache is finished, and compare every one."""
     randomness = random.Random(seed)
-    while outcome.cases < kills and len(outcome.problems) < 20:
+    while outcome.cases < kills and len(outcome.problems) < (1 if start.sabotage else 20):
         with scratch() as folder:
             world = World(folder / "world", pause=start.pause)
             seen_kills = 0
@@ -161,15 +164,24 @@ def _footprint(world: World) -> tuple:
 
 def interrupts(signals: list[int], *, sabotage: str | None = None, seed: int = 0) -> Outcome:
     """SIGINT or SIGTERM while a slow agent is asked: gone within 5 s, its exit code, the line to go on with."""
-    outcome, randomness = Outcome(), random.Random(seed)
     reference()
+    outcomes = [Outcome() for _ in range(2)]
+    threads = [
+        threading.Thread(target=_interrupt_many, args=(signals[lane::2], sabotage, outcomes[lane], seed + lane))
+        for lane in range(2)
+    ]
+    return _joined(threads, outcomes)
+
+
+def _interrupt_many(signals: list[int], sabotage: str | None, outcome: Outcome, seed: int) -> None:
+    randomness = random.Random(seed)
     for number in signals:
         with scratch() as folder:
             world = World(folder / "world", pause=0.7)
             process = real_builder(world, sabotage)
             while not world.log.stat().st_size and process.poll() is None:
                 time.sleep(0.005)
-            time.sleep(randomness.uniform(0, 1.5))
+            time.sleep(randomness.uniform(0, 1))
             sent = time.monotonic()
             process.send_signal(number)
             try:
@@ -191,5 +203,3 @@ def interrupts(signals: list[int], *, sabotage: str | None = None, seed: int = 0
             except Exception as error:
                 outcome.problems.append(f"{name}: resuming failed: {error}")
             outcome.problems += differences(world)
-            shutil.rmtree(world.folder)
-    return outcome

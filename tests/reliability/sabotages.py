@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -37,10 +37,8 @@ def fsync_forgiving(real):
     """``os.fsync`` whose errors go unnoticed."""
 
     def fsync(handle: int) -> None:
-        try:
+        with suppress(OSError):
             real(handle)
-        except OSError:
-            pass
 
     return fsync
 
@@ -71,10 +69,10 @@ def trusting():
 
     with ExitStack() as stack:
         for module in (cache, store):
-            stack.enter_context(mock.patch.object(module, "skeleton_digest", lambda path: ""))
+            stack.enter_context(mock.patch.object(module, "skeleton_digest", return_value=""))
         stack.enter_context(mock.patch.object(store, "read_table", read_table))
-        stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", lambda self, part: None))
-        stack.enter_context(mock.patch.object(cache.CostCache, "check_part", lambda self, part: None))
+        stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", return_value=None))
+        stack.enter_context(mock.patch.object(cache.CostCache, "check_part"))
         plain = lambda parts: pads.dataset([str(part) for part in parts], format="parquet")  # noqa: E731
         stack.enter_context(mock.patch.object(rejector.query, "_verified_dataset", plain))
         yield

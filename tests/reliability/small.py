@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # `python tests/reliability/stress.py` finds the project here
 TEMPORARY = ".tmp"
 CHUNK = 10
 
@@ -57,7 +58,8 @@ def ask(batch):
     os.close(handle)
     time.sleep(float((HERE / "pause").read_text()))
     x = batch.columns["x"].to_numpy()
-    wobble = os.getpid() % 1000 if (HERE / "wobble").exists() else 0
+    wobble = (HERE / "wobble").read_text()
+    wobble = os.getpid() % 1000 if wobble == "process" else float(wobble)
     return {"prob": [[1 - min(1, abs(v)), min(1, abs(v))] for v in x], "reg": 3 * x + wobble}
 """
 
@@ -85,7 +87,7 @@ class World:
         rows: samples, in chunks of 10; the agent ``asked`` is asked 5 at a time.
         asked: have the Python agent at all; without it three columns answer.
         pause: seconds that the Python agent takes for a batch.
-        wobble: its answers differ from process to process, as a sampling API's do.
+        wobble: added to its answers; ``process``: another number in each process, as a sampling API answers.
         seed: of the table's values; ids are the same for every seed.
     """
 
@@ -96,7 +98,7 @@ class World:
         rows: int = 40,
         asked: bool = True,
         pause: float = 0.0,
-        wobble: bool = False,
+        wobble: str = "0",
         seed: int = 0,
     ):
         self.folder, self.out, self.log = folder, folder / "cache", folder / "log"
@@ -114,8 +116,7 @@ class World:
         (folder / "table.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
         (folder / "agent.py").write_text(AGENT, encoding="utf-8")
         (folder / "pause").write_text(str(pause))
-        if wobble:
-            (folder / "wobble").touch()
+        (folder / "wobble").write_text(wobble)
         self.log.touch()
         agents = [COLUMN.format("model"), ASKED if asked else "", COLUMN.format("expert")]
         self.recipe_file.write_text(RECIPE + "".join(agents), encoding="utf-8")
@@ -255,7 +256,8 @@ def built_apart(folder: Path, sabotage: str | None, start_at: float = 0.0) -> No
     try:
         world.build()
     except BaseException as error:
-        text = f"{type(error).__name__}: {error}" + "".join(traceback.format_tb(error.__traceback__)[-2:])
+        frames = [f"{Path(f.filename).name}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)[-4:]]
+        text = f"{type(error).__name__}: {str(error).splitlines()[0]} ({' > '.join(frames)})"
         handle = os.open(folder / "errors", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         os.write(handle, text.encode() + b"\0")
         os.close(handle)

@@ -1,0 +1,29 @@
+"""Builders killed with -9 or asked to stop: nothing is lost, and the same command goes on."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+from kills import interrupts, kill_forked, kill_real
+
+
+@pytest.mark.parametrize(("check", "kills"), [(kill_forked, 60), (kill_real, 10)])
+def test_a_killed_build_goes_on_and_ends_as_if_undisturbed(check, kills):
+    outcome = check(kills)
+    assert not outcome.problems, outcome.shown()
+    assert outcome.cases >= kills
+
+
+@pytest.mark.parametrize(("check", "kills"), [(kill_forked, 40), (kill_real, 20)])
+def test_kills_are_noticed_where_files_are_written_in_place(check, kills):
+    assert check(kills, sabotage="in place").problems
+
+
+def test_an_interrupted_build_stops_soon_and_says_how_to_go_on():
+    outcome = interrupts([signal.SIGINT, signal.SIGTERM])
+    assert not outcome.problems, outcome.shown()
+
+
+def test_a_command_that_does_not_listen_is_noticed():
+    assert interrupts([signal.SIGTERM], sabotage="deaf").problems

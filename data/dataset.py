@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,10 +103,14 @@ class Dataset:
             "target_cla": _content(self.target_cla),
             "target_reg": _content(self.target_reg),
             "features": _content(self.features),
+            **{f"column {name}": schema.ids_digest(_texts(self.columns[name]))[:16] for name in self.keep},
         }
 
 
-def _content(values: np.ndarray | None) -> str | None:
-    import hashlib
+def _texts(column: pl.Series) -> list[str]:
+    """Values as text; missing ones as a text no value has."""
+    return ["\0" if value is None else repr(value) for value in column.to_list()]
 
+
+def _content(values: np.ndarray | None) -> str | None:
     return None if values is None else hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]

@@ -195,3 +195,18 @@ def test_price_and_description_may_change_without_asking_anyone(workshop, text):
     report = workshop.build(text.replace('name = "hard"', 'name = "hard"\nprice = 7.5\ndescription = "dear"'))
     assert report.asked == dict.fromkeys(NAMES, 0)
     assert (workshop.cache().agent("hard").price, workshop.cache().agent("hard").description) == (7.5, "dear")
+
+
+def test_an_edited_column_that_is_only_kept_for_sql_is_noticed(workshop, text):
+    workshop.build(text)
+    before = workshop.files()
+    workshop.table.with_columns(ward=workshop.table["ward"].reverse()).write_parquet(
+        workshop.folder / "patients.parquet"
+    )
+    features = text.replace('features = ["x1", "x2", "ward"]', 'features = ["x1", "x2"]')
+    assert features != text
+    workshop.build(features, out="without")  # the column is no feature here
+    workshop.table.write_parquet(workshop.folder / "patients.parquet")
+    with pytest.raises(FingerprintMismatch, match="column ward"):
+        workshop.build(features, out="without")
+    assert workshop.files() == before

@@ -9,11 +9,12 @@ import os
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
 
-def commit_in_place(path: Path, write, *, replace: bool = False) -> bool:
+def commit_in_place(path: Path, write, *, replace: bool = False, pause: float = 0.002) -> bool:
     """As ``store.commit``, but written piece by piece under the final name, whoever else has written there."""
     from data.errors import DataError
 
@@ -25,7 +26,7 @@ def commit_in_place(path: Path, write, *, replace: bool = False) -> bool:
         with open(path, "wb", buffering=0) as file:
             for start in range(0, len(content), 700):
                 file.write(content[start : start + 700])
-                time.sleep(0.002)
+                time.sleep(pause)
     except OSError as error:
         raise DataError(f"cannot write: {error}", where=path, hint="sabotaged") from error
     finally:
@@ -45,10 +46,12 @@ def fsync_forgiving(real):
 
 def apply(name: str | None) -> None:
     """Put a sabotage in force for the rest of this process."""
-    if name == "in place":
-        from data import store
+    from data import store
 
+    if name == "in place":
         store.commit = commit_in_place
+    elif name == "in place, slowly":  # so that most kills hit a write
+        store.commit = partial(commit_in_place, pause=0.1)
     elif name is not None and name != "deaf":
         raise ValueError(name)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import multiprocessing
 import os
@@ -141,6 +142,7 @@ class World:
 def reference(rows: int = 40, asked: bool = True, seed: int = 0) -> Path:
     """The folder of an undisturbed build's world; read only."""
     folder = Path(tempfile.mkdtemp(prefix="l2d-reference-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     World(folder, rows=rows, asked=asked, seed=seed).build()
     return folder
 

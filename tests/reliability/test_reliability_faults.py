@@ -15,7 +15,7 @@ def test_a_full_disk_is_told_and_nothing_finished_is_lost():
 
 
 def test_the_command_line_exits_with_3_on_a_full_disk():
-    outcome = full_disk(rows=10, stride=10, command_line=True)
+    outcome = full_disk(rows=10, stride=18, command_line=True)
     assert not outcome.problems, outcome.shown()
 
 

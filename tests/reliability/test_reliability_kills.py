@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from kills import interrupts, kill_forked, kill_real
+from small import World, built_apart, differences, errors_of, fork
 
 
 @pytest.mark.parametrize(("check", "kills"), [(kill_forked, 60), (kill_real, 10)])
@@ -17,7 +18,17 @@ def test_a_killed_build_goes_on_and_ends_as_if_undisturbed(check, kills):
 
 @pytest.mark.parametrize(("check", "kills"), [(kill_forked, 40), (kill_real, 20)])
 def test_kills_are_noticed_where_files_are_written_in_place(check, kills):
-    assert check(kills, sabotage="in place").problems
+    outcome = check(kills, sabotage="in place, slowly")
+    assert outcome.cases
+    assert any("is not JSON" in problem or "cannot be read back" in problem for problem in outcome.problems)
+
+
+def test_a_sabotaged_builder_that_is_left_alone_builds_well(tmp_path):
+    world = World(tmp_path / "world")
+    process = fork(built_apart, world.folder, "in place")
+    process.join()
+    assert process.exitcode == 0
+    assert not errors_of(world) + differences(world)
 
 
 def test_an_interrupted_build_stops_soon_and_says_how_to_go_on():

@@ -84,6 +84,9 @@ def build(
         OnFailure.stop
     ),
     retry_failures: Annotated[bool, typer.Option("--retry-failures", help="Ask recorded failures again.")] = False,
+    keep_answers: Annotated[
+        list[str] | None, typer.Option(help="Keep this agent's answers though it has changed; may be repeated.")
+    ] = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -106,7 +109,7 @@ def build(
     loaded = load_recipe(recipe)
     say(f"{loaded.name}: {loaded.description}" if loaded.description else loaded.name)
     if dry_run:
-        print_rows(plan_build(loaded, out, device=device), format.value)
+        print_rows(plan_build(loaded, out, device=device, retry_failures=retry_failures), format.value)
         return
     with _Bars() as bars:
         report = build_cache(
@@ -116,6 +119,7 @@ def build(
             overwrite=overwrite,
             on_failure=on_failure.value,
             retry_failures=retry_failures,
+            keep_answers=keep_answers or (),
             progress=bars.start,
         )
     asked = {name: samples for name, samples in report.asked.items() if samples}
@@ -127,8 +131,11 @@ def build(
     failed = {name: count for name, count in report.failed.items() if count}
     if failed:
         say("failures recorded: " + ", ".join(f"{name} {count:,}" for name, count in failed.items()))
-        say('  l2d query CACHE "SELECT agent, failure, count(*) FROM predictions WHERE failure >  GROUP BY ALL"')
-    say(f"next: l2d train {out} --out RUN")
+        sql = "SELECT agent, failure, count(*) FROM predictions WHERE failure IS NOT NULL GROUP BY ALL"
+        say(f'why:  l2d query {quote(out)} "{sql}"')
+        say(f"next: l2d build {quote(recipe)} --out {quote(out)} --retry-failures, or l2d train … --failures drop")
+        return
+    say(f"next: l2d train {quote(out)} --out RUN")
 
 
 @app.command()
@@ -151,7 +158,7 @@ def status(cache: CacheArgument, format: FormatOption = Format.table):
 
 
 @app.command()
-def verify(cache: CacheArgument):
+def verify(cache: CacheArgument, format: FormatOption = Format.table):
     """Read everything back: page checksums, samples, rows, seals. Exit 3 names the file that is wrong.
 
     Examples:
@@ -161,9 +168,13 @@ def verify(cache: CacheArgument):
         l2d verify support2.cache && echo safe to train on
     """
     from data.cache import CostCache
+    from data.render import print_rows
 
-    files = CostCache(cache).verify()
-    print(f"{cache}: {files} parts are what was written")
+    parts = CostCache(cache).verify()
+    if format == Format.table:
+        print(f"{cache}: {parts} parts are what was written")
+    else:
+        print_rows([{"cache": str(cache), "parts": parts, "sound": True}], format.value)
 
 
 @app.command()
@@ -176,7 +187,7 @@ def train(
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
     cost: CostOption = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1)] = 0,
     epochs: EpochsOption = 100,
     batch_size: BatchSizeOption = 1024,
     lr: LearningRateOption = 3e-3,
@@ -215,7 +226,8 @@ def train(
         raise UsageError(f"--beta {beta} gives {len(grid['betas'])} values", hint="for a grid: l2d sweep")
     _sweep(cache, grid, config, lambda point: out, device, overwrite)
     _evaluate([out], Split.test, format)
-    say(f'next: l2d evaluate {out}; l2d query {out} {cache} "SELECT agent, count(*) FROM allocations GROUP BY 1"')
+    sql = "SELECT agent, count(*) FROM allocations GROUP BY ALL"
+    say(f'next: l2d report {quote(out)}, or l2d query {quote(out)} {quote(cache)} "{sql}"')
 
 
 @app.command()
@@ -260,7 +272,7 @@ def sweep(
     grid = {
         "methods": _list(method, str, "--method"),
         "weights": [_pairs(text, "--lambda") for text in lambda_ or []],
-        "betas": _betas(beta or []),
+        "betas": _betas(beta) if beta else [],
         "nus": _list(nu, float, "--nu"),
         "seeds": list(range(seeds)),
         "cost": cost,
@@ -276,7 +288,7 @@ def sweep(
         for run in runs
     ]
     print_rows(rows, format.value)
-    say(f"next: l2d evaluate {out}")
+    say(f"next: l2d evaluate {quote(out)}")
 
 
 @app.command()
@@ -368,7 +380,7 @@ def demo(
         raise UsageError(f"there is no demo {name!r}", hint=f"the demos are {', '.join(names)}")
     folder = out or Path(f"l2d-demo-{name}")
     for block in script.read_text(encoding="utf-8").split("\n\n"):
-        lines = [line.replace("{out}", str(folder)) for line in block.strip().splitlines()]
+        lines = [line.replace("{out}", quote(folder)) for line in block.strip().splitlines()]
         for line in lines:
             if line.startswith("#"):
                 say("\n" + line, bold=True)
@@ -376,6 +388,11 @@ def demo(
         say(f"$ {command}\n")
         app(shlex.split(command)[1:], standalone_mode=False)
     say(f"\nEverything is in {folder}: go on with the commands above, or open {folder / 'report.html'}", bold=True)
+
+
+def quote(path: object) -> str:
+    """A path as it has to be typed."""
+    return shlex.quote(str(path))
 
 
 def say(text: str, *, bold: bool = False) -> None:
@@ -410,13 +427,14 @@ def _evaluate(paths: list[Path], split: Split, format: Format) -> None:
 
     from data.render import print_rows, print_table
     from rejector.evaluation import evaluate_runs
-    from rejector.runs import find_runs
-    from rejector.summary import flat_rows, headline, paper_table, regret_table
+    from rejector.runs import RUN_FILE, find_runs
+    from rejector.summary import flat_rows, headline, paper_table, regret_table, settings_of
 
     evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value)
     if format == Format.json:
-        results = [evaluation.result for evaluation in evaluations]
-        print(json.dumps(results[0] if len(results) == 1 else results, indent=2, ensure_ascii=False))
+        ordered = [evaluation.result for members in settings_of(evaluations) for evaluation in members]
+        one = len(paths) == 1 and (paths[0] / RUN_FILE).is_file()  # a run, not a folder of runs
+        print(json.dumps(ordered[0] if one else ordered, indent=2, ensure_ascii=False))
     elif format == Format.table:
         by_cache: dict[Path, list] = {}
         for evaluation in evaluations:
@@ -464,6 +482,8 @@ class _Bars:
 
 
 def _list(text: str, kind: type, option: str) -> list:
+    if not text.replace(",", "").strip():
+        raise UsageError(f"{option} is empty", hint=f"give one or more values, by commas: {option} …")
     try:
         return [kind(part.strip()) for part in text.split(",") if part.strip()]
     except ValueError:

@@ -130,8 +130,14 @@ class Answers:
         joined: dict[str, np.ndarray] = {}
         answered = [part for part in parts if not part.is_failure.all()] or parts
         for name in ("cla", "prob", "reg"):
-            if all(getattr(part, name) is not None for part in answered):
-                joined[name] = np.concatenate([getattr(part, name) for part in parts])
+            given = [getattr(part, name) for part in answered]
+            if all(values is not None for values in given):
+                blank = np.zeros_like(given[0][:1])  # stands where a failed part has nothing of this kind
+                columns = [getattr(part, name) for part in parts]
+                filled = [
+                    np.repeat(blank, len(p), axis=0) if c is None else c for p, c in zip(parts, columns, strict=True)
+                ]
+                joined[name] = np.concatenate(filled)
         if any(part.failure is not None for part in parts):
             nothing = [np.full(len(part), None, dtype=object) for part in parts]
             reasons = [n if p.failure is None else p.failure for p, n in zip(parts, nothing, strict=True)]

@@ -85,8 +85,8 @@ class Asker:
                 answers = self.agent.ask(batch)
         except L2DError:
             raise
-        except Exception as error:
-            hint = "fix it and run the same command again (finished chunks are kept), or build with --on-failure record"
+        except (Exception, SystemExit, GeneratorExit) as error:  # an agent that exits has failed, not finished
+            hint = "finished chunks are kept: fix it and build with --keep-answers, or go on with --on-failure record"
             failure = AgentFailure(f"agent {name!r} raised {error!r}", where=where, hint=hint)
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on any device
                 raise _OutOfMemory(failure) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from data.table import load_table
 from .agents import Agent, make_agent
 from .answers import Answers
 from .asking import Asker
-from .plan import agent_record, discard_agent, make_record, settle, write_record
+from .plan import agent_record, make_record, settle, write_record
 from .recipe import Recipe
 
 
@@ -50,6 +50,7 @@ def build(
     overwrite: bool = False,
     on_failure: str = "stop",
     retry_failures: bool = False,
+    keep_answers: Iterable[str] = (),
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build what is missing of a recipe's cost cache. The same call resumes an interrupted one.
@@ -62,6 +63,7 @@ def build(
         on_failure: ``stop`` at the first sample an agent fails on, or ``record`` the failure as a missing answer. A
             failed batch is halved until the samples that fail are known.
         retry_failures: ask again about samples whose failure is recorded.
+        keep_answers: agents that have changed (a bug fix, say) and whose answers are kept all the same.
         progress: called with (agent, samples to ask); returns a function to be told of samples done.
 
     Raises:
@@ -73,11 +75,9 @@ def build(
     out, device = Path(out), resolve_device(device)
     dataset, agents, fingerprints, record = prepare(recipe, out)
     if out.exists():
-        settle(record, agents, fingerprints, out, overwrite=overwrite)
+        settle(record, agents, fingerprints, out, overwrite=overwrite, keep_answers=frozenset(keep_answers))
         store.sweep_orphans(out)
-    file = schema.cache_file(out)
-    if not file.is_file():
-        write_record(file, record)
+    write_record(schema.cache_file(out), record)
     if on_failure not in ("stop", "record"):
         raise UsageError(f"on_failure = {on_failure!r}", hint="choose stop or record")
     job = _Build(
@@ -93,7 +93,6 @@ def build(
     job.write_samples()
     for index, agent in enumerate(agents):
         job.build_agent(agent, index, fingerprints[agent.config.name])
-    write_record(file, record)  # a changed cost table takes effect once every agent has its costs
     return job.report
 
 
@@ -160,11 +159,8 @@ class _Build:
             fingerprint = {**fingerprint, "asked": self._answers_of(agent.needs)}
             file = schema.agent_file(self.out, name)
             if file.is_file() and store.read_json(file)["fingerprint"].get("asked") != fingerprint["asked"]:
-                discard_agent(self.out, name)  # it is made of answers that have changed, and costs nothing to redo
-        frozen = self._frozen_arrays(agent)
-        if frozen is not None:
-            fingerprint = {**fingerprint, "frozen": sha256_of(self._frozen_file(name))[:16]}
-        write_record(schema.agent_file(self.out, name), agent_record(agent, index, fingerprint))
+                store.remove(schema.agent_folder(self.out, name))  # made of answers that have changed: free to redo
+        frozen, fingerprint = self._frozen_arrays(agent, index, fingerprint)
 
         chunks = range(self.record.num_chunks)
         predictions = [schema.predictions_part(self.out, name, k) for k in chunks]
@@ -185,8 +181,9 @@ class _Build:
                 answers = self._ask_again(asker, chunk) if chunk in retry else self._ask(asker, chunk)
                 self._write_predictions(name, chunk, answers)
                 self.report.asked[name], self.report.failed[name] = asker.asked, asker.failed
-        for chunk in self._todo(costs):
-            self._write_costs(name, chunk)
+        if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
+            for chunk in chunks:
+                self._write_costs(name, chunk)
         self._seal(predictions)
         self._seal(costs)
 
@@ -194,7 +191,7 @@ class _Build:
         """Chunks whose part is missing. A folder with something to do is not sealed."""
         todo = [chunk for chunk, part in enumerate(parts) if not part.is_file()]
         if todo:
-            schema.seal_file(parts[0]).unlink(missing_ok=True)
+            store.remove(schema.seal_file(parts[0]))
         return todo
 
     def _with_failures(self, parts: list[Path]) -> list[int]:
@@ -227,14 +224,19 @@ class _Build:
         ids = self.dataset.batch(self.record.chunk_rows(chunk)).ids
         table = pa.table({"sample_id": pa.array(ids, pa.string()), **answers.to_columns()})
         path = schema.predictions_part(self.out, name, chunk)
-        schema.seal_file(path).unlink(missing_ok=True)
-        for stale in schema.agent_folder(self.out, name).glob(f"costs-*/{path.name}"):
-            schema.seal_file(stale).unlink(missing_ok=True)
-            stale.unlink()  # costs of answers that are gone
+        store.remove(schema.seal_file(path))
+        for seal in schema.agent_folder(self.out, name).glob("costs-*.seal.json"):
+            store.remove(seal)  # of costs whose predictions change now; the parts say themselves what they are of
         store.commit_table(path, table, self._facts(name, chunk, ids), replace=self.retry_failures)
         self.report.predictions_written[name] += 1
 
     def _write_costs(self, name: str, chunk: int) -> None:
+        """Costs of one chunk, unless they are there and of these very predictions."""
+        path = schema.costs_part(self.out, name, chunk, self.record.cost_digest)
+        made_of = skeleton_digest(schema.predictions_part(self.out, name, chunk))
+        there = path.is_file()
+        if there and store.facts_of(store.read_table(path, ["sample_id"])).get("predictions") == made_of:
+            return
         answers = Answers.from_table(store.read_table(schema.predictions_part(self.out, name, chunk)))
         batch = self.dataset.batch(self.record.chunk_rows(chunk))
         for task in self.record.tasks:
@@ -258,8 +260,8 @@ class _Build:
                 )
             mask = failed if failed.any() else None
             columns[schema.COST_COLUMNS[task]] = pa.array(values, pa.float32(), mask=mask)
-        path = schema.costs_part(self.out, name, chunk, self.record.cost_digest)
-        store.commit_table(path, pa.table(columns), self._facts(name, chunk, batch.ids))
+        facts = {**self._facts(name, chunk, batch.ids), "predictions": made_of}
+        store.commit_table(path, pa.table(columns), facts, replace=there)
         self.report.costs_written[name] += 1
 
     def _seal(self, parts: list[Path]) -> None:
@@ -282,31 +284,39 @@ class _Build:
             }
         store.commit_json(file, {"parts": facts})
 
-    def _frozen_file(self, name: str) -> Path:
-        return schema.agent_folder(self.out, name) / "frozen.safetensors"
+    def _frozen_arrays(self, agent: Agent, index: int, fingerprint: dict) -> tuple[dict | None, dict]:
+        """What the agent froze (read back if it is there, else fitted and committed), and its whole fingerprint.
 
-    def _frozen_arrays(self, agent: Agent) -> dict | None:
-        """What the agent froze: read back if it is there, else fitted and committed."""
+        ``agent.json`` is written before anything else in the folder, so whatever lies there is known to be of it.
+        """
         from safetensors.numpy import load, save
 
         name = agent.config.name
-        file = self._frozen_file(name)
+        record_file, file = schema.agent_file(self.out, name), schema.frozen_file(self.out, name)
+        recorded = store.read_json(record_file)["fingerprint"].get("frozen") if record_file.is_file() else None
+        if recorded is not None:
+            fingerprint = {**fingerprint, "frozen": recorded}
+        write_record(record_file, agent_record(agent, index, fingerprint))
+        if type(agent).freeze is Agent.freeze:
+            return None, fingerprint
         if not file.is_file():
+            if recorded is not None:
+                raise CorruptPart(
+                    "is gone: the agent cannot be asked as it was", where=file, hint="restore it, or --overwrite"
+                )
             arrays = agent.freeze(self.dataset, self.device)
-            if arrays is None:
-                return None
             store.commit_bytes(file, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
             self.report.fitted.append(name)
-        record_file = schema.agent_file(self.out, name)
-        if record_file.is_file():
-            expected, found = store.read_json(record_file)["fingerprint"].get("frozen"), sha256_of(file)[:16]
-            if expected not in (None, found):
-                raise CorruptPart(
-                    f"is not what was frozen (SHA-256 {found}, recorded {expected})",
-                    where=file,
-                    hint="restore this file, or delete the agent's folder and build again",
-                )
-        return load(file.read_bytes())
+        found = sha256_of(file)[:16]
+        if recorded not in (None, found):
+            raise CorruptPart(
+                f"is not what was frozen (SHA-256 {found}, recorded {recorded})",
+                where=file,
+                hint="restore this file, or delete the agent's folder and build again",
+            )
+        fingerprint = {**fingerprint, "frozen": found}
+        write_record(record_file, agent_record(agent, index, fingerprint))
+        return load(file.read_bytes()), fingerprint
 
     def _answers_of(self, names: tuple[str, ...]) -> str:
         """Digest of everything that agents built earlier in this recipe have answered."""

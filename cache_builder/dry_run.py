@@ -11,15 +11,16 @@ from data import schema, store
 from data.cache import CacheRecord
 from data.dataset import Dataset
 from data.device import resolve_device
+from data.errors import AgentFailure
 
 from .agents import Agent
 from .asking import Asker
 from .builder import prepare
-from .plan import changes_of_agents, changes_of_dataset
+from .plan import FUNDAMENTAL, changes_of_agents, changes_of_dataset
 from .recipe import Recipe
 
 
-def dry_run(recipe: Recipe, out: Path, *, device: str = "auto") -> list[dict]:
+def dry_run(recipe: Recipe, out: Path, *, device: str = "auto", retry_failures: bool = False) -> list[dict]:
     """One row an agent: parts that are there, samples to ask, why, and the estimated seconds and bytes.
 
     Every agent with something to do is asked one batch, to measure it. Where that is not possible without building (an
@@ -31,9 +32,13 @@ def dry_run(recipe: Recipe, out: Path, *, device: str = "auto") -> list[dict]:
     out, device = Path(out), resolve_device(device)
     dataset, agents, fingerprints, record = prepare(recipe, out)
     exists = schema.cache_file(out).is_file()
-    everything = changes_of_dataset(record, out) if exists else {}
-    changed = changes_of_agents(agents, fingerprints, out) if exists and not everything else {}
+    of_dataset = changes_of_dataset(record, out) if exists else {}
+    changed = changes_of_agents(agents, fingerprints, out) if exists else {}
+    everything = of_dataset if of_dataset.keys() & FUNDAMENTAL else {}
     rows = []
+    if of_dataset:
+        row = {"agent": "(samples)", "parts there": "", "to ask": 0}
+        rows.append({**row, "why": f"refused without --overwrite: {_describe(of_dataset)}", "seconds": 0.0, "bytes": 0})
     for agent in agents:
         name = agent.config.name
         chunks = range(record.num_chunks)
@@ -42,21 +47,29 @@ def dry_run(recipe: Recipe, out: Path, *, device: str = "auto") -> list[dict]:
         changes = everything or changed.get(name, {})
         todo = list(chunks) if changes else [k for k in chunks if k not in done]
         samples = sum(len(record.chunk_rows(k)) for k in todo)
-        seconds, size = _measure(agent, dataset, record, recipe, out, device, samples) if todo else (0.0, 0)
+        why = _why(changes, done, todo, costed, record)
+        if retry_failures and not changes:
+            failed = sum(
+                len(part) - part["failure"].null_count
+                for part in (store.read_table(schema.predictions_part(out, name, k), ["failure"]) for k in done)
+            )
+            samples, why = samples + failed, f"{failed} recorded failures; {why}" if failed else why
+        seconds, size = 0.0, 0
+        if samples:
+            try:
+                seconds, size = _measure(agent, dataset, record, recipe, out, device, samples)
+            except AgentFailure as failure:
+                seconds, size, why = None, None, f"{why}; it fails on its first batch: {failure.what}"
         rows.append(
             {
                 "agent": name,
                 "parts there": f"{len(done)}/{record.num_chunks}",
                 "to ask": samples,
-                "why": _why(changes, done, todo, costed, record),
+                "why": why,
                 "seconds": seconds,
                 "bytes": size,
             }
         )
-    for name, changes in changed.items():
-        if name not in fingerprints:
-            row = {"agent": name, "parts there": "", "to ask": 0, "why": f"refused: {_describe(changes)}"}
-            rows.append({**row, "seconds": 0.0, "bytes": 0})
     return rows
 
 
@@ -80,7 +93,7 @@ def _measure(
     """Seconds and bytes for so many samples, by asking the first batch once."""
     from safetensors.numpy import load_file
 
-    frozen_file = schema.agent_folder(out, agent.config.name) / "frozen.safetensors"
+    frozen_file = schema.frozen_file(out, agent.config.name)
     to_fit = type(agent).freeze is not Agent.freeze and not frozen_file.is_file()
     if agent.needs or to_fit:
         return None, None

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 from data import schema, store
 from data.cache import AgentRecord, CacheRecord
 from data.dataset import Dataset
-from data.errors import FingerprintMismatch, UsageError
+from data.errors import CorruptPart, FingerprintMismatch, UsageError
 
 from .agents import Agent
 from .recipe import Recipe
 
 OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what changed and build it again"
+KEEP_HINT = ", or --keep-answers {} to keep what it has answered"
 
 #: Fields an agent's fingerprint gains while it is built: weights it froze, and agents it averages.
 LATE_FIELDS = ("frozen", "asked")
@@ -31,6 +31,7 @@ def make_record(recipe: Recipe, dataset: Dataset) -> CacheRecord:
         unit_reg=dataset.unit_reg,
         inputs=dataset.inputs,
         keep=list(dataset.keep),
+        agents=[agent.name for agent in recipe.agents],
         costs=recipe.costs.describe(),
         defaults=recipe.defaults.model_dump(by_alias=True),
         fingerprint=dataset.fingerprint(),
@@ -53,7 +54,7 @@ def agent_record(agent: Agent, index: int, fingerprint: dict) -> AgentRecord:
 
 
 def changes_of_dataset(record: CacheRecord, out: Path) -> dict[str, tuple[object, object]]:
-    """Fields in which the cache at ``out`` was built from another dataset: name -> (cached, now)."""
+    """Fields in which the cache at ``out`` was built from another dataset: name -> (then, now)."""
     old = store.read_json(schema.cache_file(out))
     changes = differences(old.get("fingerprint", {}), record.fingerprint)
     for name in ("schema_version", "chunk_size", "keep"):
@@ -62,61 +63,92 @@ def changes_of_dataset(record: CacheRecord, out: Path) -> dict[str, tuple[object
     return changes
 
 
+#: Changes after which no answer belongs to its sample any more. After any other, only what an agent reads counts.
+FUNDAMENTAL = {"samples", "ids_and_order", "schema_version", "chunk_size"}
+
+
 def changes_of_agents(
     agents: list[Agent], fingerprints: dict[str, dict], out: Path
 ) -> dict[str, dict[str, tuple[object, object]]]:
-    """Agents that the cache at ``out`` holds from something else: name -> field -> (cached, now)."""
-    known = {record.name: record for record in recorded_agents(out)}
+    """Agents that the cache at ``out`` holds from something else: name -> field -> (then, now).
+
+    An agent's place in the recipe is not part of it: agents may be added, reordered, left out and taken in again.
+    """
     found: dict[str, dict[str, tuple[object, object]]] = {}
-    for index, agent in enumerate(agents):
+    for agent in agents:
         name = agent.config.name
-        old = known.pop(name, None)
-        if old is None:
+        file = schema.agent_file(out, name)
+        if not file.is_file():
+            folder = schema.agent_folder(out, name)
+            if folder.is_dir() and any(folder.rglob("*.parquet")):
+                raise CorruptPart(
+                    "holds parts but does not say of what",
+                    where=folder,
+                    hint="restore agent.json, or delete the folder",
+                )
             continue
-        changes = differences(old.fingerprint, fingerprints[name])
-        for field in LATE_FIELDS:
-            changes.pop(field, None)
-        if old.index != index:
-            changes["position in the recipe"] = (old.index, index)
+        changes = differences(store.read_json(file)["fingerprint"], fingerprints[name])
+        for field, (old, _) in list(changes.items()):
+            if field in LATE_FIELDS or (field.startswith("column ") and old is None):  # nobody read a column not there
+                del changes[field]
         if changes:
             found[name] = changes
-    gone = {name: {"in the recipe": (True, False)} for name in known}
-    return {**gone, **found}  # what left the recipe first: it explains why others moved
+    return found
 
 
 def settle(
-    record: CacheRecord, agents: list[Agent], fingerprints: dict[str, dict], out: Path, *, overwrite: bool
+    record: CacheRecord,
+    agents: list[Agent],
+    fingerprints: dict[str, dict],
+    out: Path,
+    *,
+    overwrite: bool,
+    keep_answers: frozenset[str],
 ) -> None:
-    """Refuse to go on in a cache built from something else; with ``overwrite`` discard what differs.
+    """Refuse to go on in a cache built from something else; with ``overwrite`` discard what differs, and no more.
+
+    What is discarded disappears before ``cache.json`` says otherwise, so a kill on the way leaves the cache incomplete.
+
+    Args:
+        keep_answers: agents whose answers are kept although they have changed.
 
     Raises:
         FingerprintMismatch: something differs and ``overwrite`` is False. Nothing is touched.
-        UsageError: the folder holds something that is no cache.
+        UsageError: the folder holds something that is no cache, or ``keep_answers`` names no agent.
     """
+    for name in keep_answers:
+        if name not in fingerprints:
+            raise UsageError(f"there is no agent {name!r} to keep", hint=f"the agents are {', '.join(fingerprints)}")
     if not schema.cache_file(out).is_file():
         strangers = [entry.name for entry in out.iterdir() if not entry.name.endswith(store.TEMPORARY_SUFFIX)]
-        leftovers = overwrite and set(strangers) <= {"samples", "agents"}  # of an --overwrite that was killed
-        if strangers and not leftovers:
+        if strangers and not schema.cache_file(out).is_file():  # another builder may have begun meanwhile
             raise UsageError(
                 f"this folder holds {strangers[0]!r}, so it is no cost cache", where=out, hint="give an empty folder"
             )
-        discard_cache(out)
-        return
+        if not schema.cache_file(out).is_file():
+            return
     changes = changes_of_dataset(record, out)
-    if changes:
-        if not overwrite:
+    agents_changes = changes_of_agents(agents, fingerprints, out)
+    kept = {name: agents_changes.pop(name) for name in keep_answers & set(agents_changes)}
+    if not overwrite:
+        if changes:
             raise FingerprintMismatch("the dataset", changes, where=out, hint=OVERWRITE_HINT)
-        discard_cache(out)
-        return
-    for name, changes in changes_of_agents(agents, fingerprints, out).items():
-        if not overwrite:
-            raise FingerprintMismatch(f"agent {name!r}", changes, where=out, hint=OVERWRITE_HINT)
-        discard_agent(out, name)
-
-
-def recorded_agents(out: Path) -> list[AgentRecord]:
-    """Agents the cache holds, complete or not."""
-    return [AgentRecord(**store.read_json(file)) for file in sorted((out / "agents").glob("*/agent.json"))]
+        for name, fields in agents_changes.items():
+            raise FingerprintMismatch(
+                f"agent {name!r}", fields, where=out, hint=OVERWRITE_HINT + KEEP_HINT.format(name)
+            )
+    if changes.keys() & FUNDAMENTAL:
+        store.remove(out / "agents")
+    if changes:
+        store.remove(schema.seal_file(schema.samples_part(out, 0)))
+        store.remove(out / "samples")
+    for name in agents_changes:
+        store.remove(schema.agent_folder(out, name))
+    for name in kept:
+        file = schema.agent_file(out, name)
+        old = store.read_json(file)
+        late = {field: old["fingerprint"][field] for field in LATE_FIELDS if field in old["fingerprint"]}
+        store.commit_json(file, {**old, "fingerprint": {**fingerprints[name], **late}}, replace=True)
 
 
 def write_record(file: Path, record: CacheRecord | AgentRecord) -> None:
@@ -126,19 +158,6 @@ def write_record(file: Path, record: CacheRecord | AgentRecord) -> None:
         store.commit_json(file, value)
     elif store.read_json(file) != value:
         store.commit_json(file, value, replace=True)
-
-
-def discard_cache(out: Path) -> None:
-    """Remove a cache's own files, and nothing else, so that it can be built afresh."""
-    schema.cache_file(out).unlink(missing_ok=True)  # first: without it, what is left is no cache
-    for folder in ("samples", "agents"):
-        shutil.rmtree(out / folder, ignore_errors=True)
-
-
-def discard_agent(out: Path, name: str) -> None:
-    """Remove one agent's folder, its record first."""
-    schema.agent_file(out, name).unlink(missing_ok=True)
-    shutil.rmtree(schema.agent_folder(out, name), ignore_errors=True)
 
 
 def differences(old: dict, new: dict) -> dict[str, tuple[object, object]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +27,7 @@ class CacheRecord:
     unit_reg: str  # what target_reg is measured in
     inputs: dict[str, Any]  # input column -> how it was made
     keep: list[str]  # columns of the source table that are kept for SQL
+    agents: list[str]  # names of all agents and references, in order: the cache is complete when all have answered
     costs: dict[str, Any]  # the cost table
     defaults: dict[str, Any]  # the recipe's lambda and beta, used where the user names none
     fingerprint: dict[str, Any]  # of the dataset: field -> value
@@ -37,7 +39,9 @@ class CacheRecord:
 
     @property
     def cost_digest(self) -> str:
-        return schema.digest(self.costs)
+        """Names the cost parts: the cost table, and the targets the costs are taken against."""
+        targets = [self.fingerprint.get(name) for name in ("target_cla", "target_reg")]
+        return schema.digest([self.costs, targets])
 
     def chunk_rows(self, chunk: int) -> range:
         """Positions of the samples of a chunk in the dataset's order."""
@@ -80,22 +84,32 @@ class CostCache:
         self.path = Path(path)
         self.record = read_cache_record(self.path)
         self._seals: dict[Path, dict[str, dict] | None] = {}
-        records = []
-        folder = self.path / "agents"
-        for entry in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if (entry / "agent.json").is_file():
-                record = _record(AgentRecord, entry / "agent.json")
-                if schema.agent_folder(self.path, record.name) != entry:
-                    raise CorruptPart(f"is the record of agent {record.name!r}", where=entry, hint=REBUILD_HINT)
-                records.append(record)
-        self.all_agents = sorted(records, key=lambda agent: agent.index)
-        indices = [agent.index for agent in self.all_agents]
-        if indices != list(range(len(indices))):
-            raise IncompleteCache(
-                f"agents {indices} are here, so one is missing or stands twice",
-                where=folder,
-                hint="run the `l2d build` that made the cache again",
-            )
+        self.all_agents: list[AgentRecord] = []
+        self._unrecorded: list[Path] = []  # agents the recipe has and nobody has begun to ask
+        for position, name in enumerate(self.record.agents):
+            file = schema.agent_file(self.path, name)
+            if not file.is_file():
+                self._unrecorded.append(file)
+                continue
+            record = _record(AgentRecord, file)
+            if (record.name, record.index) != (name, position):
+                raise CorruptPart(
+                    f"is the record of agent {record.index}, {record.name!r}", where=file, hint=REBUILD_HINT
+                )
+            self.all_agents.append(record)
+
+    def only(self, names: list[str]) -> CostCache:
+        """This cache with these agents alone, in this order, and the references that ask nobody else.
+
+        Raises:
+            UsageError: one of them is not in the cache.
+        """
+        view = copy.copy(self)
+        chosen = [self.agent(name) for name in names]
+        known = {*names, *(reference.name for reference in self.references)}
+        view.all_agents = chosen + [reference for reference in self.references if known >= set(reference.queries)]
+        view._unrecorded = []
+        return view
 
     @property
     def agents(self) -> list[AgentRecord]:
@@ -150,20 +164,20 @@ class CostCache:
                         raise CorruptPart(f"holds other samples than chunk {chunk}", where=part, hint=REBUILD_HINT)
             yield samples, predictions, costs
 
-    def parts(self) -> dict[str, list[Path]]:
-        """Every part the cache must have: ``samples`` and each agent's name -> its files in chunk order."""
+    def parts(self) -> list[Path]:
+        """Every part the cache must have: samples, then each agent's predictions and costs, in chunk order."""
         chunks, digest = range(self.record.num_chunks), self.record.cost_digest
-        plan = {"samples": [schema.samples_part(self.path, k) for k in chunks]}
+        plan = [schema.samples_part(self.path, k) for k in chunks]
         for agent in self.all_agents:
-            plan[agent.name] = [schema.predictions_part(self.path, agent.name, k) for k in chunks]
-            plan[agent.name] += [schema.costs_part(self.path, agent.name, k, digest) for k in chunks]
+            plan += [schema.predictions_part(self.path, agent.name, k) for k in chunks]
+            plan += [schema.costs_part(self.path, agent.name, k, digest) for k in chunks]
         return plan
 
     def missing(self) -> list[Path]:
-        """Parts, and seals of parts, that are still to be made."""
-        parts = [part for parts in self.parts().values() for part in parts]
+        """Agents' records, parts, and seals of parts that are still to be made."""
+        parts = self.parts()
         seals = dict.fromkeys(schema.seal_file(part) for part in parts)
-        return [path for path in [*parts, *seals] if not path.is_file()]
+        return self._unrecorded + [path for path in [*parts, *seals] if not path.is_file()]
 
     def require_complete(self) -> None:
         """Raises :class:`IncompleteCache` unless every agent has answered every sample and all is sealed."""
@@ -184,12 +198,16 @@ class CostCache:
             CorruptPart: names the first file that is not what was written.
         """
         self.require_complete()
-        parts = [part for parts in self.parts().values() for part in parts]
+        parts = self.parts()
         for part in parts:
             if sha256_of(part) != self._sealed(part)["sha256"]:
                 raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
         for _ in self.chunks([agent.name for agent in self.all_agents]):
             pass
+        for agent in self.all_agents:
+            frozen, file = agent.fingerprint.get("frozen"), schema.frozen_file(self.path, agent.name)
+            if frozen is not None and (not file.is_file() or sha256_of(file)[:16] != frozen):
+                raise CorruptPart("is not what the agent froze", where=file, hint="restore it from a copy")
         return len(parts)
 
     def check_part(self, part: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -93,23 +94,34 @@ class Dataset:
             answers=answers or {},
         )
 
-    def fingerprint(self) -> dict[str, Any]:
-        """Fields that tell this dataset from another: configuration, ids and order, and content."""
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Which samples, in which order: with another one, nothing of a cache can be kept."""
+        return {"samples": len(self.ids), "ids_and_order": schema.ids_digest(self.ids)}
+
+    @cached_property
+    def content(self) -> dict[str, Any]:
+        """Digest of everything else an agent may have looked at; each agent says which of these it reads."""
+        columns = {f"column {name}": _digest(self.columns[name]) for name in self.columns.columns}
         return {
-            **{f"dataset.{key}": value for key, value in self.config.items()},
-            "samples": len(self.ids),
-            "ids_and_order": schema.ids_digest(self.ids),
-            "split": schema.ids_digest(self.split.tolist()),
+            "split": schema.ids_digest(self.split.tolist())[:16],
             "target_cla": _content(self.target_cla),
             "target_reg": _content(self.target_reg),
             "features": _content(self.features),
-            **{f"column {name}": schema.ids_digest(_texts(self.columns[name]))[:16] for name in self.keep},
+            "classes": list(self.classes),
+            **columns,
         }
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Fields that tell this dataset from another: which samples, how they are described, what they hold."""
+        kept = {name: value for name, value in self.content.items() if not name.startswith("column ")}
+        kept |= {f"column {name}": self.content[f"column {name}"] for name in self.keep}
+        return {**{f"dataset.{key}": value for key, value in self.config.items()}, **self.identity, **kept}
 
-def _texts(column: pl.Series) -> list[str]:
-    """Values as text; missing ones as a text no value has."""
-    return ["\0" if value is None else repr(value) for value in column.to_list()]
+
+def _digest(column: pl.Series) -> str:
+    """Of a column's values; missing ones are a text no value has."""
+    return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
 
 
 def _content(values: np.ndarray | None) -> str | None:

@@ -11,6 +11,8 @@ def resolve_device(device: str) -> str:
     Raises:
         UsageError: the device is not there.
     """
+    if device == "cpu":
+        return device  # without the two seconds that torch takes to load
     import torch
 
     if device == "auto":

@@ -49,12 +49,12 @@ class FingerprintMismatch(DataError):
 
     Args:
         subject: what changed, such as ``agent 'model'``.
-        changes: field -> (value in the cache, value now).
+        changes: field -> (value it was made with, value now).
     """
 
     def __init__(self, subject: str, changes: dict[str, tuple[object, object]], *, where: object, hint: str):
         self.changes = changes
-        fields = "\n".join(f"  {name}: the cache has {old!r}, now {new!r}" for name, (old, new) in changes.items())
+        fields = "\n".join(f"  {name}: was {old!r}, now {new!r}" for name, (old, new) in changes.items())
         super().__init__(f"{subject} is not what it was\n{fields}", where=where, hint=hint)
 
 

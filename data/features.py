@@ -10,6 +10,7 @@ import polars as pl
 from .errors import DataError
 
 MISSING_CATEGORY = "(missing)"
+MOST_CATEGORIES = 100  # a text column of more is more likely a mistake
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,11 @@ class FeatureEncoder:
             column = evaluate_rows(table, expression)
             if column.dtype == pl.String:
                 values = sorted(column.fill_null(MISSING_CATEGORY).unique().to_list())
+                if len(values) > MOST_CATEGORIES:
+                    raise DataError(
+                        f"feature {expression!r} is text with {len(values)} values in the training split",
+                        hint=f"at most {MOST_CATEGORIES} become categories: CAST it to DOUBLE, or leave it out",
+                    )
                 fitted.append(CategoricalFeature(expression=expression, name=column.name, categories=tuple(values)))
             elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
                 numbers = _numbers(column)
@@ -98,7 +104,15 @@ class FeatureEncoder:
                 columns.append(numbers.fill_null(feature.median).to_numpy())
                 if feature.indicator:
                     columns.append(numbers.is_null().to_numpy())
-        return np.stack(columns, axis=1).astype(np.float32)
+        with np.errstate(over="ignore"):  # refused below
+            matrix = np.stack(columns, axis=1).astype(np.float32)
+        if not np.isfinite(matrix).all():
+            row, column = np.argwhere(~np.isfinite(matrix))[0]
+            raise DataError(
+                f"feature {self.names[column]!r} of row {row} does not fit a 32-bit float",
+                hint="rescale it, or its log",
+            )
+        return matrix
 
     def to_json(self) -> dict:
         """The fitted encoder as plain values, kept in ``cache.json``."""

@@ -107,6 +107,11 @@ def json_digest(value: dict) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content."""
-    with open(path, "rb") as file:
+    """SHA-256 of a file's content.
+
+    Raises:
+        CorruptPart: it cannot be read.
+        FileNotFoundError: there is no such file.
+    """
+    with corruption_named(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import sys
 
 import pyarrow as pa
@@ -22,10 +23,12 @@ def print_rows(rows: list[dict], format: str = "table", *, title: str | None = N
         format: one of :data:`FORMATS`.
         title: above a table; other formats have none.
     """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    rows = [{name: row.get(name) for name in names} for row in rows]
     if format == "table":
         print_table(rows, title=title)
     elif format == "json":
-        print(json.dumps(rows, indent=2, ensure_ascii=False, default=str))
+        print(json.dumps(_finite(rows), indent=2, ensure_ascii=False, default=str, allow_nan=False))
     elif format == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -41,6 +44,8 @@ def print_arrow(table: pa.Table, format: str = "table") -> None:
     if format == "parquet":
         print_parquet(table)
         return
+    names = [f"{name}_{k}" if name in table.column_names[:k] else name for k, name in enumerate(table.column_names)]
+    table = table.rename_columns(names)  # rows are dictionaries: a name given twice would be lost
     rows = table.to_pylist()
     if rows or format != "csv":
         print_rows(rows, format) if rows or format == "json" else print_table([], columns=table.column_names)
@@ -103,6 +108,15 @@ def format_value(value: object) -> str:
     if isinstance(value, list) and len(value) > 6:
         return "[" + ", ".join(format_value(v) for v in value[:6]) + f", … {len(value)} in all]"
     return str(value)
+
+
+def _finite(value: object) -> object:
+    """A value with NaN and infinities, which JSON does not have, as None."""
+    if isinstance(value, dict):
+        return {name: _finite(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_numeric(value: object) -> bool:

@@ -80,6 +80,10 @@ def agent_file(cache: Path, agent: str) -> Path:
     return agent_folder(cache, agent) / "agent.json"
 
 
+def frozen_file(cache: Path, agent: str) -> Path:
+    return agent_folder(cache, agent) / "frozen.safetensors"
+
+
 def predictions_part(cache: Path, agent: str, chunk: int) -> Path:
     return agent_folder(cache, agent) / "predictions" / f"{chunk:05d}.parquet"
 

@@ -13,8 +13,9 @@ from .schema import SPLITS
 def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, float, float], salt: str) -> np.ndarray:
     """Assign each sample to a split, every stratum in the same proportions.
 
-    Within a stratum samples are ranked by ``SHA-256(salt:id)`` and cut at the cumulative fractions, so each stratum's
-    share of a split is exact to one sample.
+    Within a stratum samples are ranked by ``SHA-256(salt:id)`` and cut at the cumulative fractions, from an offset
+    below one sample that is the stratum's own. So a stratum's share of a split is exact to one sample, and small strata
+    are spread over the splits in the right proportions.
 
     Args:
         ids: unique sample ids, length n.
@@ -36,7 +37,9 @@ def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, 
         members.setdefault(stratum, []).append(position)
     for positions in members.values():
         positions.sort(key=hashes.__getitem__)
-        quantiles = (np.arange(len(positions)) + 0.5) / len(positions)
+        seed = hashlib.sha256(f"{salt}:{stratum!r}".encode()).digest()[:8]
+        offset = int.from_bytes(seed, "little") / 2**64  # else strata of one or two would never be tested
+        quantiles = (np.arange(len(positions)) + offset) / len(positions)
         splits[positions] = np.array(SPLITS)[np.searchsorted(edges, quantiles, side="right")]
     require_all_splits(splits)
     return splits

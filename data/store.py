@@ -14,6 +14,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -54,9 +55,9 @@ def commit(path: Path, write: Callable[[Path], None], *, replace: bool = False) 
     Raises:
         DataError: the disk is full, not writable, or has no hard links. Nothing is left under the final name.
     """
-    temporary = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    temporary = _temporary(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         write(temporary)
         _fsync(temporary)
         if replace:
@@ -77,7 +78,53 @@ def commit(path: Path, write: Callable[[Path], None], *, replace: bool = False) 
         hint = hints.get(error.errno, "check the folder's permissions and run the same command again")
         raise DataError(f"cannot write: {error.strerror or error}", where=path, hint=hint) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may be gone, or never have been; if it stays, the next build sweeps it
+            temporary.unlink(missing_ok=True)
+        _LIVE.discard(temporary)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or folder, durably and at once: a folder is renamed away first, so that it is whole or gone.
+
+    Raises:
+        DataError: it cannot be removed.
+    """
+    try:
+        if path.is_dir():
+            doomed = _temporary(path)
+            os.rename(path, doomed)
+            _fsync(path.parent)
+            shutil.rmtree(doomed, ignore_errors=True)  # what is left of it is swept by the next build
+            _LIVE.discard(doomed)
+        elif path.exists():
+            path.unlink(missing_ok=True)
+            _fsync(path.parent)
+    except FileNotFoundError:  # another builder was faster
+        return
+    except OSError as error:
+        raise DataError(f"cannot remove: {error.strerror or error}", where=path, hint="check permissions") from error
+
+
+#: Temporary names in use by this process; others with its number are left over from an earlier one.
+_LIVE: set[Path] = set()
+
+
+def _temporary(path: Path) -> Path:
+    unique = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
+    temporary = path.parent / f".{path.name}.{unique}{TEMPORARY_SUFFIX}"
+    _LIVE.add(temporary)
+    return temporary
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and sync the names of all that were made."""
+    made = []
+    while not folder.exists():
+        made.append(folder)
+        folder = folder.parent
+    for new in reversed(made):
+        new.mkdir(exist_ok=True)
+        _fsync(new.parent)
 
 
 def commit_json(path: Path, value: dict, *, replace: bool = False) -> bool:
@@ -133,14 +180,14 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
     """
     if path.exists() and not replace:
         raise DataError("this folder is there already", where=path, hint="choose another --out, or type --overwrite")
-    temporary = path.parent / f".{path.name}.{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
+    temporary = _temporary(path)
     try:
-        temporary.mkdir(parents=True)
+        _make_folder(path.parent)
+        temporary.mkdir()
         fill(temporary)
         for file in temporary.rglob("*"):
             _fsync(file)
-        if path.exists():
-            shutil.rmtree(path)
+        remove(path)
         os.rename(temporary, path)
         _fsync(path.parent)
     except OSError as error:
@@ -149,6 +196,7 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _LIVE.discard(temporary)
 
 
 def sweep_orphans(folder: Path) -> list[Path]:
@@ -156,7 +204,8 @@ def sweep_orphans(folder: Path) -> list[Path]:
     swept = []
     for temporary in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
         host, process = _owner(temporary)
-        if host == socket.gethostname() and process is not None and not _alive(process):
+        ours = process == os.getpid() and temporary not in _LIVE  # a container gives each process the same number
+        if host == socket.gethostname() and process is not None and (ours or not _alive(process)):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
             swept.append(temporary)
     return swept
@@ -194,7 +243,9 @@ def read_json(path: Path) -> dict:
     """
     hint = "restore this file from a copy, or build (or train) again in another folder"
     try:
-        value = json.loads(path.read_bytes().decode("utf-8"))
+        with corruption_named(path):
+            content = path.read_bytes()
+        value = json.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise CorruptPart(f"is not JSON: {error}", where=path, hint=hint) from error
     if not isinstance(value, dict):

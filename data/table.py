@@ -57,7 +57,9 @@ class TableConfig(Strict):
     id: str
     where: str | None = None
     target_cla: str | None = None
-    classes: list[str] | None = None  # names of the sorted values of target_cla
+    classes: list[str] | None = (
+        None  # the values of target_cla in order where it is text; else names of its sorted values
+    )
     target_reg: str | None = None
     unit_reg: str = ""  # what target_reg is measured in, for people
     features: Annotated[list[str], Field(min_length=1)]
@@ -81,7 +83,7 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
             names the file.
     """
-    table = _read(config.path)
+    table = _read(config.path, config.id)
     try:
         return _prepare(table, config, name)
     except DataError as error:
@@ -161,7 +163,10 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
     )
 
 
-def _read(path: Path) -> pl.DataFrame:
+MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
+
+
+def _read(path: Path, id_column: str) -> pl.DataFrame:
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
     try:
@@ -172,7 +177,9 @@ def _read(path: Path) -> pl.DataFrame:
         raise DataError("there is no such file", where=path, hint="relative paths are relative to the recipe")
     try:
         if path.suffix.lower() == ".csv":
-            return pl.read_csv(path, infer_schema_length=None)
+            # a leading zero belongs to an id, and one "NA" must not make a number a category
+            overrides = {id_column: pl.String} if id_column in pl.read_csv(path, n_rows=0).columns else {}
+            return pl.read_csv(path, infer_schema_length=None, null_values=MISSING, schema_overrides=overrides)
         return pl.read_parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
         raise DataError(
@@ -205,4 +212,11 @@ def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | Non
             f"`classes` names {len(names)} classes, target_cla has {len(values)} values: {values[:10].tolist()}",
             hint="one name for each value, in sorted order",
         )
+    if config.classes is not None and column.dtype == pl.String:
+        if sorted(names) != sorted(values.tolist()):
+            raise DataError(
+                f"`classes` is {names}, but target_cla is one of {values[:10].tolist()}",
+                hint="where target_cla is text, `classes` puts its values in order; it cannot rename them",
+            )
+        index = np.array([names.index(value) for value in values])[index]
     return index.astype(np.int32), tuple(names)

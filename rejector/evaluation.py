@@ -111,7 +111,7 @@ def _alone(cache: CostCache, table: CostTable, run: Run, costs: torch.Tensor) ->
         if agent.role == "agent":
             cost = costs[:, names.index(agent.name)]
         else:
-            queries = sum(run.point.query_costs[names.index(name)] for name in agent.queries)
+            queries = sum(run.point.query_costs[names.index(name)] for name in agent.queries if name in names)
             cost = reference_costs[:, cache.references.index(agent)] + queries
         alone[agent.name] = {
             "role": agent.role,

@@ -57,7 +57,9 @@ def _split_groups(groups: list[list[Evaluation]]) -> tuple[list, list]:
     for members in groups:
         betas.setdefault(members[0].run.point.method, []).append(members)
     swept = [m for m in betas.get("multi-task", []) if not isinstance(m[0].run.point.beta, tuple)]
-    if len(swept) < 3:
+    first = swept[0][0].run.point if swept else None
+    swept = [m for m in swept if (m[0].run.point.nu, m[0].run.point.weights) == (first.nu, first.weights)]
+    if len({m[0].run.point.beta for m in swept}) < 3:
         swept = []
     smallest = min(sum(members[0].run.point.query_costs) for members in groups)
     methods = [m for m in groups if sum(m[0].run.point.query_costs) == smallest]

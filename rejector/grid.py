@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from data.cache import CostCache
 from data.errors import UsageError
+from data.schema import digest
 
 from .costs import METHODS, CostWeights, query_costs
+
+LONGEST_NAME = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ def make_grid(
     """
     defaults = cache.record.defaults
     tasks = cache.record.tasks
+    given_weights = bool(weights)
     weights = weights or [defaults.get("lambda", {})]
     betas = betas or [defaults.get("beta", 0.0)]
     for method in methods:
@@ -65,7 +69,10 @@ def make_grid(
     for nu in nus:
         if not 0 <= nu < float("inf"):
             raise UsageError(f"nu = {nu}", hint="nu is a number >= 0: 0 sum-exponential, 1 log-softmax, 2 MAE")
-    if cost is not None and (list(methods) != ["multi-task"] or len(weights) > 1):
+    for name, values in (("method", methods), ("nu", nus), ("seed", seeds)):
+        if not values:
+            raise UsageError(f"no {name} is given", hint=f"give at least one {name}")
+    if cost is not None and (list(methods) != ["multi-task"] or given_weights):
         raise UsageError("--cost replaces the weighted sum, so it goes with one method and no lambda", hint="drop them")
     parsed_weights = [CostWeights.parse(values, tasks) for values in weights]
     points = []
@@ -86,7 +93,10 @@ def make_grid(
         parts = [method, f"beta={point.beta_text}", f"nu={nu:g}"]
         if len(parsed_weights) > 1:
             parts.append(f"lambda={weight}")
-        points.append(GridPoint(**{**point.__dict__, "run_id": "_".join([*parts, f"seed={seed}"]).replace("/", "%2F")}))
+        run_id = "_".join([*parts, f"seed={seed}"]).replace("/", "%2F")
+        if len(run_id) > LONGEST_NAME:  # it is a folder's name: what does not fit is told apart by a digest
+            run_id = f"{run_id[: LONGEST_NAME - 40]}_{digest(run_id)}_seed={seed}"
+        points.append(replace(point, run_id=run_id))
     if len({point.run_id for point in points}) != len(points):
         raise UsageError("a value of the grid is given twice", hint="give each beta, nu, lambda and seed once")
     return points

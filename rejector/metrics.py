@@ -36,7 +36,7 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
     def of_chosen(column: str) -> np.ndarray:
         return np.stack([answer[column] for answer in answers], axis=1)[rows, chosen]
 
-    if "target_cla" in table.targets:
+    if "target_cla" in table.targets and all("pred_cla" in answer for answer in answers):
         target = table.targets["target_cla"][rows]
         metrics["accuracy"] = float((of_chosen("pred_cla") == target).mean())
         if all("pred_prob" in answer for answer in answers):
@@ -45,7 +45,7 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
             metrics["brier"] = float(0.5 * ((probabilities - truth) ** 2).sum(axis=1).mean())
             if probabilities.shape[1] == 2 and 0 < target.mean() < 1:
                 metrics["auroc"] = auroc(target, probabilities[:, 1])
-    if "target_reg" in table.targets:
+    if "target_reg" in table.targets and all("pred_reg" in answer for answer in answers):
         value, truth = of_chosen("pred_reg").astype(np.float64), table.targets["target_reg"][rows].astype(np.float64)
         setting = costs.get("reg", {})
         if setting.get("kind") == "smooth_l1":

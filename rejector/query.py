@@ -8,6 +8,7 @@ not a security boundary.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,24 @@ EMPTY_VIEWS = {
     "allocations": {"cache": pa.string(), "run_id": pa.string(), "sample_id": pa.string(), "agent": pa.string()},
     "runs": {"cache": pa.string(), "run_id": pa.string()},
 }
+
+
+def _interruptible(connection, sql: str) -> pa.Table:
+    """Run a statement in a thread, so that a signal is heard meanwhile and ends it."""
+
+    def run() -> pa.Table:
+        result = connection.sql(sql)
+        return pa.table({}) if result is None else result.to_arrow_table()
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(run)
+        try:
+            while not answer.done():
+                wait([answer], timeout=0.2)
+            return answer.result()
+        except BaseException:
+            connection.interrupt()
+            raise
 
 
 @dataclass
@@ -86,8 +105,7 @@ def query(paths: list[Path], sql: str) -> pa.Table:
             connection.execute(f'CREATE TEMP VIEW "{name}" AS {" UNION ALL BY NAME ".join(selects)}')
         connection.execute("CREATE TEMP MACRO allocate(scores) AS list_position(scores, list_max(scores)) - 1")
         connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        result = connection.sql(sql)
-        return pa.table({}) if result is None else result.to_arrow_table()
+        return _interruptible(connection, sql)
     except duckdb.Error as error:
         text = str(error)
         if "crc" in text.lower() or "checksum" in text.lower() or "deserialize" in text.lower():

@@ -42,7 +42,7 @@ class Run:
     path: Path
     rejector: TrainedRejector
     cache_path: Path
-    cache_fingerprint: str
+    cache_fingerprint: dict[str, str]
     agents: list[str]
 
     @property
@@ -50,11 +50,15 @@ class Run:
         return self.rejector.point
 
 
-def cache_fingerprint(cache: CostCache) -> str:
-    """Tells whether a cache still holds what a run was trained on: dataset, agents and cost table."""
-    return schema.digest(
-        [cache.record.fingerprint, cache.record.costs, [[a.name, a.fingerprint] for a in cache.agents]]
-    )
+def cache_fingerprint(cache: CostCache) -> dict[str, str]:
+    """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs."""
+    record = cache.record
+    chunks = range(record.num_chunks)
+    found = {"samples": [schema.samples_part(cache.path, k) for k in chunks]}
+    for agent in cache.agents:
+        costs = [schema.costs_part(cache.path, agent.name, k, record.cost_digest) for k in chunks]
+        found[f"costs of {agent.name}"] = costs
+    return {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
 
 
 def save_runs(
@@ -214,18 +218,27 @@ def cache_of(path: Path, facts: dict) -> Path:
 
 
 def open_cache(run: Run) -> CostCache:
-    """The cache a run was trained on.
+    """The cache a run was trained on, with the agents it was trained on (others may have been added since).
 
     Raises:
-        FingerprintMismatch: it has been rebuilt from something else since.
+        FingerprintMismatch: samples or costs are others now; names whose.
+        UsageError: the cache is not where it was.
     """
-    cache = CostCache(run.cache_path)
+    if not schema.cache_file(run.cache_path).is_file():
+        raise UsageError(
+            f"run {run.point.run_id} was trained on a cache that is not there any more",
+            where=run.cache_path,
+            hint="move it back, or keep run and cache in the same places relative to each other",
+        )
+    cache = CostCache(run.cache_path).only(run.agents)
+    cache.require_complete()
     now = cache_fingerprint(cache)
-    if now != run.cache_fingerprint:
+    changes = {n: (run.cache_fingerprint.get(n), now.get(n)) for n in now if now[n] != run.cache_fingerprint.get(n)}
+    if changes:
         raise FingerprintMismatch(
             f"the cache that run {run.point.run_id} was trained on",
-            {"fingerprint": (now, run.cache_fingerprint)},
+            changes,
             where=run.cache_path,
-            hint="it has been built again from something else since: train the run again",
+            hint="the cache has been built again since: train the run again",
         )
     return cache

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from .costs import METHOD_SOURCES
 from .evaluation import Evaluation, by_setting
 
+FEWEST_SAMPLES = 30  # below it a bootstrap interval says little
 METRIC_TITLES = {
     "answered": ("answered %", 100.0, 1),
     "accuracy": ("Acc %", 100.0, 1),
@@ -100,6 +101,8 @@ def regret_table(evaluations: list[Evaluation]) -> list[dict]:
                 title += f" ({result['best_agent']})"
             low, high = interval["low"], interval["high"]
             verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
+            if result["num_samples"] < FEWEST_SAMPLES:
+                verdict = f"too few samples ({result['num_samples']})"
             rows.append(
                 {
                     "rejector": method_title(result["method"]),

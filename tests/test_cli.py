@@ -153,7 +153,7 @@ def test_each_kind_of_mistake_has_its_exit_code_and_says_what_to_do(cache, recip
     code, _, err = l2d("build", recipe(text.replace("patients.parquet", "none.parquet")), "--out", new)
     assert (code, "none.parquet" in err) == (3, True)
     code, _, err = l2d("build", recipe(text.replace("chunk_size = 50", "chunk_size = 60")), "--out", cache)
-    assert (code, "chunk_size: the cache has 50, now 60" in err) == (3, True)
+    assert (code, "chunk_size: was 50, now 60" in err) == (3, True)
     (recipe_file.parent / "bad.py").write_text("def ask(batch): return {'cla': [0], 'reg': [0.0]}\n", encoding="utf-8")
     failing = text + '\n[[agents]]\nname = "wrong"\nkind = "python"\nfile = "bad.py"\n'
     code, _, err = l2d("build", recipe(failing), "--out", cache)

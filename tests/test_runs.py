@@ -131,7 +131,7 @@ def test_a_run_and_its_cache_moved_together_still_evaluate(cache, make_runs, tmp
     elsewhere = tmp_path / "elsewhere" / "deep"
     elsewhere.mkdir(parents=True)
     shutil.move(tmp_path / "cache", elsewhere / "cache")
-    with pytest.raises(UsageError, match="no cost cache"):
+    with pytest.raises(UsageError, match="not there any more"):
         evaluate_runs(runs)
     shutil.move(tmp_path / "runs", elsewhere / "runs")
     assert evaluate_runs(find_runs(elsewhere / "runs"))[0].result == before

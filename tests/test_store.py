@@ -84,7 +84,7 @@ def dead_process() -> int:
     return process.pid
 
 
-def test_the_sweep_removes_what_dead_processes_of_this_machine_left_and_nothing_else(tmp_path):
+def test_the_sweep_removes_what_dead_processes_of_this_machine_left_and_nothing_else(tmp_path, monkeypatch):
     (tmp_path / "samples").mkdir()
     here, dead = socket.gethostname(), dead_process()
 
@@ -103,7 +103,9 @@ def test_the_sweep_removes_what_dead_processes_of_this_machine_left_and_nothing_
     parts = [tmp_path / "samples" / name for name in ("00000.parquet", "notes.tmp")]
     for part in parts:
         part.write_bytes(b"x")
-    assert store.sweep_orphans(tmp_path) == [gone]
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_LIVE", {mine})
+        assert store.sweep_orphans(tmp_path) == [gone]
     assert not gone.exists()
     assert all(path.exists() for path in (mine, elsewhere, init, *parts))
     folder = leave(here, dead, folder=True)

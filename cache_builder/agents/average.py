@@ -33,9 +33,9 @@ class AverageAgent(Agent):
     def ask(self, batch: Batch) -> Answers:
         parts = [Answers.from_table(batch.answers[name]) for name in self.config.of]
         answers = Answers()
-        if batch.target_cla is not None:
+        if all(part.cla is not None or part.prob is not None for part in parts):
             answers.prob = np.mean([part.probabilities(self.num_classes) for part in parts], axis=0)
-        if batch.target_reg is not None:
+        if all(part.reg is not None for part in parts):
             answers.reg = np.mean([part.reg for part in parts], axis=0)
         missing = np.any([part.is_failure for part in parts], axis=0)
         if missing.any():

@@ -39,6 +39,7 @@ class Agent(ABC):
     """
 
     needs: tuple[str, ...] = ()  # names of agents whose cached answers `ask` finds in `batch.answers`
+    reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference", "timeout"}
 
     def __init__(self, config: AgentConfig):
@@ -69,7 +70,8 @@ class Agent(ABC):
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """Fields that change when the answers may change; weights are added by the builder."""
-        return self.config.model_dump(mode="json", exclude=self.unfingerprinted)
+        read = {f"dataset.{name}": dataset.content[name] for name in self.reads}
+        return {**self.config.model_dump(mode="json", exclude=self.unfingerprinted), **read}
 
 
 def file_digest(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,11 +27,12 @@ class PythonConfig(AgentConfig):
     file: Path
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ask"
     options: dict[str, Any] = {}
-    version: str = ""  # change it when the answers change though the file does not (a new API model, say)
+    version: str = ""  # if given, it tells answers apart instead of the file's content: change it when they change
 
 
 class PythonAgent(Agent):
     config: PythonConfig
+    reads = ("features", "target_cla", "target_reg")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
@@ -43,7 +45,8 @@ class PythonAgent(Agent):
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
         path = self.config.file
-        spec = importlib.util.spec_from_file_location(f"l2d_agent_{self.config.name}", path)
+        loader = importlib.machinery.SourceFileLoader(f"l2d_agent_{self.config.name}", str(path))
+        spec = importlib.util.spec_from_loader(loader.name, loader)
         module = importlib.util.module_from_spec(spec)
         try:
             spec.loader.exec_module(module)
@@ -73,6 +76,9 @@ class PythonAgent(Agent):
         return Answers(**found)
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
+        """Any column may have been read. The file counts by its content, unless a ``version`` speaks for it."""
         fields = super().fingerprint(dataset)
-        fields["file"] = file_digest(self.config.file) if self.config.file.is_file() else None
+        fields |= {name: value for name, value in dataset.content.items() if name.startswith("column ")}
+        by_content = file_digest(self.config.file) if self.config.file.is_file() else None
+        fields["file"] = self.config.file.name if self.config.version else by_content
         return fields

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from small import Outcome, World, built_apart, differences, errors_of, fork, kill_group, reference, same, scratch, truth
+from processes import built_apart, errors_of, fork, kill_group
+from small import Outcome, World, differences, reference, same, scratch, truth
 
 
 def crowd(rounds: int, *, builders: int = 4, sabotage: str | None = None, seed: int = 0) -> Outcome:

@@ -11,19 +11,8 @@ import threading
 import time
 from pathlib import Path
 
-from small import (
-    ROOT,
-    Outcome,
-    World,
-    built_apart,
-    differences,
-    errors_of,
-    fork,
-    kill_group,
-    reference,
-    scratch,
-    temporaries,
-)
+from processes import built_apart, errors_of, fork, kill_group
+from small import ROOT, Outcome, World, differences, reference, scratch, temporaries
 
 HERE = Path(__file__).parent
 ATTEMPTS = 400  # a build that is still not finished after so many has a problem

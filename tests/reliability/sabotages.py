@@ -18,7 +18,8 @@ def commit_in_place(path: Path, write, *, replace: bool = False, pause: float = 
     """As ``store.commit``, but written piece by piece under the final name, whoever else has written there."""
     from data.errors import DataError
 
-    scratch = Path(f"/dev/shm/l2d-{os.getpid()}-{time.monotonic_ns()}")
+    worlds = [folder for folder in path.parents if (folder / "recipe.toml").exists()]
+    scratch = (worlds or [Path("/dev/shm")])[0] / f"scratch-{os.getpid()}-{time.monotonic_ns()}"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(scratch)

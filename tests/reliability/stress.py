@@ -16,9 +16,11 @@ from functools import partial
 from crashes import replay
 from crowd import crowd, readers
 from damage import damages
-from faults import WRITES, full_disk, nth_failures
+from disk import full_disk
+from faults import WRITES, nth_failures
 from kills import interrupts, kill_forked, kill_real
-from small import Outcome, apart
+from processes import apart
+from small import Outcome
 
 Check = Callable[[], Outcome]
 

@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 from damage import damages
-from small import apart
+from processes import apart
 
 
 @pytest.mark.parametrize("reader", ["python", "sql"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 
 import pytest
-from faults import WRITES, full_disk, nth_failures
+from disk import full_disk
+from faults import WRITES, nth_failures
 
 
 def test_a_full_disk_is_told_and_nothing_finished_is_lost():

@@ -6,7 +6,8 @@ import signal
 
 import pytest
 from kills import interrupts, kill_forked, kill_real
-from small import World, built_apart, differences, errors_of, fork
+from processes import built_apart, errors_of, fork
+from small import World, differences
 
 
 @pytest.mark.parametrize(("check", "kills"), [(kill_forked, 60), (kill_real, 10)])

@@ -42,6 +42,15 @@ def damage(path: Path, kind: str, randomness: random.Random, foreign: Path) -> l
     return [path]
 
 
+def _counterpart(path: Path, cache: Path, other: Path) -> Path:
+    """The same part in another cache, whose costs stand in a folder of another name."""
+    relative = path.relative_to(cache)
+    if relative.parent.name.startswith("costs-"):
+        (folder,) = (other / relative.parent.parent).glob("costs-*/")
+        return folder / relative.name
+    return other / relative
+
+
 def damages(cases: int, *, reader: str, sabotage: bool = False, seed: int = 0) -> Outcome:
     """Damage a cache ``cases`` times and read it each time.
 
@@ -62,7 +71,7 @@ def damages(cases: int, *, reader: str, sabotage: bool = False, seed: int = 0) -
         for _ in range(cases):
             kind = randomness.choice(KINDS[:-1] if sabotage else KINDS)
             path = randomness.choice(records if kind == "record" else parts)
-            touched = damage(path, kind, randomness, other / path.relative_to(cache))
+            touched = damage(path, kind, randomness, _counterpart(path, cache, other))
             what = f"{kind} of {path.relative_to(cache)}"
             try:
                 wrong = expected.wrong(cache, path, reader, randomness)

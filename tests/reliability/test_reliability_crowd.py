@@ -8,7 +8,7 @@ from pathlib import Path
 from crowd import crowd, readers
 from small import World, differences
 
-import cache_builder.plan
+import cache_builder.builder
 from data import store
 
 
@@ -31,16 +31,16 @@ def test_a_reader_beside_a_builder_that_writes_in_place_is_noticed():
 
 
 def test_a_second_builder_does_not_discard_what_the_first_has_begun_meanwhile(tmp_path, monkeypatch):
-    """The second looks for cache.json, which is not there yet, and is slow to act on it."""
-    world, real = World(tmp_path / "world"), cache_builder.plan.discard_cache
+    """The second finds an empty folder; before it writes a thing, the first builds all of it."""
+    world, real = World(tmp_path / "world"), cache_builder.builder.settle
     world.out.mkdir()
 
-    def slow_discard(out):
-        monkeypatch.setattr(cache_builder.plan, "discard_cache", real)
+    def slow_settle(*arguments, **options):
+        real(*arguments, **options)
+        monkeypatch.setattr(cache_builder.builder, "settle", real)
         world.build()
-        real(out)
 
-    monkeypatch.setattr(cache_builder.plan, "discard_cache", slow_discard)
+    monkeypatch.setattr(cache_builder.builder, "settle", slow_settle)
     world.build()
     assert not differences(world)
     assert len(world.chunks_asked()) == world.settings["rows"], "the agent was asked again"

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test lint format clean
+.PHONY: help install demo test stress bench lint format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -22,6 +22,12 @@ demo: install  ## the whole job on real patients, in l2d-demo-support2/
 
 test: install  ## all fast tests, as CI runs them
 	$(BIN)/python -m pytest
+
+stress: install  ## the long reliability lane (a quarter of an hour); prints the table of docs/reliability.md
+	$(BIN)/python tests/reliability/stress.py
+
+bench: install  ## speed against plain loops; prints the table of benchmarks/README.md
+	$(BIN)/python benchmarks/grid_training.py
 
 lint: install  ## style, and imports going one way
 	$(BIN)/ruff check .

@@ -181,7 +181,7 @@ def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> A
         what = problem["msg"].removeprefix("Value error, ")
         given = problem.get("input")
         shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-        raise UsageError(f"{what}{shown}", where=where, hint="see `l2d build --help`") from None
+        raise UsageError(f"{what}{shown}", where=where, hint="docs/recipe.md lists every key") from None
 
 
 def _known_keys(model: type[BaseModel], location: list) -> list[str]:

@@ -35,7 +35,7 @@ def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, 
     members: dict[object, list[int]] = {}
     for position, stratum in enumerate(strata):
         members.setdefault(stratum, []).append(position)
-    for positions in members.values():
+    for stratum, positions in members.items():
         positions.sort(key=hashes.__getitem__)
         seed = hashlib.sha256(f"{salt}:{stratum!r}".encode()).digest()[:8]
         offset = int.from_bytes(seed, "little") / 2**64  # else strata of one or two would never be tested

@@ -99,10 +99,13 @@ def test_a_fraction_too_small_for_any_sample_is_refused():
         split_of(numbered(20), fractions=(0.8, 0.001, 0.199))
 
 
-def test_strata_too_small_to_share_are_refused_rather_than_left_without_a_test_sample():
-    ids = numbered(12)
-    with pytest.raises(DataError, match="has no samples"):
-        split_of(ids, strata=ids)  # every stratum has one sample, and all go to train
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_small_strata_are_spread_over_the_splits_in_proportion(size):
+    """Were each cut at the same place, strata of one sample would all be training and none tested."""
+    ids = numbered(3000 * size)
+    counts = Counter(split_of(ids, strata=[position // size for position in range(len(ids))]).tolist())
+    for name, fraction in zip(NAMES, (0.6, 0.2, 0.2), strict=True):
+        assert abs(counts[name] / len(ids) - fraction) < 0.03
 
 
 def test_an_unknown_split_name_is_refused():

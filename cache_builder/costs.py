@@ -71,7 +71,7 @@ class RegressionCost(Strict):
         return (cost if self.clamp is None else np.minimum(cost, self.clamp)).astype(np.float32)
 
 
-class CostTable(Strict):
+class CostConfig(Strict):
     """``[costs]``: one cost for each task the dataset has a target for."""
 
     cla: ClassificationCost | None = None

@@ -14,7 +14,7 @@ from data.errors import UsageError
 from data.table import Strict, TableConfig
 
 from .agents import KINDS, AgentConfig, config_class
-from .costs import CostTable
+from .costs import CostConfig
 
 SHIPPED = Path(__file__).parent / "recipes"
 RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file")}
@@ -49,7 +49,7 @@ class Recipe(BaseModel):
     name: str
     description: str = ""
     dataset: TableConfig
-    costs: CostTable
+    costs: CostConfig
     agents: Annotated[list[AgentConfig], Field(min_length=1)]
     build: BuildConfig = BuildConfig()
     defaults: Defaults = Defaults()

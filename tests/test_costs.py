@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from sklearn.metrics import brier_score_loss
 
 from cache_builder.answers import Answers
-from cache_builder.costs import ClassificationCost, CostTable, RegressionCost
+from cache_builder.costs import ClassificationCost, CostConfig, RegressionCost
 
 CLASSES = 4
 
@@ -175,12 +175,12 @@ def test_a_cost_table_costs_the_tasks_it_names_and_no_other():
     prob, target = some_answers()
     value = target.astype(np.float32)
     answers = Answers(prob=prob, reg=value)
-    both = CostTable(cla=ClassificationCost(), reg=RegressionCost()).compute(answers, target, value + 1, CLASSES)
+    both = CostConfig(cla=ClassificationCost(), reg=RegressionCost()).compute(answers, target, value + 1, CLASSES)
     assert list(both) == ["cla", "reg"]
     np.testing.assert_allclose(both["reg"], 0.5)
     np.testing.assert_array_equal(both["cla"], loop_zero_one(prob, target))
-    assert list(CostTable(reg=RegressionCost()).compute(answers, None, value, 0)) == ["reg"]
-    assert CostTable(cla=ClassificationCost()).tasks == ["cla"]
+    assert list(CostConfig(reg=RegressionCost()).compute(answers, None, value, 0)) == ["reg"]
+    assert CostConfig(cla=ClassificationCost()).tasks == ["cla"]
 
 
 def test_squared_errors_of_stored_floats_are_taken_in_double_precision():

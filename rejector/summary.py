@@ -65,7 +65,8 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
     at_first = {name: _setting_text(groups[0][0], name) for name in varying}
     agents = list(first["allocation"])
     for name, alone in first["agents"].items():
-        row = {**blank, "rejector": f"{name} alone" if alone["role"] == "agent" else f"{name} (asks several)"}
+        title = f"{name} alone" if alone["role"] == "agent" else f"{name} (reference)"
+        row = {**blank, "rejector": title + (" (best constant agent)" if name == first["best_agent"] else "")}
         row |= at_first | _metric_cells(alone, metrics) | {"deferral loss": f"{alone['mean_cost']:.4f}"}
         if alone["role"] == "agent":
             row |= {f"{agent} %": "100" if agent == name else "0" for agent in agents}

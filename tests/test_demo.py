@@ -34,7 +34,7 @@ def test_the_demo_prints_the_table_and_the_sql_answers(demo):
         assert text in result.stdout
     assert "disease" in result.stdout
     assert "cheapest_agent_pct" in result.stdout
-    assert "average_of_both (asks several)" in result.stdout
+    assert "average_of_both (reference)" in result.stdout
     assert (folder / "report.html").stat().st_size > 50_000
     assert (folder / "figure.png").stat().st_size > 20_000
 

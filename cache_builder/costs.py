@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from data.measures import brier, smooth_l1
 from data.table import Strict
 
 from .answers import Answers
@@ -43,9 +44,7 @@ class ClassificationCost(Strict):
         probabilities = answers.probabilities(num_classes)
         if self.kind == "absolute":
             return np.clip(1.0 - probabilities[rows, target], 0, 1).astype(np.float32)
-        truth = np.zeros_like(probabilities)
-        truth[rows, target] = 1.0
-        return (0.5 * ((probabilities - truth) ** 2).sum(axis=1)).astype(np.float32)
+        return brier(probabilities, target).astype(np.float32)
 
 
 class RegressionCost(Strict):
@@ -65,7 +64,7 @@ class RegressionCost(Strict):
         """Cost of each answer: float32 (n,), from predictions and targets in the target's unit."""
         error = np.abs(answers.reg.astype(np.float64) - target.astype(np.float64))
         if self.kind == "smooth_l1":
-            cost = np.where(error < self.beta, 0.5 * error**2 / self.beta, error - 0.5 * self.beta)
+            cost = smooth_l1(error, self.beta)
         else:
             cost = error if self.kind == "absolute" else error**2
         return (cost if self.clamp is None else np.minimum(cost, self.clamp)).astype(np.float32)

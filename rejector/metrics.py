@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.measures import brier, smooth_l1
+
 from .table import CostTable
 
 
@@ -41,8 +43,7 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
         metrics["accuracy"] = float((of_chosen("pred_cla") == target).mean())
         if all("pred_prob" in answer for answer in answers):
             probabilities = of_chosen("pred_prob").astype(np.float64)
-            truth = np.eye(probabilities.shape[1])[target]
-            metrics["brier"] = float(0.5 * ((probabilities - truth) ** 2).sum(axis=1).mean())
+            metrics["brier"] = float(brier(probabilities, target).mean())
             if probabilities.shape[1] == 2 and 0 < target.mean() < 1:
                 metrics["auroc"] = auroc(target, probabilities[:, 1])
     if "target_reg" in table.targets and all("pred_reg" in answer for answer in answers):
@@ -52,13 +53,6 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
             metrics["smooth_l1"] = float(smooth_l1(value - truth, setting["beta"], setting.get("clamp")).mean())
         metrics["mean_absolute_error"] = float(np.abs(value - truth).mean())
     return metrics
-
-
-def smooth_l1(error: np.ndarray, beta: float, clamp: float | None) -> np.ndarray:
-    """Smooth L1 of each error, clamped."""
-    size = np.abs(error)
-    loss = np.where(size < beta, 0.5 * size**2 / beta, size - 0.5 * beta)
-    return loss if clamp is None else np.minimum(loss, clamp)
 
 
 def auroc(target: np.ndarray, score: np.ndarray) -> float:

@@ -145,7 +145,8 @@ def headline(evaluations: list[Evaluation]) -> str:
     varying = _varying(settings_of(evaluations))
     for name in ("lambda", "beta", "nu"):
         if name not in varying:
-            parts.append(f"{name} {_setting_text(evaluations[0], name)}")
+            title = "cost" if name == "lambda" and evaluations[0].run.point.cost else name
+            parts.append(f"{title} {_setting_text(evaluations[0], name)}")
     unit = evaluations[0].cache.record.unit_reg
     if unit and "smooth_l1" in result["metrics"]:
         parts.append(f"sL1 and MAE of {unit}")

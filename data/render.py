@@ -12,15 +12,13 @@ import pyarrow as pa
 
 from .errors import UsageError
 
-FORMATS = ("table", "json", "csv", "parquet")
-
 
 def print_rows(rows: list[dict], format: str = "table", *, title: str | None = None) -> None:
     """Print dictionaries as rows to stdout.
 
     Args:
         rows: with the same keys, in column order.
-        format: one of :data:`FORMATS`.
+        format: ``table``, ``json``, ``csv`` or ``parquet``.
         title: above a table; other formats have none.
     """
     names = list(dict.fromkeys(name for row in rows for name in row))

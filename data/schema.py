@@ -12,6 +12,10 @@
       samples.seal.json, agents/NAME/predictions.seal.json, costs-DIGEST.seal.json
                                           rows, SHA-256 and skeleton digest of each part of a folder, once all are there
 
+A predictions part has the columns its agent answers: ``pred_cla`` (int32 class index), ``pred_prob`` (:func:`dense`,
+one number a class), ``pred_reg`` (float32), ``pred_boxes`` (:data:`BOXES`); and ``failure``, why there is no answer, or
+null.
+
 Names are computed, never listed. Chunk ``k`` holds the same samples in the same order for every agent. Costs are raw:
 ``beta`` and ``lambda`` are applied when the table is read. Costs stand apart from predictions so that another cost
 table needs no agent, and an agent that arrives later adds a folder and rewrites nothing.
@@ -57,11 +61,6 @@ def dense(width: int) -> pa.DataType:
 
 INPUT_COLUMNS = ("features", "tokens", "image")
 TARGET_TYPES = {"target_cla": pa.int32(), "target_reg": pa.float32(), "target_boxes": BOXES}
-
-
-def prediction_types(num_classes: int) -> dict[str, pa.DataType]:
-    """Columns an agent's predictions may have: class index, class probabilities, value, detections."""
-    return {"pred_cla": pa.int32(), "pred_prob": dense(num_classes), "pred_reg": pa.float32(), "pred_boxes": BOXES}
 
 
 def cache_file(cache: Path) -> Path:

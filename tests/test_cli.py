@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import inspect
 import io
 import json
 import signal
@@ -52,6 +53,17 @@ def test_every_command_has_help_with_examples_and_loads_nothing_heavy():
         assert result.returncode == 0, result.stderr
         assert f"l2d {command}" in result.stdout
         assert "Examples" in result.stdout
+
+
+@pytest.mark.parametrize("command", [cli.train, cli.sweep])
+def test_training_options_default_to_what_the_library_defaults_to(command):
+    from dataclasses import asdict
+
+    from rejector.training import TrainConfig
+
+    parameters = inspect.signature(command).parameters
+    for name, default in asdict(TrainConfig()).items():
+        assert parameters["rejector" if name == "network" else name].default == default, name
 
 
 def test_readme_names_every_command_and_no_other():

@@ -94,7 +94,7 @@ def test_recorded_failures_are_the_samples_that_fail_and_no_other(workshop, flak
 def test_without_recording_the_build_stops_and_keeps_what_is_finished(workshop, flaky):
     (workshop.folder / "bad").write_text("p0063")
     error = refused(lambda: workshop.build(flaky), AgentFailure, "'flaky'", "overloaded")
-    assert "'p0060' to 'p0079'" in str(error.where) or "p0063" in str(error.where) or "p00" in str(error.where)
+    assert "'p0050' to 'p0069'" in str(error.where)  # the batch of twenty that holds p0063
     assert len(list((workshop.folder / "cache/agents/flaky/predictions").glob("*.parquet"))) == 1
     assert no_temporaries(workshop)
     before = len(asked(workshop))

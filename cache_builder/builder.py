@@ -64,8 +64,8 @@ def build(
             failed batch is halved until the samples that fail are known.
         retry_failures: ask again about samples whose failure is recorded.
         keep_answers: agents that have changed (a bug fix, say) and whose answers are kept all the same.
-        progress: called with (agent, samples to ask), or with (what is being fitted, 0); returns a function to be told of
-            samples done.
+        progress: called with (agent, samples to ask), or with (what is being fitted, 0); returns a function to be told
+            of samples done.
 
     Raises:
         FingerprintMismatch: ``out`` was built from another dataset or agent; nothing is touched.

@@ -88,7 +88,12 @@ class TwoHeadAgent(Agent):
                     where=self.config.weights,
                     hint="give a safetensors file, such as agents/NAME/frozen.safetensors of another cache",
                 ) from error
-        network = train_two_head(self._network, dataset, self.config, device)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # so small a network only waits for a second thread, on a busy machine for minutes
+        try:
+            network = train_two_head(self._network, dataset, self.config, device)
+        finally:
+            torch.set_num_threads(threads)
         return {name: value.cpu().numpy() for name, value in network.state_dict().items()}
 
     def load(self, frozen: dict[str, np.ndarray] | None, dataset: Dataset, device: str) -> None:

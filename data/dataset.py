@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
 from . import schema
+from .boxes import Boxes
 from .errors import DataError
+from .integrity import sha256_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +29,12 @@ class Batch:
 
     ids: list[str]
     rows: range  # their positions in the dataset
-    features: np.ndarray  # float32 (batch, width)
+    features: np.ndarray | None  # float32 (batch, width)
     columns: pl.DataFrame  # the source's columns, and `cluster`
     target_cla: np.ndarray | None  # int32 (batch,)
     target_reg: np.ndarray | None  # float32 (batch,)
+    target_boxes: Boxes | None
+    images: list[Path] | None  # image files; width and height in pixels are columns
     answers: dict[str, Any]
 
 
@@ -43,10 +49,14 @@ class Dataset:
     name: str
     ids: list[str]
     split: np.ndarray  # (n,) of "train", "validation", "test"
-    features: np.ndarray  # float32 (n, width)
+    features: np.ndarray | None  # float32 (n, width): inputs of the rejector that are known before any agent is asked
     columns: pl.DataFrame
-    target_cla: np.ndarray | None  # int32 (n,): index into classes
-    target_reg: np.ndarray | None  # float32 (n,)
+    target_cla: np.ndarray | None = None  # int32 (n,): index into classes
+    target_reg: np.ndarray | None = None  # float32 (n,)
+    target_boxes: Boxes | None = None  # n images
+    images: tuple[Path, ...] | None = None  # an image file a sample; `columns` has their width and height
+    image_size: int | None = None  # side in pixels of the small images that are cached for a convolutional rejector
+    fit: Dataset | None = None  # samples for agents that still have to be fitted; the training split if None
     classes: tuple[str, ...]
     keep: tuple[str, ...]  # columns that go into the cache for SQL
     inputs: dict[str, Any]
@@ -70,7 +80,7 @@ class Dataset:
             raise DataError(
                 f"sample {sample!r} has no finite target_reg", where=self.name, hint="filter it with `where`"
             )
-        if self.target_cla is None and self.target_reg is None:
+        if self.target_cla is None and self.target_reg is None and self.target_boxes is None:
             raise DataError("there is no target", where=self.name, hint="give target_cla, target_reg or both")
 
     def __len__(self) -> int:
@@ -87,10 +97,12 @@ class Dataset:
         return Batch(
             ids=self.ids[part],
             rows=rows,
-            features=self.features[part],
+            features=None if self.features is None else self.features[part],
             columns=self.columns[part],
             target_cla=None if self.target_cla is None else self.target_cla[part],
             target_reg=None if self.target_reg is None else self.target_reg[part],
+            target_boxes=None if self.target_boxes is None else self.target_boxes[part],
+            images=None if self.images is None else list(self.images[part]),
             answers=answers or {},
         )
 
@@ -103,7 +115,7 @@ class Dataset:
     def content(self) -> dict[str, Any]:
         """Digest of everything else an agent may have looked at; each agent says which of these it reads."""
         columns = {f"column {name}": _digest(self.columns[name]) for name in self.columns.columns}
-        return {
+        found = {
             "split": schema.ids_digest(self.split.tolist())[:16],
             "target_cla": _content(self.target_cla),
             "target_reg": _content(self.target_reg),
@@ -111,6 +123,13 @@ class Dataset:
             "classes": list(self.classes),
             **columns,
         }
+        if self.target_boxes is not None:
+            found["target_boxes"] = schema.digest([_content(v) for v in vars(self.target_boxes).values()])
+        if self.images is not None:
+            found["images"] = schema.digest(_digests(self.images))
+        if self.fit is not None:
+            found["fit"] = schema.digest(self.fit.content)
+        return found
 
     def fingerprint(self) -> dict[str, Any]:
         """Fields that tell this dataset from another: which samples, how they are described, what they hold."""
@@ -122,6 +141,12 @@ class Dataset:
 def _digest(column: pl.Series) -> str:
     """Of a column's values; missing ones are a text no value has."""
     return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
+
+
+def _digests(files: tuple[Path, ...]) -> list[str]:
+    """SHA-256 of each file, read by several threads: for a big folder of images it takes seconds."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(sha256_of, files))
 
 
 def _content(values: np.ndarray | None) -> str | None:

@@ -56,7 +56,7 @@ CacheArgument = Annotated[Path, typer.Argument(help="A cost cache made by `l2d b
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 
 # What `train` and `sweep` have in common.
-RejectorOption = Annotated[str, typer.Option(help="linear, mlp or transformer.")]
+RejectorOption = Annotated[str, typer.Option(help="linear, mlp or transformer; conv over cached images.")]
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
 EpochsOption = Annotated[int, typer.Option(min=1)]
 BatchSizeOption = Annotated[int, typer.Option(min=1)]
@@ -87,6 +87,7 @@ def build(
     keep_answers: Annotated[
         list[str] | None, typer.Option(help="Keep this agent's answers though it has changed; may be repeated.")
     ] = None,
+    data: Annotated[Path | None, typer.Option(help="Where the dataset lies, in place of the recipe's path.")] = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -98,6 +99,8 @@ def build(
         l2d build support2 --out support2.cache
 
         l2d build my_recipe.toml --out my.cache --dry-run
+
+        l2d build voc2012 --data VOCdevkit --out voc.cache
     """
     from cache_builder.builder import build as build_cache
     from cache_builder.dry_run import dry_run as plan_build
@@ -106,7 +109,7 @@ def build(
     from data.render import print_rows
     from data.status import status_rows
 
-    loaded = load_recipe(recipe)
+    loaded = load_recipe(recipe, data)
     say(f"{loaded.name}: {loaded.description}" if loaded.description else loaded.name)
     if dry_run:
         print_rows(plan_build(loaded, out, device=device, retry_failures=retry_failures), format.value)
@@ -261,8 +264,6 @@ def sweep(
 
         l2d sweep support2.cache --out betas --beta 0,0.05,0.1,0.2,0.4 --seeds 4
     """
-    from data.render import print_rows
-    from rejector.runs import load_run
     from rejector.training import TrainConfig
 
     config = TrainConfig(
@@ -278,17 +279,8 @@ def sweep(
         "cost": cost,
     }
     folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite)
-    runs = [load_run(folder) for folder in folders]
-    rows = [
-        {
-            "run": run.point.run_id,
-            "best epoch": run.rejector.best_epoch + 1,
-            "validation risk": run.rejector.validation_risk,
-        }
-        for run in runs
-    ]
-    print_rows(rows, format.value)
-    say(f"next: l2d evaluate {quote(out)}")
+    _evaluate(folders, Split.test, format, one=False)
+    say(f"next: l2d report {quote(out)}, or l2d evaluate {quote(out)} --split validation")
 
 
 @app.command()
@@ -358,8 +350,31 @@ def report(
 
 
 @app.command()
+def digits(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in Pascal VOC's layout.")],
+    images: Annotated[float, typer.Option(min=0.01, help="How many scenes, as a multiple of the usual.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Compose real handwritten digits into scenes with boxes: a semi-synthetic detection set in Pascal VOC's layout.
+
+    Examples:
+
+        l2d digits --out VOCdevkit
+
+        l2d build digits --data VOCdevkit --out digits.cache
+    """
+    from data.digits import IMAGES, write_digits
+
+    counts = {name: max(1, round(images * count)) for name, count in IMAGES.items()}
+    write_digits(out, images=counts, seed=seed)
+    print(out)
+    say("scenes: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    say(f"next: l2d build digits --data {quote(out)} --out digits.cache")
+
+
+@app.command()
 def demo(
-    name: Annotated[str, typer.Argument(help="support2")] = "support2",
+    name: Annotated[str, typer.Argument(help="support2 or digits")] = "support2",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for everything. Default: l2d-demo-NAME.")
     ] = None,
@@ -370,7 +385,7 @@ def demo(
 
         l2d demo
 
-        l2d demo support2 --out demo
+        l2d demo digits --out demo
     """
     from cache_builder.recipe import SHIPPED
 
@@ -422,7 +437,8 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     return done.folders
 
 
-def _evaluate(paths: list[Path], split: Split, format: Format) -> None:
+def _evaluate(paths: list[Path], split: Split, format: Format, *, one: bool | None = None) -> None:
+    """Print evaluations; as JSON one object for one run, a list for a sweep."""
     import json
 
     from data.render import print_rows, print_table
@@ -433,7 +449,8 @@ def _evaluate(paths: list[Path], split: Split, format: Format) -> None:
     evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value)
     if format == Format.json:
         ordered = [evaluation.result for members in settings_of(evaluations) for evaluation in members]
-        one = len(paths) == 1 and (paths[0] / RUN_FILE).is_file()  # a run, not a folder of runs
+        if one is None:
+            one = len(paths) == 1 and (paths[0] / RUN_FILE).is_file()  # a run, not a folder of runs
         print(json.dumps(ordered[0] if one else ordered, indent=2, ensure_ascii=False))
     elif format == Format.table:
         by_cache: dict[Path, list] = {}

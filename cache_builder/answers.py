@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from data.boxes import Boxes
 from data.columns import dense_array, dense_matrix, numbers
 from data.errors import AgentFailure
 
 
 @dataclass(kw_only=True)
 class Answers:
-    """Predictions for n samples; a task the agent does not serve is None.
+    """Predictions for n samples; what the agent does not answer is None.
 
     ``cla`` may be left out where ``prob`` is given: the class is then the most probable one, ties to the lowest index.
+    ``features`` is what the agent saw rather than said: its pooled features, which become the rejector's input.
     """
 
     cla: np.ndarray | None = None  # class index, int (n,)
     prob: np.ndarray | None = None  # class probabilities, float (n, classes)
     reg: np.ndarray | None = None  # value in the target's unit, float (n,)
+    boxes: Boxes | None = None  # detections on n images
+    features: np.ndarray | None = None  # float (n, width)
     failure: np.ndarray | None = None  # why there is no answer, str or None, (n,); the arrays hold zeros there
 
     def classes(self) -> np.ndarray:
@@ -35,12 +40,13 @@ class Answers:
         return np.eye(num_classes)[self.classes()]
 
     @classmethod
-    def failed(cls, reason: str, tasks: list[str], num_classes: int) -> Answers:
+    def failed(cls, reason: str, wanted: list[str], num_classes: int) -> Answers:
         """A recorded failure on one sample: no answer, and why."""
         return cls(
-            cla=np.zeros(1, np.int32) if "cla" in tasks else None,
-            prob=np.full((1, num_classes), 1 / num_classes, np.float32) if "cla" in tasks else None,
-            reg=np.zeros(1, np.float32) if "reg" in tasks else None,
+            cla=np.zeros(1, np.int32) if "cla" in wanted else None,
+            prob=np.full((1, num_classes), 1 / num_classes, np.float32) if "cla" in wanted else None,
+            reg=np.zeros(1, np.float32) if "reg" in wanted else None,
+            boxes=Boxes.empty(1) if "boxes" in wanted else None,
             failure=np.array([reason], dtype=object),
         )
 
@@ -52,32 +58,39 @@ class Answers:
         return np.array([reason is not None for reason in self.failure], dtype=bool)
 
     def __len__(self) -> int:
-        return next(len(values) for values in (self.cla, self.prob, self.reg) if values is not None)
+        return next(len(v) for v in (self.cla, self.prob, self.reg, self.boxes, self.failure) if v is not None)
 
     def rows(self, part: slice) -> Answers:
         """The answers of some samples."""
         return Answers(**{name: values[part] for name, values in vars(self).items() if values is not None})
 
-    def checked(self, agent: str, ids: list[str], tasks: list[str], num_classes: int) -> Answers:
+    def checked(self, agent: str, ids: list[str], wanted: list[str], num_classes: int) -> Answers:
         """These answers as arrays of the stored types.
 
         Args:
             agent: name, for messages.
             ids: of the samples that were asked about.
-            tasks: tasks that need an answer.
+            wanted: what has to be answered, out of ``cla``, ``reg``, ``boxes`` and ``features``.
 
         Raises:
-            AgentFailure: a task is not answered, the shape is wrong, a value is not finite, a class is unknown, or
-                probabilities are outside [0, 1] or do not sum to 1. Names agent and first sample.
+            AgentFailure: something wanted is missing, the shape is wrong, a value is not finite, a class is unknown,
+                probabilities or scores are outside [0, 1] or the former do not sum to 1, or a box's corners are the
+                wrong way round. Names agent and first sample.
         """
-        if "cla" in tasks and self.cla is None and self.prob is None:
+        if "cla" in wanted and self.cla is None and self.prob is None:
             where = f"the batch from sample {ids[0]!r}"
             raise AgentFailure(f"agent {agent!r} gave no class", where=where, hint="it must answer `cla` or `prob`")
-        if "reg" in tasks and self.reg is None:
+        if "reg" in wanted and self.reg is None:
             where = f"the batch from sample {ids[0]!r}"
             raise AgentFailure(f"agent {agent!r} gave no value", where=where, hint="it must answer `reg`")
+        if "boxes" in wanted and self.boxes is None:
+            where = f"the batch from sample {ids[0]!r}"
+            raise AgentFailure(f"agent {agent!r} gave no detections", where=where, hint="it must answer `boxes`")
+        if "features" in wanted and self.features is None:
+            where = f"the batch from sample {ids[0]!r}"
+            raise AgentFailure(f"agent {agent!r} gave no features", where=where, hint="it must answer `features`")
         check = _Checker(agent, ids)
-        prob = cla = reg = None
+        prob = cla = reg = features = None
         if self.prob is not None:
             prob = check.finite("prob", self.prob, (len(ids), num_classes))
             check.all("prob", ((prob >= 0) & (prob <= 1)).all(axis=1), prob, "is outside [0, 1]")
@@ -91,10 +104,17 @@ class Answers:
             with np.errstate(over="ignore"):  # what overflows is refused in the next line
                 reg = check.finite("reg", self.reg, (len(ids),)).astype(np.float32)
             check.all("reg", np.isfinite(reg), self.reg, "does not fit a 32-bit float")
+        if self.boxes is not None:
+            check.boxes(self.boxes, num_classes)
+        if "features" in wanted:
+            width = self.features.shape[1] if np.ndim(self.features) == 2 else -1
+            features = check.finite("features", self.features, (len(ids), width)).astype(np.float32)
         return Answers(
             cla=None if cla is None else cla.astype(np.int32),
             prob=None if prob is None else prob.astype(np.float32),
             reg=reg,
+            boxes=self.boxes,
+            features=features,
             failure=self.failure,
         )
 
@@ -109,6 +129,10 @@ class Answers:
             columns["pred_prob"] = dense_array(self.prob, mask)
         if self.reg is not None:
             columns["pred_reg"] = pa.array(self.reg, pa.float32(), mask=mask)
+        if self.boxes is not None:
+            columns["pred_boxes"] = self.boxes.to_arrow(mask)
+        if self.features is not None:
+            columns["features"] = dense_array(self.features, mask)
         reasons = [None] * len(self) if self.failure is None else self.failure.tolist()
         columns["failure"] = pa.array(reasons, pa.string())
         return columns
@@ -116,10 +140,10 @@ class Answers:
     @classmethod
     def from_table(cls, table: pa.Table) -> Answers:
         """Inverse of :meth:`to_columns`."""
-        found: dict[str, np.ndarray] = {}
-        for name, read in (("cla", numbers), ("prob", dense_matrix), ("reg", numbers)):
-            if f"pred_{name}" in table.column_names:
-                found[name] = read(table[f"pred_{name}"])
+        found: dict[str, Any] = {}
+        for name, column, read in _COLUMNS:
+            if column in table.column_names:
+                found[name] = read(table[column])
         if table["failure"].null_count < len(table):
             found["failure"] = np.array(table["failure"].to_pylist(), dtype=object)
         return cls(**found)
@@ -127,9 +151,11 @@ class Answers:
     @classmethod
     def concatenate(cls, parts: list[Answers]) -> Answers:
         """Answers of consecutive batches as one. Where some parts give no probabilities, none are kept."""
-        joined: dict[str, np.ndarray] = {}
+        joined: dict[str, Any] = {}
         answered = [part for part in parts if not part.is_failure.all()] or parts
-        for name in ("cla", "prob", "reg"):
+        if all(part.boxes is not None for part in parts):
+            joined["boxes"] = Boxes.concatenate([part.boxes for part in parts])
+        for name in ("cla", "prob", "reg", "features"):
             given = [getattr(part, name) for part in answered]
             if all(values is not None for values in given):
                 blank = np.zeros_like(given[0][:1])  # stands where a failed part has nothing of this kind
@@ -143,6 +169,15 @@ class Answers:
             reasons = [n if p.failure is None else p.failure for p, n in zip(parts, nothing, strict=True)]
             joined["failure"] = np.concatenate(reasons)
         return cls(**joined)
+
+
+_COLUMNS = (
+    ("cla", "pred_cla", numbers),
+    ("prob", "pred_prob", dense_matrix),
+    ("reg", "pred_reg", numbers),
+    ("boxes", "pred_boxes", Boxes.from_arrow),
+    ("features", "features", dense_matrix),
+)
 
 
 class _Checker:
@@ -169,11 +204,35 @@ class _Checker:
         self.all(name, np.isfinite(array).reshape(len(array), -1).all(axis=1), array, "is not finite")
         return array
 
+    def boxes(self, boxes: Boxes, num_classes: int) -> None:
+        """Every detection's corners, label and score; the sample named is the image it is on."""
+        if len(boxes) != len(self.ids):
+            raise AgentFailure(
+                f"agent {self.agent!r} answered `boxes` on {len(boxes)} images, expected {len(self.ids)}",
+                where=f"the batch from sample {self.ids[0]!r} to {self.ids[-1]!r}",
+                hint="it must answer every sample of the batch once, in order; an image may have no boxes",
+            )
+        x1, y1, x2, y2 = boxes.xyxy.T
+        known = (boxes.label >= 0) & (boxes.label < num_classes)
+        rules = (
+            ("boxes", np.isfinite(boxes.xyxy).all(axis=1), boxes.xyxy, "is not finite"),
+            ("boxes", (x2 >= x1) & (y2 >= y1), boxes.xyxy, "is no box: corners are x1, y1, x2, y2"),
+            ("scores", (boxes.score >= 0) & (boxes.score <= 1), boxes.score, "is outside [0, 1]"),
+            ("labels", known, boxes.label, f"is no class index below {num_classes}"),
+        )
+        for name, good, values, what in rules:
+            if not good.all():
+                at = int(good.argmin())
+                self._refuse(int(boxes.image[at]), name, values[at].tolist(), what)
+
     def all(self, name: str, good: np.ndarray, values: np.ndarray, what: str) -> None:
         if not good.all():
-            row = int(np.flatnonzero(~good)[0])
-            raise AgentFailure(
-                f"agent {self.agent!r} answered `{name}` = {np.asarray(values)[row]}, which {what}",
-                where=f"sample {self.ids[row]!r}",
-                hint="fix the agent and run the same command again; finished chunks are kept",
-            )
+            row = int(good.argmin())
+            self._refuse(row, name, np.asarray(values)[row], what)
+
+    def _refuse(self, row: int, name: str, value: object, what: str) -> None:
+        raise AgentFailure(
+            f"agent {self.agent!r} answered `{name}` = {value}, which {what}",
+            where=f"sample {self.ids[row]!r}",
+            hint="fix the agent and run the same command again; finished chunks are kept",
+        )

@@ -23,7 +23,7 @@ class Asker:
     Args:
         agent: loaded, ready to answer.
         dataset: whose samples to ask about.
-        tasks: that need an answer.
+        wanted: what has to be answered, out of ``cla``, ``reg`` and ``boxes``.
         batch_size: largest batch.
         record_failures: a sample that the agent fails on becomes a recorded failure; otherwise the build stops there.
         advance: told of samples done.
@@ -33,13 +33,13 @@ class Asker:
         self,
         agent: Agent,
         dataset: Dataset,
-        tasks: list[str],
+        wanted: list[str],
         *,
         batch_size: int,
         record_failures: bool,
         advance: Callable[[int], None],
     ):
-        self.agent, self.dataset, self.tasks = agent, dataset, tasks
+        self.agent, self.dataset, self.wanted = agent, dataset, wanted
         self.batch_size, self.record_failures, self.advance = batch_size, record_failures, advance
         self.asked = self.failed = 0
 
@@ -91,7 +91,21 @@ class Asker:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on any device
                 raise _OutOfMemory(failure) from error
             raise failure from error
-        return answers.checked(name, batch.ids, self.tasks, len(self.dataset.classes))
+        checked = answers.checked(name, batch.ids, self.wanted, len(self.dataset.classes))
+        if not self.agent.needs and checked.is_failure.any():  # failures of the agents it needs are on record already
+            self._own_failures(checked, batch.ids)
+        return checked
+
+    def _own_failures(self, answers: Answers, ids: list[str]) -> None:
+        """Samples that the agent itself says it cannot answer, an image it cannot read, say."""
+        row = int(answers.is_failure.argmax())
+        if not self.record_failures:
+            raise AgentFailure(
+                f"agent {self.agent.config.name!r}: {answers.failure[row]}",
+                where=f"sample {ids[row]!r}",
+                hint="finished chunks are kept: repair it and run the same command, or go on with --on-failure record",
+            )
+        self.failed += int(answers.is_failure.sum())
 
     def _isolate(self, rows: range, needed: dict[str, pa.Table], failure: AgentFailure) -> Answers:
         """Find the samples that fail by halving a failed batch; they are recorded, the others answered."""
@@ -112,8 +126,8 @@ class Asker:
         if not self.record_failures:
             raise failure
         self.failed += 1
-        width = len(self.dataset.classes) if "cla" in self.tasks else 0
-        return Answers.failed(failure.what, self.tasks, width)
+        width = len(self.dataset.classes) if "cla" in self.wanted else 0
+        return Answers.failed(failure.what, self.wanted, width)
 
 
 class _OutOfMemory(Exception):

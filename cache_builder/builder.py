@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,18 +15,18 @@ import pyarrow as pa
 
 from data import schema, store
 from data.cache import CacheRecord
-from data.columns import dense_array
 from data.dataset import Dataset
 from data.device import resolve_device
 from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
-from data.table import load_table
 
-from .agents import Agent, make_agent
+from .agents import Agent
 from .answers import Answers
 from .asking import Asker
-from .plan import agent_record, make_record, settle, write_record
+from .plan import agent_record, settle, write_record
+from .prepare import prepare, wanted_of
 from .recipe import Recipe
+from .samples import sample_columns
 
 
 @dataclass
@@ -97,25 +99,6 @@ def build(
     return job.report
 
 
-def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, dict], CacheRecord]:
-    """Load and check everything a build needs, writing nothing.
-
-    Returns:
-        The dataset, the agents in order, each one's fingerprint by name, and what ``cache.json`` would say.
-
-    Raises:
-        UsageError, DataError, AgentFailure: the recipe, its data or its agents cannot work; ``out`` is a file.
-    """
-    if out.exists() and not out.is_dir():
-        raise UsageError("this is a file", where=out, hint="give a folder as --out")
-    dataset = load_table(recipe.dataset, recipe.name)
-    agents = [make_agent(config) for config in recipe.agents]
-    for agent in agents:
-        agent.check(dataset, recipe.costs.tasks)
-    fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
-    return dataset, agents, fingerprints, make_record(recipe, dataset)
-
-
 @dataclass
 class _Build:
     """One build under way."""
@@ -137,19 +120,8 @@ class _Build:
         for chunk in self._todo(parts):
             path = parts[chunk]
             rows = self.record.chunk_rows(chunk)
-            part = slice(rows.start, rows.stop)
-            columns: dict[str, pa.Array | pa.ChunkedArray] = {
-                "sample_id": pa.array(dataset.ids[part], pa.string()),
-                "split": pa.array(dataset.split[part].tolist(), pa.string()),
-            }
-            for name in ("target_cla", "target_reg"):
-                values = getattr(dataset, name)
-                if values is not None:
-                    columns[name] = pa.array(values[part], schema.TARGET_TYPES[name])
-            for name in dataset.keep:
-                columns[name] = dataset.columns[name][part].to_arrow()
-            columns["features"] = dense_array(dataset.features[part])
-            store.commit_table(path, pa.table(columns), self._facts("samples", chunk, dataset.ids[part]))
+            columns = sample_columns(dataset, rows)
+            store.commit_table(path, pa.table(columns), self._facts("samples", chunk, columns["sample_id"].to_pylist()))
         self._seal(parts)
 
     def build_agent(self, agent: Agent, index: int, fingerprint: dict) -> None:
@@ -170,23 +142,58 @@ class _Build:
         retry = self._with_failures(predictions) if self.retry_failures else []
         if todo or retry:
             agent.load(frozen, self.dataset, self.device)
+            self._record_gflops(agent, index, fingerprint)
             asker = Asker(
                 agent,
                 self.dataset,
-                self.record.tasks,
+                wanted_of(agent, self.recipe),
                 batch_size=self.recipe.build.batch_size,
                 record_failures=self.record_failures,
                 advance=self.progress(name, sum(len(self.record.chunk_rows(k)) for k in [*todo, *retry])),
             )
-            for chunk in [*todo, *retry]:
-                answers = self._ask_again(asker, chunk) if chunk in retry else self._ask(asker, chunk)
-                self._write_predictions(name, chunk, answers)
-                self.report.asked[name], self.report.failed[name] = asker.asked, asker.failed
+            with self._writer(name) as write:
+                for chunk in [*todo, *retry]:
+                    write(chunk, self._ask_again(asker, chunk) if chunk in retry else self._ask(asker, chunk))
+                    self.report.asked[name], self.report.failed[name] = asker.asked, asker.failed
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
             for chunk in chunks:
                 self._write_costs(name, chunk)
         self._seal(predictions)
         self._seal(costs)
+
+    @contextmanager
+    def _writer(self, name: str) -> Iterator[Callable[[int, Answers], None]]:
+        """A function that commits a chunk's answers; for images in the background, so that the device is not idle.
+
+        A kill then costs the chunk that is being asked and the one being written.
+        """
+        if self.dataset.images is None:
+            yield lambda chunk, answers: self._write_predictions(name, chunk, answers)
+            return
+        with ThreadPoolExecutor(1) as thread:
+            under_way: list[Future] = []
+
+            def write(chunk: int, answers: Answers) -> None:
+                if under_way:
+                    under_way.pop().result()
+                under_way.append(thread.submit(self._write_predictions, name, chunk, answers))
+
+            yield write
+            for last in under_way:
+                last.result()
+
+    def _record_gflops(self, agent: Agent, index: int, fingerprint: dict) -> None:
+        """Put what an answer costs to compute into ``agent.json``, once, before the first answer is written."""
+        file = schema.agent_file(self.out, agent.config.name)
+        if store.read_json(file).get("gflops") is None:
+            gflops = agent.gflops(self.dataset)
+            if gflops is None and agent.config.price == "gflops":
+                raise UsageError(
+                    'price = "gflops", which this kind of agent does not know',
+                    where=f"agent {agent.config.name!r}",
+                    hint="give a number",
+                )
+            write_record(file, agent_record(agent, index, fingerprint, gflops))
 
     def _todo(self, parts: list[Path]) -> list[int]:
         """Chunks whose part is missing. A folder with something to do is not sealed."""
@@ -240,14 +247,14 @@ class _Build:
             return
         answers = Answers.from_table(store.read_table(schema.predictions_part(self.out, name, chunk)))
         batch = self.dataset.batch(self.record.chunk_rows(chunk))
-        for task in self.record.tasks:
-            if (answers.reg if task == "reg" else answers.cla) is None:
+        for wanted in self.recipe.costs.wanted:
+            if getattr(answers, wanted) is None:
                 raise AgentFailure(
-                    f"agent {name!r} has no cached answer for the task {task!r}, which now has a cost",
+                    f"agent {name!r} has no cached answer for the task {wanted!r}, which now has a cost",
                     where=schema.predictions_part(self.out, name, chunk),
                     hint=f"delete {schema.agent_folder(self.out, name)} to have it asked again",
                 )
-        costs = self.recipe.costs.compute(answers, batch.target_cla, batch.target_reg, len(self.dataset.classes))
+        costs = self.recipe.costs.compute(answers, batch, len(self.dataset.classes))
         columns = {"sample_id": pa.array(batch.ids, pa.string())}
         failed = answers.is_failure
         for task, values in costs.items():
@@ -294,10 +301,11 @@ class _Build:
 
         name = agent.config.name
         record_file, file = schema.agent_file(self.out, name), schema.frozen_file(self.out, name)
-        recorded = store.read_json(record_file)["fingerprint"].get("frozen") if record_file.is_file() else None
+        before = store.read_json(record_file) if record_file.is_file() else {"fingerprint": {}}
+        recorded, gflops = before["fingerprint"].get("frozen"), before.get("gflops")
         if recorded is not None:
             fingerprint = {**fingerprint, "frozen": recorded}
-        write_record(record_file, agent_record(agent, index, fingerprint))
+        write_record(record_file, agent_record(agent, index, fingerprint, gflops))
         if type(agent).freeze is Agent.freeze:
             return None, fingerprint
         if not file.is_file():
@@ -317,7 +325,7 @@ class _Build:
                 hint="restore this file, or delete the agent's folder and build again",
             )
         fingerprint = {**fingerprint, "frozen": found}
-        write_record(record_file, agent_record(agent, index, fingerprint))
+        write_record(record_file, agent_record(agent, index, fingerprint, gflops))
         return load(file.read_bytes()), fingerprint
 
     def _answers_of(self, names: tuple[str, ...]) -> str:

@@ -5,15 +5,18 @@ They are stored without ``beta`` and ``lambda``, which are linear and applied wh
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 
+from data.dataset import Batch
 from data.measures import brier, smooth_l1
+from data.schema import TASKS
 from data.table import Strict
 
 from .answers import Answers
+from .detection_costs import DetectionCost, ObjectBoxCost, ObjectClassCost
 
 
 class ClassificationCost(Strict):
@@ -85,13 +88,39 @@ class CostConfig(Strict):
         """Plain values; their digest names the cost parts."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    def compute(
-        self, answers: Answers, target_cla: np.ndarray | None, target_reg: np.ndarray | None, num_classes: int
-    ) -> dict[str, np.ndarray]:
+    @property
+    def wanted(self) -> list[str]:
+        """What an agent has to answer, see :class:`Answers`."""
+        return self.tasks
+
+    def compute(self, answers: Answers, batch: Batch, num_classes: int) -> dict[str, np.ndarray]:
         """Costs of n answers: task -> float32 (n,)."""
         costs = {}
         if self.cla is not None:
-            costs["cla"] = self.cla.compute(answers, target_cla, num_classes)
+            costs["cla"] = self.cla.compute(answers, batch.target_cla, num_classes)
         if self.reg is not None:
-            costs["reg"] = self.reg.compute(answers, target_reg)
+            costs["reg"] = self.reg.compute(answers, batch.target_reg)
         return costs
+
+
+class DetectionCosts(Strict):
+    """``[costs]`` where the answers are boxes: the joint cost ``map`` (the paper's), its two parts, or any of them."""
+
+    cla: ObjectClassCost | None = None
+    reg: ObjectBoxCost | None = None
+    map: DetectionCost | None = None
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks with a cost, in schema order."""
+        return [task for task in TASKS if getattr(self, task) is not None]
+
+    wanted: ClassVar[list[str]] = ["boxes"]
+
+    def describe(self) -> dict:
+        """Plain values; their digest names the cost parts."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def compute(self, answers: Answers, batch: Batch, num_classes: int) -> dict[str, np.ndarray]:
+        """Costs of the detections on n images: task -> float32 (n,)."""
+        return {task: getattr(self, task).compute(answers.boxes, batch.target_boxes) for task in self.tasks}

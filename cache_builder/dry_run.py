@@ -15,8 +15,8 @@ from data.errors import AgentFailure
 
 from .agents import Agent
 from .asking import Asker
-from .builder import prepare
 from .plan import FUNDAMENTAL, changes_of_agents, changes_of_dataset
+from .prepare import prepare, wanted_of
 from .recipe import Recipe
 
 
@@ -102,7 +102,7 @@ def _measure(
     asker = Asker(
         agent,
         dataset,
-        record.tasks,
+        wanted_of(agent, recipe),
         batch_size=recipe.build.batch_size,
         record_failures=False,
         advance=lambda done: None,
@@ -111,13 +111,8 @@ def _measure(
     answers = asker.ask(rows, {})
     seconds = time.perf_counter() - start
     ids = pa.array(dataset.ids[rows.start : rows.stop], pa.string())
-    costs = recipe.costs.compute(answers, *_targets(dataset, rows), len(dataset.classes))
+    costs = recipe.costs.compute(answers, dataset.batch(rows), len(dataset.classes))
     written = (answers.to_columns(), {name: pa.array(values) for name, values in costs.items()})
     size = sum(store.table_bytes(pa.table({"sample_id": ids, **columns})) for columns in written)
     share = samples / len(rows)
     return round(seconds * share, 3), round(size * share)
-
-
-def _targets(dataset: Dataset, rows: range) -> tuple:
-    batch = dataset.batch(rows)
-    return batch.target_cla, batch.target_reg

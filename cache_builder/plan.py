@@ -29,7 +29,7 @@ def make_record(recipe: Recipe, dataset: Dataset) -> CacheRecord:
         tasks=recipe.costs.tasks,
         classes=list(dataset.classes),
         unit_reg=dataset.unit_reg,
-        inputs=dataset.inputs,
+        inputs=dataset.inputs | rejector_inputs(recipe, dataset),
         keep=list(dataset.keep),
         agents=[agent.name for agent in recipe.agents],
         costs=recipe.costs.describe(),
@@ -38,18 +38,31 @@ def make_record(recipe: Recipe, dataset: Dataset) -> CacheRecord:
     )
 
 
-def agent_record(agent: Agent, index: int, fingerprint: dict) -> AgentRecord:
-    """``agent.json`` as this recipe would write it."""
+def rejector_inputs(recipe: Recipe, dataset: Dataset) -> dict[str, dict]:
+    """Inputs of the rejector that the samples' source does not hold: what the model shows of itself, small images."""
+    inputs: dict[str, dict] = {}
+    model = recipe.agents[0]
+    if model.features:
+        inputs["features"] = {"kind": "dense", "agent": model.name, "of": list(model.features)}
+    if dataset.image_size is not None:
+        inputs["image"] = {"kind": "image", "size": dataset.image_size}
+    return inputs
+
+
+def agent_record(agent: Agent, index: int, fingerprint: dict, gflops: float | None = None) -> AgentRecord:
+    """``agent.json`` as this recipe would write it. The model has no price: asking it is free."""
     config = agent.config
+    price = (gflops or 0.0) if config.price == "gflops" else config.price
     return AgentRecord(
         name=config.name,
         index=index,
         kind=config.kind,
         role=config.role,
-        price=0.0 if index == 0 else config.price,
+        price=0.0 if index == 0 else price,
         description=config.description,
         queries=list(agent.needs) or [config.name],
         fingerprint=fingerprint,
+        gflops=gflops,
     )
 
 

@@ -8,26 +8,34 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, InstanceOf, ValidationError, model_validator
 
+from data import datasets
 from data.errors import UsageError
-from data.table import Strict, TableConfig
+from data.table import Strict
 
 from .agents import KINDS, AgentConfig, config_class
-from .costs import CostConfig
+from .costs import CostConfig, DetectionCosts
 
 SHIPPED = Path(__file__).parent / "recipes"
 RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file")}
+COSTS = {"table": CostConfig, "voc": DetectionCosts, "coco": DetectionCosts}  # by kind of dataset
 
 
 NotNegative = Annotated[float, Field(ge=0)]
 
 
 class BuildConfig(Strict):
-    """``[build]``: a chunk is what is committed at once, a batch is what an agent is asked at once."""
+    """``[build]``: a chunk is what is committed at once, a batch is what an agent is asked at once.
+
+    Images take longer than rows of a table, so their chunks are smaller unless the recipe says otherwise.
+    """
 
     chunk_size: Annotated[int, Field(ge=1)] = 4096
     batch_size: Annotated[int, Field(ge=1)] = 512
+
+
+BUILD_IMAGES = {"chunk_size": 256, "batch_size": 64}
 
 
 class Defaults(Strict):
@@ -48,8 +56,8 @@ class Recipe(BaseModel):
 
     name: str
     description: str = ""
-    dataset: TableConfig
-    costs: CostConfig
+    dataset: InstanceOf[Strict]  # a dataset's configuration, by its kind
+    costs: InstanceOf[Strict]  # CostConfig, or DetectionCosts for images
     agents: Annotated[list[AgentConfig], Field(min_length=1)]
     build: BuildConfig = BuildConfig()
     defaults: Defaults = Defaults()
@@ -62,13 +70,16 @@ class Recipe(BaseModel):
                 raise ValueError(f"two agents are called {name!r}: give each a name of its own")
         if self.agents[0].reference:
             raise ValueError(f"agent 0 ({names[0]!r}) is the model and cannot be a reference: put the model first")
-        for task in ("cla", "reg"):
+        for task in ("cla", "reg") if self.dataset.kind == "table" else ():
             has_target = getattr(self.dataset, f"target_{task}") is not None
             has_cost = getattr(self.costs, task) is not None
             if has_cost and not has_target:
                 raise ValueError(f"[costs.{task}] needs `target_{task}` in [dataset]")
         if not self.costs.tasks:
-            raise ValueError("[costs] is empty: give [costs.cla], [costs.reg] or both")
+            raise ValueError(f"[costs] is empty: give one or more of {', '.join(type(self.costs).model_fields)}")
+        for agent in self.agents[1:]:
+            if agent.features:
+                raise ValueError(f"`features` of {agent.name!r}: only the model, agent 0, is asked about every input")
         for task in self.defaults.weights:
             if task not in self.costs.tasks:
                 raise ValueError(f"[defaults] lambda names {task!r}; the tasks are {self.costs.tasks}")
@@ -114,11 +125,12 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str, data: Path | None = None) -> Recipe:
     """Read and check a recipe.
 
     Args:
         name: path of a TOML file, or the name of a recipe that ships. Paths inside are relative to its folder.
+        data: where the dataset lies, in place of the recipe's ``path``.
 
     Raises:
         UsageError: no such recipe, not TOML, an unknown key (the nearest known one is named), a wrong type or value.
@@ -130,7 +142,17 @@ def load_recipe(name: str) -> Recipe:
         raise UsageError(f"is not TOML: {error}", where=path, hint="see the recipes that ship for examples") from error
     values.setdefault("name", path.stem)
     if isinstance(values.get("dataset"), dict):
+        kind = values["dataset"].setdefault("kind", "table")
+        if kind not in datasets.KINDS:
+            _refuse_kind("dataset", kind, datasets.KINDS, f"{path}, dataset.kind")
+        if data is not None:
+            values["dataset"]["path"] = str(data.absolute())
         _resolve(values["dataset"], RELATIVE_PATHS["dataset"], path)
+        values["dataset"] = _validate(datasets.dataset_config_class(kind), values["dataset"], path, "dataset.")
+        if isinstance(values.get("costs"), dict):
+            values["costs"] = _validate(COSTS[kind], values["costs"], path, "costs.")
+        if kind != "table" and isinstance(values.get("build", {}), dict):
+            values["build"] = {**BUILD_IMAGES, **values.get("build", {})}
     if isinstance(values.get("agents"), list):
         values["agents"] = [_agent(entry, position, path) for position, entry in enumerate(values["agents"])]
     return _validate(Recipe, values, path, "")
@@ -142,16 +164,18 @@ def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
     label = f"[[agents]] {position}" + (f" ({entry['name']})" if "name" in entry else "")
     kind = entry.get("kind")
     if not isinstance(kind, str) or kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(
-            f"there is no agent of kind {kind!r}",
-            where=f"{path}, {label}",
-            hint=f"{hint}the kinds are {', '.join(KINDS)}",
-        )
+        _refuse_kind("agent", kind, KINDS, f"{path}, {label}")
     entry = dict(entry)
     _resolve(entry, RELATIVE_PATHS["agents"], path)
-    return _validate(config_class(kind), entry, path, label)
+    return _validate(config_class(kind), entry, path, f"{label} ")
+
+
+def _refuse_kind(what: str, kind: object, known: typing.Iterable[str], where: str) -> typing.NoReturn:
+    near = difflib.get_close_matches(str(kind), known, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UsageError(
+        f"there is no {what} of kind {kind!r}", where=where, hint=f"{hint}the kinds are {', '.join(known)}"
+    )
 
 
 def _resolve(table: dict, keys: tuple[str, ...], recipe: Path) -> None:
@@ -170,7 +194,7 @@ def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> A
         problem = error.errors()[0]
         location = list(problem["loc"])
         key = ".".join(map(str, location)) or "recipe"
-        where = f"{path}, {label + ' ' if label else ''}{key}"
+        where = f"{path}, {label}{key}"
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, location[:-1])
             near = difflib.get_close_matches(str(location[-1]), known, n=1)

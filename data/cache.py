@@ -41,6 +41,8 @@ class CacheRecord:
     def cost_digest(self) -> str:
         """Names the cost parts: the cost table, and the targets the costs are taken against."""
         targets = [self.fingerprint.get(name) for name in ("target_cla", "target_reg")]
+        if "target_boxes" in self.fingerprint:
+            targets.append(self.fingerprint["target_boxes"])
         return schema.digest([self.costs, targets])
 
     def chunk_rows(self, chunk: int) -> range:
@@ -66,6 +68,7 @@ class AgentRecord:
     description: str
     queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    gflops: float | None = None  # of one answer, where known
 
 
 class CostCache:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -43,11 +44,14 @@ class FeatureEncoder:
 
     Args:
         features: one per source expression, in order.
+        columns: column of the source -> its polars type where the encoder was fitted; caches built before types were
+            kept do not say.
     """
 
-    def __init__(self, features: list[NumericFeature | CategoricalFeature]):
+    def __init__(self, features: list[NumericFeature | CategoricalFeature], columns: Mapping[str, str] | None = None):
         self.features = features
         self.names = [column for feature in features for column in feature.columns()]
+        self.columns = dict(columns or {})
 
     @classmethod
     def fit(cls, table: pl.DataFrame, expressions: list[str]) -> FeatureEncoder:
@@ -85,14 +89,22 @@ class FeatureEncoder:
                 raise DataError(
                     f"feature {expression!r} is of type {column.dtype}", hint="CAST it to DOUBLE or VARCHAR"
                 )
-        encoder = cls(fitted)
+        needed = {name for expression in expressions for name in columns_of(expression)}
+        encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed})
         if len(set(encoder.names)) != len(encoder.names):
             twice = sorted({name for name in encoder.names if encoder.names.count(name) > 1})
             raise DataError(f"two features are called {twice[0]!r}", hint="name one of them: `… AS other_name`")
         return encoder
 
-    def transform(self, table: pl.DataFrame) -> np.ndarray:
-        """Features of each row: float32, shape (rows, len(names)), all finite."""
+    def transform(self, table: pl.DataFrame, first_row: int = 0) -> np.ndarray:
+        """Features of each row: float32, shape (rows, len(names)), all finite.
+
+        Args:
+            first_row: number of the first row, for messages, where the table is a part of a larger one.
+
+        Raises:
+            DataError: a column is not there or of another type, or a number does not fit a 32-bit float.
+        """
         columns = []
         for feature in self.features:
             column = evaluate(table, feature.expression)
@@ -100,7 +112,13 @@ class FeatureEncoder:
                 values = column.cast(pl.String).fill_null(MISSING_CATEGORY)
                 columns += [(values == category).to_numpy() for category in feature.categories]
             else:
-                numbers = _numbers(column)
+                try:
+                    numbers = _numbers(column)
+                except pl.exceptions.PolarsError as error:
+                    raise DataError(
+                        f"feature {feature.name!r} is no number: {str(error).splitlines()[0]}",
+                        hint=f"it is {feature.expression!r}; a missing number is an empty cell or a null",
+                    ) from error
                 columns.append(numbers.fill_null(feature.median).to_numpy())
                 if feature.indicator:
                     columns.append(numbers.is_null().to_numpy())
@@ -109,7 +127,7 @@ class FeatureEncoder:
         if not np.isfinite(matrix).all():
             row, column = np.argwhere(~np.isfinite(matrix))[0]
             raise DataError(
-                f"feature {self.names[column]!r} of row {row} does not fit a 32-bit float",
+                f"feature {self.names[column]!r} of row {first_row + row} does not fit a 32-bit float",
                 hint="rescale it, or its log",
             )
         return matrix
@@ -119,6 +137,7 @@ class FeatureEncoder:
         return {
             "names": self.names,
             "encoder": [{"type": type(feature).__name__, **asdict(feature)} for feature in self.features],
+            "columns": self.columns,
         }
 
     @classmethod
@@ -129,13 +148,21 @@ class FeatureEncoder:
         for facts in value["encoder"]:
             facts = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
             features.append(kinds[facts.pop("type")](**facts))
-        return cls(features)
+        return cls(features, value.get("columns"))
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each column (constant columns get 1), float32, shape (width,)."""
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     return mean.astype(np.float32), np.where(std < 1e-6, 1.0, std).astype(np.float32)
+
+
+def columns_of(expression: str) -> list[str]:
+    """Names of the columns that an SQL expression looks at; none where it is no SQL, which evaluating it will tell."""
+    try:
+        return list(dict.fromkeys(pl.sql_expr(expression).meta.root_names()))
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):
+        return []
 
 
 def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | None = None) -> pl.Series:

@@ -16,6 +16,7 @@ from . import baselines
 from .intervals import paired_interval
 from .losses import allocate, deferral_loss, oracle_allocation
 from .metrics import task_metrics
+from .networks import INPUT_OF
 from .runs import Run, load_run, open_cache
 from .table import CostTable, load_tables
 from .training import point_costs, reference_point_costs
@@ -41,20 +42,38 @@ def evaluate_runs(paths: list[Path], split: str = "test") -> list[Evaluation]:
     """
     if not paths:
         raise UsageError("no runs to evaluate", hint="give a run, or a folder of runs")
-    tables: dict[tuple[Path, str], tuple[CostCache, CostTable]] = {}
+    tables: dict[tuple, tuple[CostCache, Measured]] = {}
     evaluations = []
     for path in paths:
         run = load_run(path)
         cache, failures = open_cache(run), run.rejector.config.failures  # every run is checked against its cache
-        key = (run.cache_path, failures)
+        column = INPUT_OF[run.rejector.config.network]
+        key = (run.cache_path, failures, column)
         if key not in tables:
-            tables[key] = (cache, load_tables(cache, (split,), predictions=True, failures=failures)[split])
+            table = load_tables(cache, (split,), column=column, predictions=True, failures=failures)[split]
+            tables[key] = (cache, Measured(table, cache.record.costs))
         evaluations.append(_evaluate(run, *tables[key]))
     _compare_settings(evaluations)
     return evaluations
 
 
-def _evaluate(run: Run, cache: CostCache, table: CostTable) -> Evaluation:
+class Measured:
+    """A table whose task metrics are worked out once per allocation: agents alone come back in every run."""
+
+    def __init__(self, table: CostTable, costs: dict):
+        self.table, self.costs = table, costs
+        self._known: dict[tuple, dict[str, float]] = {}
+
+    def metrics(self, chosen: np.ndarray, names: list[str]) -> dict[str, float]:
+        """:func:`rejector.metrics.task_metrics` of this table."""
+        key = (tuple(names), chosen.tobytes())
+        if key not in self._known:
+            self._known[key] = task_metrics(self.table, chosen, names, self.costs)
+        return dict(self._known[key])
+
+
+def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
+    table = measured.table
     names = [agent.name for agent in cache.agents]
     costs = point_costs(table, run.point, cache.record.tasks)
     allocation = allocate(run.rejector.scores(table.features))
@@ -77,9 +96,9 @@ def _evaluate(run: Run, cache: CostCache, table: CostTable) -> Evaluation:
         "num_samples": len(table),
         "deferral_loss": float(losses.mean()),
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
-        "metrics": task_metrics(table, allocation.numpy(), names, cache.record.costs),
-        "agents": _alone(cache, table, run, costs),
-        "oracle": _oracle(table, costs, names, cache),
+        "metrics": measured.metrics(allocation.numpy(), names),
+        "agents": _alone(cache, measured, run, costs),
+        "oracle": _oracle(measured, costs, names),
         "oracle_loss": float(rivals["oracle"].mean()),
         "best_agent": names[best],
         "best_agent_loss": float(rivals["best_agent"].mean()),
@@ -91,19 +110,20 @@ def _evaluate(run: Run, cache: CostCache, table: CostTable) -> Evaluation:
     return Evaluation(run, cache, result, losses, rivals)
 
 
-def _oracle(table: CostTable, costs: torch.Tensor, names: list[str], cache: CostCache) -> dict[str, Any]:
+def _oracle(measured: Measured, costs: torch.Tensor, names: list[str]) -> dict[str, Any]:
     """Allocation and metrics of the Bayes rejector with known costs."""
     allocation = oracle_allocation(costs)
     rates = baselines.allocation_rates(allocation, len(names)).tolist()
     return {
         "allocation": dict(zip(names, rates, strict=True)),
-        "metrics": task_metrics(table, allocation.numpy(), names, cache.record.costs),
+        "metrics": measured.metrics(allocation.numpy(), names),
     }
 
 
-def _alone(cache: CostCache, table: CostTable, run: Run, costs: torch.Tensor) -> dict[str, dict[str, float]]:
+def _alone(cache: CostCache, measured: Measured, run: Run, costs: torch.Tensor) -> dict[str, dict[str, float]]:
     """Each agent, and each reference, when it answers everything. A reference pays for all the queries it makes."""
     alone = {}
+    table = measured.table
     names = [agent.name for agent in cache.agents]
     everyone = np.zeros(len(table), dtype=np.int64)
     reference_costs = reference_point_costs(table, run.point, cache.record.tasks)
@@ -116,7 +136,7 @@ def _alone(cache: CostCache, table: CostTable, run: Run, costs: torch.Tensor) ->
         alone[agent.name] = {
             "role": agent.role,
             "mean_cost": float(cost.double().mean()),
-            **task_metrics(table, everyone, [agent.name], cache.record.costs),
+            **measured.metrics(everyone, [agent.name]),
         }
     return alone
 

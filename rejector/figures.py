@@ -36,7 +36,10 @@ def draw(evaluations: list[Evaluation]) -> bytes:
         if _two_metrics(methods[0][0]):
             panels.append(lambda axes: _draw_tradeoff(axes, methods))
         panels += [lambda axes: _draw_loss(axes, methods), lambda axes: _draw_shares(axes, methods)]
-    if swept:
+    if swept and "map" in swept[0][0].result["metrics"]:  # the paper's Figure 1
+        panels += [lambda axes: _draw_sweep_map(axes, swept), lambda axes: _draw_sweep_stack(axes, swept)]
+        panels.append(lambda axes: _draw_sweep_loss(axes, swept))
+    elif swept:
         panels += [lambda axes: _draw_sweep_loss(axes, swept), lambda axes: _draw_sweep_shares(axes, swept)]
     rows = [panels[:3], panels[3:]] if len(panels) > 3 else [panels]
     with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}):
@@ -165,3 +168,35 @@ def _draw_sweep_shares(axes, groups: list[list[Evaluation]]) -> None:
         axes.fill_between(betas, mean - std, mean + std, color=COLOURS[index % 8], alpha=0.25, lw=0)
     axes.set(xlabel=r"query cost $\beta$", ylabel="share of samples (%)", title="Who answers", ylim=(-2, 102))
     axes.legend(frameon=False, fontsize=8, loc="upper left")
+
+
+def _draw_sweep_map(axes, groups: list[list[Evaluation]]) -> None:
+    """mAP of the system against ``beta``, evenly spaced; every agent alone and the oracle beside it."""
+    betas = [f"{beta:g}" for beta in _sweep_axis(groups)]
+    values = [m[0].result["over_seeds"]["metrics"]["map"] for m in groups]
+    mean, std = (100 * np.array([v[key] for v in values]) for key in ("mean", "std"))
+    for index, (name, alone) in enumerate(groups[0][0].result["agents"].items()):
+        if "map" in alone:
+            style = {"color": COLOURS[index % 8], "lw": 1.2, "ls": "--", "zorder": 1}
+            axes.axhline(100 * alone["map"], label=f"{name} alone: {100 * alone['map']:.1f}", **style)
+    oracle = [100 * m[0].result["oracle"]["metrics"]["map"] for m in groups]
+    axes.plot(betas, oracle, ":", color="#444444", lw=1.2, label="oracle (cheapest agent)")
+    axes.errorbar(betas, mean, yerr=std, fmt="o-", color="#D55E00", ms=5, capsize=3, label="rejector")
+    axes.set(xlabel=r"query cost $\beta$ of the dearest expert", ylabel="mAP (%)", title="mAP of the system")
+    axes.margins(y=0.12)
+    axes.legend(frameon=False, fontsize=7.5)
+
+
+def _draw_sweep_stack(axes, groups: list[list[Evaluation]]) -> None:
+    """Who answers at each ``beta``, stacked to 100 %."""
+    betas = [f"{beta:g}" for beta in _sweep_axis(groups)]
+    bottom = np.zeros(len(betas))
+    for index, agent in enumerate(groups[0][0].result["allocation"]):
+        share = np.array([100 * m[0].result["over_seeds"]["allocation"][agent]["mean"] for m in groups])
+        bars = axes.bar(betas, share, bottom=bottom, width=0.75, color=COLOURS[index % 8], label=agent)
+        texts = [f"{value:.0f}" if value >= 6 else "" for value in share]
+        axes.bar_label(bars, texts, label_type="center", fontsize=8, color="white")
+        bottom += share
+    axes.set(xlabel=r"query cost $\beta$ of the dearest expert", ylabel="share of images (%)", title="Who answers")
+    axes.set_ylim(0, 100)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)

@@ -6,6 +6,7 @@ import numpy as np
 
 from data.measures import brier, smooth_l1
 
+from .detection_metrics import mixed_detections, system_map
 from .table import CostTable
 
 
@@ -21,7 +22,8 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
     Returns:
         ``accuracy`` in [0, 1]; ``brier`` and, with two classes, ``auroc`` where every one of them gives probabilities;
         ``smooth_l1`` as configured in ``[costs.reg]``, clamp included;
-        ``mean_absolute_error`` in the target's unit. Where failures are recorded: ``answered``, the share of samples
+        ``mean_absolute_error`` in the target's unit; ``map`` and ``map_50`` of the detections on all images together.
+        Where failures are recorded: ``answered``, the share of samples
         that got an answer, and the others over these alone.
     """
     metrics: dict[str, float] = {}
@@ -52,6 +54,9 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
         if setting.get("kind") == "smooth_l1":
             metrics["smooth_l1"] = float(smooth_l1(value - truth, setting["beta"], setting.get("clamp")).mean())
         metrics["mean_absolute_error"] = float(np.abs(value - truth).mean())
+    if "target_boxes" in table.targets and all("pred_boxes" in answer for answer in answers):
+        detections = mixed_detections([answer["pred_boxes"][rows] for answer in answers], chosen)
+        metrics |= system_map(table.targets["target_boxes"][rows], detections)
     return metrics
 
 

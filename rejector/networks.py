@@ -1,7 +1,8 @@
-"""Rejectors ``r(x, j)``: small networks from dense features to one score per agent."""
+"""Rejectors ``r(x, j)``: small networks from dense features, or small images, to one score per agent."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -57,11 +58,38 @@ class Transformer(nn.Module):
         return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1)]
 
 
+class Conv(nn.Module):
+    """A small convolutional network over cached images: (batch, 3 * side * side) -> (batch, agents).
+
+    Three strided convolutions of ``hidden / 2``, ``hidden`` and ``hidden`` channels with group normalisation, and the
+    mean over what is left of the picture. ``hidden`` is a multiple of 16.
+    """
+
+    def __init__(self, width: int, num_agents: int, hidden: int):
+        super().__init__()
+        self.side = math.isqrt(width // 3)
+        layers: list[nn.Module] = []
+        channels = 3
+        for size in (hidden // 2, hidden, hidden):
+            layers += [nn.Conv2d(channels, size, 3, stride=2, padding=1), nn.GroupNorm(8, size), nn.ReLU()]
+            channels = size
+        self.layers = nn.Sequential(*layers)
+        self.head = nn.Linear(channels, num_agents)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        images = pixels.unflatten(-1, (3, self.side, self.side))
+        return self.head(self.layers(images).mean(dim=(-2, -1)))
+
+
 NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "linear": Linear,
     "mlp": MLP,
     "transformer": Transformer,
+    "conv": Conv,
 }
+
+#: Which column of the samples a network looks at.
+INPUT_OF = {"linear": "features", "mlp": "features", "transformer": "features", "conv": "image"}
 
 
 def make_network(kind: str, width: int, num_agents: int, hidden: int) -> nn.Module:

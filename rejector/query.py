@@ -1,6 +1,6 @@
 """SQL over caches and runs.
 
-Views: ``samples``, ``features``, ``agents``, ``costs``, ``predictions``, ``allocations``, ``runs``; macro
+Views: ``samples``, ``features``, ``images``, ``agents``, ``costs``, ``predictions``, ``allocations``, ``runs``; macro
 ``allocate(list of scores)``, the tie-safe argmax. Files are read by pyarrow with page checksums on and registered by
 name; file access, extensions and settings are then switched off. That is a guard against accidents and injected text,
 not a security boundary.
@@ -25,6 +25,7 @@ from .runs import ALLOCATIONS_FILE, RUN_FILE, cache_of, read_facts
 EMPTY_VIEWS = {
     "samples": {"cache": pa.string(), "sample_id": pa.string(), "split": pa.string()},
     "features": {"cache": pa.string(), "sample_id": pa.string(), "features": pa.list_(pa.float32())},
+    "images": {"cache": pa.string(), "sample_id": pa.string(), "image": pa.binary()},
     "agents": {"cache": pa.string(), "agent_index": pa.int32(), "agent": pa.string()},
     "costs": {"cache": pa.string(), "sample_id": pa.string(), "agent": pa.string()},
     "predictions": {"cache": pa.string(), "sample_id": pa.string(), "agent": pa.string()},
@@ -151,7 +152,9 @@ class _Catalogue:
             inputs = [name for name in names if name in schema.INPUT_COLUMNS]
             exclude = f"* EXCLUDE ({', '.join(inputs)})" if inputs else "*"
             self.add_parts("samples", samples, {"cache": label}, exclude)
-            self.add_parts("features", samples, {"cache": label}, ", ".join(["sample_id", *inputs]))
+            for view, column in (("features", "features"), ("images", "image")):
+                if column in inputs:
+                    self.add_parts(view, samples, {"cache": label}, f"sample_id, {column}")
         if not cache.all_agents:
             return
         facts = ("index", "name", "role", "kind", "price", "description")
@@ -166,7 +169,11 @@ class _Catalogue:
                 "costs": [schema.costs_part(cache.path, agent.name, k, cache.record.cost_digest) for k in chunks],
             }
             for view, parts in folder.items():
-                self.add_parts(view, _present(cache, parts), constants)
+                present, columns = _present(cache, parts), "*"
+                if present and view == "predictions" and "features" in _verified_dataset(present).schema.names:
+                    columns = "* EXCLUDE (features)"  # what the model showed of itself, the rejector's input
+                    self.add_parts("features", present, {"cache": label}, "sample_id, features")
+                self.add_parts(view, present, constants, columns)
 
 
 def _add_runs(catalogue: _Catalogue, sources: Sources, cache_labels: dict[Path, str]) -> None:

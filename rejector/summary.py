@@ -10,6 +10,8 @@ from .evaluation import Evaluation, by_setting
 FEWEST_SAMPLES = 30  # below it a bootstrap interval says little
 METRIC_TITLES = {
     "answered": ("answered %", 100.0, 1),
+    "map": ("mAP %", 100.0, 1),
+    "map_50": ("mAP50 %", 100.0, 1),
     "accuracy": ("Acc %", 100.0, 1),
     "brier": ("Brier", 1.0, 4),
     "auroc": ("AUROC", 1.0, 3),

@@ -13,6 +13,7 @@ from data.errors import DataError, UsageError
 from data.schema import SPLITS
 
 from .grid import GridPoint
+from .networks import INPUT_OF
 from .runs import RUN_FILE, cache_fingerprint, save_runs
 from .table import load_tables
 from .training import TrainConfig, train_grid
@@ -59,7 +60,7 @@ def sweep(
             _require_same(folder, point, config, cache)
     if not todo:
         return SweepReport(folders, 0, 0.0)
-    tables = load_tables(cache, SPLITS, failures=config.failures)
+    tables = load_tables(cache, SPLITS, column=INPUT_OF[config.network], failures=config.failures)
     started = time.perf_counter()
     rejectors = train_grid(
         [point for point, _ in todo],

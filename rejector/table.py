@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 import torch
+from data.images import decode_thumbnails
 from torch import Tensor
 
 from data import schema
+from data.boxes import Boxes
 from data.cache import AgentRecord, CostCache
 from data.columns import dense_matrix, numbers
 from data.errors import DataError, UsageError
@@ -20,10 +22,10 @@ class CostTable:
     """Samples of a split, agents in order.
 
     Attributes:
-        features: float32 (n, width).
+        features: the rejector's input, float32 (n, width): dense, or small images as 3 x side x side in [0, 1].
         raw: raw costs, float32 (n, agents, tasks).
-        targets: target column -> array (n,).
-        predictions: agent or reference name -> prediction column -> array.
+        targets: target column -> array (n,), or Boxes of n images.
+        predictions: agent or reference name -> prediction column -> the same.
         reference_raw: raw costs of the references, float32 (n, references, tasks).
         failed: where an agent or reference (in this order) has no answer, bool (n, agents + references).
     """
@@ -32,8 +34,8 @@ class CostTable:
     ids: list[str]
     features: Tensor
     raw: Tensor
-    targets: dict[str, np.ndarray] = field(default_factory=dict)
-    predictions: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
+    targets: dict[str, np.ndarray | Boxes] = field(default_factory=dict)
+    predictions: dict[str, dict[str, np.ndarray | Boxes]] = field(default_factory=dict)
     reference_raw: Tensor | None = None
     failed: np.ndarray | None = None
 
@@ -42,13 +44,19 @@ class CostTable:
 
 
 def load_tables(
-    cache: CostCache, splits: tuple[str, ...], *, predictions: bool = False, failures: str = "refuse"
+    cache: CostCache,
+    splits: tuple[str, ...],
+    *,
+    column: str = "features",
+    predictions: bool = False,
+    failures: str = "refuse",
 ) -> dict[str, CostTable]:
     """Read splits of a cache, every page checksum verified.
 
     Args:
         cache: an opened cache.
         splits: out of ``train``, ``validation``, ``test``.
+        column: the rejector's input, ``features`` or ``image``.
         predictions: read predictions, targets and references too (for task metrics).
         failures: what to do about recorded failures: ``refuse``; ``drop`` the samples on which an agent failed; or
             charge a failure the ``worst`` cost of its task that any agent has on the training split.
@@ -57,7 +65,7 @@ def load_tables(
         IncompleteCache: parts are missing.
         CorruptPart: a part is damaged or does not belong to its chunk.
         DataError: a feature or cost is not finite, a cost is negative, a split is empty, or a failure is refused.
-        UsageError: fewer than two agents.
+        UsageError: fewer than two agents, or the cache has no such input.
     """
     if failures not in FAILURES:
         raise UsageError(f"failures = {failures!r}", hint=f"choose from {', '.join(FAILURES)}")
@@ -68,8 +76,15 @@ def load_tables(
             where=cache.path,
             hint="add an expert to the recipe and build again; agents that are there are not asked again",
         )
+    if column not in cache.record.inputs:
+        there = [name for name in schema.INPUT_COLUMNS if name in cache.record.inputs]
+        raise UsageError(
+            f"this cache has no {column} for a rejector to look at; it has {', '.join(there)}",
+            where=cache.path,
+            hint="networks that look at images: conv; all others look at features",
+        )
     agents = cache.agents + cache.references
-    chunks = _Chunks(cache, agents, predictions)
+    chunks = _Chunks(cache, agents, predictions, column)
     worst = chunks.worst_costs()
     tables = {}
     for split in splits:
@@ -92,14 +107,14 @@ def load_tables(
         tables[split] = CostTable(
             split=split,
             ids=[sample for sample, kept in zip(chunks.ids[split], keep, strict=True) if kept],
-            features=torch.from_numpy(chunks.join(chunks.features, split)[keep]),
+            features=torch.from_numpy(chunks.features_of(split)[keep]),
             raw=torch.from_numpy(raw[:, : len(cache.agents)].copy()),
             reference_raw=torch.from_numpy(raw[:, len(cache.agents) :].copy()),
             failed=failed[keep],
-            targets={name: chunks.join(values, split)[keep] for name, values in chunks.targets.items()},
+            targets={name: join(values[split])[keep] for name, values in chunks.targets.items()},
             predictions={
                 agent.name: {
-                    name: chunks.join(parts, split)[keep]
+                    name: join(parts[split])[keep]
                     for name, parts in chunks.predictions[agent.name].items()
                     if len(parts[split]) == cache.record.num_chunks  # in every chunk
                 }
@@ -110,28 +125,39 @@ def load_tables(
 
 
 FAILURES = ("refuse", "drop", "worst")
-PREDICTIONS = ("pred_cla", "pred_prob", "pred_reg")
+#: column -> how it is read
+TARGETS = {"target_cla": numbers, "target_reg": numbers, "target_boxes": Boxes.from_arrow}
+PREDICTIONS = {"pred_cla": numbers, "pred_prob": dense_matrix, "pred_reg": numbers, "pred_boxes": Boxes.from_arrow}
+
+
+def join(parts: list[np.ndarray] | list[Boxes]) -> np.ndarray | Boxes:
+    """Chunks one after another."""
+    return Boxes.concatenate(parts) if isinstance(parts[0], Boxes) else np.concatenate(parts)
 
 
 class _Chunks:
     """A cache's columns as lists of arrays, one array a chunk, by split."""
 
-    def __init__(self, cache: CostCache, agents: list[AgentRecord], predictions: bool):
+    def __init__(self, cache: CostCache, agents: list[AgentRecord], predictions: bool, column: str):
         self.ids: dict[str, list[str]] = {split: [] for split in schema.SPLITS}
-        self.features, self.raw, self.failed = _by_split(), _by_split(), _by_split()
+        self.features, self.unseen, self.raw, self.failed = (_by_split() for _ in range(4))
         self.targets: dict[str, dict[str, list]] = {}
         self.predictions: dict[str, dict[str, dict[str, list]]] = {agent.name: {} for agent in agents}
+        names = [agent.name for agent in agents]
+        shown_by = cache.record.inputs[column].get("agent")  # features of the model's own forward pass
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
-        for samples, predicted, costs in cache.chunks([agent.name for agent in agents]):
-            features = dense_matrix(samples["features"])
+        for samples, predicted, costs in cache.chunks(names):
+            features = _inputs(samples if shown_by is None else predicted[names.index(shown_by)], column)
             raw = np.stack([np.stack([numbers(part[c]) for c in columns], axis=1) for part in costs], axis=1)
             failed = np.stack([part[columns[0]].is_null().to_numpy() for part in costs], axis=1)
             _check_finite(cache, samples, features, raw, agents)
+            unseen = failed[:, names.index(shown_by)] if shown_by is not None else np.zeros(len(raw), dtype=bool)
             of_split = np.array(samples["split"].to_pylist())
             for split in schema.SPLITS:
                 rows = np.flatnonzero(of_split == split)
                 self.ids[split] += samples["sample_id"].take(rows).to_pylist()
-                for parts, values in ((self.features, features), (self.raw, raw), (self.failed, failed)):
+                groups = ((self.features, features), (self.unseen, unseen), (self.raw, raw), (self.failed, failed))
+                for parts, values in groups:
                     parts[split].append(values[rows])
                 if predictions:
                     self._add_predictions(samples, predicted, agents, split, rows)
@@ -139,21 +165,45 @@ class _Chunks:
     def _add_predictions(
         self, samples: pa.Table, predicted: list[pa.Table], agents: list[AgentRecord], split: str, rows: np.ndarray
     ) -> None:
-        for name in ("target_cla", "target_reg"):
+        for name, read in TARGETS.items():
             if name in samples.column_names:
-                self.targets.setdefault(name, _by_split())[split].append(numbers(samples[name])[rows])
+                self.targets.setdefault(name, _by_split())[split].append(read(samples[name])[rows])
         for agent, part in zip(agents, predicted, strict=True):
-            for name in PREDICTIONS:
+            for name, read in PREDICTIONS.items():
                 if name in part.column_names:
-                    values = dense_matrix(part[name]) if name == "pred_prob" else numbers(part[name])
-                    self.predictions[agent.name].setdefault(name, _by_split())[split].append(values[rows])
+                    self.predictions[agent.name].setdefault(name, _by_split())[split].append(read(part[name])[rows])
 
     def join(self, parts: dict[str, list], split: str) -> np.ndarray:
         return np.concatenate(parts[split])
 
+    def features_of(self, split: str) -> np.ndarray:
+        """Inputs of a split; where the model failed and showed nothing, the training split's mean."""
+        width = max(part.shape[1] for parts in self.features.values() for part in parts)
+        whole = {}
+        for name in {split, "train"}:
+            padded = [
+                part if part.shape[1] else np.zeros((len(part), width), np.float32) for part in self.features[name]
+            ]
+            whole[name] = np.concatenate(padded)
+        unseen = self.join(self.unseen, split)
+        if not unseen.any():
+            return whole[split]
+        seen = whole["train"][~self.join(self.unseen, "train")]
+        mean = seen.mean(axis=0) if len(seen) else np.zeros(width, np.float32)
+        return np.where(unseen[:, None], mean, whole[split]).astype(np.float32)
+
     def worst_costs(self) -> np.ndarray:
         """Highest raw cost of each task that any agent's answer has on the training split, (tasks,)."""
         return self.join(self.raw, "train").max(axis=(0, 1), initial=0)  # failures are zeros here
+
+
+def _inputs(table: pa.Table, column: str) -> np.ndarray:
+    """The rejector's input, float32 (n, width); of no width where an agent failed on the whole chunk."""
+    if column == "image":
+        return decode_thumbnails(table[column].to_pylist()).reshape(len(table), -1).astype(np.float32) / 255
+    if column not in table.column_names:
+        return np.zeros((len(table), 0), np.float32)
+    return dense_matrix(table[column])
 
 
 def _by_split() -> dict[str, list]:

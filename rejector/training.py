@@ -57,6 +57,8 @@ class TrainConfig:
             )
         if self.network == "transformer" and self.hidden % 4:
             raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
+        if self.network == "conv" and self.hidden % 16:
+            raise UsageError(f"hidden = {self.hidden}", hint="a conv needs a multiple of 16")
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

@@ -16,7 +16,7 @@ import pytest
 
 import cli
 
-COMMANDS = ["build", "status", "verify", "train", "sweep", "evaluate", "query", "report", "demo"]
+COMMANDS = ["build", "status", "verify", "train", "sweep", "evaluate", "query", "report", "digits", "demo"]
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -175,11 +176,13 @@ def test_a_cost_table_costs_the_tasks_it_names_and_no_other():
     prob, target = some_answers()
     value = target.astype(np.float32)
     answers = Answers(prob=prob, reg=value)
-    both = CostConfig(cla=ClassificationCost(), reg=RegressionCost()).compute(answers, target, value + 1, CLASSES)
+    truth = SimpleNamespace(target_cla=target, target_reg=value + 1)
+    both = CostConfig(cla=ClassificationCost(), reg=RegressionCost()).compute(answers, truth, CLASSES)
     assert list(both) == ["cla", "reg"]
     np.testing.assert_allclose(both["reg"], 0.5)
     np.testing.assert_array_equal(both["cla"], loop_zero_one(prob, target))
-    assert list(CostConfig(reg=RegressionCost()).compute(answers, None, value, 0)) == ["reg"]
+    no_class = SimpleNamespace(target_cla=None, target_reg=value)
+    assert list(CostConfig(reg=RegressionCost()).compute(answers, no_class, 0)) == ["reg"]
     assert CostConfig(cla=ClassificationCost()).tasks == ["cla"]
 
 

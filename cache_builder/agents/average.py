@@ -22,6 +22,7 @@ class AverageConfig(AgentConfig):
 
 class AverageAgent(Agent):
     config: AverageConfig
+    can_answer = ("cla", "reg")
 
     @property
     def needs(self) -> tuple[str, ...]:

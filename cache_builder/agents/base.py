@@ -22,9 +22,11 @@ class AgentConfig(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]*$", max_length=80)]
     kind: str
     description: str = ""
-    price: Annotated[float, Field(ge=0)] = 1.0  # relative: a single `beta` is what the dearest agent costs
+    # relative: a single `beta` is what the dearest agent costs. "gflops": what one image costs the detector to look at
+    price: Annotated[float, Field(ge=0)] | Literal["gflops"] = 1.0
     reference: bool = False  # reported beside the agents, never allocated to
     timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
+    features: list[str] = []  # what of itself the model gives the rejector as input; kinds say what they have
 
     @property
     def role(self) -> Literal["agent", "reference"]:
@@ -39,6 +41,8 @@ class Agent(ABC):
     """
 
     needs: tuple[str, ...] = ()  # names of agents whose cached answers `ask` finds in `batch.answers`
+    can_answer: ClassVar[tuple[str, ...]]  # what it can answer, out of cla, reg and boxes
+    can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference", "timeout"}
 
@@ -64,14 +68,19 @@ class Agent(ABC):
     ) -> None:
         """Get ready to answer."""
 
+    def gflops(self, dataset: Dataset) -> float | None:
+        """10^9 multiply-adds of one answer, or None where that is not known. Asked after :meth:`load`."""
+        return None
+
     @abstractmethod
     def ask(self, batch: Batch) -> Answers:
         """Answer a batch of samples."""
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """Fields that change when the answers may change; weights are added by the builder."""
-        read = {f"dataset.{name}": dataset.content[name] for name in self.reads}
-        return {**self.config.model_dump(mode="json", exclude=self.unfingerprinted), **read}
+        read = {f"dataset.{name}": dataset.content[name] for name in self.reads if name in dataset.content}
+        left_out = self.unfingerprinted | (set() if self.config.features else {"features"})
+        return {**self.config.model_dump(mode="json", exclude=left_out), **read}
 
 
 def file_digest(path: Path) -> str:

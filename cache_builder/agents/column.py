@@ -37,6 +37,7 @@ class ColumnConfig(AgentConfig):
 
 class ColumnAgent(Agent):
     config: ColumnConfig
+    can_answer = ("cla", "reg")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """Its answers must stand in the table: missing or impossible ones are refused before anything is written."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from data.boxes import Boxes
 from data.dataset import Batch, Dataset
 from data.errors import AgentFailure, UsageError
 
@@ -19,8 +20,10 @@ from .base import Agent, AgentConfig, file_digest
 class PythonConfig(AgentConfig):
     """``kind = "python"``: ``file`` defines ``function(batch, **options)`` returning a dict of arrays.
 
-    ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require. The
-    file is run, so treat it like any program: use only your own.
+    ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require; or,
+    for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image, corners in
+    pixels and labels as class indices. With ``features = ["features"]`` it also has ``features`` (n, width), the
+    rejector's input. The file is run, so treat it like any program: use only your own.
     """
 
     kind: Literal["python"]
@@ -32,7 +35,9 @@ class PythonConfig(AgentConfig):
 
 class PythonAgent(Agent):
     config: PythonConfig
-    reads = ("features", "target_cla", "target_reg")
+    can_answer = ("cla", "reg", "boxes")
+    can_show = ("features",)
+    reads = ("features", "target_cla", "target_reg", "target_boxes", "images")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
@@ -66,13 +71,22 @@ class PythonAgent(Agent):
 
     def ask(self, batch: Batch) -> Answers:
         found = self.function(batch, **self.config.options)
-        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg"}:
+        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg", "boxes", "features"}:
             shown = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise AgentFailure(
                 f"agent {self.config.name!r} returned {shown}",
                 where=f"the batch from sample {batch.ids[0]!r} to {batch.ids[-1]!r}",
-                hint="return a dict of cla, prob, reg",
+                hint="return a dict of cla, prob, reg, boxes, features",
             )
+        if "boxes" in found:
+            try:
+                found = {**found, "boxes": Boxes.from_images(found["boxes"])}
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise AgentFailure(
+                    f"agent {self.config.name!r} returned boxes of another form: {error!r}",
+                    where=f"the batch from sample {batch.ids[0]!r} to {batch.ids[-1]!r}",
+                    hint="one dict an image: boxes (k, 4), labels (k,), scores (k,)",
+                ) from error
         return Answers(**found)
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,69 @@
+"""From a recipe to everything a build needs, checked, with nothing written yet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.cache import CacheRecord
+from data.dataset import Dataset
+from data.datasets import load_dataset
+from data.errors import UsageError
+
+from .agents import Agent, make_agent
+from .plan import make_record
+from .recipe import Recipe
+
+
+def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, dict], CacheRecord]:
+    """Load and check everything a build needs, writing nothing.
+
+    Returns:
+        The dataset, the agents in order, each one's fingerprint by name, and what ``cache.json`` would say.
+
+    Raises:
+        UsageError, DataError, AgentFailure: the recipe, its data or its agents cannot work; ``out`` is a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError("this is a file", where=out, hint="give a folder as --out")
+    dataset = load_dataset(recipe.dataset, recipe.name)
+    agents = [make_agent(config) for config in recipe.agents]
+    for agent in agents:
+        _require_fitting(agent, dataset, recipe)
+        agent.check(dataset, recipe.costs.wanted)
+    if dataset.features is None and dataset.image_size is None and not recipe.agents[0].features:
+        raise UsageError(
+            "the rejector has nothing to look at",
+            where=recipe.name,
+            hint="give the model `features` (of its own forward pass), or [dataset] image_size",
+        )
+    fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
+    return dataset, agents, fingerprints, make_record(recipe, dataset)
+
+
+def wanted_of(agent: Agent, recipe: Recipe) -> list[str]:
+    """What this agent has to answer: what the costs need, and the rejector's input where it gives it."""
+    return recipe.costs.wanted + (["features"] if agent.config.features else [])
+
+
+def _require_fitting(agent: Agent, dataset: Dataset, recipe: Recipe) -> None:
+    """Raises :class:`UsageError` if this kind of agent cannot answer what the costs of this dataset need."""
+    config = agent.config
+    lacking = [answer for answer in recipe.costs.wanted if answer not in agent.can_answer]
+    if lacking:
+        raise UsageError(
+            f"agents of kind {config.kind!r} answer {', '.join(agent.can_answer)}; the costs need {', '.join(lacking)}",
+            where=f"agent {config.name!r}",
+            hint="docs/recipe.md lists the kinds of agents and what they answer",
+        )
+    unknown = [name for name in config.features if name not in agent.can_show]
+    if unknown:
+        shown = ", ".join(agent.can_show) or "none"
+        raise UsageError(
+            f"features {unknown}: agents of kind {config.kind!r} have {shown}", where=f"agent {config.name!r}"
+        )
+    if config.features and dataset.features is not None:
+        raise UsageError(
+            "the dataset has features of its own",
+            where=f"agent {config.name!r}",
+            hint="remove `features` here or in [dataset]",
+        )

@@ -1,0 +1,41 @@
+"""The samples table: what the cache keeps of each sample beside the agents' answers."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pyarrow as pa
+from data.images import thumbnail
+
+from data import schema
+from data.columns import dense_array
+from data.dataset import Dataset
+
+
+def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.ChunkedArray]:
+    """Columns of one part: ids, splits, targets, kept columns and the rejector's inputs.
+
+    Raises:
+        DataError: an image that is to be kept small cannot be read; names the file.
+    """
+    batch = dataset.batch(rows)
+    columns: dict[str, pa.Array | pa.ChunkedArray] = {
+        "sample_id": pa.array(batch.ids, pa.string()),
+        "split": pa.array(dataset.split[rows.start : rows.stop].tolist(), pa.string()),
+    }
+    for name in ("target_cla", "target_reg"):
+        values = getattr(batch, name)
+        if values is not None:
+            columns[name] = pa.array(values, schema.TARGET_TYPES[name])
+    if batch.target_boxes is not None:
+        columns["target_boxes"] = batch.target_boxes.to_arrow()
+    for name in dataset.keep:
+        columns[name] = batch.columns[name].to_arrow()
+    if batch.features is not None:
+        columns["features"] = dense_array(batch.features)
+    if dataset.image_size is not None:
+        with ThreadPoolExecutor() as pool:
+            small = list(pool.map(partial(thumbnail, size=dataset.image_size), batch.images))
+        columns["image"] = pa.array(small, schema.IMAGE)
+    return columns

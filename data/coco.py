@@ -1,0 +1,209 @@
+"""Annotated images in the format of COCO: one JSON file a set, boxes as x, y, width, height from 0.
+
+The format is described at https://cocodataset.org/#format-data. Objects marked ``iscrowd`` are crowds in the sense of
+:mod:`data.boxes`: neither do they have to be found, nor does finding them count against anyone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from .dataset import Dataset
+from .detection import AnnotatedImage, AnnotatedObject, DetectionConfig, is_file, make_dataset, unknown_class
+from .errors import DataError
+from .table import Strict
+
+FORMAT_HINT = "see https://cocodataset.org/#format-data"
+
+
+class CocoSet(Strict):
+    """One set: its annotation file and the folder of its images, both relative to the dataset's ``path``."""
+
+    annotations: str  # annotations/instances_train2017.json
+    images: str  # train2017
+
+
+class CocoSets(Strict):
+    """``[dataset.sets]``."""
+
+    train: CocoSet
+    validation: CocoSet | None = None  # a share of train if None
+    test: CocoSet
+    fit: CocoSet | None = None  # for agents that still have to be trained; not in the cache
+
+
+class CocoConfig(DetectionConfig):
+    """``[dataset]`` in COCO's format. ``path`` is the folder that the sets lie in."""
+
+    kind: Literal["coco"] = "coco"
+    sets: CocoSets
+    classes: Annotated[list[str], Field(min_length=1)] | None = None  # names in order; all categories by id if None
+    other_classes: Literal["refuse", "drop"] = "refuse"  # objects of categories that `classes` leaves out
+
+    @field_validator("classes")
+    @classmethod
+    def _once_each(cls, classes: list[str] | None) -> list[str] | None:
+        if classes is not None and len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes
+
+
+def load_coco(config: CocoConfig, name: str) -> Dataset:
+    """Read the sets that a recipe names.
+
+    Sample ids are COCO's image ids, preceded by the set's key (``train/17``) where two sets have an id in common.
+    Columns of this format: ``image_id`` (int64) and ``file_name``. So a results file of a set is matched by ``source``
+    (its annotation file, as in the recipe) and ``image_id``; its ``category_id`` is that of class ``k`` in
+    ``inputs["category_ids"][k]``.
+
+    Args:
+        config: the recipe's ``[dataset]``, its path absolute.
+        name: the recipe's name, for messages.
+
+    Raises:
+        DataError: a file is missing or not as the format has it, an annotation is of an unknown image or category, two
+            sets have other categories, or an image is in two sets; names the file. See
+            :func:`data.detection.make_dataset` for the check of objects.
+    """
+    readers = {key: _Reader(config, key, chosen) for key, chosen in config.sets if chosen is not None}
+    first = readers["train"]
+    for reader in readers.values():
+        if reader.categories != first.categories:
+            raise DataError(
+                f"its categories are not those of {first.file}",
+                where=reader.file,
+                hint="all sets need the same ids and names under `categories`",
+            )
+    classes, category_ids = _classes(config, first)
+    labels = {category: label for label, category in enumerate(category_ids)}
+    images = {key: reader.images(labels, classes) for key, reader in readers.items()}
+    inputs: dict[str, Any] = {"category_ids": category_ids}
+    if config.other_classes == "drop":
+        dropped = sum(reader.dropped for key, reader in readers.items() if key != "fit")
+        inputs["dropped_objects"] = {"other_classes": dropped}
+    return make_dataset(config, name, images, classes=classes, inputs=inputs)
+
+
+def _classes(config: CocoConfig, reader: _Reader) -> tuple[list[str], list[int]]:
+    """Names of the classes and COCO's ids of them, in order."""
+    ids = {name: category for category, name in sorted(reader.categories.items())}
+    if len(ids) < len(reader.categories):
+        twice = next(name for name, count in Counter(reader.categories.values()).items() if count > 1)
+        raise DataError(f"two categories are called {twice!r}", where=reader.file, hint="give each a name of its own")
+    for name in config.classes or ():
+        if name not in ids:
+            raise unknown_class(name, ids, where=str(reader.file), hint="its categories are")
+    names = list(config.classes or ids)
+    return names, [ids[name] for name in names]
+
+
+class _Reader:
+    """One annotation file, its parts checked as they are used."""
+
+    def __init__(self, config: CocoConfig, key: str, chosen: CocoSet):
+        self.config, self.key, self.source = config, key, chosen.annotations
+        self.file, self.folder = config.path / chosen.annotations, config.path / chosen.images
+        self.dropped = 0  # objects of other classes on the images read
+        if not is_file(self.file):
+            raise DataError(
+                "there is no such file", where=self.file, hint=f"sets.{key}.annotations is relative to `path`"
+            )
+        try:
+            self.content = json.loads(self.file.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise DataError(f"is not JSON: {error}", where=self.file, hint="restore the file") from error
+        for part in ("images", "annotations", "categories"):
+            found = self.content.get(part) if isinstance(self.content, dict) else None
+            if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+                raise DataError(f"has no list of objects {part!r}", where=self.file, hint=FORMAT_HINT)
+        self.categories: dict[int, str] = {}
+        for position, entry in enumerate(self.content["categories"]):
+            where = f"category {position}"
+            category = self._field(entry, "id", int, where)
+            if category in self.categories:
+                raise self._error(f"category id {category} is given twice", where)
+            self.categories[category] = self._field(entry, "name", str, where)
+        if not self.categories:
+            raise self._error("has no categories", "categories")
+
+    def images(self, labels: dict[int, int], classes: list[str]) -> list[AnnotatedImage]:
+        """The images in the file's order with their objects in the file's order."""
+        found: dict[int, AnnotatedImage] = {}
+        for position, entry in enumerate(self.content["images"]):
+            image_id = self._field(entry, "id", int, f"image at position {position}")
+            where = f"image {image_id}"
+            if image_id in found:
+                raise self._error(f"image id {image_id} is given twice", where)
+            file_name = self._field(entry, "file_name", str, where)
+            width, height = (self._field(entry, side, int, where) for side in ("width", "height"))
+            if width < 1 or height < 1:
+                raise self._error(f"the size is {width} x {height}", where)
+            found[image_id] = AnnotatedImage(
+                id=str(image_id),
+                origin=self.key,
+                source=self.source,
+                path=self.folder / file_name,
+                width=width,
+                height=height,
+                objects=[],
+                where=f"{self.file}, {where}",
+                facts={"image_id": image_id, "file_name": file_name},
+            )
+        others = []
+        for position, entry in enumerate(self.content["annotations"]):
+            number = self._field(entry, "id", int, f"annotation at position {position}")
+            where = f"annotation {number}"
+            image_id = self._field(entry, "image_id", int, where)
+            if image_id not in found:
+                raise self._error(f"image_id {image_id} is that of no image", where)
+            thing = self._object(entry, labels, classes, number, where)
+            if thing is None:
+                others.append(image_id)
+            else:
+                found[image_id].objects.append(thing)
+        kept = list(found.values())[: self.config.limit]
+        ids = {image.facts["image_id"] for image in kept}
+        self.dropped = sum(image_id in ids for image_id in others)
+        return kept
+
+    def _object(
+        self, entry: dict, labels: dict[int, int], classes: list[str], number: int, where: str
+    ) -> AnnotatedObject | None:
+        """An annotation, or None if it is of a class to be dropped."""
+        category = self._field(entry, "category_id", int, where)
+        if category not in self.categories:
+            raise self._error(f"category_id {category} is that of no category", where)
+        if category not in labels:
+            if self.config.other_classes == "drop":
+                return None
+            raise unknown_class(
+                self.categories[category],
+                classes,
+                where=f"{self.file}, {where}",
+                hint='set other_classes = "drop" to do without objects of other classes than',
+            )
+        bbox = entry.get("bbox")
+        if not isinstance(bbox, list) or len(bbox) != 4 or not all(type(value) in (int, float) for value in bbox):
+            raise self._error(f"bbox is {bbox!r}, not four numbers", where)
+        crowd = entry.get("iscrowd", 0)
+        if crowd not in (0, 1):
+            raise self._error(f"iscrowd is {crowd!r}", where)
+        try:
+            x, y, width, height = map(float, bbox)
+        except OverflowError:  # an integer of hundreds of digits
+            x = y = width = height = float("inf")
+        return AnnotatedObject((x, y, x + width, y + height), labels[category], bool(crowd), bool(crowd), number)
+
+    def _field(self, entry: dict, key: str, kind: type, where: str) -> Any:
+        value = entry.get(key)
+        if type(value) is not kind:  # True is an int, and no id
+            shown = "missing" if key not in entry else repr(value)
+            raise self._error(f"{key!r} is {shown}, not {'a text' if kind is str else 'a whole number'}", where)
+        return value
+
+    def _error(self, what: str, where: str) -> DataError:
+        return DataError(what, where=f"{self.file}, {where}", hint=FORMAT_HINT)

@@ -1,0 +1,280 @@
+"""What readers of annotated images share: settings, the check of every image and object, the dataset made of them."""
+
+from __future__ import annotations
+
+import difflib
+import filecmp
+import hashlib
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import polars as pl
+from pydantic import Field
+
+from .boxes import Boxes
+from .dataset import Dataset
+from .errors import DataError
+from .images import image_size
+from .schema import SPLITS
+from .table import Strict
+
+#: How far a box may reach outside its image, in pixels: rounding does that. What does is cut off.
+TOLERANCE = 1.0
+
+
+class DetectionConfig(Strict):
+    """``[dataset]`` of annotated images, whatever the format. Splits are the sets that their publisher made."""
+
+    path: Path
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of train, by a hash of the id, where no set is named
+    salt: str = "l2d"  # another one draws another validation split
+    image_size: Annotated[int, Field(ge=8)] | None = None  # side of the small images that the cache keeps; none if None
+    bad_objects: Literal["refuse", "drop"] = "refuse"  # boxes outside their image, without area or not finite
+    limit: Annotated[int, Field(ge=1)] | None = None  # the first so many images of each set, to try things out
+
+
+class AnnotatedObject(NamedTuple):
+    """One object, its box in the coordinates of :mod:`data.boxes`, not checked yet."""
+
+    xyxy: tuple[float, float, float, float]
+    label: int  # index into the dataset's classes
+    ignore: bool
+    crowd: bool
+    number: int  # for messages: its place in the file, or the id it has there
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnnotatedImage:
+    """One image and what its annotation says, as a reader found it."""
+
+    id: str  # as its publisher has it
+    origin: str  # tells it from an image of another origin with the same id
+    source: str  # the set it comes from, as the recipe names it
+    path: Path
+    width: int  # pixels, as annotated
+    height: int
+    objects: list[AnnotatedObject]
+    where: str  # the annotation, for messages
+    facts: dict[str, Any] = field(default_factory=dict)  # columns of this reader's own
+
+
+def make_dataset(
+    config: DetectionConfig,
+    name: str,
+    images: Mapping[str, list[AnnotatedImage]],
+    *,
+    classes: Iterable[str],
+    inputs: dict[str, Any] | None = None,
+) -> Dataset:
+    """Check annotated images and make a dataset of them, in the order train, validation, test.
+
+    Sample ids are the publisher's; where one occurs twice among them, every id is preceded by its origin
+    (``2007/000001``). Columns, all of them kept: ``width, height``, ``num_objects`` to be found, ``num_ignored``,
+    ``objects`` (names of the classes to be found, sorted, joined by ", "), ``source``, and the reader's own.
+
+    Args:
+        config: the recipe's ``[dataset]``.
+        name: the recipe's name.
+        images: set -> its images, at least ``train`` and ``test``. Where there is no ``validation``, a share of
+            ``train`` becomes it. ``fit`` becomes :attr:`Dataset.fit`, all of it training split.
+        inputs: what else :attr:`Dataset.inputs` tells. Where bad objects are dropped, their number is added.
+
+    Raises:
+        DataError: a set is empty; an image is missing, no image or of another size than its annotation says, or stands
+            in two places; an object is bad and ``bad_objects`` is ``refuse``. The message names the file.
+    """
+    for split, members in images.items():
+        if not members:
+            raise DataError(f"the {split} set has no images", where=config.path, hint="name another one in `sets`")
+    refuse_repeated(images)
+    fit = None
+    if "fit" in images:
+        fit = _dataset(config, f"{name}, fit", {"train": images["fit"]}, tuple(classes), dict(inputs or {}))
+    return _dataset(
+        config,
+        name,
+        {split: images[split] for split in SPLITS if split in images},
+        tuple(classes),
+        dict(inputs or {}),
+        draw_validation="validation" not in images,
+        fit=fit,
+    )
+
+
+def _dataset(
+    config: DetectionConfig,
+    name: str,
+    images: Mapping[str, list[AnnotatedImage]],
+    classes: tuple[str, ...],
+    inputs: dict[str, Any],
+    *,
+    draw_validation: bool = False,
+    fit: Dataset | None = None,
+) -> Dataset:
+    samples = [image for members in images.values() for image in members]
+    splits = np.repeat(np.array(list(images), dtype="<U10"), [len(members) for members in images.values()])
+    ids = [image.id for image in samples]
+    if len(set(ids)) < len(ids):
+        ids = [f"{image.origin}/{image.id}" for image in samples]
+    if draw_validation:
+        train = [sample_id for sample_id, split in zip(ids, splits, strict=True) if split == "train"]
+        if len(train) < 2:
+            raise DataError(
+                "the train set has one image, so no validation split can be drawn from it",
+                where=config.path,
+                hint="name a set as `validation`, or a larger one as `train`",
+            )
+        drawn = validation_share(train, config.validation, config.salt)
+        splits[np.flatnonzero(splits == "train")[drawn]] = "validation"
+
+    _check_files(samples)
+    boxes = _check_objects(samples, classes, config.bad_objects)
+    if config.bad_objects == "drop":
+        given = sum(len(image.objects) for image in samples)
+        inputs["dropped_objects"] = {**inputs.get("dropped_objects", {}), "bad": given - len(boxes.xyxy)}
+    columns = _columns(samples, boxes, classes)
+    return Dataset(
+        name=name,
+        ids=ids,
+        split=splits,
+        features=None,
+        columns=columns,
+        target_boxes=boxes,
+        images=tuple(image.path for image in samples),
+        image_size=config.image_size,
+        fit=fit,
+        classes=classes,
+        keep=tuple(columns.columns),
+        inputs=inputs,
+        config=config.model_dump(mode="json", exclude={"path", "limit"}),  # where it lies; what the ids say themselves
+    )
+
+
+def validation_share(ids: list[str], share: float, salt: str) -> np.ndarray:
+    """Positions of the samples to validate on, ascending: those whose ``SHA-256(salt:id)`` is lowest.
+
+    The same on every machine and in any order of the ids; at least one, and not all of them.
+    """
+    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
+    count = min(max(round(share * len(ids)), 1), len(ids) - 1)
+    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
+
+
+def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:
+    """See that no image belongs to two sets: agents or rejectors would be tested on what they were trained on.
+
+    Two files are taken for one image if they are of the same id and the same content: VOC2012 holds the images of the
+    years before it, COCO's 2014 and 2017 sets are the same photographs.
+
+    Raises:
+        DataError: one does, or is in a set twice; names both places.
+    """
+    files: dict[Path, tuple[str, AnnotatedImage]] = {}
+    named: dict[str, list[tuple[str, AnnotatedImage]]] = {}
+    for split, members in images.items():
+        for image in members:
+            others = [files[image.path]] if image.path in files else []
+            others += [other for other in named.get(image.id, []) if _same_content(other[1].path, image.path)]
+            if others:
+                before, other = others[0]
+                raise DataError(
+                    f"image {image.id!r} is in {before} ({other.source}) and again in {split} ({image.source})",
+                    where=image.where,
+                    hint="an image belongs to one of train, validation, test and fit, once; without `fit`, agents are "
+                    "trained on train",
+                )
+            files[image.path] = split, image
+            named.setdefault(image.id, []).append((split, image))
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    try:
+        return filecmp.cmp(one, other, shallow=False)  # sizes first
+    except (OSError, ValueError):  # a file that is missing, or that cannot be one, is named later
+        return False
+
+
+def _check_files(images: list[AnnotatedImage]) -> None:
+    """See that each image is there and of the size that its boxes refer to."""
+    with ThreadPoolExecutor() as pool:
+        sizes = list(pool.map(image_size, [image.path for image in images]))
+    for image, (width, height) in zip(images, sizes, strict=True):
+        if (width, height) != (image.width, image.height):
+            raise DataError(
+                f"the annotation says {image.width} x {image.height} pixels, {image.path} is {width} x {height}",
+                where=image.where,
+                hint="boxes have to refer to the stored pixels: not rotated (EXIF), not resized since",
+            )
+
+
+def _check_objects(images: list[AnnotatedImage], classes: tuple[str, ...], bad_objects: str) -> Boxes:
+    """The objects of all images, cut to their image; bad ones refused or left out."""
+    objects = [thing for image in images for thing in image.objects]
+    counts = np.array([len(image.objects) for image in images])
+    given = np.array([thing.xyxy for thing in objects], dtype=np.float64).reshape(-1, 4)
+    corners = np.array([(image.width, image.height) * 2 for image in images], dtype=np.float64)
+    corners = np.repeat(corners, counts, axis=0)
+    cut = np.clip(given, 0, corners).astype(np.float32)
+    problems = {
+        "is not finite": ~np.isfinite(given).all(axis=1),
+        "reaches outside its image": ((given < -TOLERANCE) | (given > corners + TOLERANCE)).any(axis=1),
+        "has no area": ~(cut[:, 2:] > cut[:, :2]).all(axis=1),
+    }
+    crowd = np.array([thing.crowd for thing in objects], dtype=bool)
+    boxes = Boxes(
+        offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        xyxy=cut,
+        label=np.array([thing.label for thing in objects], dtype=np.int32),
+        score=np.ones(len(objects), np.float32),
+        ignore=np.array([thing.ignore for thing in objects], dtype=bool) | crowd,
+        crowd=crowd,
+    )
+    bad = np.logical_or.reduce(list(problems.values()))
+    if bad.any() and bad_objects == "refuse":
+        first = int(bad.argmax())
+        image = images[int(boxes.image[first])]
+        box = ", ".join(f"{value:g}" for value in given[first])
+        raise DataError(
+            f"the box ({box}) of a {classes[boxes.label[first]]} "
+            f"{next(text for text, found in problems.items() if found[first])}"
+            f" ({bad.sum()} such objects, images are {image.width} x {image.height} here)",
+            where=f"{image.where}, object {objects[first].number}",
+            hint='correct it, or set bad_objects = "drop" to do without such objects',
+        )
+    return boxes.select(~bad)
+
+
+def _columns(images: list[AnnotatedImage], boxes: Boxes, classes: tuple[str, ...]) -> pl.DataFrame:
+    countable = boxes.select(~boxes.ignore)
+    labels = np.split(countable.label, countable.offsets[1:-1])
+    return pl.DataFrame(
+        {
+            "width": [image.width for image in images],
+            "height": [image.height for image in images],
+            "num_objects": countable.counts,
+            "num_ignored": boxes.counts - countable.counts,
+            "objects": [", ".join(sorted(classes[label] for label in set(found.tolist()))) for found in labels],
+            "source": [image.source for image in images],
+            **{name: [image.facts[name] for image in images] for name in images[0].facts},
+        }
+    )
+
+
+def unknown_class(name: str, classes: Iterable[str], *, where: str, hint: str) -> DataError:
+    """The error for an object of a class that the recipe does not have; names the nearest that it has."""
+    classes = list(classes)
+    near = difflib.get_close_matches(name, classes, n=1)
+    guess = f"is it {near[0]!r}? " if near else ""
+    return DataError(f"there is no class {name!r}", where=where, hint=f"{guess}{hint}: {', '.join(classes)}")
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for what cannot be a path."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False

@@ -1,0 +1,253 @@
+"""Annotated images in the format of Pascal VOC: one XML file an image, sets as lists of ids.
+
+::
+
+    VOCdevkit/VOC2012/ImageSets/Main/train.txt      an image id a line
+    VOCdevkit/VOC2012/Annotations/2008_000008.xml   size and objects
+    VOCdevkit/VOC2012/JPEGImages/2008_000008.jpg
+
+The format is that of *The PASCAL Visual Object Classes Challenge 2012 Development Kit* (Everingham and Winn). Its
+pixels count from 1 and a box names the last one it covers; see :mod:`data.boxes` for ours.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import Field, field_validator
+
+from .dataset import Dataset
+from .detection import AnnotatedImage, AnnotatedObject, DetectionConfig, is_file, make_dataset, unknown_class
+from .errors import DataError
+from .table import Strict
+
+#: The classes of the challenges of 2007 to 2012, in VOC's order.
+# fmt: off
+VOC_CLASSES = [
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep",
+    "sofa", "train", "tvmonitor",
+]
+# fmt: on
+
+ImageSets = Annotated[list[Annotated[str, Field(pattern=r"^[^/\\]+/[^/\\]+$")]], Field(min_length=1)]
+
+
+class VocSets(Strict):
+    """``[dataset.sets]``: lists of "YEAR/SET", such as "2012/train": the file ``VOC2012/ImageSets/Main/train.txt``."""
+
+    train: ImageSets
+    validation: ImageSets | None = None  # a share of train if None
+    test: ImageSets
+    fit: ImageSets | None = None  # for agents that still have to be trained; not in the cache
+
+
+class VocConfig(DetectionConfig):
+    """``[dataset]`` in Pascal VOC's format. ``path`` is the VOCdevkit folder, or the one it lies in."""
+
+    kind: Literal["voc"] = "voc"
+    sets: VocSets = VocSets(train=["2012/train"], test=["2012/val"])
+    classes: Annotated[list[str], Field(min_length=1)] = VOC_CLASSES
+    difficult: Literal["ignore", "count"] = "ignore"  # whether objects marked so have to be found
+
+    @field_validator("classes")
+    @classmethod
+    def _once_each(cls, classes: list[str]) -> list[str]:
+        if len(set(classes)) < len(classes):
+            raise ValueError("a class is named twice")
+        return classes
+
+
+class VocObject(NamedTuple):
+    """An ``<object>``: its box in the coordinates of :mod:`data.boxes`."""
+
+    name: str
+    xyxy: tuple[float, float, float, float]
+    difficult: bool = False
+
+
+class VocAnnotation(NamedTuple):
+    """What we read of an annotation."""
+
+    filename: str  # empty if the file does not say
+    width: int
+    height: int
+    objects: list[VocObject]
+
+
+def load_voc(config: VocConfig, name: str) -> Dataset:
+    """Read the sets that a recipe names.
+
+    Sample ids are VOC's image ids, preceded by the year (``2007/000001``) where two years have an id in common; column
+    ``source`` is the set, ``2012/train``.
+
+    Args:
+        config: the recipe's ``[dataset]``, its path absolute.
+        name: the recipe's name, for messages.
+
+    Raises:
+        DataError: a folder, set, annotation or image is missing or not as the format has it, or an image is in two
+            sets; names the file. See :func:`data.detection.make_dataset` for the check of objects.
+    """
+    labels = {label: index for index, label in enumerate(config.classes)}
+    images = {}
+    for split, sets in config.sets:
+        if sets is not None:
+            images[split] = [image for source in sets for image in _read_set(config, source, labels)]
+    return make_dataset(config, name, images, classes=config.classes)
+
+
+def _read_set(config: VocConfig, source: str, labels: dict[str, int]) -> list[AnnotatedImage]:
+    year, chosen = source.split("/")
+    folder = _year_folder(config.path, year)
+    file = folder / "ImageSets" / "Main" / f"{chosen}.txt"
+    if not is_file(file):
+        there = sorted(path.stem for path in file.parent.glob("*.txt") if "_" not in path.stem)  # not a class's list
+        hint = f"VOC{year} has the sets {', '.join(there)}" if there else "unpack the devkit as it was published"
+        raise DataError(f"there is no set {source!r}", where=file, hint=hint)
+    try:
+        ids = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot be read: {error}", where=file, hint="it has to list an image id a line") from error
+    if not ids:
+        raise DataError(f"the set {source!r} is empty", where=file, hint="it has to list an image id a line")
+    return [_read_image(config, source, folder, image_id, labels) for image_id in ids[: config.limit]]
+
+
+def _year_folder(path: Path, year: str) -> Path:
+    """The folder of a year: in the devkit, or where torchvision's ``VOCDetection`` unpacks it below its root."""
+    candidates = [path, path / "VOCdevkit", path / "TrainVal" / "VOCdevkit"]
+    for devkit in candidates:
+        try:
+            if (devkit / f"VOC{year}").is_dir():
+                return devkit / f"VOC{year}"
+        except (OSError, ValueError):  # the name cannot be a folder's
+            continue
+    there = sorted({found.parent.name for devkit in candidates for found in devkit.glob("VOC*/ImageSets")})
+    raise DataError(
+        f"there is no folder VOC{year}",
+        where=path,
+        hint=f"`path` is the VOCdevkit folder or the one it lies in; there are {', '.join(there) or 'no years in it'}",
+    )
+
+
+def _read_image(config: VocConfig, source: str, folder: Path, image_id: str, labels: dict[str, int]) -> AnnotatedImage:
+    file = folder / "Annotations" / f"{image_id}.xml"
+    try:
+        content = file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"image {image_id!r} of the set {source!r} has no annotation that can be read",
+            where=file,
+            hint="is its id right? lists of one class (aeroplane_train) are no sets of images",
+        ) from error
+    found = parse_voc(content, file)
+    objects = []
+    for number, (label, xyxy, difficult) in enumerate(found.objects):
+        if label not in labels:
+            where = f"{file}, object {number}"
+            raise unknown_class(label, labels, where=where, hint="the dataset's `classes` are")
+        ignore = difficult and config.difficult == "ignore"
+        objects.append(AnnotatedObject(xyxy, labels[label], ignore, False, number))
+    return AnnotatedImage(
+        id=image_id,
+        origin=source.split("/")[0],
+        source=source,
+        path=_image_file(folder, image_id, found.filename, file),
+        width=found.width,
+        height=found.height,
+        objects=objects,
+        where=str(file),
+    )
+
+
+def _image_file(folder: Path, image_id: str, filename: str, annotation: Path) -> Path:
+    """``JPEGImages/ID.jpg``; where there is none, what the annotation names, as far as it is a JPEG or PNG file."""
+    usual = folder / "JPEGImages" / f"{image_id}.jpg"
+    if is_file(usual):
+        return usual
+    named = usual.with_name(Path(filename).name or usual.name)  # some tools write whole paths
+    if named.suffix.lower() in (".jpg", ".jpeg", ".png") and is_file(named):
+        return named
+    raise DataError(
+        f"there is no image {image_id!r}", where=usual, hint=f"{annotation} names it {filename!r}; was all unpacked?"
+    )
+
+
+class _NoDoctype(ET.TreeBuilder):
+    """Refuses a document type: VOC's files have none, and entities declared in one can grow without end."""
+
+    def doctype(self, name: str, public: str | None, system: str | None) -> None:
+        raise ValueError("it declares a document type")
+
+
+def parse_voc(content: bytes, file: Path) -> VocAnnotation:
+    """Read an annotation.
+
+    Parts of objects (``<part>``) are no objects. Coordinates may be fractions, as some of VOC2012's are.
+
+    Args:
+        content: the XML.
+        file: for messages.
+
+    Raises:
+        DataError: it is no XML, or not an annotation in VOC's format; names the file and the object.
+    """
+    parser = ET.XMLParser(target=_NoDoctype())
+    try:
+        parser.feed(content)
+        root = parser.close()
+    except (ET.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"is not XML that we read: {error}", where=file, hint="restore the file") from error
+    if root.tag != "annotation":
+        raise DataError(f"is <{root.tag}>, not <annotation>", where=file, hint="is it in Pascal VOC's format?")
+    width, height = (_number(root, f"size/{side}", file) for side in ("width", "height"))
+    if not all(side >= 1 and side.is_integer() for side in (width, height)):
+        raise DataError(f"the size is {width:g} x {height:g}", where=file, hint="correct it to the image's pixels")
+    objects = [_parse_object(thing, f"{file}, object {k}") for k, thing in enumerate(root.findall("object"))]
+    return VocAnnotation((root.findtext("filename") or "").strip(), int(width), int(height), objects)
+
+
+def _parse_object(thing: ET.Element, where: str) -> VocObject:
+    name = (thing.findtext("name") or "").strip()
+    if not name:
+        raise DataError("the object has no name", where=where, hint="add its class as <name>")
+    if thing.find("bndbox") is None:
+        raise DataError(f"a {name} has no <bndbox>", where=where, hint="add its box, or remove the object")
+    xmin, ymin, xmax, ymax = (_number(thing, f"bndbox/{side}", where) for side in ("xmin", "ymin", "xmax", "ymax"))
+    difficult = (thing.findtext("difficult") or "0").strip() or "0"
+    if difficult not in ("0", "1"):
+        raise DataError(f"<difficult> is {difficult!r}", where=where, hint="it has to be 0 or 1")
+    return VocObject(name, (xmin - 1, ymin - 1, xmax, ymax), difficult == "1")
+
+
+def _number(element: ET.Element, path: str, where: object) -> float:
+    text = element.findtext(path)
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        shown = "missing" if text is None else repr(text)
+        raise DataError(f"<{path}> is {shown}", where=where, hint="it has to be a number of pixels") from None
+
+
+def format_voc(annotation: VocAnnotation, *, folder: str, database: str) -> bytes:
+    """Inverse of :func:`parse_voc`: an annotation as VOC's own files are written."""
+    root = ET.Element("annotation")
+
+    def add(parent: ET.Element, **texts: object) -> None:
+        for tag, text in texts.items():
+            ET.SubElement(parent, tag).text = str(text)
+
+    add(root, folder=folder, filename=annotation.filename)
+    add(ET.SubElement(root, "source"), database=database, annotation=database, image=database)
+    add(ET.SubElement(root, "size"), width=annotation.width, height=annotation.height, depth=3)
+    add(root, segmented=0)
+    for name, (x1, y1, x2, y2), difficult in annotation.objects:
+        thing = ET.SubElement(root, "object")
+        add(thing, name=name, pose="Unspecified", truncated=0, difficult=int(difficult))
+        corners = {"xmin": x1 + 1, "ymin": y1 + 1, "xmax": x2, "ymax": y2}
+        add(ET.SubElement(thing, "bndbox"), **{key: f"{value:.15g}" for key, value in corners.items()})
+    ET.indent(root, "\t")
+    return ET.tostring(root) + b"\n"

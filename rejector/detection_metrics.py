@@ -1,0 +1,74 @@
+"""mAP of a system over a set of images, from the detections of whichever agent each image was allocated to.
+
+The mAP of a set pools the detections of all its images; it is not the mean of the per-image AP that costs are made of.
+Computed by faster-coco-eval, whose figures are pycocotools'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data.boxes import Boxes
+
+
+def mixed_detections(answers: Sequence[Boxes], chosen: np.ndarray) -> Boxes:
+    """Detections of a system.
+
+    Args:
+        answers: of each agent, on the same n images.
+        chosen: position in ``answers`` of who answers each image, (n,).
+
+    Returns:
+        n images.
+    """
+    return Boxes.concatenate(list(answers)).take(chosen * len(answers[0]) + np.arange(len(answers[0])))
+
+
+def system_map(targets: Boxes, detections: Boxes) -> dict[str, float]:
+    """COCO's mAP of detections on n images.
+
+    Args:
+        targets: ground truth; boxes to ignore neither have to be found nor count against who finds them.
+        detections: on the same images; the 100 best of each image and class count.
+
+    Returns:
+        ``map``, the mean over IoU 0.50:0.05:0.95 and the classes that occur, and ``map_50``; nothing where no image has
+        ground truth that counts.
+    """
+    if targets.ignore.all():
+        return {}
+    from faster_coco_eval import COCO, COCOeval_faster
+
+    classes = sorted(set(targets.label.tolist()) | set(detections.label.tolist()))
+    truth, found = COCO(), COCO()
+    for coco, boxes in ((truth, targets), (found, detections)):
+        coco.dataset = {
+            "images": [{"id": image} for image in range(len(boxes))],
+            "categories": [{"id": label} for label in classes],
+            "annotations": _annotations(boxes),
+        }
+        coco.createIndex()
+    evaluation = COCOeval_faster(truth, found, iouType="bbox", print_function=lambda *_: None)
+    evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, _LARGEST_AREA]], ["all"]
+    evaluation.params.maxDets = [100]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    precision = evaluation.eval["precision"][..., 0, -1]  # (thresholds, recalls, classes); -1 for a class not there
+    present = (precision > -1).all(axis=(0, 1))
+    return {"map": float(precision[:, :, present].mean()), "map_50": float(precision[0][:, present].mean())}
+
+
+_LARGEST_AREA = 1e10
+
+
+def _annotations(boxes: Boxes) -> list[dict]:
+    """In COCO's form. COCO knows no difficult boxes, but ignores those whose area is out of range."""
+    corners = boxes.xyxy.astype(np.float64)
+    sizes = corners[:, 2:] - corners[:, :2]
+    area = np.where(boxes.ignore & ~boxes.crowd, 10 * _LARGEST_AREA, sizes.prod(axis=1))
+    columns = (boxes.image, boxes.label, np.hstack([corners[:, :2], sizes]), area, boxes.crowd, boxes.score)
+    names = ("image_id", "category_id", "bbox", "area", "iscrowd", "score")
+    rows = zip(*(values.tolist() for values in columns), strict=True)
+    return [dict(zip(names, row, strict=True), id=position) for position, row in enumerate(rows, start=1)]

@@ -177,14 +177,16 @@ def _draw_sweep_map(axes, groups: list[list[Evaluation]]) -> None:
     mean, std = (100 * np.array([v[key] for v in values]) for key in ("mean", "std"))
     for index, (name, alone) in enumerate(groups[0][0].result["agents"].items()):
         if "map" in alone:
-            style = {"color": COLOURS[index % 8], "lw": 1.2, "ls": "--", "zorder": 1}
-            axes.axhline(100 * alone["map"], label=f"{name} alone: {100 * alone['map']:.1f}", **style)
+            colour, value = COLOURS[index % 8], 100 * alone["map"]
+            axes.axhline(value, color=colour, lw=1.2, ls="--", zorder=1)
+            at = {"xy": (0.01, value), "xycoords": ("axes fraction", "data"), "xytext": (0, 2), "fontsize": 8}
+            axes.annotate(f"{name} alone: {value:.1f}", **at, textcoords="offset points", color=colour)
     oracle = [100 * m[0].result["oracle"]["metrics"]["map"] for m in groups]
     axes.plot(betas, oracle, ":", color="#444444", lw=1.2, label="oracle (cheapest agent)")
     axes.errorbar(betas, mean, yerr=std, fmt="o-", color="#D55E00", ms=5, capsize=3, label="rejector")
     axes.set(xlabel=r"query cost $\beta$ of the dearest expert", ylabel="mAP (%)", title="mAP of the system")
     axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=7.5)
+    axes.legend(frameon=False, fontsize=8, loc="center right")
 
 
 def _draw_sweep_stack(axes, groups: list[list[Evaluation]]) -> None:

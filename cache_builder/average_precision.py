@@ -186,13 +186,12 @@ def _mean_ap(groups: Groups, match: Match, targets: Boxes, protocol: Protocol) -
     table_start = np.cumsum([0, *map(len, tables)])[kind]
     weight = np.concatenate([np.zeros(0), *tables])[np.tile(table_start, match.num_thresholds)[curve] + place]
     area = np.bincount(curve, weights=precision * weight, minlength=len(counts))
-    area = area.reshape(match.num_thresholds, num_groups)
-    area /= {"coco": 101, "voc2007": 11, "voc2012": np.maximum(groups.countable, 1)}[protocol]
+    points = {"coco": 101, "voc2007": 11, "voc2012": np.maximum(groups.countable, 1)}[protocol]
+    area = area.reshape(match.num_thresholds, num_groups) / points
 
     present = np.bincount(groups.image[groups.countable > 0], minlength=groups.num_images)
     total = np.stack([np.bincount(groups.image, weights=row, minlength=groups.num_images) for row in area], axis=1)
-    total[present == 0] = np.nan
-    return total / np.maximum(present, 1)[:, None], present
+    return np.where(present[:, None] > 0, total / np.maximum(present, 1)[:, None], np.nan), present
 
 
 @lru_cache(maxsize=4096)

@@ -124,8 +124,8 @@ class Groups:
         key_of_detection = detections.image * num_labels + detections.label
         group = group_of_key[key_of_detection]
         rows, alone = np.flatnonzero(group >= 0), np.flatnonzero(group < 0)
-        # a float's bits are in the order of its values, negative ones reversed; + 0.0 makes -0.0 equal to 0.0
-        bits = (detections.score[rows] + np.float32(0)).view(np.int32).astype(np.int64)
+        # a float's bits are in the order of its values, the negative ones reversed; 0.0 and -0.0 both come to 0
+        bits = detections.score[rows].view(np.int32).astype(np.int64)
         falling = np.where(bits < 0, bits & 0x7FFFFFFF, -bits)
         rows = rows[_order(group[rows], falling - falling.min(initial=0))]
         first = np.searchsorted(group[rows], np.arange(len(starts) + 1))
@@ -244,6 +244,7 @@ def _candidates(
     """
     left_t, top_t, right_t, bottom_t, area_t = _sides(targets, groups.target)
     left_d, top_d, right_d, bottom_d, area_d = _sides(detections, groups.detection)
+    overlap_needed = least * (1 - 1e-9) * (right_d - left_d)  # less of a detection's width is too low an IoU anyway
     counts = np.diff(groups.target_first)[groups.group]
     ends = np.cumsum(counts)
     lead = groups.target_first[groups.group] - (ends - counts)
@@ -255,10 +256,10 @@ def _candidates(
         d = np.repeat(np.arange(start, stop), counts[start:stop])
         t = np.arange(done, ends[stop - 1]) + lead[d]
         width = np.minimum(right_d[d], right_t[t]) - np.maximum(left_d[d], left_t[t])
-        some = np.flatnonzero(width > 0)
+        some = np.flatnonzero(width > overlap_needed[d])
         d, t, width = d[some], t[some], width[some]
         height = np.minimum(bottom_d[d], bottom_t[t]) - np.maximum(top_d[d], top_t[t])
-        both = width * np.maximum(height, 0)
+        both = width * height  # negative where they do not overlap, which is not enough below
         either = area_d[d] + area_t[t] - both
         if crowd is not None and crowd.any():
             either = np.where(crowd[t], area_d[d], either)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +37,7 @@ class BuildConfig(Strict):
     batch_size: Annotated[int, Field(ge=1)] = 512
 
 
-BUILD_IMAGES = {"chunk_size": 256, "batch_size": 64}
+BUILD_IMAGES = {"chunk_size": 256, "batch_size": 128}
 
 
 class Defaults(Strict):
@@ -166,11 +168,18 @@ def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
     if not isinstance(kind, str) or kind not in KINDS:
         _refuse_kind("agent", kind, KINDS, f"{path}, {label}")
     entry = dict(entry)
-    _resolve(entry, RELATIVE_PATHS["agents"], path)
+    names = [key for key, field in config_class(kind).model_fields.items() if str in typing.get_args(field.annotation)]
+    paths = [key for key in RELATIVE_PATHS["agents"] if key not in names or not _is_name(entry.get(key))]
+    _resolve(entry, paths, path)
     return _validate(config_class(kind), entry, path, f"{label} ")
 
 
-def _refuse_kind(what: str, kind: object, known: typing.Iterable[str], where: str) -> typing.NoReturn:
+def _is_name(value: object) -> bool:
+    """Whether a value that may be a file or a name (``COCO_V1``) is the latter: it has neither slash nor suffix."""
+    return isinstance(value, str) and re.fullmatch(r"\w+", value) is not None
+
+
+def _refuse_kind(what: str, kind: object, known: Iterable[str], where: str) -> typing.NoReturn:
     near = difflib.get_close_matches(str(kind), known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(
@@ -178,7 +187,7 @@ def _refuse_kind(what: str, kind: object, known: typing.Iterable[str], where: st
     )
 
 
-def _resolve(table: dict, keys: tuple[str, ...], recipe: Path) -> None:
+def _resolve(table: dict, keys: Iterable[str], recipe: Path) -> None:
     folder = recipe.parent
     for key in keys:
         if isinstance(table.get(key), str):

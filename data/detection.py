@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import filecmp
 import hashlib
+import os
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -173,11 +173,12 @@ def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:
     Raises:
         DataError: one does, or is in a set twice; names both places.
     """
-    files: dict[Path, tuple[str, AnnotatedImage]] = {}
+    files: dict[str, tuple[str, AnnotatedImage]] = {}
     named: dict[str, list[tuple[str, AnnotatedImage]]] = {}
     for split, members in images.items():
         for image in members:
-            others = [files[image.path]] if image.path in files else []
+            file = os.path.normpath(image.path)
+            others = [files[file]] if file in files else []
             others += [other for other in named.get(image.id, []) if _same_content(other[1].path, image.path)]
             if others:
                 before, other = others[0]
@@ -187,7 +188,7 @@ def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:
                     hint="an image belongs to one of train, validation, test and fit, once; without `fit`, agents are "
                     "trained on train",
                 )
-            files[image.path] = split, image
+            files[file] = split, image
             named.setdefault(image.id, []).append((split, image))
 
 
@@ -200,9 +201,8 @@ def _same_content(one: Path, other: Path) -> bool:
 
 def _check_files(images: list[AnnotatedImage]) -> None:
     """See that each image is there and of the size that its boxes refer to."""
-    with ThreadPoolExecutor() as pool:
-        sizes = list(pool.map(image_size, [image.path for image in images]))
-    for image, (width, height) in zip(images, sizes, strict=True):
+    for image in images:
+        width, height = image_size(image.path)
         if (width, height) != (image.width, image.height):
             raise DataError(
                 f"the annotation says {image.width} x {image.height} pixels, {image.path} is {width} x {height}",

@@ -23,14 +23,13 @@ from .voc import VocAnnotation, VocObject, format_voc
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 YEAR = "digits"  # so that sets are named "digits/train"
+IMAGES = {"fit": 1000, "train": 1500, "val": 500, "test": 1000}
+
+#: A digit lower than this is marked difficult, as VOC marks what can hardly be told: it had 8 pixels to begin with.
+DIFFICULT_HEIGHT = 10
+
 #: Real digits: glyphs (k, 8, 8) uint8 and labels (k,).
 Pool = tuple[np.ndarray, np.ndarray]
-
-IMAGES = {"fit": 1000, "train": 700, "val": 200, "test": 600}
-
-#: A digit is drawn from 8 x 8 pixels; below this height in pixels it is marked difficult, as VOC marks what can hardly
-#: be told without context.
-DIFFICULT_HEIGHT = 10
 
 README = """Semi-synthetic scenes of handwritten digits, in Pascal VOC's format
 
@@ -43,7 +42,7 @@ photographs.
 """
 
 
-def write_digits(folder: Path, *, images: Mapping[str, int] = IMAGES, size: int = 144, seed: int = 0) -> None:
+def write_digits(folder: Path, *, images: Mapping[str, int] = IMAGES, size: int = 144, seed: int = 0) -> bool:
     """Write the scenes as a VOCdevkit folder: ``VOCdigits`` with its annotations, images and sets, and a README.
 
     The same arguments and the same versions of numpy, Pillow and scikit-learn give the same bytes. A scene shows one to
@@ -55,27 +54,40 @@ def write_digits(folder: Path, *, images: Mapping[str, int] = IMAGES, size: int 
         size: width and height of the scenes in pixels.
         seed: another one draws other scenes and hands out the digits otherwise.
 
+    Returns:
+        Whether it was written; False where the folder is there already and its README says it is of these arguments.
+
     Raises:
         UsageError: a set without a proper name or without scenes, or scenes too small for a digit.
-        DataError: the folder is there already, or cannot be written.
+        DataError: the folder is there already and something else, or cannot be written.
     """
     folder = Path(folder)
     for name, count in images.items():
         if not name.isidentifier() or count < 1:
             raise UsageError(
-                f"the set {name!r} is to have {count} scenes", where=folder, hint="name sets like val; 1 up"
+                f"the set {name!r} is to have {count} scenes",
+                where=folder,
+                hint='write {"val": 200}, a name and 1 or more',
             )
     if size < 64 or not images:
-        raise UsageError(f"{size} x {size} pixels, {len(images)} sets", where=folder, hint="64 pixels, one set or more")
+        raise UsageError(
+            f"{size} x {size} pixels, {len(images)} sets", where=folder, hint="give 64 pixels and one set, or more"
+        )
+    counts = ", ".join(f"{count} {name}" for name, count in images.items())
+    readme = README.format(seed=seed, size=size, counts=counts).encode()
     if folder.exists():
+        if (folder / "README.txt").is_file() and (folder / "README.txt").read_bytes() == readme:
+            return False
         raise DataError("this folder is there already", where=folder, hint="name another one, or remove it")
     pools = _share_digits(images, seed)
-    store.commit_folder(folder, lambda temporary: _fill(temporary, images, pools, size, seed))
+    store.commit_folder(folder, lambda temporary: _fill(temporary, images, pools, size, seed, readme))
+    return True
 
 
-def _fill(folder: Path, images: Mapping[str, int], pools: Mapping[str, Pool], size: int, seed: int) -> None:
-    counts = ", ".join(f"{count} {name}" for name, count in images.items())
-    store.commit_bytes(folder / "README.txt", README.format(seed=seed, size=size, counts=counts).encode())
+def _fill(
+    folder: Path, images: Mapping[str, int], pools: Mapping[str, Pool], size: int, seed: int, readme: bytes
+) -> None:
+    store.commit_bytes(folder / "README.txt", readme)
     year = folder / f"VOC{YEAR}"
     first = 1
 

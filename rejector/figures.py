@@ -186,7 +186,7 @@ def _draw_sweep_map(axes, groups: list[list[Evaluation]]) -> None:
     axes.errorbar(betas, mean, yerr=std, fmt="o-", color="#D55E00", ms=5, capsize=3, label="rejector")
     axes.set(xlabel=r"query cost $\beta$ of the dearest expert", ylabel="mAP (%)", title="mAP of the system")
     axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=8, loc="center right")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
 
 
 def _draw_sweep_stack(axes, groups: list[list[Evaluation]]) -> None:

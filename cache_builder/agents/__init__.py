@@ -12,6 +12,10 @@ KINDS = {
     "cluster_expert": ("cluster_expert", "ClusterExpertConfig", "ClusterExpertAgent"),
     "column": ("column", "ColumnConfig", "ColumnAgent"),
     "average": ("average", "AverageConfig", "AverageAgent"),
+    "small_faster_rcnn": ("small_faster_rcnn", "SmallFasterRCNNConfig", "SmallFasterRCNNAgent"),
+    "torchvision_detector": ("torchvision_detector", "TorchvisionDetectorConfig", "TorchvisionDetectorAgent"),
+    "onnx_detector": ("onnx_detector", "OnnxDetectorConfig", "OnnxDetectorAgent"),
+    "detections": ("detections", "DetectionsConfig", "DetectionsAgent"),
     "python": ("python", "PythonConfig", "PythonAgent"),
 }
 

@@ -1,0 +1,220 @@
+"""What detectors have in common: batches of images in, detections of the dataset's classes and features out."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from data.boxes import Boxes
+from data.dataset import Batch, Dataset
+from data.errors import UsageError
+
+from ..answers import Answers
+from .base import Agent, AgentConfig
+from .image_batches import ImageReader, order_by_shape
+
+#: COCO's names of Pascal VOC's classes where the two differ.
+COCO_TO_VOC = {
+    "airplane": "aeroplane",
+    "motorcycle": "motorbike",
+    "couch": "sofa",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+    "tv": "tvmonitor",
+}
+CONFIDENCES = (0.05, 0.25, 0.5, 0.75)  # of which the summary of an answer counts the detections
+
+
+class DetectorConfig(AgentConfig):
+    """Keys of every kind of detector."""
+
+    features: list[Literal["backbone", "detections"]] = []
+    min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05  # detections below it are dropped
+    max_detections: Annotated[int, Field(ge=1)] = 100  # of an image, the best of the dataset's classes
+    label_map: dict[str, str] = {}  # the detector's name of a class -> the dataset's, beside COCO_TO_VOC
+    batch_size: Annotated[int, Field(ge=1)] = 8  # images on the device at once
+    workers: Annotated[int, Field(ge=1)] = min(8, os.cpu_count() or 1)  # threads that decode
+
+
+class DetectorAgent(Agent):
+    """Asks a model about images, batch by batch. A batch that does not fit into memory is halved from then on."""
+
+    config: DetectorConfig
+    can_answer = ("boxes",)
+    can_show = ("detections",)
+    reads = ("images", "classes")
+    unfingerprinted: ClassVar[set[str]] = Agent.unfingerprinted | {"batch_size", "workers"}
+
+    def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
+        self.device, self.num_classes, self.batch_size = device, len(dataset.classes), self.config.batch_size
+        gpu = torch.device(device).type == "cuda"
+        self.reader = ImageReader(workers=self.config.workers, ahead=2 * self.batch_size, pin=gpu)
+
+    @abstractmethod
+    def detect(self, images: list[torch.Tensor]) -> tuple[list[dict[str, np.ndarray]], np.ndarray | None]:
+        """Detections on images.
+
+        Args:
+            images: uint8 (3, H, W), on the CPU.
+
+        Returns:
+            For each image ``boxes`` (k, 4) in its pixels, ``labels`` (k,) as indices of the dataset's classes, negative
+            for a class it has not, and ``scores`` (k,); and pooled features (n, width), if ``backbone`` is asked for.
+        """
+
+    def shape_in_batch(self, height: int, width: int) -> object:
+        """What images have to have in common to be in one batch.
+
+        Padding an image further changes what a network finds near its edge. Batched only with what needs the same
+        padding, an image's answer does not depend on which others it was asked with, nor on the batch size.
+        """
+        return None
+
+    def ask(self, batch: Batch) -> Answers:
+        count = len(batch.ids)
+        found: list[dict[str, np.ndarray]] = [_nothing() for _ in range(count)]
+        shown: list[np.ndarray | None] = [None] * count
+        failure = np.full(count, None, dtype=object)
+        width, height = (batch.columns[name].to_numpy().astype(np.float64) for name in ("width", "height"))
+        waiting: list[tuple[int, torch.Tensor]] = []
+
+        def look(images: list[tuple[int, torch.Tensor]]) -> None:
+            for part, answers, rows in self._detect_within_memory(images):
+                for index, (position, _) in enumerate(part):
+                    found[position], failure[position] = self._tidy(answers[index])
+                    shown[position] = None if rows is None or failure[position] is not None else rows[index]
+
+        for position, image in self.reader.read(batch.images, order_by_shape(width, height)):
+            if isinstance(image, str):
+                failure[position] = image
+                continue
+            if waiting and self.shape_in_batch(*image.shape[1:]) != self.shape_in_batch(*waiting[0][1].shape[1:]):
+                look(waiting)
+                waiting = []
+            waiting.append((position, image))
+            if len(waiting) >= self.batch_size:
+                look(waiting)
+                waiting = []
+        if waiting:
+            look(waiting)
+        answers = Answers(boxes=Boxes.from_images(found))
+        if self.config.features:
+            answers.features = self._features(answers.boxes, shown, width * height)
+        if any(reason is not None for reason in failure):
+            answers.failure = failure
+        return answers
+
+    def _detect_within_memory(self, images: list[tuple[int, torch.Tensor]]) -> Iterable[tuple]:
+        """Parts of a batch with what was found on them; parts are as large as memory lets them be."""
+        while images:
+            part = images[: self.batch_size]
+            try:
+                answers, rows = self.detect([image for _, image in part])
+            except (MemoryError, RuntimeError) as error:  # torch's OutOfMemoryError is a RuntimeError, the CPU's is one
+                out_of_memory = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+                if len(part) == 1 or not (out_of_memory or "can't allocate memory" in str(error)):
+                    raise
+                answers = None
+            if answers is None:  # here, what the failed attempt held is free
+                self.batch_size = len(part) // 2
+                if torch.device(self.device).type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            yield part, answers, rows
+            images = images[len(part) :]
+
+    def _tidy(self, answer: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], str | None]:
+        """The best detections of known classes, best first; or why there is no answer."""
+        boxes, labels, scores = answer["boxes"], answer["labels"], answer["scores"]
+        if not (np.isfinite(scores).all() and np.isfinite(boxes).all()):
+            return _nothing(), "it answered with scores or boxes that are not finite"
+        keep = np.flatnonzero((labels >= 0) & (scores >= self.config.min_score))
+        keep = keep[np.argsort(-scores[keep], kind="stable")][: self.config.max_detections]
+        return {"boxes": boxes[keep], "labels": labels[keep], "scores": scores[keep]}, None
+
+    def _features(self, boxes: Boxes, shown: list[np.ndarray | None], area: np.ndarray) -> np.ndarray:
+        """Rows of the rejector's input, (n, width); zeros where an image could not be read."""
+        parts = []
+        if "backbone" in self.config.features:
+            known = [row for row in shown if row is not None]
+            if not known:  # not one image could be read: how wide would the rows be?
+                known = list(self.detect([torch.zeros((3, 64, 64), dtype=torch.uint8)])[1])
+            blank = np.zeros_like(known[0])
+            parts.append(np.stack([blank if row is None else row for row in shown]))
+        if "detections" in self.config.features:
+            parts.append(summary_of_detections(boxes, area, self.num_classes))
+        return np.hstack(parts)
+
+
+def _nothing() -> dict[str, np.ndarray]:
+    return {"boxes": np.zeros((0, 4), np.float32), "labels": np.zeros(0, np.int32), "scores": np.zeros(0, np.float32)}
+
+
+def summary_of_detections(boxes: Boxes, area: np.ndarray, num_classes: int) -> np.ndarray:
+    """An answer in fixed width: what the model itself makes of the image.
+
+    Args:
+        boxes: detections on n images.
+        area: of each image in pixels, (n,).
+        num_classes: of the dataset.
+
+    Returns:
+        float32 (n, 4 + 3 + classes): detections with a score of at least each of :data:`CONFIDENCES`; highest and mean
+        score, and mean share of the image that a detection covers; the highest score of each class. 0 where there are
+        none.
+    """
+    n, image = len(boxes), boxes.image
+    counts = [np.bincount(image[boxes.score >= least], minlength=n) for least in CONFIDENCES]
+    best = np.zeros((n, num_classes))
+    np.maximum.at(best, (image, boxes.label), boxes.score)
+    many = np.maximum(boxes.counts, 1)
+    mean_score = np.bincount(image, boxes.score, minlength=n) / many
+    sizes = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).prod(axis=1) / area[image]
+    mean_size = np.bincount(image, sizes, minlength=n) / many
+    return np.column_stack([*counts, best.max(axis=1), mean_score, mean_size, best]).astype(np.float32)
+
+
+def class_index(names: Iterable[str | None], classes: tuple[str, ...], label_map: dict[str, str]) -> np.ndarray:
+    """Index of the dataset's class for each of a detector's labels, -1 where the dataset has no such class, (labels,).
+
+    A name counts as ``label_map`` says, else as it is, else by :data:`COCO_TO_VOC`.
+    """
+    index = {name: position for position, name in enumerate(classes)}
+    found = []
+    for name in names:
+        others = (label_map.get(name), name, COCO_TO_VOC.get(name))
+        found.append(next((index[other] for other in others if other in index), -1))
+    return np.array(found, dtype=np.int32)
+
+
+def class_labels(names: list[str], classes: tuple[str, ...], config: DetectorConfig) -> np.ndarray:
+    """:func:`class_index` of an agent's labels, with a check of its ``label_map``.
+
+    Raises:
+        UsageError: the map names a label or a class that there is not, or none of the labels is one of the classes.
+    """
+    where = f"agent {config.name!r}"
+    for label, name in config.label_map.items():
+        for what, value, known in (("label", label, names), ("class", name, classes)):
+            if value not in known:
+                near = difflib.get_close_matches(value, known, n=1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                owner = "the detector" if what == "label" else "the dataset"
+                raise UsageError(
+                    f"label_map: {owner} has no {what} {value!r}", where=where, hint=f"{hint}it has {', '.join(known)}"
+                )
+    found = class_index(names, classes, config.label_map)
+    if (found < 0).all():
+        raise UsageError(
+            "none of the detector's labels is a class of the dataset",
+            where=where,
+            hint=f"name them with label_map; the classes are {', '.join(classes)}",
+        )
+    return found

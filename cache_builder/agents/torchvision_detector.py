@@ -1,0 +1,203 @@
+"""Any of torchvision's detectors, with the weights torchvision publishes or with the user's own."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.models import WeightsEnum, detection, get_model_builder, get_model_weights, list_models
+
+from data.dataset import Dataset
+from data.detection import is_file
+from data.errors import DataError, UsageError
+
+from .base import file_digest
+from .detector import class_labels
+from .torchvision_models import TorchvisionAgent, TorchvisionConfig
+
+NESTED = ("model", "state_dict", "model_state_dict")  # where training scripts put the weights inside their file
+#: Published weights that torchvision uses with no constant added to the variances, see its `overwrite_eps`.
+NO_EPS = {("fasterrcnn_resnet50_fpn", "COCO_V1"), ("retinanet_resnet50_fpn", "COCO_V1")}
+
+
+def architectures() -> list[str]:
+    """torchvision's builders that answer with boxes alone."""
+    return [name for name in list_models(module=detection) if not name.startswith(("keypointrcnn", "maskrcnn"))]
+
+
+class TorchvisionDetectorConfig(TorchvisionConfig):
+    """``kind = "torchvision_detector"``: ``architecture`` is the name of torchvision's builder.
+
+    ``weights`` is a file (``.safetensors``, or a state dict as ``torch.save`` writes it, by itself or under one of
+    :data:`NESTED`), or the name of weights that torchvision publishes, such as ``"COCO_V1"``; these are looked for in
+    torch.hub's checkpoints, and nothing is ever downloaded. ``labels`` says what the detector's labels from 1 on mean:
+    the categories of published weights (``"weights"``, the default for them), the dataset's classes in order
+    (``"dataset"``, the default for own files), or these names.
+    """
+
+    kind: Literal["torchvision_detector"]
+    architecture: str
+    weights: Path | str
+    labels: Literal["weights", "dataset"] | list[str] | None = None
+
+
+class TorchvisionDetectorAgent(TorchvisionAgent):
+    config: TorchvisionDetectorConfig
+
+    def check(self, dataset: Dataset, tasks: list[str]) -> None:
+        config, where = self.config, f"agent {self.config.name!r}"
+        if config.architecture not in architectures():
+            near = difflib.get_close_matches(config.architecture, architectures(), n=1)
+            others = config.architecture in list_models(module=detection)
+            what = "answers with more than boxes" if others else "is no detector of torchvision's"
+            hint = f"did you mean {near[0]!r}? " if near and not others else ""
+            raise UsageError(
+                f"architecture {config.architecture!r} {what}",
+                where=where,
+                hint=f"{hint}there are {', '.join(architectures())}",
+            )
+        if config.architecture.startswith("ssd") and (config.min_size or config.max_size):
+            raise UsageError(
+                "min_size and max_size: an SSD squeezes every image to the one size it was made for",
+                where=where,
+                hint="leave them out",
+            )
+        path = self.file
+        if not is_file(path):
+            if isinstance(config.weights, Path):
+                raise UsageError("there is no such file", where=path, hint="relative paths are relative to the recipe")
+            raise UsageError(
+                f"{where}: weights {config.weights} of {config.architecture} are not here; nothing is downloaded",
+                where=path,
+                hint=f'put the file from {self.known.url} there, or name another copy: weights = "FILE"',
+            )
+        self._labels(dataset)
+
+    @cached_property
+    def file(self) -> Path:
+        """Where the weights have to be.
+
+        Raises:
+            UsageError: torchvision publishes no weights of that name.
+        """
+        if isinstance(self.config.weights, Path):
+            return self.config.weights
+        return Path(torch.hub.get_dir()) / "checkpoints" / Path(self.known.url).name
+
+    @cached_property
+    def known(self) -> WeightsEnum | None:
+        """The published weights that these are: by their name, or by the name of the file."""
+        weights, published = self.config.weights, list(get_model_weights(self.config.architecture))
+        if isinstance(weights, Path):
+            return next((one for one in published if Path(one.url).name == weights.name), None)
+        found = next((one for one in published if one.name == weights), None)
+        if found is None:
+            raise UsageError(
+                f"torchvision publishes no weights {weights!r} of {self.config.architecture}",
+                where=f"agent {self.config.name!r}",
+                hint=f"there are {', '.join(one.name for one in published)}; a file is named with its suffix, .pth say",
+            )
+        return found
+
+    def _labels(self, dataset: Dataset) -> np.ndarray:
+        """Index of the dataset's class for each label, background first."""
+        labels, where = self.config.labels, f"agent {self.config.name!r}"
+        if labels is None:
+            labels = "weights" if self.known else "dataset"
+        if labels == "weights":
+            if self.known is None:
+                raise UsageError(
+                    'labels = "weights", but these weights are not published ones, so their labels are not known',
+                    where=where,
+                    hint='give the names in order, or labels = "dataset"',
+                )
+            names = self.known.meta["categories"][1:]
+        else:
+            names = list(dataset.classes) if labels == "dataset" else labels
+        return np.concatenate([[-1], class_labels(names, dataset.classes, self.config)]).astype(np.int32)
+
+    def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
+        super().load(frozen, dataset, device)
+        labels = self._labels(dataset)
+        with torch.random.fork_rng(devices=[]):  # weights are drawn, and thrown away
+            model = get_model_builder(self.config.architecture)(
+                weights=None, weights_backbone=None, num_classes=len(labels)
+            )
+        load_weights(model, read_weights(self.file), self.file, self.config.architecture)
+        if self.known and (self.config.architecture, self.known.name) in NO_EPS:
+            for module in model.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eps = 0.0
+        self.use(model, labels)
+
+    def gflops(self, dataset: Dataset) -> float | None:
+        """As torchvision publishes them for the weights; measured for own files and other sizes of images."""
+        if self.known and self.config.min_size is None and self.config.max_size is None:
+            return float(self.known.meta["_ops"])
+        return super().gflops(dataset)
+
+    def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
+        """Weights count by their content, and by whether they are published ones: these may be used differently."""
+        fields = super().fingerprint(dataset)
+        fields["weights"] = file_digest(self.file) if is_file(self.file) else None
+        return {**fields, "published": self.known.name if self.known else None}
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file. Nothing but tensors is ever unpickled.
+
+    Raises:
+        DataError: it cannot be read, or holds no tensors; names the file.
+    """
+    hint = "save it with torch.save(model.state_dict(), FILE), or as .safetensors"
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged files raise whatever the part that is damaged leads to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"weights cannot be read: {reason}", where=file, hint=hint) from error
+    while isinstance(content, Mapping) and not all(isinstance(value, Tensor) for value in content.values()):
+        inner = next((content[name] for name in NESTED if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise DataError(f"holds no weights, by itself or under {', '.join(NESTED)}", where=file, hint=hint)
+    return {name.removeprefix("module."): value for name, value in content.items()}  # DataParallel's prefix
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], file: Path, architecture: str) -> None:
+    """Put weights into a model.
+
+    ``num_batches_tracked`` is left as it is: batch normalisation that was frozen in training has none, and none is
+    needed to answer.
+
+    Raises:
+        DataError: they do not fit, or are not finite; names the file and the first key at fault.
+    """
+    tracked = ".num_batches_tracked"
+    wanted = {name: value for name, value in model.state_dict().items() if not name.endswith(tracked)}
+    given = {name: value for name, value in weights.items() if not name.endswith(tracked)}
+    hint = f"are these weights of {architecture}?"
+    for name, value in wanted.items():
+        if name not in given:
+            raise DataError(f"has no weights {name!r}", where=file, hint=hint)
+        shapes = [tuple(tensor.shape) for tensor in (given[name], value)]
+        if shapes[0] != shapes[1]:
+            hint += " They may be for another number of classes: `labels` names them, without the background"
+            raise DataError(f"{name!r} is of shape {shapes[0]}, expected {shapes[1]}", where=file, hint=hint)
+        if not torch.isfinite(given[name]).all():
+            raise DataError(f"{name!r} has values that are not finite", where=file, hint="training diverged: retrain")
+    for name in given:
+        if name not in wanted:
+            raise DataError(f"has weights {name!r}, for which there is no place", where=file, hint=hint)
+    model.load_state_dict(given, strict=False)

@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo test stress bench lint format clean
+.PHONY: help install demo demo-digits test stress bench lint format clean
 
 help:  ## what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 install: $(INSTALLED)  ## a .venv with the l2d command
 
@@ -19,6 +19,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 demo: install  ## the whole job on real patients, in l2d-demo-support2/
 	$(BIN)/l2d demo support2
+
+demo-digits: install  ## the same for object detection, on semi-synthetic scenes, in l2d-demo-digits/
+	$(BIN)/l2d demo digits
 
 test: install  ## all fast tests, as CI runs them
 	$(BIN)/python -m pytest
@@ -39,4 +42,4 @@ format: install  ## let ruff format everything
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and the demo's folder
-	rm -rf .venv l2d-demo-support2 build ./*.egg-info
+	rm -rf .venv l2d-demo-support2 l2d-demo-digits build ./*.egg-info

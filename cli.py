@@ -52,7 +52,9 @@ class Failures(StrEnum):
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed to stdout.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what was made from something else.")]
+ReplaceOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it is there.")]
 CacheArgument = Annotated[Path, typer.Argument(help="A cost cache made by `l2d build`.", metavar="CACHE")]
+RunArgument = Annotated[Path, typer.Argument(help="A run made by `l2d train`, or one of a sweep's.", metavar="RUN")]
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 
 # What `train` and `sweep` have in common.
@@ -65,6 +67,17 @@ ScheduleOption = Annotated[str, typer.Option(help="cosine, linear or constant.")
 WarmupOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")]
 WeightDecayOption = Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")]
 HiddenOption = Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")]
+LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp.")]
+LossOption = Annotated[str, typer.Option(help="surrogate (the paper's), regression or one_vs_all.")]
+RecentreOption = Annotated[
+    bool, typer.Option("--recentre/--no-recentre", help="Train on costs less the sample's cheapest.")
+]
+PatienceOption = Annotated[
+    int, typer.Option(min=0, help="Stop so many epochs after the lowest validation risk. 0: never.")
+]
+MemoryOption = Annotated[
+    str | None, typer.Option(help="Rows held at once, such as 500MB or 2GiB; more are streamed. Default: all of them.")
+]
 FailuresOption = Annotated[
     Failures, typer.Option(help="Recorded failures: refuse; drop those samples; or charge the worst training cost.")
 ]
@@ -198,6 +211,11 @@ def train(
     warmup: WarmupOption = 0.1,
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
+    layers: LayersOption = 2,
+    loss: LossOption = "surrogate",
+    recentre: RecentreOption = False,
+    patience: PatienceOption = 0,
+    memory: MemoryOption = None,
     failures: FailuresOption = Failures.refuse,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
@@ -215,7 +233,8 @@ def train(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, failures=failures.value,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
+        memory=_bytes(memory), failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": [method],
@@ -227,7 +246,8 @@ def train(
     }
     if len(grid["betas"]) > 1:
         raise UsageError(f"--beta {beta} gives {len(grid['betas'])} values", hint="for a grid: l2d sweep")
-    _sweep(cache, grid, config, lambda point: out, device, overwrite)
+    if _sweep(cache, grid, config, lambda point: out, device, overwrite) is None:
+        return
     _evaluate([out], Split.test, format)
     sql = "SELECT agent, count(*) FROM allocations GROUP BY ALL"
     say(f'next: l2d report {quote(out)}, or l2d query {quote(out)} {quote(cache)} "{sql}"')
@@ -251,6 +271,11 @@ def sweep(
     warmup: WarmupOption = 0.1,
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
+    layers: LayersOption = 2,
+    loss: LossOption = "surrogate",
+    recentre: RecentreOption = False,
+    patience: PatienceOption = 0,
+    memory: MemoryOption = None,
     failures: FailuresOption = Failures.refuse,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
@@ -263,12 +288,15 @@ def sweep(
         l2d sweep support2.cache --out runs --method multi-task,classification-only,regression-only
 
         l2d sweep support2.cache --out betas --beta 0,0.05,0.1,0.2,0.4 --seeds 4
+
+        torchrun --standalone --nproc-per-node 2 --no-python l2d sweep support2.cache --out runs
     """
     from rejector.training import TrainConfig
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, failures=failures.value,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
+        memory=_bytes(memory), failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": _list(method, str, "--method"),
@@ -279,6 +307,8 @@ def sweep(
         "cost": cost,
     }
     folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite)
+    if folders is None:
+        return
     _evaluate(folders, Split.test, format, one=False)
     say(f"next: l2d report {quote(out)}, or l2d evaluate {quote(out)} --split validation")
 
@@ -294,6 +324,47 @@ def evaluate(runs: RunsArgument, split: Split = Split.test, format: FormatOption
         l2d evaluate run --split validation --format json
     """
     _evaluate(runs, split, format)
+
+
+@app.command()
+def route(
+    run: RunArgument,
+    source: Annotated[
+        Path,
+        typer.Argument(help="A Parquet or CSV file: the source's columns, or `features`. Or a cache.", metavar="INPUT"),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The allocations: a .parquet or .csv file.")],
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="Column of sample ids. Default: the recipe's `id`, else row numbers.")
+    ] = None,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Allocate inputs that nobody has labelled: which agent each should go to, and every agent's score.
+
+    Reads and writes in batches, so a file of any size will do. The cache that the run was trained on is not needed.
+
+    Examples:
+
+        l2d route run new_patients.csv --out allocations.parquet
+
+        l2d route run new_patients.parquet --out allocations.csv --id patient --format json
+    """
+    from data.render import print_rows
+    from rejector.route import route as run_route
+
+    with _Bars() as bars:
+        done = run_route(
+            run,
+            source,
+            out,
+            id_column=id_column,
+            overwrite=overwrite,
+            progress=lambda rows: bars.start("routing", rows),
+        )
+    rate = f"{done.samples:,} inputs in {done.seconds:.1f} s, {done.samples / done.seconds:,.0f} a second"
+    print_rows(done.rows(), format.value, title=rate)
+    say(f"wrote {out}; sample ids: {done.ids}")
 
 
 @app.command()
@@ -350,6 +421,30 @@ def report(
 
 
 @app.command()
+def export(
+    run: RunArgument,
+    onnx: Annotated[Path, typer.Option("--onnx", help="The ONNX file.")],
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Write the rejector for production: an ONNX model from raw features to scores and the agent's index.
+
+    Standardisation is inside, the batch size is free; agents, query costs and features' names are in its metadata.
+    Needs the extra `onnx`: pip install 'l2d[onnx]'.
+
+    Examples:
+
+        l2d export run --onnx rejector.onnx
+
+        l2d export runs/multi-task_beta=0.1_nu=1_seed=0 --onnx rejector.onnx --format json
+    """
+    from data.render import print_rows
+    from rejector.export import export_run
+
+    print_rows([export_run(run, onnx, overwrite=overwrite).row()], format.value)
+
+
+@app.command()
 def digits(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in Pascal VOC's layout.")],
     images: Annotated[float, typer.Option(min=0.01, help="How many scenes, as a multiple of the usual.")] = 1.0,
@@ -366,9 +461,10 @@ def digits(
     from data.digits import IMAGES, write_digits
 
     counts = {name: max(1, round(images * count)) for name, count in IMAGES.items()}
-    write_digits(out, images=counts, seed=seed)
+    written = write_digits(out, images=counts, seed=seed)
     print(out)
-    say("scenes: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()))
+    numbers = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    say(f"scenes: {numbers}" + ("" if written else "; they were there already"))
     say(f"next: l2d build digits --data {quote(out)} --out digits.cache")
 
 
@@ -415,9 +511,11 @@ def say(text: str, *, bold: bool = False) -> None:
     typer.secho(text, err=True, bold=bold)
 
 
-def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool) -> list[Path]:
+def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool) -> list[Path] | None:
+    """Train; folders of the runs. None in the processes of a `torchrun` that have nothing to say."""
     from data.cache import CostCache
     from data.device import resolve_device
+    from rejector.distributed import is_first
     from rejector.grid import make_grid
     from rejector.sweep import sweep as run_sweep
 
@@ -429,6 +527,8 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
         done = run_sweep(
             opened, points, folders, config, device=resolve_device(device), overwrite=overwrite, progress=advance
         )
+    if not is_first():
+        return None
     if done.trained:
         what = "1 rejector" if done.trained == 1 else f"{done.trained} rejectors together"
         say(f"trained {what} in {done.seconds:.1f} s, asking no agent")
@@ -474,7 +574,7 @@ class _Bars:
         for bar in self.bars:
             bar.close()
 
-    def start(self, agent: str, samples: int) -> Callable[[int], None]:
+    def start(self, agent: str, samples: int | None) -> Callable[[int], None]:
         from tqdm import tqdm
 
         for bar in self.bars:
@@ -496,6 +596,21 @@ class _Bars:
             bar.update(rows)
 
         return advance
+
+
+def _bytes(text: str | None) -> int | None:
+    """A size such as 500MB or 2GiB."""
+    if text is None:
+        return None
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+    number = text.strip().rstrip("BbIiKkMmGg ")
+    try:
+        size = float(number) * units[text.strip()[len(number) :].strip().upper()]
+        if not 0 < size < float("inf"):
+            raise ValueError
+    except (ValueError, KeyError):
+        raise UsageError(f"--memory {text}: no size", hint="such as --memory 500MB or 2GiB") from None
+    return round(size)
 
 
 def _list(text: str, kind: type, option: str) -> list:

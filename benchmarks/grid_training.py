@@ -1,10 +1,11 @@
 """A grid of 28 rejectors (7 betas x 4 seeds) trained together against 28 plain PyTorch trainings one after another.
 
-    python benchmarks/grid_training.py [--rows 20000] [--rounds 3]
+    python benchmarks/grid_training.py [--rows 100000] [--rounds 3] [--only mlp,transformer,growth]
 
 The plain trainings are what a user would write: the same network, loss, optimiser and batch size, once with tensors
 indexed by a permutation and once with TensorDataset and DataLoader. They train 4 (indexing) or 1 (DataLoader) of the 28
-and are scaled. Ratios are taken within a round; the table shows their medians.
+and are scaled. Ratios are taken within a round; tables show their medians. Growth is the exponent of a power law fitted
+to the seconds of one epoch, the least of the rounds: 1 is linear, 0 is free.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import argparse
 import json
 import statistics
 import time
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -24,52 +27,74 @@ from rejector.table import CostTable
 from rejector.training import TrainConfig, train_grid
 
 BETAS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
-SEEDS = [0, 1, 2, 3]
-WIDTH, AGENTS, HIDDEN = 64, 4, 128
+SEEDS = 4
 
 
-def data(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(rows, WIDTH, generator=generator), torch.rand(rows, AGENTS, generator=generator)
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is trained: the shape of the table, of the network, of the grid."""
+
+    rows: int
+    batch: int
+    width: int = 64
+    agents: int = 4
+    hidden: int = 128
+    layers: int = 1
+    network: str = "mlp"
+    betas: int = len(BETAS)
+    seeds: int = SEEDS
+
+    def data(self) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        features = torch.randn(self.rows, self.width, generator=generator)
+        return features, torch.rand(self.rows, self.agents, generator=generator)
+
+    @property
+    def points(self) -> int:
+        return self.betas * self.seeds
+
+    def query_costs(self, position: int) -> tuple[float, ...]:
+        return (0.0, *[BETAS[position % len(BETAS)]] * (self.agents - 1))
 
 
-def grid(rows: int, batch: int) -> float:
-    """Seconds for one epoch of all 28 together."""
-    features, costs = data(rows)
+def grid(task: Task) -> float:
+    """Seconds for one epoch of the grid, together."""
+    features, costs = task.data()
     table = CostTable(split="train", ids=[], features=features, raw=costs[:, :, None])
     few = CostTable(split="validation", ids=[], features=features[:16], raw=costs[:16, :, None])
     points = [
         GridPoint(
-            run_id=f"{beta}-{seed}",
+            run_id=f"{position}-{seed}",
             method="multi-task",
             weights=CostWeights((("cla", 1.0),)),
-            beta=beta,
-            query_costs=(0.0, *[beta] * (AGENTS - 1)),
+            beta=max(task.query_costs(position)),
+            query_costs=task.query_costs(position),
             nu=1.0,
             seed=seed,
         )
-        for beta in BETAS
-        for seed in SEEDS
+        for position in range(task.betas)
+        for seed in range(task.seeds)
     ]
-    config = TrainConfig(hidden=HIDDEN, epochs=1, batch_size=batch)
+    layers = task.layers if task.network == "mlp" else 2
+    config = TrainConfig(network=task.network, hidden=task.hidden, layers=layers, epochs=1, batch_size=task.batch)
     start = time.perf_counter()
     train_grid(points, table, few, config, tasks=["cla"])
     return time.perf_counter() - start
 
 
-def plain(rows: int, batch: int, *, loader: bool, models: int) -> float:
-    """Seconds for one epoch of 28 models one after another, from training some of them."""
-    features, costs = data(rows)
+def plain(task: Task, *, loader: bool, models: int) -> float:
+    """Seconds for one epoch of as many models one after another, from training some of them."""
+    features, costs = task.data()
     start = time.perf_counter()
     for seed in range(models):
         torch.manual_seed(seed)
-        network = make_network("mlp", WIDTH, AGENTS, HIDDEN)
+        network = make_network(task.network, task.width, task.agents, task.hidden, task.layers)
         optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-        beta = torch.tensor([0.0, *[BETAS[seed]] * (AGENTS - 1)])
+        beta = torch.tensor(task.query_costs(seed))
         if loader:
-            batches = iter(DataLoader(TensorDataset(features, costs), batch_size=batch, shuffle=True))
+            batches = iter(DataLoader(TensorDataset(features, costs), batch_size=task.batch, shuffle=True))
         else:
-            batches = ((features[i], costs[i]) for i in torch.randperm(rows).split(batch))
+            batches = ((features[i], costs[i]) for i in torch.randperm(task.rows).split(task.batch))
         for x, raw in batches:
             total = raw + beta
             weights = total.sum(1, keepdim=True) - total
@@ -77,30 +102,68 @@ def plain(rows: int, batch: int, *, loader: bool, models: int) -> float:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return (time.perf_counter() - start) / models * len(BETAS) * len(SEEDS)
+    return (time.perf_counter() - start) / models * task.points
+
+
+def against_plain(tasks: list[tuple[str, Task]], rounds: int) -> dict[str, float]:
+    """Print a table of grids and plain trainings; return the ratios."""
+    print("\n| rejectors | batch | grid, s | x tensor indexing, s | ratio (range) | x DataLoader, s | ratio (range) |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    ratios = {}
+    for name, task in tasks:
+        grid(replace(task, rows=task.batch))  # torch's first calls are slow
+        times = [
+            (grid(task), plain(task, loader=False, models=min(4, task.points)), plain(task, loader=True, models=1))
+            for _ in range(rounds)
+        ]
+        ours, indexing, loading = (statistics.median(column) for column in zip(*times, strict=True))
+        cells = []
+        for kind, seconds, place in (("indexing", indexing, 1), ("dataloader", loading, 2)):
+            found = sorted(row[place] / row[0] for row in times)
+            ratios[f"{name}, batch {task.batch}, {kind}"] = round(statistics.median(found), 2)
+            cells.append(f"{seconds:.1f} | {statistics.median(found):.1f} ({found[0]:.1f} to {found[-1]:.1f})")
+        print(f"| {task.points} {name} | {task.batch} | {ours:.2f} | {' | '.join(cells)} |", flush=True)
+    return ratios
+
+
+def growth(base: Task, rounds: int) -> dict[str, float]:
+    """Print seconds of one epoch as one thing grows and all else stays; return fitted exponents."""
+    print("\n| one epoch against | values | seconds | exponent |\n| --- | --- | --- | ---: |")
+    exponents = {}
+    for name, values in {
+        "rows": [base.rows // 4, base.rows // 2, base.rows, 2 * base.rows],
+        "points": [4, 8, 16, 28, 56, 112],
+        "agents": [2, 4, 8, 16, 32],
+        "width": [16, 32, 64, 128, 256],
+        "hidden": [32, 64, 128, 256, 512],
+    }.items():
+        grown = [{"betas": value // base.seeds} if name == "points" else {name: value} for value in values]
+        seconds = [min(grid(replace(base, **change)) for _ in range(rounds)) for change in grown]
+        exponents[name] = round(float(np.polyfit(np.log(values), np.log(seconds), 1)[0]), 2)
+        cells = (", ".join(f"{value:,}" for value in values), ", ".join(f"{s:.2f}" for s in seconds))
+        print(f"| {name} | {cells[0]} | {cells[1]} | {exponents[name]} |", flush=True)
+    return exponents
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=20_000)
+    parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default="mlp,transformer,growth", help="some of these, by commas")
     options = parser.parse_args()
-    ratios: dict[str, float] = {}
-    print("| batch | grid, s | 28 x tensor indexing, s | ratio | 28 x DataLoader, s | ratio |")
-    print("| ---: | ---: | ---: | ---: | ---: | ---: |")
-    for batch in (64, 1024):
-        rounds = []
-        for _ in range(options.rounds):
-            ours = grid(options.rows, batch)
-            indexing = plain(options.rows, batch, loader=False, models=4)
-            loading = plain(options.rows, batch, loader=True, models=1)
-            rounds.append((ours, indexing, loading))
-        ours, indexing, loading = (statistics.median(column) for column in zip(*rounds, strict=True))
-        by_indexing = statistics.median(i / o for o, i, _ in rounds)
-        by_loading = statistics.median(x / o for o, _, x in rounds)
-        print(f"| {batch} | {ours:.1f} | {indexing:.1f} | {by_indexing:.1f} | {loading:.1f} | {by_loading:.1f} |")
-        ratios |= {f"indexing_batch_{batch}": round(by_indexing, 2), f"dataloader_batch_{batch}": round(by_loading, 2)}
-    print(json.dumps(ratios))
+    only, rows = options.only.split(","), options.rows
+    result = {}
+    if "mlp" in only:
+        shapes = (("mlp, one hidden layer", 1), ("mlp, two hidden layers", 2))
+        tasks = [(n, Task(rows=rows, batch=batch, layers=layers)) for n, layers in shapes for batch in (64, 1024)]
+        result |= against_plain(tasks, options.rounds)
+    if "transformer" in only:
+        small = {"network": "transformer", "width": 16, "hidden": 32}
+        tasks = [("transformer", Task(rows=rows // n, batch=batch, **small)) for batch, n in ((64, 20), (1024, 10))]
+        result |= against_plain(tasks, options.rounds)
+    if "growth" in only:
+        result["exponents"] = growth(Task(rows=rows // 2, batch=64), options.rounds)
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ class ObjectBoxCost(_OfConfidentBoxes):
         """Cost of the detections on each of n images: float32 (n,)."""
         match = self._match(detections, targets)
         if self.kind == "object_iou":
-            cost = 1.0 - np.minimum(match.iou, 1.0)  # rounding may lift that of equal boxes above 1
+            cost = 1.0 - match.iou
         else:
             cost = np.full(len(targets.label), self.clamp)
             found = np.flatnonzero(match.detection >= 0)  # so they have an area to divide by

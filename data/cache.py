@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow as pa
 from . import schema, store
 from .errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 from .integrity import REBUILD_HINT, sha256_of, skeleton_digest
+from .mapped import MappedPart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,26 +235,57 @@ class CostCache:
             raise CorruptPart(f"says nothing about {part.name}", where=file, hint="delete this file and build again")
         return None if parts is None else parts[part.name]
 
+    def map_part(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...]) -> tuple[MappedPart, str]:
+        """A part whose columns can be read again and again without being decoded, checked as a read one is.
+
+        Args:
+            owner: ``samples``, or the agent's name.
+
+        Returns:
+            The part, and the digest of its samples' ids.
+
+        Raises:
+            IncompleteCache: it is missing.
+            CorruptPart: it is damaged or another part.
+        """
+        with self._missing_named(part):
+            mapped = MappedPart(part, columns)
+            self._check(part, chunk, owner, mapped.header.facts, mapped.header.rows, mapped.header.skeleton)
+        ids = mapped.header.facts["ids"]
+        mapped.header = None
+        return mapped, ids
+
     def _read(self, path: Path, chunk: int, columns: list[str] | None, owner: str) -> pa.Table:
-        try:
-            sealed = self._sealed(path)
+        with self._missing_named(path):
             table = store.read_table(path, columns)
-            if sealed is not None and skeleton_digest(path) != sealed["skeleton"]:
-                raise CorruptPart("is not the file that was sealed", where=path, hint=REBUILD_HINT)
-        except FileNotFoundError:
-            raise IncompleteCache(
-                "this part is missing", where=path, hint="run the `l2d build` that made the cache again"
-            ) from None
-        facts = store.facts_of(table)
+            skeleton = None if self._sealed(path) is None else skeleton_digest(path)
+            self._check(path, chunk, owner, store.facts_of(table), table.num_rows, skeleton)
+        return table
+
+    def _check(
+        self, path: Path, chunk: int, owner: str, facts: dict[str, str], found_rows: int, skeleton: str | None
+    ) -> None:
+        """Refuse a part that is not the sealed one, or not the one of its name."""
+        sealed = self._sealed(path)
+        if sealed is not None and skeleton != sealed["skeleton"]:
+            raise CorruptPart("is not the file that was sealed", where=path, hint=REBUILD_HINT)
         expected = {"chunk": str(chunk), "owner": owner, "schema": str(self.record.schema_version)}
         wrong = {name: facts.get(name) for name, value in expected.items() if facts.get(name) != value}
         if "ids" not in facts:
             wrong["ids"] = None
         rows = len(self.record.chunk_rows(chunk))
-        if wrong or table.num_rows != rows:
-            found = wrong or f"{table.num_rows} rows, not {rows}"
+        if wrong or found_rows != rows:
+            found = wrong or f"{found_rows} rows, not {rows}"
             raise CorruptPart(f"is another part than its name says: {found}", where=path, hint=REBUILD_HINT)
-        return table
+
+    @contextmanager
+    def _missing_named(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise IncompleteCache(
+                "this part is missing", where=path, hint="run the `l2d build` that made the cache again"
+            ) from None
 
 
 def read_cache_record(path: Path) -> CacheRecord:

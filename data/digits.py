@@ -158,8 +158,9 @@ def draw_scene(generator: np.random.Generator, pool: Pool, size: int) -> tuple[n
         name = CLASSES[pool[1][chosen]]
         objects.append(VocObject(name, tuple(map(float, box)), bool(bottom - top < DIFFICULT_HEIGHT)))
     light = unevenness * _unevenness(generator, size) + noise * generator.standard_normal(mask.shape, dtype=np.float32)
-    colours = ground.astype(np.float32) + light[..., None] + ink.astype(np.float32) * mask[..., None]
-    return (np.clip(colours, 0, 1) * 255).astype(np.uint8), objects
+    ground, ink = (colour.astype(np.float32)[:, None, None] for colour in (ground, ink))
+    colours = np.clip(ground + light + ink * mask, 0, 1) * 255
+    return np.ascontiguousarray(colours.astype(np.uint8).transpose(1, 2, 0)), objects
 
 
 def _unevenness(generator: np.random.Generator, size: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -107,11 +107,11 @@ class FeatureEncoder:
         """
         columns = []
         for feature in self.features:
-            column = evaluate(table, feature.expression)
             if isinstance(feature, CategoricalFeature):
-                values = column.cast(pl.String).fill_null(MISSING_CATEGORY)
+                values = evaluate(table, feature.expression, pl.String).fill_null(MISSING_CATEGORY)
                 columns += [(values == category).to_numpy() for category in feature.categories]
             else:
+                column = evaluate(table, feature.expression)
                 try:
                     numbers = _numbers(column)
                 except pl.exceptions.PolarsError as error:
@@ -153,7 +153,37 @@ class FeatureEncoder:
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each column (constant columns get 1), float32, shape (width,)."""
-    mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
+    return _as_stored(features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64))
+
+
+def standardisation_of_parts(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """:func:`standardisation` of a matrix that comes in parts (n, width), read once.
+
+    Each part's mean and squared deviations are merged in float64 (Chan, Golub and LeVeque 1979, "Updating formulae and
+    a pairwise algorithm for computing sample variances"): no difference of large sums, so as exact as two passes.
+
+    Raises:
+        ValueError: there is no part.
+    """
+    count, mean, squares = 0, None, None
+    for part in parts:
+        exact = part.astype(np.float64)
+        part_mean = exact.mean(axis=0)
+        exact -= part_mean
+        part_squares = np.einsum("ij,ij->j", exact, exact)
+        if mean is None:
+            count, mean, squares = len(part), part_mean, part_squares
+            continue
+        step, total = part_mean - mean, count + len(part)
+        mean += step * (len(part) / total)
+        squares += part_squares + step**2 * (count * len(part) / total)
+        count = total
+    if mean is None:
+        raise ValueError("no part")
+    return _as_stored(mean, np.sqrt(squares / count))
+
+
+def _as_stored(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean.astype(np.float32), np.where(std < 1e-6, 1.0, std).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,35 +50,46 @@ def skeleton_digest(path: Path) -> str:
         CorruptPart: the file is not what was written.
         FileNotFoundError: there is no such file.
     """
-    with corruption_named(path):
-        footer, start, mark = _footer(path)
-        headers, digest = (mark.group(part).decode() for part in (1, 2))
-        if _footer_digest(footer, start, mark) != digest or _headers_digest(path) != headers:
-            raise CorruptPart("is not what was written: its digest differs", where=path, hint=REBUILD_HINT)
-        return digest
+    with corruption_named(path), open(path, "rb") as file:
+        return skeleton_of(file, path)
+
+
+def skeleton_of(file: BinaryIO, path: Path) -> str:
+    """:func:`skeleton_digest` of an open file, or of one that is mapped; ``path`` names it in what is raised.
+
+    Raises:
+        CorruptPart: the file is not what was written.
+        OSError, ValueError, pyarrow.ArrowException: it is no Parquet file of ours at all.
+    """
+    footer, start, mark = _footer(file)
+    headers, digest = (mark.group(part).decode() for part in (1, 2))
+    if _footer_digest(footer, start, mark) != digest or _headers_digest(file) != headers:
+        raise CorruptPart("is not what was written: its digest differs", where=path, hint=REBUILD_HINT)
+    return digest
 
 
 def write_skeleton(path: Path) -> None:
-    _, start, mark = _footer(path)
     with open(path, "r+b") as file:
+        _, start, mark = _footer(file)
+        headers = _headers_digest(file).encode()
         file.seek(start + mark.start(1))
-        file.write(_headers_digest(path).encode())
-    footer, start, mark = _footer(path)
-    with open(path, "r+b") as file:
+        file.write(headers)
+        footer, start, mark = _footer(file)
         file.seek(start + mark.start(2))
         file.write(_footer_digest(footer, start, mark).encode())
 
 
-def _footer(path: Path) -> tuple[bytes, int, re.Match[bytes]]:
+def _footer(file: BinaryIO) -> tuple[bytes, int, re.Match[bytes]]:
     """A file's last bytes from its footer on, their position, and where the digests stand in them."""
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        file.seek(-8, os.SEEK_END)
-        start = size - 8 - int.from_bytes(file.read(4), "little")
-        if start < 4:
-            raise ValueError("its footer is longer than the file")
-        file.seek(start)
-        footer = file.read()
+    size = file.seek(0, os.SEEK_END)
+    if size < 12:
+        raise ValueError(f"it has {size} bytes")
+    file.seek(size - 8)
+    start = size - 8 - int.from_bytes(file.read(4), "little")
+    if start < 4:
+        raise ValueError("its footer is longer than the file")
+    file.seek(start)
+    footer = file.read()
     marks = list(_SKELETON_PATTERN.finditer(footer))
     if len(marks) != 1:
         raise ValueError("it carries no digest of its own")
@@ -90,14 +102,13 @@ def _footer_digest(footer: bytes, start: int, mark: re.Match[bytes]) -> str:
     return hashlib.sha256(start.to_bytes(8, "little") + blank).hexdigest()
 
 
-def _headers_digest(path: Path) -> str:
+def _headers_digest(file: BinaryIO) -> str:
     state = hashlib.sha256()
-    with open(path, "rb") as file:
-        metadata = pq.ParquetFile(file).metadata
-        for group in range(metadata.num_row_groups):
-            for column in range(metadata.num_columns):
-                file.seek(metadata.row_group(group).column(column).data_page_offset)
-                state.update(file.read(64))
+    metadata = pq.read_metadata(file)
+    for group in range(metadata.num_row_groups):
+        for column in range(metadata.num_columns):
+            file.seek(metadata.row_group(group).column(column).data_page_offset)
+            state.update(file.read(64))
     return state.hexdigest()
 
 

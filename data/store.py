@@ -13,12 +13,13 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.csv import CSVWriter
 
 from .errors import CorruptPart, DataError
 from .integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
@@ -161,6 +162,31 @@ def commit_table(path: Path, table: pa.Table, facts: dict[str, str] | None = Non
     def write(temporary: Path) -> None:
         pq.write_table(table, temporary, **PARQUET_LAYOUT)
         write_skeleton(temporary)
+
+    return commit(path, write, replace=replace)
+
+
+def commit_batches(
+    path: Path, kind: pa.Schema, batches: Iterable[pa.RecordBatch], facts: dict[str, str], *, replace: bool = False
+) -> bool:
+    """:func:`commit` a table larger than memory: as CSV if ``path`` says so, else as :func:`commit_table` does.
+
+    Args:
+        kind: the columns of every batch.
+        batches: become a row group each. What they raise comes through, and nothing is left.
+    """
+    kind = kind.with_metadata(
+        {f"l2d.{name}": value for name, value in facts.items()} | {"l2d.skeleton": SKELETON_BLANK}
+    )
+    layout = {name: value for name, value in PARQUET_LAYOUT.items() if name != "row_group_size"}
+    is_csv = path.suffix.lower() == ".csv"
+
+    def write(temporary: Path) -> None:
+        with CSVWriter(temporary, kind) if is_csv else pq.ParquetWriter(temporary, kind, **layout) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        if not is_csv:
+            write_skeleton(temporary)
 
     return commit(path, write, replace=replace)
 

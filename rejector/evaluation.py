@@ -75,7 +75,7 @@ class Measured:
 def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
     table = measured.table
     names = [agent.name for agent in cache.agents]
-    costs = point_costs(table, run.point, cache.record.tasks)
+    costs = point_costs(table.raw, run.point, cache.record.tasks)
     allocation = allocate(run.rejector.scores(table.features))
     losses = deferral_loss(allocation, costs).double().numpy()
     rates = baselines.allocation_rates(allocation, len(names))

@@ -17,12 +17,13 @@ class Linear(nn.Linear):
 
 
 class MLP(nn.Sequential):
-    """Two hidden layers of ``hidden`` units: (batch, width) -> (batch, agents)."""
+    """``layers`` hidden layers of ``hidden`` units: (batch, width) -> (batch, agents)."""
 
-    def __init__(self, width: int, num_agents: int, hidden: int):
-        super().__init__(
-            nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, num_agents)
-        )
+    def __init__(self, width: int, num_agents: int, hidden: int, layers: int = 2):
+        modules: list[nn.Module] = []
+        for size in [width] + [hidden] * (layers - 1):
+            modules += [nn.Linear(size, hidden), nn.ReLU()]
+        super().__init__(*modules, nn.Linear(hidden, num_agents))
 
 
 class Transformer(nn.Module):
@@ -46,16 +47,24 @@ class Transformer(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         tokens = features.unsqueeze(-1) * self.value + self.bias  # (batch, width, hidden)
         summary = self.summary.expand(features.shape[0], 1, -1)
-        tokens = torch.cat([summary, tokens], dim=1)
-        query, key, value = self._split(self.to_qkv(self.norm_attention(tokens)))
-        weights = (query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5).softmax(-1)
-        tokens = tokens + self.from_heads((weights @ value).transpose(1, 2).flatten(2))
-        tokens = tokens + self.mlp(self.norm_mlp(tokens))
-        return self.head(self.norm_out(tokens[:, 0]))
+        tokens = self.norm_attention(torch.cat([summary, tokens], dim=1))
+        summary = summary.squeeze(1) + self.from_heads(self._attend(tokens))
+        return self.head(self.norm_out(summary + self.mlp(self.norm_mlp(summary))))
 
-    def _split(self, qkv: Tensor) -> list[Tensor]:
-        """(batch, tokens, 3 hidden) -> three of (batch, heads, tokens, hidden / heads)."""
-        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=-1)]
+    def _attend(self, tokens: Tensor) -> Tensor:
+        """Attention of the class token to all: (batch, 1 + width, hidden) -> (batch, hidden).
+
+        Only the class token is read out, so only it asks, and it asks the same of every sample. So its query is moved
+        to the keys' side and the mean over tokens to the values': tokens themselves are never multiplied by a matrix.
+        (The keys' bias is the same for all tokens and so does not matter to their softmax.)
+        """
+        weights, biases = self.to_qkv.weight.unflatten(0, (3, self.heads, -1)), self.to_qkv.bias.chunk(3)
+        to_query, to_key, to_value = weights.unbind()  # (heads, hidden / heads, hidden) each
+        query = to_query @ self.norm_attention(self.summary) + biases[0].unflatten(0, (self.heads, -1))
+        asked = (query.unsqueeze(1) @ to_key).squeeze(1) * query.shape[-1] ** -0.5  # (heads, hidden)
+        shares = (tokens @ asked.mT).softmax(dim=1)  # (batch, 1 + width, heads)
+        seen = (shares.mT @ tokens).transpose(0, 1)  # (heads, batch, hidden)
+        return (seen @ to_value.mT).transpose(0, 1).flatten(1) + biases[2]
 
 
 class Conv(nn.Module):
@@ -81,7 +90,7 @@ class Conv(nn.Module):
         return self.head(self.layers(images).mean(dim=(-2, -1)))
 
 
-NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
     "mlp": MLP,
     "transformer": Transformer,
@@ -92,6 +101,6 @@ NETWORKS: dict[str, Callable[[int, int, int], nn.Module]] = {
 INPUT_OF = {"linear": "features", "mlp": "features", "transformer": "features", "conv": "image"}
 
 
-def make_network(kind: str, width: int, num_agents: int, hidden: int) -> nn.Module:
-    """A rejector network of a kind in :data:`NETWORKS`."""
-    return NETWORKS[kind](width, num_agents, hidden)
+def make_network(kind: str, width: int, num_agents: int, hidden: int, layers: int = 2) -> nn.Module:
+    """A rejector network of a kind in :data:`NETWORKS`; ``layers`` are the mlp's."""
+    return NETWORKS[kind](width, num_agents, hidden, **({"layers": layers} if kind == "mlp" else {}))

@@ -2,7 +2,7 @@
 
 ::
 
-    RUN/run.json               the grid point, training settings, cache and its fingerprint, learning curve
+    RUN/run.json               the grid point, training settings, how inputs are made, cache and its fingerprint, curve
     RUN/rejector.safetensors   parameters, and mean and deviation of the training features
     RUN/allocations.parquet    per sample: agent, scores, counterfactual costs, deferral cost, oracle agent
 
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,24 +28,32 @@ from data.integrity import sha256_of, skeleton_digest
 
 from .costs import CostWeights
 from .grid import GridPoint
+from .inputs import InputRecord
 from .losses import allocate, deferral_loss, oracle_allocation
-from .table import CostTable
+from .networks import INPUT_OF
+from .streaming import Stream
+from .table import CostTable, TableStream
 from .training import TrainConfig, TrainedRejector, point_costs
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"
 ALLOCATIONS_FILE = "allocations.parquet"
+BATCH_ROWS = 32_768  # allocated and written at once
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back: its folder, the rejector and the cache it was trained on."""
+    """A run read back: its folder, the rejector, the cache it was trained on, and what it looks at.
+
+    ``input`` is None for runs saved before they kept it: see :func:`input_of`.
+    """
 
     path: Path
     rejector: TrainedRejector
     cache_path: Path
     cache_fingerprint: dict[str, str]
     agents: list[str]
+    input: InputRecord | None
 
     @property
     def point(self) -> GridPoint:
@@ -65,7 +75,7 @@ def save_runs(
     rejectors: list[TrainedRejector],
     folders: list[Path],
     cache: CostCache,
-    tables: dict[str, CostTable],
+    tables: dict[str, CostTable | Stream],
     *,
     seconds: float,
     overwrite: bool = False,
@@ -80,6 +90,7 @@ def save_runs(
         DataError: a folder is there already and ``overwrite`` is False.
     """
     fingerprint = cache_fingerprint(cache)
+    splits = {name: TableStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
     for rejector, folder in zip(rejectors, folders, strict=True):
         facts = {
             "run_id": rejector.point.run_id,
@@ -89,6 +100,7 @@ def save_runs(
             "validation_risk": rejector.validation_risk,
             "history": rejector.history,
             "agents": [agent.name for agent in cache.agents],
+            "input": asdict(InputRecord.of(cache, INPUT_OF[rejector.config.network])),
             "cache": {
                 "path": str(cache.path.resolve()),
                 "relative_path": os.path.relpath(cache.path.resolve(), folder.resolve()),
@@ -99,45 +111,48 @@ def save_runs(
             "grid_seconds": round(seconds, 3),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
         }
-        allocations = allocation_table(rejector, tables, cache)
 
-        def fill(temporary: Path, facts=facts, rejector=rejector, allocations=allocations) -> None:
+        def fill(temporary: Path, facts=facts, rejector=rejector) -> None:
             from safetensors.torch import save
 
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
             store.commit_bytes(weights, save(rejector.state))
-            store.commit_table(table, allocations, {"run_id": rejector.point.run_id})
+            batches = allocation_batches(rejector, splits, cache)
+            first = next(batches)
+            store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
             digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
 
 
-def allocation_table(rejector: TrainedRejector, tables: dict[str, CostTable], cache: CostCache) -> pa.Table:
-    """Every sample's allocation under a rejector.
+def allocation_batches(
+    rejector: TrainedRejector, splits: dict[str, Stream | TableStream], cache: CostCache
+) -> Iterator[pa.RecordBatch]:
+    """Every sample's allocation under a rejector, some rows at a time.
 
     Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``;
     costs are total (``lambda`` and ``beta`` applied).
     """
     names = pa.array([agent.name for agent in cache.agents])
-    parts = []
-    for split, table in tables.items():
-        scores = rejector.scores(table.features)
-        costs = point_costs(table, rejector.point, cache.record.tasks)
-        allocation, oracle = allocate(scores), oracle_allocation(costs)
-        columns = {
-            "sample_id": pa.array(table.ids, pa.string()),
-            "split": pa.array([split] * len(table), pa.string()),
-            "agent_index": pa.array(allocation.numpy(), pa.int32()),
-            "agent": names.take(pa.array(allocation.numpy())),
-            **{f"score_{j}": pa.array(scores[:, j].numpy()) for j in range(len(names))},
-            **{f"cost_{j}": pa.array(costs[:, j].numpy()) for j in range(len(names))},
-            "deferral_cost": pa.array(deferral_loss(allocation, costs).numpy()),
-            "oracle_agent": names.take(pa.array(oracle.numpy())),
-            "oracle_cost": pa.array(deferral_loss(oracle, costs).numpy()),
-        }
-        parts.append(pa.table(columns))
-    return pa.concat_tables(parts)
+    for split, stream in splits.items():
+        batches = zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True)
+        for ids, (features, raw) in batches:
+            scores = rejector.scores(features)
+            costs = point_costs(raw, rejector.point, cache.record.tasks)
+            allocation, oracle = allocate(scores), oracle_allocation(costs)
+            columns = {
+                "sample_id": pa.array(ids, pa.string()),
+                "split": pa.array([split] * len(ids), pa.string()),
+                "agent_index": pa.array(allocation.numpy(), pa.int32()),
+                "agent": names.take(pa.array(allocation.numpy())),
+                **{f"score_{j}": pa.array(scores[:, j].numpy()) for j in range(len(names))},
+                **{f"cost_{j}": pa.array(costs[:, j].numpy()) for j in range(len(names))},
+                "deferral_cost": pa.array(deferral_loss(allocation, costs).numpy()),
+                "oracle_agent": names.take(pa.array(oracle.numpy())),
+                "oracle_cost": pa.array(deferral_loss(oracle, costs).numpy()),
+            }
+            yield pa.RecordBatch.from_pydict(columns)
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -151,6 +166,18 @@ def find_runs(path: Path) -> list[Path]:
     if not found:
         raise UsageError("there is no run here", where=path, hint="train one: l2d train CACHE --out RUN")
     return found
+
+
+def one_run(path: Path) -> Path:
+    """The run folder at or beneath a path.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    found = find_runs(path)
+    if len(found) > 1:
+        raise UsageError(f"there are {len(found)} runs here", where=path, hint=f"choose one, such as {found[0]}")
+    return found[0]
 
 
 def read_facts(path: Path) -> dict:
@@ -202,7 +229,8 @@ def load_run(path: Path) -> Run:
             history=[tuple(row) for row in facts["history"]],
         )
         rejector.scores(torch.zeros(1, len(rejector.state["feature_mean"])))  # the parameters fit the network
-        return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"])
+        looks_at = InputRecord(**facts["input"]) if "input" in facts else None
+        return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"], looks_at)
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
 
@@ -242,3 +270,21 @@ def open_cache(run: Run) -> CostCache:
             hint="the cache has been built again since: train the run again",
         )
     return cache
+
+
+def input_of(run: Run) -> InputRecord:
+    """What the rejector of a run looks at; of a run that does not say, its cache does.
+
+    Raises:
+        UsageError: neither does.
+    """
+    if run.input is not None:
+        return run.input
+    try:
+        return InputRecord.of(open_cache(run), INPUT_OF[run.rejector.config.network])
+    except UsageError as error:
+        raise UsageError(
+            f"run {run.point.run_id} was saved by an earlier version, which did not write down how inputs are made",
+            where=run.path,
+            hint=f"train it again, or put its cache back at {run.cache_path}",
+        ) from error

@@ -1,120 +1,258 @@
-"""Rejectors trained side by side: parameters stacked along a first dimension, one forward and backward for all."""
+"""Rejectors trained side by side: parameters stacked along a first dimension, one forward, backward, step for all."""
 
 from __future__ import annotations
 
+import math
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
-from torch.func import functional_call, stack_module_state, vmap
+from torch.func import functional_call, vmap
 
 from .costs import total_costs
+from .distributed import Group
 from .grid import GridPoint
-from .losses import allocate, deferral_loss, surrogate_deferral_loss
+from .losses import LOSSES, allocate, check_nu, deferral_loss, recentred
 from .networks import make_network
 
 #: Activations of a layer that are worked on at once, in numbers. On a CPU more than this falls out of its cache.
-ACTIVATIONS_AT_ONCE = {"cpu": 1 << 18, "cuda": 1 << 30}
+ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
+ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
+#: What a point's state consists of, besides three numbers: a tensor of each kind for each parameter.
+KINDS = ("parameters", "exp_avg", "exp_avg_sq", "best")
 
 
-def points_at_once(device: str, batch_size: int, hidden: int) -> int:
-    """How many rejectors are stacked together; more of them make further stacks."""
+def points_at_once(device: str, batch_size: int, network: str, width: int, hidden: int) -> int:
+    """How many rejectors an :class:`AutogradStack` should hold; more of them make further stacks."""
     kind = torch.device(device).type
-    return max(1, ACTIVATIONS_AT_ONCE.get(kind, 1 << 30) // (batch_size * hidden))
+    of_row = {"transformer": (1 + width) * hidden, "conv": width // 24 * hidden}  # a quarter of the pixels, hidden / 2
+    return max(1, ACTIVATIONS_AT_ONCE.get(kind, 1 << 30) // (batch_size * of_row.get(network, hidden)))
 
 
-class Stack:
+class Stack(ABC):
     """Points of a grid trained together. Each has its own parameters, so each gets its own gradient and step.
+
+    All parameters lie in one flat tensor, parameter by parameter and therein point by point, and so do gradients and
+    Adam's moments: one fused step is for all. ``parameters`` are views of it, by the network's names, (P, ...).
 
     Legend: P points, S seeds, B rows of a batch, W features, A agents, T tasks.
 
     Args:
         points: the P points.
         weights: ``lambda`` that each is trained on, (P, T).
-        seeds: of the whole grid, in the order of the batches' first dimension.
-        network: kind of network, with ``width``, ``num_agents`` and ``hidden``.
-        lr, weight_decay: of AdamW.
+        network: kind of network, with ``width``, ``num_agents``, ``hidden`` and ``layers``.
+        loss: one of :data:`rejector.losses.LOSSES`, on costs that are ``recentre``\\ d or not.
+        weight_decay: decoupled, as AdamW does it.
+        dtype: of parameters; features and costs have to be of the same.
+
+    Attributes:
+        seeds: of the points, ascending: the order of a batch's first dimension.
     """
 
     def __init__(
         self,
         points: list[GridPoint],
         weights: Tensor,
-        seeds: list[int],
         *,
         network: str,
         width: int,
         num_agents: int,
         hidden: int,
-        lr: float,
-        weight_decay: float,
-        device: str,
+        layers: int = 2,
+        loss: str = "surrogate",
+        recentre: bool = False,
+        weight_decay: float = 0.0,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
     ):
-        self.points, self.weights = points, weights.to(device)
-        self.beta = torch.tensor([point.query_costs for point in points], device=device)  # (P, A)
-        nu = torch.tensor([point.nu for point in points], device=device)[:, None, None]
-        self.nu = 1.0 if bool((nu == 1).all()) else nu
-        self.of_seed = torch.tensor([seeds.index(point.seed) for point in points], device=device)
+        self.points, self.device = points, torch.device(device)
+        self.seeds = sorted({point.seed for point in points})
+        self.of_seed = torch.tensor([self.seeds.index(point.seed) for point in points], device=device)
+        self.weights = weights.to(device, dtype)
+        self.beta = torch.tensor([point.query_costs for point in points], device=device, dtype=dtype)  # (P, A)
+        nu = check_nu(torch.tensor([point.nu for point in points]), dtype, device)
+        self.nu = None if nu is None or loss != "surrogate" else nu[:, None, None]
+        self._loss, self._recentre, self._weight_decay = LOSSES[loss], recentre, weight_decay
 
-        networks = [_initialised(point.seed, network, width, num_agents, hidden) for point in points]
-        stacked, _ = stack_module_state(networks)
-        self.parameters = {name: v.to(device).detach().requires_grad_() for name, v in stacked.items()}
-        template = networks[0].to("meta")
-
-        def forward(state: dict[str, Tensor], features: Tensor) -> Tensor:
-            return functional_call(template, (state, {}), (features,))
-
-        self._forward = vmap(forward)  # (P, …), (P, B, W) -> (P, B, A)
-        self._forward_shared = vmap(forward, in_dims=(0, None))  # (P, …), (B, W) -> (P, B, A)
-        self._optimizer = torch.optim.AdamW(self.parameters.values(), lr=lr, weight_decay=weight_decay, fused=True)
-        self.best = {name: v.detach().clone() for name, v in self.parameters.items()}
-        self.best_risk = torch.full((len(points),), float("inf"), device=device)
+        networks = {seed: _initialised(seed, network, width, num_agents, hidden, layers) for seed in self.seeds}
+        self.template = networks[self.seeds[0]]
+        self._shapes = {name: value.shape for name, value in self.template.named_parameters()}
+        # No element of a padded tensor is left over for the fused step's scalar code, whose last bit might differ.
+        size = sum(_padded(len(points) * shape.numel()) for shape in self._shapes.values())
+        self._flat = torch.zeros(size, device=device, dtype=dtype)
+        self._flat_gradient, self._mean, self._square = (torch.zeros_like(self._flat) for _ in range(3))
+        self._steps = torch.zeros((), device=device)
+        self.parameters = self._views(self._flat)
+        for position, point in enumerate(points):
+            for name, value in networks[point.seed].named_parameters():
+                self.parameters[name][position] = value.detach()
+        self._best = self._flat.clone()
+        self.best_risk = torch.full((len(points),), math.inf, device=device, dtype=torch.float64)
         self.best_epoch = torch.zeros(len(points), dtype=torch.int64, device=device)
 
-    def step(self, features: Tensor, raw: Tensor, lr: float) -> Tensor:
+    @abstractmethod
+    def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
+        """Write gradients of the mean losses of a batch to ``_flat_gradient``; return these means, (P,)."""
+
+    @abstractmethod
+    def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
+        """Mean true deferral loss of each point, float64 (P,), on the same rows for all: (n, W), (n, A, T)."""
+
+    def step(
+        self, features: Tensor, raw: Tensor, lr: float, *, total: int | None = None, group: Group | None = None
+    ) -> Tensor:
         """One optimiser step on a batch.
 
         Args:
             features: each seed's rows, (S, B, W).
             raw: their raw costs, (S, B, A, T).
             lr: learning rate.
+            total: rows of the whole batch, where ``group``'s other processes have the rest of it.
 
         Returns:
-            Mean surrogate deferral loss of each point before the step, (P,).
+            Mean loss of each point over the whole batch before the step, float64 (P,).
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        costs = total_costs(raw[self.of_seed], self.weights, self.beta)
-        scores = self._forward(self.parameters, features[self.of_seed])
-        loss = surrogate_deferral_loss(scores, costs, self.nu).mean(dim=1)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.sum().backward()
-        self._optimizer.step()
-        return loss.detach()
+        if group is None or group.size == 1:
+            losses = self._backward(features, raw)
+        else:
+            losses = self._backward_together(features, raw, total, group)
+        self._steps += 1
+        # What torch.optim.AdamW(fused=True) calls; its own bookkeeping costs as much as the step of a small grid.
+        torch._fused_adamw_(
+            [self._flat], [self._flat_gradient], [self._mean], [self._square], [], [self._steps],
+            lr=lr, weight_decay=self._weight_decay, **ADAM,
+        )  # fmt: skip
+        return losses
 
-    @torch.inference_mode()
-    def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
-        """Mean true deferral loss of each point, (P,), on the same rows for all: (n, W), (n, A, T)."""
-        total = torch.zeros(len(self.points), device=features.device)
-        step = max(1, rows_at_once // len(self.points))
-        for x, costs in zip(features.split(step), raw.split(step), strict=True):
-            costs = total_costs(costs.expand(len(self.points), -1, -1, -1), self.weights, self.beta)
-            total += deferral_loss(allocate(self._forward_shared(self.parameters, x)), costs).sum(dim=1)
-        return total / len(features)
+    def _backward_together(self, features: Tensor, raw: Tensor, total: int, group: Group) -> Tensor:
+        """Gradients and means of a batch of which each process has a share."""
+        rows = features.shape[1]
+        if rows:
+            losses = self._backward(features, raw) * (rows / total)
+            self._flat_gradient *= rows / total
+        else:
+            losses = torch.zeros(len(self.points), dtype=torch.float64, device=self.device)
+            self._flat_gradient.zero_()
+        group.add(self._flat_gradient)
+        return group.add(losses)
 
+    @torch.no_grad()
     def keep_best(self, risk: Tensor, epoch: int) -> None:
         """Remember the parameters of points whose validation risk (P,) is lower than ever."""
         better = risk < self.best_risk
         self.best_risk = torch.where(better, risk, self.best_risk)
         self.best_epoch = torch.where(better, epoch, self.best_epoch)
-        for name, value in self.parameters.items():
-            chosen = better.view(-1, *[1] * (value.dim() - 1))
-            self.best[name] = torch.where(chosen, value.detach(), self.best[name])
+        for name, best in self._views(self._best).items():
+            best[better] = self.parameters[name][better]
 
     def best_state(self, position: int) -> dict[str, Tensor]:
         """Best parameters of one point, on the CPU."""
-        return {name: value[position].cpu().clone() for name, value in self.best.items()}
+        return {name: value[position].cpu().clone().contiguous() for name, value in self._views(self._best).items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of everything that changes in training, on the CPU: what :meth:`load_state` takes.
+
+        Names are ``parameters.NAME``, ``exp_avg.NAME``, ``exp_avg_sq.NAME`` (Adam's moments), ``best.NAME``, and
+        ``steps``, ``best_risk``, ``best_epoch``. Every tensor's first dimension is the points', so states of several
+        stacks can be joined and divided anew.
+        """
+        flats = (self._flat, self._mean, self._square, self._best)
+        state = {
+            f"{kind}.{name}": value.detach().cpu().clone().contiguous()
+            for kind, flat in zip(KINDS, flats, strict=True)
+            for name, value in self._views(flat).items()
+        }
+        steps = self._steps.to("cpu", torch.int64).expand(len(self.points)).clone()
+        return {**state, "steps": steps, "best_risk": self.best_risk.cpu(), "best_epoch": self.best_epoch.cpu()}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on where :meth:`state` was taken, to the same bits on the same device.
+
+        Raises:
+            ValueError: names or shapes are not this stack's, or its points have not made the same number of steps.
+        """
+        expected = {name: value.shape for name, value in self.state().items()}
+        found = {name: value.shape for name, value in state.items()}
+        if found != expected:
+            wrong = sorted(name for name in {**expected, **found} if expected.get(name) != found.get(name))
+            raise ValueError(f"this is the state of another stack: {', '.join(wrong)}")
+        if len(state["steps"].unique()) != 1:
+            raise ValueError(f"the points have made {state['steps'].unique().tolist()} steps; all have to be as far")
+        for kind, flat in zip(KINDS, (self._flat, self._mean, self._square, self._best), strict=True):
+            for name, value in self._views(flat).items():
+                value.copy_(state[f"{kind}.{name}"])
+        self._steps.copy_(state["steps"][0])
+        self.best_risk.copy_(state["best_risk"])
+        self.best_epoch.copy_(state["best_epoch"])
+
+    def _views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Parameters, (P, ...) each, of a flat tensor."""
+        views, start = {}, 0
+        for name, shape in self._shapes.items():
+            size = len(self.points) * shape.numel()
+            part = flat[start : start + size]
+            turned = len(shape) == 2 and self._is_transposed(name)
+            views[name] = part.view(-1, *reversed(shape)).mT if turned else part.view(-1, *shape)
+            start += _padded(size)
+        return views
+
+    def _is_transposed(self, name: str) -> bool:
+        """Whether a matrix lies in memory as (columns, rows)."""
+        return False
+
+    def _value_and_gradient(self, scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:
+        return self._loss(scores, recentred(costs, dim) if self._recentre else costs, nu, dim)
 
 
-def _initialised(seed: int, network: str, width: int, num_agents: int, hidden: int) -> torch.nn.Module:
+class AutogradStack(Stack):
+    """Any network, on any device: ``torch.func`` runs the same forward on all parameters, autograd goes back."""
+
+    def __init__(self, points: list[GridPoint], weights: Tensor, **settings):
+        super().__init__(points, weights, **settings)
+        template = self.template.to("meta")
+
+        def forward(state: dict[str, Tensor], features: Tensor) -> Tensor:
+            return functional_call(template, (state, {}), (features,))
+
+        def forward_of_one(state: dict[str, Tensor], features: Tensor) -> Tensor:
+            return forward({name: value[0] for name, value in state.items()}, features.reshape(-1, features.shape[-1]))[
+                None
+            ]
+
+        if len(points) == 1:  # vmap costs something with large batches even where there is nothing to map over
+            self._forward = self._forward_shared = forward_of_one
+        else:
+            self._forward = vmap(forward)  # (P, …), (P, B, W) -> (P, B, A)
+            self._forward_shared = vmap(forward, in_dims=(0, None))  # (P, …), (B, W) -> (P, B, A)
+        self._leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
+        for name, gradient in self._views(self._flat_gradient).items():
+            self._leaves[name].grad = gradient  # autograd adds to what is there
+
+    def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
+        costs = total_costs(raw[self.of_seed], self.weights, self.beta)
+        scores = self._forward(self._leaves, features[self.of_seed])
+        losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
+        self._flat_gradient.zero_()
+        scores.backward(gradient / features.shape[1])
+        return losses.mean(dim=1, dtype=torch.float64)
+
+    @torch.inference_mode()
+    def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
+        total = torch.zeros(len(self.points), device=features.device, dtype=torch.float64)
+        step = max(1, rows_at_once // len(self.points))
+        for x, costs in zip(features.split(step), raw.split(step), strict=True):
+            costs = total_costs(costs.expand(len(self.points), -1, -1, -1), self.weights, self.beta)
+            chosen = allocate(self._forward_shared(self.parameters, x))
+            total += deferral_loss(chosen, costs).sum(dim=1, dtype=torch.float64)
+        return total / len(features)
+
+
+def _padded(size: int) -> int:
+    return -(-size // 64) * 64
+
+
+def _initialised(seed: int, network: str, width: int, num_agents: int, hidden: int, layers: int) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make_network(network, width, num_agents, hidden)
+        return make_network(network, width, num_agents, hidden, layers)

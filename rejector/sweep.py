@@ -7,15 +7,19 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from data import store
 from data.cache import CostCache
 from data.errors import DataError, UsageError
-from data.schema import SPLITS
+from data.schema import SPLITS, digest
 
+from .checkpoint import EVERY, Checkpoint
+from .distributed import joined
 from .grid import GridPoint
 from .networks import INPUT_OF
 from .runs import RUN_FILE, cache_fingerprint, save_runs
-from .table import load_tables
+from .streaming import open_streams
 from .training import TrainConfig, train_grid
 
 
@@ -36,13 +40,17 @@ def sweep(
     *,
     device: str = "cpu",
     overwrite: bool = False,
+    checkpoint_every: float = EVERY,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> SweepReport:
     """Train the points whose folder is not there yet, all together, and write a folder for each.
 
+    What is trained is saved now and then, so that the same call goes on after a kill, to the same weights.
+
     Args:
         folders: where each point's run goes.
         overwrite: train again what is there, instead of leaving or refusing it.
+        checkpoint_every: seconds between two saves.
 
     Raises:
         DataError: a folder holds a run of other settings or of another cache, and ``overwrite`` is False.
@@ -60,27 +68,40 @@ def sweep(
             _require_same(folder, point, config, cache)
     if not todo:
         return SweepReport(folders, 0, 0.0)
-    tables = load_tables(cache, SPLITS, column=INPUT_OF[config.network], failures=config.failures)
-    started = time.perf_counter()
-    rejectors = train_grid(
-        [point for point, _ in todo],
-        tables["train"],
-        tables["validation"],
-        config,
-        tasks=cache.record.tasks,
-        device=device,
-        progress=progress,
-    )
-    seconds = time.perf_counter() - started
-    targets = [folder for _, folder in todo]
-    save_runs(rejectors, targets, cache, tables, seconds=seconds, overwrite=overwrite)
+    with joined(device) as (group, device):
+        streams = open_streams(cache, SPLITS, column=INPUT_OF[config.network], failures=config.failures)
+        started = time.perf_counter()
+        checkpoint = Checkpoint(checkpoint_file(todo, config, cache), checkpoint_every)
+        rejectors = train_grid(
+            [point for point, _ in todo],
+            streams["train"],
+            streams["validation"],
+            config,
+            tasks=cache.record.tasks,
+            device=device,
+            group=group,
+            checkpoint=checkpoint if group.size == 1 else None,
+            progress=progress,
+        )
+        seconds = time.perf_counter() - started
+        if group.rank == 0:
+            targets = [folder for _, folder in todo]
+            save_runs(rejectors, targets, cache, streams, seconds=seconds, overwrite=overwrite)
+            checkpoint.remove()
     return SweepReport(folders, len(todo), seconds)
+
+
+def checkpoint_file(todo: list[tuple[GridPoint, Path]], config: TrainConfig, cache: CostCache) -> Path:
+    """Where the training of these points on this cache is saved while it lasts: beside the first one's folder."""
+    what = [[asdict(point) for point, _ in todo], asdict(config), cache_fingerprint(cache), torch.__version__]
+    return todo[0][1].parent / f".training-{digest(what)}.safetensors"
 
 
 def _require_same(folder: Path, point: GridPoint, config: TrainConfig, cache: CostCache) -> None:
     facts = store.read_json(folder / RUN_FILE)
     same = (
-        facts.get("training") == asdict(config)
+        # settings that are younger than the run had their defaults
+        {**asdict(TrainConfig()), **facts.get("training", {})} == asdict(config)
         and facts.get("point", {}).get("run_id") == point.run_id
         and facts["point"].get("weights") == dict(point.weights.by_task)
         and facts["point"].get("query_costs") == list(point.query_costs)

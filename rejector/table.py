@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import torch
-from data.images import decode_thumbnails
 from torch import Tensor
 
 from data import schema
 from data.boxes import Boxes
 from data.cache import AgentRecord, CostCache
 from data.columns import dense_matrix, numbers
-from data.errors import DataError, UsageError
+from data.features import standardisation
+
+from .rows import Tally, check_finite, check_usable, inputs_of, read_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,42 +69,18 @@ def load_tables(
         DataError: a feature or cost is not finite, a cost is negative, a split is empty, or a failure is refused.
         UsageError: fewer than two agents, or the cache has no such input.
     """
-    if failures not in FAILURES:
-        raise UsageError(f"failures = {failures!r}", hint=f"choose from {', '.join(FAILURES)}")
-    cache.require_complete()
-    if len(cache.agents) < 2:
-        raise UsageError(
-            f"there is one agent, {cache.agents[0].name!r}: nothing to defer to",
-            where=cache.path,
-            hint="add an expert to the recipe and build again; agents that are there are not asked again",
-        )
-    if column not in cache.record.inputs:
-        there = [name for name in schema.INPUT_COLUMNS if name in cache.record.inputs]
-        raise UsageError(
-            f"this cache has no {column} for a rejector to look at; it has {', '.join(there)}",
-            where=cache.path,
-            hint="networks that look at images: conv; all others look at features",
-        )
+    check_usable(cache, column, failures)
     agents = cache.agents + cache.references
     chunks = _Chunks(cache, agents, predictions, column)
     worst = chunks.worst_costs()
     tables = {}
     for split in splits:
-        if not chunks.ids[split]:
-            raise DataError(f"the {split} split has no samples", where=cache.path, hint="choose another split")
-        raw, failed = chunks.join(chunks.raw, split), chunks.join(chunks.failed, split)
-        if failed.any() and failures == "refuse":
-            row, agent = np.argwhere(failed)[0]
-            raise DataError(
-                f"agent {agents[agent].name!r} has no answer on {failed[:, agent].sum()} samples of the {split} split",
-                where=f"sample {chunks.ids[split][row]!r} in {cache.path}",
-                hint="ask again with `l2d build --retry-failures`, or say --failures drop or --failures worst",
-            )
+        tally = Tally(len(agents))
+        if chunks.ids[split]:
+            raw, failed = chunks.join(chunks.raw, split), chunks.join(chunks.failed, split)
+            tally.add(failed, chunks.ids[split].__getitem__)
+        tally.check(cache, split, agents, failures)
         keep = ~failed.any(axis=1) if failures == "drop" else np.ones(len(raw), dtype=bool)
-        if not keep.any():
-            raise DataError(
-                f"no sample of the {split} split has every answer", where=cache.path, hint="--failures worst"
-            )
         raw = np.where(failed[:, :, None], worst, raw).astype(np.float32)[keep]
         tables[split] = CostTable(
             split=split,
@@ -124,7 +102,6 @@ def load_tables(
     return tables
 
 
-FAILURES = ("refuse", "drop", "worst")
 #: column -> how it is read
 TARGETS = {"target_cla": numbers, "target_reg": numbers, "target_boxes": Boxes.from_arrow}
 PREDICTIONS = {"pred_cla": numbers, "pred_prob": dense_matrix, "pred_reg": numbers, "pred_boxes": Boxes.from_arrow}
@@ -147,10 +124,9 @@ class _Chunks:
         shown_by = cache.record.inputs[column].get("agent")  # features of the model's own forward pass
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         for samples, predicted, costs in cache.chunks(names):
-            features = _inputs(samples if shown_by is None else predicted[names.index(shown_by)], column)
-            raw = np.stack([np.stack([numbers(part[c]) for c in columns], axis=1) for part in costs], axis=1)
-            failed = np.stack([part[columns[0]].is_null().to_numpy() for part in costs], axis=1)
-            _check_finite(cache, samples, features, raw, agents)
+            features = read_inputs(samples if shown_by is None else predicted[names.index(shown_by)], column)
+            raw, failed = read_costs(costs, columns)
+            check_finite(cache, lambda row, ids=samples["sample_id"]: ids[row].as_py(), features, raw, agents)
             unseen = failed[:, names.index(shown_by)] if shown_by is not None else np.zeros(len(raw), dtype=bool)
             of_split = np.array(samples["split"].to_pylist())
             for split in schema.SPLITS:
@@ -189,7 +165,7 @@ class _Chunks:
         if not unseen.any():
             return whole[split]
         seen = whole["train"][~self.join(self.unseen, "train")]
-        mean = seen.mean(axis=0) if len(seen) else np.zeros(width, np.float32)
+        mean = seen.mean(axis=0, dtype=np.float64) if len(seen) else np.zeros(width, np.float32)
         return np.where(unseen[:, None], mean, whole[split]).astype(np.float32)
 
     def worst_costs(self) -> np.ndarray:
@@ -197,31 +173,42 @@ class _Chunks:
         return self.join(self.raw, "train").max(axis=(0, 1), initial=0)  # failures are zeros here
 
 
-def _inputs(table: pa.Table, column: str) -> np.ndarray:
+def read_inputs(table: pa.Table, column: str) -> np.ndarray:
     """The rejector's input, float32 (n, width); of no width where an agent failed on the whole chunk."""
-    if column == "image":
-        return decode_thumbnails(table[column].to_pylist()).reshape(len(table), -1).astype(np.float32) / 255
-    if column not in table.column_names:
-        return np.zeros((len(table), 0), np.float32)
-    return dense_matrix(table[column])
+    return inputs_of(table[column] if column in table.column_names else None, column, len(table))
 
 
 def _by_split() -> dict[str, list]:
     return {split: [] for split in schema.SPLITS}
 
 
-def _check_finite(
-    cache: CostCache, samples: pa.Table, features: np.ndarray, raw: np.ndarray, agents: list[AgentRecord]
-) -> None:
-    bad = ~np.isfinite(features).all(axis=1)
-    if bad.any():
-        sample = samples["sample_id"][int(bad.argmax())].as_py()
-        raise DataError(f"sample {sample!r} has a feature that is not finite", where=cache.path, hint="build it again")
-    bad_costs = ~(np.isfinite(raw) & (raw >= 0))
-    if bad_costs.any():
-        row, agent, task = np.argwhere(bad_costs)[0]
-        raise DataError(
-            f"agent {agents[agent].name!r}: {schema.COST_COLUMNS[cache.record.tasks[task]]} is {raw[row, agent, task]}",
-            where=f"sample {samples['sample_id'][int(row)].as_py()!r} in {cache.path}",
-            hint="costs are finite and not negative: build the agent again",
-        )
+class TableStream:
+    """A table with the face of :class:`rejector.streaming.Stream`: one part, held already."""
+
+    chunks = (0,)
+
+    def __init__(self, table: CostTable):
+        self.table = table
+        self.width, self.shape = table.features.shape[1], tuple(table.raw.shape[1:])
+        self.counts, self.cache_path = np.array([len(table)]), None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def standardisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of each feature."""
+        return standardisation(self.table.features.numpy())
+
+    def rows(self, chunk: int, prepare: Callable | None = None) -> tuple[Tensor, Tensor]:
+        """All rows: features (n, W) and raw costs (n, A, T)."""
+        rows = self.table.features, self.table.raw
+        return prepare(*rows) if prepare else rows
+
+    def in_order(self, batch: int, *, prepare: Callable | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, ``batch`` at a time."""
+        yield from zip(*(values.split(batch) for values in self.rows(0, prepare)), strict=True)
+
+    def ids_in_order(self, batch: int) -> Iterator[list[str]]:
+        """The sample ids of the batches of :meth:`in_order`."""
+        for start in range(0, len(self), batch):
+            yield self.table.ids[start : start + batch]

@@ -1,71 +1,39 @@
 """Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimiser.
 
 Each point has its own initialisation and its own shuffle, both drawn from its seed alone, so a point comes out of a
-grid as it would come out alone (to float tolerance).
+grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
 from data.errors import DataError, UsageError
-from data.features import standardisation
 
+from .checkpoint import Checkpoint, Progress
 from .costs import expression_costs, total_costs
+from .distributed import Group
 from .grid import GridPoint
-from .networks import NETWORKS, make_network
-from .stacked import Stack, points_at_once
-from .table import CostTable
+from .networks import make_network
+from .shuffled import Shuffled, Window
+from .stacked import AutogradStack, Stack, points_at_once
+from .stacked_mlp import MLPStack
+from .streaming import Stream
+from .table import CostTable, TableStream
+from .train_config import SCHEDULES, TrainConfig, learning_rate
+
+__all__ = ["SCHEDULES", "TrainConfig", "TrainedRejector", "learning_rate", "train_grid"]
 
 ROWS_AT_ONCE = 65_536  # when scoring, to bound memory
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How a rejector is trained. Defaults are the paper's for electronic health records (section 5.2)."""
-
-    network: str = "mlp"
-    hidden: int = 64
-    epochs: int = 100
-    batch_size: int = 1024
-    lr: float = 3e-3
-    schedule: str = "cosine"  # or linear, constant
-    warmup: float = 0.1  # share of the steps over which the rate rises from 0
-    weight_decay: float = 0.0  # decoupled (AdamW)
-    failures: str = "refuse"  # recorded failures: refuse, drop or worst, see rejector.table.load_tables
-
-    def __post_init__(self):
-        limits = {"hidden": 1, "epochs": 1, "batch_size": 1}
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} = {getattr(self, name)}", hint=f"at least {least}")
-        if self.network not in NETWORKS:
-            raise UsageError(f"there is no rejector {self.network!r}", hint=f"choose from {', '.join(NETWORKS)}")
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"there is no schedule {self.schedule!r}", hint=f"choose from {', '.join(SCHEDULES)}")
-        finite = math.isfinite(self.lr) and math.isfinite(self.weight_decay)
-        if not (finite and self.lr > 0 and 0 <= self.warmup <= 1 and self.weight_decay >= 0):
-            raise UsageError(
-                f"lr = {self.lr}, warmup = {self.warmup}, weight_decay = {self.weight_decay}",
-                hint="lr is > 0, warmup in [0, 1], weight_decay >= 0, all finite",
-            )
-        if self.network == "transformer" and self.hidden % 4:
-            raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
-        if self.network == "conv" and self.hidden % 16:
-            raise UsageError(f"hidden = {self.hidden}", hint="a conv needs a multiple of 16")
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1.0 - done,
-    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
-}
+BATCHES_AT_ONCE = 64  # that stacks train on before they wait for each other: seldom enough to cost nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,32 +52,30 @@ class TrainedRejector:
     validation_risk: float
     history: list[tuple[float, float]]
 
+    def network(self) -> nn.Module:
+        """The network with its parameters. It takes standardised features."""
+        width, num_agents = len(self.state["feature_mean"]), len(self.point.query_costs)
+        network = make_network(self.config.network, width, num_agents, self.config.hidden, self.config.layers)
+        network.load_state_dict({name: v for name, v in self.state.items() if not name.startswith("feature_")})
+        return network.requires_grad_(False)
+
     def scores(self, features: Tensor) -> Tensor:
         """Raw features (n, width) -> scores (n, agents), float32 on the CPU."""
-        parameters = {name: v for name, v in self.state.items() if not name.startswith("feature_")}
-        mean, std = self.state["feature_mean"], self.state["feature_std"]
-        network = make_network(self.config.network, len(mean), len(self.point.query_costs), self.config.hidden)
+        network, mean, std = self.network(), self.state["feature_mean"], self.state["feature_std"]
         with torch.inference_mode():
-            rows = features.split(ROWS_AT_ONCE)
-            return torch.cat([functional_call(network, parameters, ((part - mean) / std,)) for part in rows])
-
-
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Rate of step ``step`` out of ``steps``: linear warm-up, then the schedule."""
-    warm = round(config.warmup * steps)
-    if step < warm:
-        return config.lr * (step + 1) / warm
-    return config.lr * SCHEDULES[config.schedule]((step - warm) / max(1, steps - warm))
+            return torch.cat([network((part - mean) / std) for part in features.split(ROWS_AT_ONCE)])
 
 
 def train_grid(
     points: list[GridPoint],
-    train: CostTable,
-    validation: CostTable,
+    train: CostTable | Stream,
+    validation: CostTable | Stream,
     config: TrainConfig,
     *,
     tasks: list[str],
     device: str = "cpu",
+    group: Group | None = None,
+    checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> list[TrainedRejector]:
     """Train every point of a grid on the same rows, together.
@@ -120,72 +86,211 @@ def train_grid(
         validation: rows that choose the epoch (lowest deferral risk on the costs trained on).
         tasks: of the cache, in the order of the tables' last dimension.
         device: of torch.
+        group: processes that train together; this one alone if None.
+        checkpoint: where to go on from, and to save to now and then; the caller removes it.
         progress: called after each epoch with (epoch, rows trained on, mean validation risk).
 
     Returns:
         One rejector per point, in order.
 
     Raises:
+        UsageError: a point has its own ``nu``, and the loss none; or ``config.memory`` is too little.
         DataError: a loss is not finite.
     """
-    mean, std = (torch.from_numpy(v) for v in standardisation(train.features.numpy()))
-    x_train, x_validation = (((table.features - mean) / std).to(device) for table in (train, validation))
-    raw_train, raw_validation = (_raw_costs(t.raw, points[0], tasks).to(device) for t in (train, validation))
-    seeds = sorted({point.seed for point in points})
-    shuffles = [torch.Generator().manual_seed(seed) for seed in seeds]
-    size = points_at_once(device, config.batch_size, config.hidden)
-    stacks = [
-        Stack(
-            part,
-            torch.stack([_weights(point, train=True) for point in part]),
-            seeds,
+    if config.loss != "surrogate" and any(point.nu != 1 for point in points):
+        raise UsageError(f"loss {config.loss!r} has no nu", hint="nu is the surrogate's: leave it out")
+    train, validation = (TableStream(s) if isinstance(s, CostTable) else s for s in (train, validation))
+    job = _Training(points, train, validation, config, tasks=tasks, device=device, group=group or Group())
+    job.run(checkpoint, progress)
+    return job.rejectors()
+
+
+class _Training:
+    """One grid under way. Losses and risks are in the order of ``order``: points that share rows are neighbours."""
+
+    def __init__(
+        self,
+        points: list[GridPoint],
+        train: Stream | TableStream,
+        validation: Stream | TableStream,
+        config: TrainConfig,
+        *,
+        tasks: list[str],
+        device: str,
+        group: Group,
+    ):
+        self.points, self.config, self.group = points, config, group
+        self.mean, self.std = (torch.from_numpy(values) for values in train.standardisation())
+
+        def prepare(features: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
+            return (features - self.mean) / self.std, _raw_costs(raw, points[0], tasks)
+
+        self.seeds = sorted({point.seed for point in points})
+        self.rows = Shuffled(train, config.batch_size, self.seeds, memory=config.memory, prepare=prepare, device=device)
+        in_order = (
+            (features.to(device), raw.to(device))
+            for features, raw in validation.in_order(ROWS_AT_ONCE, prepare=prepare)
+        )
+        hold = self.rows.window_rows is None
+        self._validation = list(in_order) if hold else None
+        self._validation_again = lambda: validation.in_order(ROWS_AT_ONCE, prepare=prepare)
+        self.num_validation, self.device = len(validation), device
+        self.order = sorted(range(len(points)), key=lambda index: points[index].seed)
+        ordered = [points[index] for index in self.order]
+        self.stacks = _stacks(ordered, config, train.width, device, alone=group.size > 1)
+        self.history: list[Tensor] = []  # (P, 2) an epoch
+        self.losses = torch.zeros(len(points), dtype=torch.float64)  # of the epoch under way
+
+    def run(self, checkpoint: Checkpoint | None, progress: Callable[[int, int, float], None] | None) -> None:
+        """Train until the last epoch, or until every point has run out of patience."""
+        start, step = self._resume(checkpoint)
+        with _side_by_side(self.stacks) as map_stacks:
+            for epoch in range(start, self.config.epochs):
+                if self._is_over(epoch).all():
+                    break
+                for window in self.rows.windows(epoch, step):
+                    for first in range(0, window.orders.shape[1], BATCHES_AT_ONCE * self.config.batch_size):
+                        found = map_stacks(lambda stack: self._pass_over(stack, window, first, epoch), self.stacks)  # noqa: B023 - used at once
+                        self.losses += torch.cat([losses.cpu() for losses in found])
+                        step = window.first_step + -(-first // self.config.batch_size) + BATCHES_AT_ONCE
+                        if checkpoint is not None and checkpoint.is_due and step < self.rows.steps:
+                            checkpoint.save(self._progress(epoch, step))
+                self._end_epoch(epoch, map_stacks)
+                step = 0
+                if checkpoint is not None and checkpoint.is_due:
+                    checkpoint.save(self._progress(epoch + 1, 0))
+                if progress:
+                    progress(epoch, len(self.rows.stream), float(self.history[-1][:, 1].mean()))
+
+    def _pass_over(self, stack: Stack, window: Window, first: int, epoch: int) -> Tensor:
+        """Some batches of a window, from row ``first`` of each seed's order on; the sum of each point's losses."""
+        config, steps = self.config, self.rows.steps
+        start = self.seeds.index(stack.seeds[0])
+        mine = window.orders[start : start + len(stack.seeds), first : first + BATCHES_AT_ONCE * config.batch_size]
+        losses = torch.zeros(len(stack.points), dtype=torch.float64, device=stack.device)
+        number = epoch * steps + window.first_step + first // config.batch_size
+        for step, rows in enumerate(mine.split(config.batch_size, dim=1), start=number):
+            share = self.group.share(rows, dim=1)
+            lr = learning_rate(step, config.epochs * steps, config)
+            losses += stack.step(*window.take(share), lr, total=rows.shape[1], group=self.group) * rows.shape[1]
+        return losses
+
+    def _end_epoch(self, epoch: int, map_stacks: Callable) -> None:
+        """Validate, remember who is best, begin a new epoch."""
+        if not bool(torch.isfinite(self.losses).all()):
+            point = self.points[self.order[int((~torch.isfinite(self.losses)).nonzero()[0])]]
+            raise DataError(f"the loss of {point.run_id} is not finite in epoch {epoch}", hint="lower --lr")
+        over = self._is_over(epoch)
+        risk = torch.zeros(len(self.points), dtype=torch.float64)
+        for features, raw in self._validation if self._validation is not None else self._validation_again():
+            x, costs = (self.group.share(values.to(self.device), dim=0) for values in (features, raw))
+            if len(x):
+                found = map_stacks(lambda stack: stack.risk(x, costs, ROWS_AT_ONCE), self.stacks)  # noqa: B023 - used at once
+                risk += torch.cat([part.cpu() for part in found]) * len(x)
+        risk = self.group.add(risk.to(self.device)).cpu() / self.num_validation
+        start = 0
+        for stack in self.stacks:
+            part = slice(start, start + len(stack.points))
+            stack.keep_best(torch.where(over[part], math.inf, risk[part]).to(stack.device), epoch)
+            start = part.stop
+        self.history.append(torch.stack([self.losses / len(self.rows.stream), risk], dim=1))
+        self.losses = torch.zeros_like(self.losses)
+
+    def _is_over(self, epoch: int) -> Tensor:
+        """Points that had stopped before this epoch, bool (P,)."""
+        best = torch.cat([stack.best_epoch.cpu() for stack in self.stacks])
+        if not self.config.patience or not self.history:
+            return torch.zeros(len(best), dtype=torch.bool)
+        return epoch - 1 - best >= self.config.patience
+
+    def _progress(self, epoch: int, step: int) -> Progress:
+        states = [stack.state() for stack in self.stacks]
+        joined = {name: torch.cat([state[name] for state in states]) for name in states[0]}
+        history = torch.stack(self.history) if self.history else torch.zeros(0, len(self.points), 2)
+        return Progress(epoch, step, self.losses, history.double(), joined)
+
+    def _resume(self, checkpoint: Checkpoint | None) -> tuple[int, int]:
+        """Go on where the checkpoint was saved; returns the epoch and the step that come next."""
+        found = checkpoint.load() if checkpoint is not None else None
+        if found is None:
+            return 0, 0
+        start = 0
+        for stack in self.stacks:
+            stop = start + len(stack.points)
+            stack.load_state({name: value[start:stop] for name, value in found.state.items()})
+            start = stop
+        self.losses, self.history = found.losses, list(found.history)
+        return found.epoch, found.step
+
+    def rejectors(self) -> list[TrainedRejector]:
+        """One a point, in the grid's order, each as it would be had it been trained alone."""
+        curves = torch.stack(self.history, dim=1)  # (points, epochs, 2)
+        places = [(stack, position) for stack in self.stacks for position in range(len(stack.points))]
+        found = {}
+        for index, (stack, position), curve in zip(self.order, places, curves.tolist(), strict=True):
+            best = int(stack.best_epoch[position])
+            last = best + self.config.patience + 1 if self.config.patience else len(curve)
+            found[index] = TrainedRejector(
+                point=self.points[index],
+                config=self.config,
+                state={**stack.best_state(position), "feature_mean": self.mean, "feature_std": self.std},
+                best_epoch=best,
+                validation_risk=float(stack.best_risk[position]),
+                history=[tuple(row) for row in curve[:last]],
+            )
+        return [found[index] for index in range(len(self.points))]
+
+
+def _stacks(points: list[GridPoint], config: TrainConfig, width: int, device: str, *, alone: bool) -> list[Stack]:
+    """Points of a grid in stacks: on a CPU as many of the fast kind as there are threads, or one if that has to do."""
+    on_cpu = torch.device(device).type == "cpu"
+    if on_cpu and config.network in ("linear", "mlp"):
+        kind, count = MLPStack, 1 if alone else min(torch.get_num_threads(), len(points))
+    else:
+        size = points_at_once(device, config.batch_size, config.network, width, config.hidden)
+        kind, count = AutogradStack, -(-len(points) // size)
+    cuts = [len(points) * position // count for position in range(count + 1)]
+    return [
+        kind(
+            points[start:stop],
+            torch.stack([_weights(point, train=True) for point in points[start:stop]]),
             network=config.network,
-            width=train.features.shape[1],
-            num_agents=train.raw.shape[1],
+            width=width,
+            num_agents=len(points[0].query_costs),
             hidden=config.hidden,
-            lr=config.lr,
+            layers=config.layers,
+            loss=config.loss,
+            recentre=config.recentre,
             weight_decay=config.weight_decay,
             device=device,
         )
-        for part in (points[start : start + size] for start in range(0, len(points), size))
-    ]
-    batches = -(-len(train) // config.batch_size)
-    history = []
-    for epoch in range(config.epochs):
-        orders = torch.stack([torch.randperm(len(train), generator=g) for g in shuffles]).to(device)  # (seeds, n)
-        losses = torch.zeros(len(points), device=device)
-        for batch, rows in enumerate(orders.split(config.batch_size, dim=1)):
-            lr = learning_rate(epoch * batches + batch, config.epochs * batches, config)
-            x, raw = x_train[rows], raw_train[rows]
-            losses += torch.cat([stack.step(x, raw, lr) for stack in stacks]) * rows.shape[1]
-        if not bool(torch.isfinite(losses).all()):
-            point = points[int((~torch.isfinite(losses)).nonzero()[0])]
-            raise DataError(f"the loss of {point.run_id} is not finite in epoch {epoch}", hint="lower --lr")
-        risks = [stack.risk(x_validation, raw_validation, ROWS_AT_ONCE) for stack in stacks]
-        for stack, risk in zip(stacks, risks, strict=True):
-            stack.keep_best(risk, epoch)
-        history.append(torch.stack([losses / len(train), torch.cat(risks)], dim=1).cpu())
-        if progress:
-            progress(epoch, len(train), float(history[-1][:, 1].mean()))
-
-    curves = torch.stack(history, dim=1)  # (points, epochs, 2)
-    return [
-        TrainedRejector(
-            point=point,
-            config=config,
-            state={**stack.best_state(position), "feature_mean": mean, "feature_std": std},
-            best_epoch=int(stack.best_epoch[position]),
-            validation_risk=float(stack.best_risk[position]),
-            history=[tuple(row) for row in curves[points.index(point)].tolist()],
-        )
-        for stack in stacks
-        for position, point in enumerate(stack.points)
+        for start, stop in itertools.pairwise(cuts)
     ]
 
 
-def point_costs(table: CostTable, point: GridPoint, tasks: list[str]) -> Tensor:
-    """Total costs (n, A) that a point is evaluated on: ``lambda`` (or ``--cost``) and ``beta`` applied."""
-    return total_costs(_raw_costs(table.raw, point, tasks), _weights(point), torch.tensor(point.query_costs))
+@contextmanager
+def _side_by_side(stacks: list[Stack]) -> Iterator[Callable]:
+    """A ``map`` over stacks: on a CPU several at once, each on a thread of its own.
+
+    That is faster than one after another with every operation divided among the threads, which wait for each other
+    after each: several times so where other programs run on the same cores.
+    """
+    threads = torch.get_num_threads()
+    alone = isinstance(stacks[0], AutogradStack) and (len(stacks) < threads or stacks[0].device.type != "cpu")
+    if alone:
+        yield map
+        return
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(threads)
+
+
+def point_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
+    """Total costs (n, A) that a point is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``."""
+    return total_costs(_raw_costs(raw, point, tasks), _weights(point), torch.tensor(point.query_costs))
 
 
 def reference_point_costs(table: CostTable, point: GridPoint, tasks: list[str]) -> Tensor:

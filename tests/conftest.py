@@ -379,3 +379,51 @@ def refused(run, kind: type, *words: str):
 def no_temporaries(workshop: Workshop) -> bool:
     """Whether no temporary file is left."""
     return not list(workshop.folder.rglob("*.tmp"))
+
+
+# --- rejectors at work ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def patient_runs(make_cache, make_runs, tmp_path_factory) -> Path:
+    """A folder with ``patients.parquet``, its ``cache``, and a run on it for each network: linear, mlp, transformer."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("patients")
+    cache = make_cache(folder)
+    for network in ("linear", "mlp", "transformer"):
+        config = {"network": network, "hidden": 8, "lr": 0.03, "epochs": 20}
+        costs = {"weights": [{"cla": 1.0}], "betas": [{"expert": 0.15, "cheap": 0.02, "asked": 0.02}]}
+        run = make_runs(cache, folder / "trained", config=config, **costs)[0]
+        shutil.move(run, folder / network)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def detection_runs(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
+    """A detection cache with features of the model's own pass and small images, and a run on each: mlp and conv.
+
+    Beside the cache lies what it was built from: ``devkit``, ``agents.py`` and ``recipe.toml``.
+    """
+    from test_detection_build import AGENTS, COUNTS, RECIPE
+
+    from cache_builder.builder import build
+    from cache_builder.recipe import load_recipe
+    from data.cache import CostCache
+    from data.digits import write_digits
+    from rejector.grid import make_grid
+    from rejector.sweep import sweep
+    from rejector.training import TrainConfig
+
+    folder = tmp_path_factory.mktemp("detection")
+    write_digits(folder / "devkit", images=COUNTS, seed=3)
+    (folder / "agents.py").write_text(AGENTS)
+    (folder / "recipe.toml").write_text(RECIPE.format(dataset="image_size = 16", costs=""))
+    build(load_recipe(str(folder / "recipe.toml")), folder / "cache", device="cpu")
+    cache = CostCache(folder / "cache")
+    betas = [{"even": 0.0, "best": 0.4}]  # so that both are worth asking
+    points = make_grid(cache, methods=["multi-task"], weights=[], betas=betas, nus=[1.0], seeds=[0])
+    for network, lr in (("mlp", 0.02), ("conv", 0.01)):
+        config = TrainConfig(network=network, hidden=16, epochs=5, batch_size=8, lr=lr)
+        sweep(cache, points, [folder / network], config)
+    return folder / "cache", {"mlp": folder / "mlp", "conv": folder / "conv"}

@@ -16,7 +16,20 @@ import pytest
 
 import cli
 
-COMMANDS = ["build", "status", "verify", "train", "sweep", "evaluate", "query", "report", "digits", "demo"]
+COMMANDS = [
+    "build",
+    "status",
+    "verify",
+    "train",
+    "sweep",
+    "evaluate",
+    "route",
+    "query",
+    "report",
+    "export",
+    "digits",
+    "demo",
+]
 
 
 @pytest.fixture
@@ -123,6 +136,32 @@ def test_train_evaluate_and_report(cache, tmp_path, l2d):
     assert "data:image/png;base64," in html
     assert "http" not in html.split("</style>")[1]  # self-contained
     assert figure.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_rejector_goes_to_work(cache, recipe_file, tmp_path, l2d):
+    run, out, model = tmp_path / "run", tmp_path / "out.csv", tmp_path / "rejector.onnx"
+    assert l2d("train", cache, "--out", run, "--epochs", 3, "--rejector", "linear")[0] == 0
+    code, printed, err = l2d("route", run, recipe_file.parent / "patients.parquet", "--out", out, "--format", "json")
+    assert code == 0, err
+    rows = json.loads(printed)
+    assert [row["agent"] for row in rows] == ["model", "expert", "cheap"]
+    assert sum(row["samples"] for row in rows) == 240
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    with open(out, encoding="utf-8") as file:
+        routed = list(csv.DictReader(file))
+    assert [row["sample_id"] for row in routed[:2]] == ["p0000", "p0001"]
+    code, printed, _ = l2d("route", run, cache, "--out", tmp_path / "out.parquet")
+    assert (code, "240 inputs in" in printed) == (0, True)
+    code, _, err = l2d("route", run, cache, "--out", out)
+    assert (code, "--overwrite" in err) == (2, True)
+    code, _, err = l2d("route", run, recipe_file, "--out", tmp_path / "other.csv")
+    assert (code, "neither .parquet nor .csv" in err) == (3, True)
+    code, printed, _ = l2d("export", run, "--onnx", model, "--format", "json")
+    assert code == 0
+    assert json.loads(printed)[0] | {"bytes": 0, "opset": 0} == {
+        "file": str(model), "input": "features", "shape": "batch x 6", "opset": 0, "bytes": 0,
+    }  # fmt: skip
+    assert model.stat().st_size == json.loads(printed)[0]["bytes"]
 
 
 def test_a_sweep_is_evaluated_as_a_list_and_is_not_trained_twice(cache, tmp_path, l2d):

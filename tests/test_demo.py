@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -69,6 +70,32 @@ def test_what_the_demo_leaves_can_be_verified_and_the_demo_goes_on_where_it_stop
     assert again.returncode == 0
     assert "asked:" not in again.stderr
     assert "12 of 12 were trained already" in again.stderr
+
+
+def test_the_digits_demo_runs_on_a_few_scenes(tmp_path):
+    """Its own script, with fewer scenes and epochs: the detectors learn nothing, but everything has to fit together."""
+    script = (Path(__file__).parent.parent / "cache_builder" / "recipes" / "digits.demo").read_text(encoding="utf-8")
+    commands = "\n".join(line for line in script.splitlines() if not line.startswith("#"))
+    commands = commands.replace("VOCdevkit\n", "VOCdevkit --images 0.02\n", 1).replace("--epochs 200", "--epochs 2")
+    printed = ""
+    for block in commands.replace("{out}", str(tmp_path)).strip().split("\n\n"):
+        if block.strip():
+            result = l2d(*shlex.split(block)[1:])
+            assert result.returncode == 0, result.stderr
+            printed += result.stdout
+    assert "mAP %" in printed
+    assert "expert_2 alone" in printed
+    assert (tmp_path / "report.html").is_file()
+    results = json.loads(l2d("evaluate", tmp_path / "digits.runs", "--format", "json").stdout)
+    assert len(results) == 28
+    prices = {
+        row["agent"]: row["price"] for row in json.loads(l2d("status", tmp_path / "digits.cache", "-f", "json").stdout)
+    }
+    first, second = prices["expert_1"], prices["expert_2"]
+    assert 0 < first < second
+    betas = {r["beta"]: r for r in results}
+    cost = betas[0.5]["agents"]["expert_1"]["mean_cost"] - betas[0.01]["agents"]["expert_1"]["mean_cost"]
+    assert cost == pytest.approx(0.49 * first / second, rel=1e-3)  # beta_1 = beta_2 / R_G
 
 
 def test_the_readme_example_for_own_data_runs(tmp_path):

@@ -10,7 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rejector.losses import aggregated_costs, cross_entropy_surrogate, deferral_loss, surrogate_deferral_loss
+from rejector.losses import (
+    LOSSES,
+    aggregated_costs,
+    check_nu,
+    cross_entropy_surrogate,
+    deferral_loss,
+    one_vs_all,
+    recentred,
+    surrogate,
+    surrogate_deferral_loss,
+)
 
 NUS = [0.0, 0.3, 1.0, 1 - 1e-6, 1 + 1e-6, 1.5, 2.0, 3.0]
 
@@ -167,6 +177,49 @@ def test_loss_and_gradient_are_finite_in_float32_for_score_gaps_up_to_100(scores
     assert values.grad.square().isfinite().all()  # Adam squares it
 
 
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=4),
+    st.one_of(st.sampled_from([*NUS, 0.1, 0.12, 0.2]), st.floats(0, 4)),
+)
+def test_float32_values_are_right_for_score_gaps_up_to_100_wherever_they_fit(scores, nu):
+    """Against logarithms in float64, where no surrogate of such gaps overflows."""
+    scores = [50.0, -50.0, *scores]
+    top = max(scores)
+    log_total = math.log(math.fsum(math.exp(score - top) for score in scores))
+    found = cross_entropy_surrogate(torch.tensor([scores]), nu)[0]
+    nu = float(np.float32(nu))
+    for value, score in zip(found.tolist(), scores, strict=True):
+        log_share = score - top - log_total
+        exponent = (nu - 1) * log_share
+        expected = -log_share if abs(exponent) < 1e-9 else math.expm1(exponent) / (1 - nu)
+        if expected < 3.3e38:
+            assert value == pytest.approx(expected, rel=1e-4, abs=1e-6)
+        else:  # within a hair of the largest float32, or beyond
+            assert 3.3e38 <= value < math.inf
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3),
+    st.lists(st.floats(2**-7, 1, width=32), min_size=3, max_size=3),
+    st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.9, 1.0, 2.0]),
+)
+def test_float32_gradients_are_right_for_score_gaps_up_to_100_until_adam_could_not_square_them(scores, costs, nu):
+    """In float64 the bound is exp(300), so there these gradients are the true ones."""
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        values, costs_ = (torch.tensor([row], dtype=dtype) for row in (scores, costs))
+        gradients.append(surrogate(values, costs_, check_nu(nu, dtype))[1][0].double())
+    found, true = gradients
+    if (1 - nu) * (max(scores) - min(scores) + math.log(3)) < 40:
+        torch.testing.assert_close(found, true, rtol=1e-3, atol=float(1e-6 + 1e-5 * true.abs().max()))
+    else:  # shortened, but the agent whose score has to rise most is the same
+        assert found.abs().max() >= math.exp(38) * 0.01
+        assert found[true.argmin()] < 0
+    assert found.square().float().isfinite().all()
+
+
 def infimum(tau: list[float], nu: float) -> float:
     """Theorem 4.6, with the erratum for nu > 2."""
     total = math.fsum(tau)
@@ -224,3 +277,142 @@ def test_minimiser_allocates_to_the_cheapest_agent(nu):
         surrogate_deferral_loss(start_at_a_tie, torch.from_numpy(costs), nu).sum().backward()
         optimizer.step()
     assert (start_at_a_tie.detach().numpy().argmax(axis=1) == costs.argmin(axis=1)).all()
+
+
+# --- recentring -------------------------------------------------------------------------------------------------------
+
+
+def test_recentring_leaves_the_cheapest_agent_free_and_every_difference_as_it_was():
+    costs = torch.from_numpy(np.random.default_rng(6).random((2, 50, 4)))
+    found = recentred(costs)
+    assert (found.amin(dim=-1) == 0).all()
+    assert torch.equal(found.argmin(dim=-1), costs.argmin(dim=-1))
+    torch.testing.assert_close(found.diff(dim=-1), costs.diff(dim=-1), rtol=0, atol=1e-15)
+    torch.testing.assert_close(recentred(costs.mT, dim=1), found.mT, rtol=0, atol=0)
+
+
+def test_what_all_agents_cost_flattens_the_minimiser_unless_it_is_recentred():
+    """At nu = 1 softmax(scores) is tau / |tau| at the minimum."""
+    costs = torch.tensor([[0.30, 0.28, 0.55], [5.30, 5.28, 5.55]], dtype=torch.float64)
+    tau = torch.tensor([[0.83, 0.85, 0.58], [10.83, 10.85, 10.58]], dtype=torch.float64)
+    sharp = torch.tensor([[0.27, 0.29, 0.02]] * 2, dtype=torch.float64)  # of costs 0.02, 0 and 0.27
+    for target, expected in ((costs, tau), (recentred(costs), sharp)):
+        shares = expected / expected.sum(dim=-1, keepdim=True)
+        _, gradient = surrogate(shares.log(), target, None)
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-12)
+        assert (
+            surrogate(shares.log() + torch.eye(3)[:2] * 0.1, target, None)[0] > surrogate(shares.log(), target, None)[0]
+        ).all()
+
+
+def test_at_nu_2_recentring_changes_nothing():
+    """There the surrogates of all agents sum to a constant, so what all agents cost adds a constant to the loss."""
+    scores, costs = torch.from_numpy(random_scores()), torch.from_numpy(np.random.default_rng(7).random((40, 4)))
+    gradients = [surrogate(scores, c, check_nu(2.0, torch.float64))[1] for c in (costs, recentred(costs))]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-14)
+
+
+# --- all losses that can be trained on --------------------------------------------------------------------------------
+
+
+def plain_formulas(nu: float) -> dict:
+    """Each loss of one row as autograd can differentiate it, from its definition."""
+
+    def of_surrogate(scores, costs):
+        share = scores.softmax(dim=-1)
+        surrogates = -share.log() if nu == 1 else (share ** (nu - 1) - 1) / (1 - nu)
+        return sum((costs.sum() - costs[j]) * surrogates[j] for j in range(len(costs)))
+
+    def of_one_vs_all(scores, costs):
+        dearest = max(costs)
+        return sum((dearest - c) * (1 + (-r).exp()).log() + c * (1 + r.exp()).log() for r, c in zip(scores, costs))  # noqa: B905
+
+    return {
+        "surrogate": of_surrogate,
+        "regression": lambda scores, costs: sum((r + c) ** 2 for r, c in zip(scores, costs)),  # noqa: B905
+        "one_vs_all": of_one_vs_all,
+    }
+
+
+@pytest.mark.parametrize("agents_first", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "nu"), [*(("surrogate", nu) for nu in (0, 0.3, 1, 1.5, 3)), ("regression", 1), ("one_vs_all", 1)]
+)
+def test_values_and_gradients_are_those_of_the_definition_and_autograd(loss, nu, agents_first):
+    scores, costs = random_scores(rows=12, scale=3.0), np.random.default_rng(8).random((12, 4))
+    expected, gradients = [], []
+    for row, cost in zip(scores, costs, strict=True):
+        leaf = torch.tensor(row, requires_grad=True)
+        value = plain_formulas(nu)[loss](leaf, torch.tensor(cost))
+        expected.append(value.item())
+        gradients.append(torch.autograd.grad(value, leaf)[0])
+    given = torch.from_numpy(scores), torch.from_numpy(costs)
+    dim = 0 if agents_first else -1
+    if agents_first:
+        given = tuple(values.T for values in given)
+    value, gradient = LOSSES[loss](*given, check_nu(nu, torch.float64), dim)
+    np.testing.assert_allclose(value, expected, rtol=1e-9)
+    np.testing.assert_allclose(gradient.T if agents_first else gradient, torch.stack(gradients), rtol=1e-8, atol=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["regression", "one_vs_all"]),
+    st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3),
+    st.lists(st.floats(0, 5, width=32), min_size=3, max_size=3),
+)
+def test_the_alternatives_are_right_in_float32_for_score_gaps_up_to_100(loss, scores, costs):
+    scores = [50.0, -50.0, *scores]
+    single, double = (
+        LOSSES[loss](torch.tensor(scores, dtype=dtype), torch.tensor([*costs, 0.5, 1.0], dtype=dtype), None, -1)
+        for dtype in (torch.float32, torch.float64)
+    )
+    for found, expected in zip(single, double, strict=True):
+        torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+    assert single[0] >= 0
+
+
+def test_one_vs_all_with_0_1_costs_is_the_experts_part_of_verma_et_al():
+    """phi(r_j) where expert j is right, phi(-r_j) where it is wrong, phi(r) = log(1 + exp(-r))."""
+    scores, wrong = random_scores(), np.random.default_rng(9).integers(0, 2, (40, 4))
+    found, _ = one_vs_all(torch.from_numpy(scores), torch.from_numpy(wrong.astype(float)))
+    for value, row, mistakes in zip(found.tolist(), scores.tolist(), wrong.tolist(), strict=True):
+        expected = sum(math.log1p(math.exp(r if mistake else -r)) for r, mistake in zip(row, mistakes, strict=True))
+        assert value == pytest.approx(expected if any(mistakes) else 0.0, abs=1e-12)
+
+
+def conditional_costs() -> torch.Tensor:
+    """Costs of 3 agents given x, for 200 x: 6 equally likely outcomes each, (200, 6, 3). The cheapest agent by
+    expectation is clear, and often not the cheapest of an outcome."""
+    costs = np.random.default_rng(10).gamma(0.7, size=(2000, 6, 3))
+    expected = np.sort(costs.mean(axis=1), axis=1)
+    costs = costs[expected[:, 1] - expected[:, 0] > 0.1][:200]
+    assert len(costs) == 200
+    assert (costs.argmin(axis=2) != costs.mean(axis=1).argmin(axis=1)[:, None]).mean() > 0.4
+    return torch.from_numpy(costs)
+
+
+@pytest.mark.parametrize("recentre", [False, True])
+@pytest.mark.parametrize(
+    ("loss", "nu"),
+    [("surrogate", 0.5), ("surrogate", 1.0), ("surrogate", 1.5), ("regression", 1.0), ("one_vs_all", 1.0)],
+)
+def test_the_minimiser_of_the_expected_loss_allocates_to_the_cheapest_agent_in_expectation(loss, nu, recentre):
+    costs = conditional_costs()
+    target = recentred(costs) if recentre else costs
+    scores = torch.zeros(200, 3, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([scores], lr=0.1)
+    for step in range(400):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 400)
+        _, gradient = LOSSES[loss](scores.detach()[:, None].expand(-1, 6, -1), target, check_nu(nu, torch.float64), -1)
+        scores.grad = gradient.mean(dim=1)
+        optimizer.step()
+    found = scores.detach()
+    assert (found.argmax(dim=1) == costs.mean(dim=1).argmin(dim=1)).all()
+    expected = target.mean(dim=1)
+    if loss == "regression":
+        torch.testing.assert_close(found, -expected, rtol=0, atol=1e-6)
+    if loss == "one_vs_all":
+        torch.testing.assert_close(
+            found.sigmoid(), 1 - expected / target.amax(dim=2).mean(dim=1)[:, None], rtol=0, atol=0.02
+        )

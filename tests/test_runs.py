@@ -15,7 +15,8 @@ from data.cache import CostCache
 from data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 from rejector.evaluation import evaluate_runs
 from rejector.grid import make_grid
-from rejector.runs import find_runs, load_run, save_runs
+from rejector.runs import RUN_FILE, find_runs, load_run, save_runs
+from rejector.sweep import sweep
 from rejector.table import load_tables
 from rejector.training import TrainConfig, train_grid
 
@@ -56,7 +57,7 @@ def test_a_run_is_read_back_as_it_was_saved(cache, rejector, tmp_path):
     assert run.cache_path.samefile(cache.path)
 
 
-@pytest.mark.parametrize("failing", ["commit_bytes", "commit_table", "commit_json"])
+@pytest.mark.parametrize("failing", ["commit_bytes", "commit_batches", "commit_json"])
 @pytest.mark.parametrize("error", [RuntimeError("stop"), OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_run_folder_is_never_half_written(cache, rejector, tmp_path, monkeypatch, failing, error):
     trained, tables = rejector
@@ -250,3 +251,19 @@ def test_one_agent_alone_leaves_nothing_to_defer_to(make_cache, tmp_path):
 def test_a_folder_without_a_cache_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no cost cache"):
         CostCache(tmp_path)
+
+
+def test_a_run_of_before_there_were_some_settings_has_their_defaults(cache, tmp_path):
+    """It is read, and the same command leaves it as it is; with another value of such a setting it is refused."""
+    points = make_grid(cache, methods=["multi-task"], weights=[], betas=[{"expert": 0.1}], nus=[1.0], seeds=[3])
+    config, folder = TrainConfig(hidden=8, epochs=1), tmp_path / "run"
+    sweep(cache, points, [folder], config)
+    facts = store.read_json(folder / RUN_FILE)
+    for name in ("layers", "loss", "recentre"):
+        del facts["training"][name]
+    store.commit_json(folder / RUN_FILE, facts, replace=True)
+    assert load_run(folder).rejector.config == config
+    assert sweep(cache, points, [folder], config).trained == 0
+    for other in ({"layers": 1}, {"loss": "regression"}, {"recentre": True}):
+        with pytest.raises(DataError, match="other settings"):
+            sweep(cache, points, [folder], TrainConfig(hidden=8, epochs=1, **other))

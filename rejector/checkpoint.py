@@ -1,0 +1,99 @@
+"""Where the training of a grid stands, kept on disk, so that a kill costs what was done since the last save."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data import store
+from data.errors import CorruptPart
+
+EVERY = 30.0  # seconds between two saves
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Training between two steps.
+
+    Attributes:
+        epoch: under way, counted from 0.
+        step: of this epoch that comes next.
+        losses: sum of each point's losses in this epoch so far, float64 (P,).
+        history: mean loss and validation risk of each point in the epochs before, float64 (epochs, P, 2).
+        state: of all points, see :meth:`rejector.stacked.Stack.state`.
+    """
+
+    epoch: int
+    step: int
+    losses: Tensor
+    history: Tensor
+    state: dict[str, Tensor]
+
+
+class Checkpoint:
+    """One file that is replaced as a whole and removed at the end.
+
+    Args:
+        file: where; its name says what is trained on what, so that nothing else is ever resumed from it.
+        every: seconds between two saves; 0 saves whenever asked.
+    """
+
+    def __init__(self, file: Path, every: float = EVERY):
+        self.file, self.every = file, every
+        self._saved = time.monotonic()
+
+    @property
+    def is_due(self) -> bool:
+        return time.monotonic() - self._saved >= self.every
+
+    def save(self, progress: Progress) -> None:
+        """Replace the file, atomically."""
+        from safetensors.torch import save
+
+        tensors = {f"state.{name}": value.contiguous() for name, value in progress.state.items()}
+        tensors |= {"losses": progress.losses.cpu(), "history": progress.history.cpu()}
+        facts = {"epoch": progress.epoch, "step": progress.step, "sha256": _digest(tensors)}
+        store.commit_bytes(self.file, save(tensors, {"l2d": json.dumps(facts)}), replace=True)
+        self._saved = time.monotonic()
+
+    def load(self) -> Progress | None:
+        """What was saved last, or None.
+
+        Raises:
+            CorruptPart: the file is not what was saved.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        if not self.file.is_file():
+            return None
+        try:
+            with safe_open(self.file, "pt") as file:
+                facts = json.loads(file.metadata()["l2d"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            if facts["sha256"] != _digest(tensors):
+                raise ValueError("its content has changed")
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            raise CorruptPart(
+                f"is not what was saved: {error}", where=self.file, hint="delete it: training starts from the beginning"
+            ) from error
+        state = {name.removeprefix("state."): v for name, v in tensors.items() if name.startswith("state.")}
+        return Progress(facts["epoch"], facts["step"], tensors["losses"], tensors["history"], state)
+
+    def remove(self) -> None:
+        """Training is over."""
+        store.remove(self.file)
+
+
+def _digest(tensors: dict[str, Tensor]) -> str:
+    state = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name]
+        state.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        state.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return state.hexdigest()

@@ -1,0 +1,195 @@
+"""The rejector as a scikit-learn estimator, for costs that are in memory: no cache, no recipe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils import Tags, check_array, check_consistent_length
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from .costs import CostWeights, total_costs
+from .grid import GridPoint
+from .losses import allocate, deferral_loss
+from .table import CostTable
+from .training import TrainConfig, train_grid
+
+
+class DeferralRejector(BaseEstimator):
+    """Learns which agent should answer an input, from what each agent would have cost on training inputs.
+
+    Where other estimators take ``y``, this one takes ``costs``: what every agent's answer costs on every sample, (n,
+    agents), or raw costs by task, (n, agents, tasks), to be weighted. Agent 0 is the model. Trained as ``l2d train``
+    does (paper, section 5.2), on a part of the samples; the others choose the epoch.
+
+    Args:
+        nu: of the surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.
+        weights: ``lambda``, one a task; 1 each if None.
+        query_costs: ``beta``, one an agent, added to its costs; 0 each if None.
+        validation_fraction: of the samples, drawn by ``seed``.
+        seed: of the split, the initial parameters and the order of samples.
+        device: of torch, for training.
+        network: linear, mlp or transformer.
+        hidden, layers, loss, recentre, epochs, batch_size, lr, schedule, warmup, weight_decay: see
+            :class:`rejector.training.TrainConfig`.
+
+    Attributes:
+        rejector_: the :class:`rejector.training.TrainedRejector`; :func:`rejector.export.onnx_model` takes it.
+        n_agents_: how many agents.
+        n_features_in_, feature_names_in_: as everywhere in scikit-learn.
+    """
+
+    __metadata_request__fit = {"costs": UNUSED}  # it is what others call y, not metadata to be routed
+    __metadata_request__score = {"costs": UNUSED}
+
+    def __init__(
+        self,
+        *,
+        nu: float = 1.0,
+        weights: Any = None,
+        query_costs: Any = None,
+        validation_fraction: float = 0.2,
+        seed: int = 0,
+        device: str = "cpu",
+        network: str = "mlp",
+        hidden: int = 64,
+        layers: int = 2,
+        loss: str = "surrogate",
+        recentre: bool = False,
+        epochs: int = 100,
+        batch_size: int = 1024,
+        lr: float = 3e-3,
+        schedule: str = "cosine",
+        warmup: float = 0.1,
+        weight_decay: float = 0.0,
+    ):
+        self.nu = nu
+        self.weights = weights
+        self.query_costs = query_costs
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.device = device
+        self.network = network
+        self.hidden = hidden
+        self.layers = layers
+        self.loss = loss
+        self.recentre = recentre
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.schedule = schedule
+        self.warmup = warmup
+        self.weight_decay = weight_decay
+
+    def fit(self, X: Any, costs: Any) -> DeferralRejector:
+        """Train on samples and their costs.
+
+        Args:
+            X: features, (n, width), finite.
+            costs: (n, agents) or (n, agents, tasks), finite and not negative.
+
+        Raises:
+            ValueError: a shape or value is not as it has to be.
+            UsageError: a parameter of training is out of range.
+            DataError: the loss is not finite.
+        """
+        features = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
+        raw = self._check_costs(features, costs)
+        config = TrainConfig(**{name: getattr(self, name) for name in TRAINING})
+        weights, query_costs = self._check_weights(raw)
+        tasks = [str(task) for task in range(raw.shape[2])]
+        point = GridPoint(
+            run_id=type(self).__name__,
+            method="multi-task",
+            weights=CostWeights(tuple(zip(tasks, weights.tolist(), strict=True))),
+            beta=float(query_costs.max()),
+            query_costs=tuple(query_costs.tolist()),
+            nu=float(self.nu),
+            seed=int(self.seed),
+        )
+        train, validation = (
+            CostTable(split=split, ids=[], features=torch.from_numpy(features[rows]), raw=torch.from_numpy(raw[rows]))
+            for split, rows in zip(("train", "validation"), self._split(len(features)), strict=True)
+        )
+        self.rejector_ = train_grid([point], train, validation, config, tasks=tasks, device=self.device)[0]
+        self.n_agents_ = raw.shape[1]
+        return self
+
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Score of each agent, (n, agents) float32: the highest is chosen."""
+        check_is_fitted(self)
+        features = validate_data(self, X, dtype=np.float32, reset=False)
+        return self.rejector_.scores(torch.from_numpy(features)).numpy()
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Index of the agent that should answer each sample, (n,) int64; ties go to the lowest."""
+        return allocate(torch.from_numpy(self.decision_function(X))).numpy()
+
+    def score(self, X: Any, costs: Any) -> float:
+        """Minus the mean deferral loss (Definition 4.1): what the chosen agents cost, queries included."""
+        chosen = self.predict(X)
+        raw = self._check_costs(X, costs)
+        if raw.shape[1] != self.n_agents_:
+            raise ValueError(f"costs of {raw.shape[1]} agents, but it was trained on those of {self.n_agents_}")
+        weights, query_costs = (torch.from_numpy(values) for values in self._check_weights(raw))
+        losses = deferral_loss(torch.from_numpy(chosen), total_costs(torch.from_numpy(raw), weights, query_costs))
+        return -float(losses.double().mean())
+
+    def _check_costs(self, X: Any, costs: Any) -> np.ndarray:
+        """Raw costs as (n, agents, tasks) float32."""
+        if costs is None:
+            raise ValueError("it requires y to be passed, but the target y is None: here y are the agents' costs")
+        raw = check_array(costs, dtype=np.float32, allow_nd=True, input_name="costs")
+        check_consistent_length(X, raw)
+        raw = raw[:, :, None] if raw.ndim == 2 else raw
+        if raw.ndim != 3 or raw.shape[1] < 2 or raw.shape[2] < 1:
+            raise ValueError(f"costs are (n, agents) or (n, agents, tasks) of two agents or more, not {raw.shape}")
+        if (raw < 0).any():
+            raise ValueError(f"costs are not negative, the least is {raw.min()}")
+        return raw
+
+    def _check_weights(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``lambda`` (tasks,) and ``beta`` (agents,), float32."""
+        found = []
+        for name, default, length in (("weights", 1.0, raw.shape[2]), ("query_costs", 0.0, raw.shape[1])):
+            given = getattr(self, name)
+            values = np.full(length, default, np.float32) if given is None else np.asarray(given, dtype=np.float32)
+            if values.shape != (length,) or not np.isfinite(values).all() or (values < 0).any():
+                raise ValueError(f"{name} = {given!r}: {length} numbers >= 0 are needed for costs of shape {raw.shape}")
+            found.append(values)
+        return found[0], found[1]
+
+    def _split(self, samples: int) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of the training and of the validation samples, each in order."""
+        if not 0 < self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction = {self.validation_fraction}: it lies between 0 and 1")
+        count = min(max(round(self.validation_fraction * samples), 1), samples - 1)
+        order = np.random.default_rng(self.seed).permutation(samples)
+        return np.sort(order[count:]), np.sort(order[:count])
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        tags.target_tags.two_d_labels = True
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = False
+        return tags
+
+
+#: Parameters that are TrainConfig's; `failures` is not among them: missing costs are refused.
+TRAINING = (
+    "network",
+    "hidden",
+    "layers",
+    "loss",
+    "recentre",
+    "epochs",
+    "batch_size",
+    "lr",
+    "schedule",
+    "warmup",
+    "weight_decay",
+)

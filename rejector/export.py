@@ -1,0 +1,169 @@
+"""A rejector as an ONNX model, standardisation inside: to be run where there is neither l2d nor torch."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data import store
+from data.errors import UsageError
+
+from .losses import allocate
+from .networks import INPUT_OF
+from .runs import load_run, one_run
+from .training import TrainedRejector
+
+if TYPE_CHECKING:
+    import onnx
+
+SCORE_TOLERANCE = 1e-4  # relative: how far the runtime's scores may be from torch's before an export is refused
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was written: the file, its input (name and shape), its operator set, and its size."""
+
+    file: Path
+    input: str
+    shape: list[int | str]
+    opset: int
+    num_bytes: int
+
+    def row(self) -> dict[str, Any]:
+        """As printed."""
+        shape = " x ".join(map(str, self.shape))
+        return {
+            "file": str(self.file),
+            "input": self.input,
+            "shape": shape,
+            "opset": self.opset,
+            "bytes": self.num_bytes,
+        }
+
+
+class Deployed(nn.Module):
+    """A rejector as it is used: raw features (batch, width), or pixels (batch, 3, side, side) in [0, 1], to scores
+    (batch, agents) and the agent's index (batch,), int64."""
+
+    def __init__(self, rejector: TrainedRejector):
+        super().__init__()
+        self.network = rejector.network()
+        self.register_buffer("mean", rejector.state["feature_mean"])
+        self.register_buffer("std", rejector.state["feature_std"])
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        scores = self.network((inputs.flatten(1) - self.mean) / self.std)
+        return scores, scores.argmax(dim=-1)  # ONNX's ArgMax takes the lowest index among ties, unlike torch on a GPU
+
+
+def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportReport:
+    """Write the rejector of a run as an ONNX file.
+
+    Args:
+        run: a run's folder.
+        file: appears whole or not at all.
+        overwrite: replace ``file`` if it is there.
+
+    Raises:
+        UsageError: there is no run or several, ``file`` is there already, or the extra ``onnx`` is not installed.
+        CorruptPart: the run is damaged.
+    """
+    if file.exists() and (not overwrite or file.is_dir()):
+        raise UsageError("this is there already", where=file, hint="give another name, or type --overwrite")
+    _require_onnx()
+    opened = load_run(one_run(run))
+    facts = {"run_id": opened.point.run_id}
+    if opened.input is not None:  # runs saved by earlier versions do not say
+        facts |= {"feature_names": opened.input.made.get("names", []), "input": opened.input.made}
+    model = onnx_model(opened.rejector, opened.agents, facts)
+    content = model.SerializeToString()
+    if not store.commit_bytes(file, content, replace=overwrite):
+        raise UsageError("this has appeared meanwhile", where=file, hint="give another name, or type --overwrite")
+    entry = model.graph.input[0]
+    shape = [dim.dim_param or dim.dim_value for dim in entry.type.tensor_type.shape.dim]
+    return ExportReport(file, entry.name, shape, model.opset_import[0].version, len(content))
+
+
+def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, Any] | None = None) -> onnx.ModelProto:
+    """A rejector as an ONNX model with a free batch size, checked against torch on random inputs.
+
+    Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; float32, not standardised.
+    Outputs: ``scores`` (batch, agents) float32; ``agent`` (batch,) int64, their argmax, ties to the lowest index.
+    Metadata: ``agents``, ``query_costs``, ``method``, ``lambda``, ``nu``, ``l2d_version`` and ``facts``, texts as they
+    are and all else as JSON.
+
+    Args:
+        agents: their names, in order.
+        facts: what else the metadata should say.
+
+    Raises:
+        UsageError: the extra ``onnx`` is not installed.
+    """
+    _require_onnx()
+    import onnx
+
+    column = INPUT_OF[rejector.config.network]
+    deployed = Deployed(rejector).eval()
+    width = len(deployed.mean)
+    shape = (3, deployed.network.side, deployed.network.side) if column == "image" else (width,)
+    generator = torch.Generator().manual_seed(0)
+    example = deployed.mean + deployed.std * torch.randn(64, width, generator=generator)
+    example = example.reshape(-1, *shape)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
+        program = torch.onnx.export(
+            deployed,
+            (example[:2],),  # a batch of one would be taken for a constant
+            dynamo=True,  # the other exporter is deprecated since torch 2.9
+            input_names=[column],
+            output_names=["scores", "agent"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        part.ClearField("metadata_props")  # the exporter's notes, with paths of this machine
+    point = rejector.point
+    described = {
+        "agents": agents,
+        "query_costs": list(point.query_costs),
+        "method": point.method,
+        "lambda": dict(point.weights.by_task),
+        "nu": point.nu,
+        "l2d_version": metadata.version("l2d"),
+        **(facts or {}),
+    }
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in described.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.checker.check_model(model, full_check=True)
+    _compare(model, rejector, example)
+    return model
+
+
+def _compare(model: onnx.ModelProto, rejector: TrainedRejector, example: Tensor) -> None:
+    """See that the model gives what the rejector gives: exporter, runtime and torch are of many versions."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    scores, agent = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    expected = rejector.scores(example.flatten(1)).numpy()
+    close = np.allclose(scores, expected, rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE * np.abs(expected).max())
+    if not close or not np.array_equal(agent, allocate(torch.from_numpy(scores)).numpy()):
+        worst = np.abs(scores - expected).max()
+        raise RuntimeError(f"the exported model differs from the rejector by {worst} (torch {torch.__version__})")
+
+
+def _require_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"writing ONNX needs {error.name}", hint="install it: pip install 'l2d[onnx]'") from error

@@ -1,0 +1,295 @@
+"""Inputs that nobody has labelled, batch by batch: rows of a Parquet or CSV file, or the samples of a cost cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from data import schema
+from data.cache import CostCache
+from data.errors import DataError, FingerprintMismatch, UsageError
+from data.features import FeatureEncoder, columns_of, evaluate
+from data.stream import TableStream
+
+from .rows import inputs_of
+
+Batches = Iterator[tuple[pa.Array, np.ndarray]]  # sample ids (strings), and features float32 (batch, width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRecord:
+    """What a rejector looks at and how its cache made that. Kept in ``run.json``: a run routes without its cache.
+
+    Attributes:
+        column: ``features`` or ``image``.
+        made: what ``CacheRecord.inputs`` says of it: the fitted encoder, or which agent's features it is, or the size.
+        id: SQL expression of a sample's id over the columns of the source, where that is a table.
+        shown_by: fingerprint of the agent whose features it is, without what it says of the dataset.
+    """
+
+    column: str
+    made: dict[str, Any]
+    id: str | None = None
+    shown_by: dict[str, Any] | None = None
+
+    @classmethod
+    def of(cls, cache: CostCache, column: str) -> InputRecord:
+        """The record of a column of a cache.
+
+        Raises:
+            UsageError: the cache has no such input.
+        """
+        if column not in cache.record.inputs:
+            there = [name for name in schema.INPUT_COLUMNS if name in cache.record.inputs]
+            raise UsageError(
+                f"this cache has no {column} to look at; it has {', '.join(there)}",
+                where=cache.path,
+                hint="networks that look at images: conv; all others look at features",
+            )
+        made, shown_by = cache.record.inputs[column], None
+        if made.get("agent") is not None:
+            fingerprint = cache.agent(made["agent"]).fingerprint
+            of_dataset = ("dataset.", "column ")  # what the agent may have read
+            shown_by = {name: value for name, value in fingerprint.items() if not name.startswith(of_dataset)}
+        return cls(column=column, made=made, id=cache.record.fingerprint.get("dataset.id"), shown_by=shown_by)
+
+    @property
+    def encoder(self) -> FeatureEncoder | None:
+        """The fitted encoder of a table's columns; None where features come from elsewhere."""
+        return FeatureEncoder.from_json(self.made) if "encoder" in self.made else None
+
+    def differences(self, other: InputRecord) -> dict[str, tuple[object, object]]:
+        """Fields in which inputs made as ``other`` says mean something else: name -> (ours, theirs), long ones as
+        digests."""
+        ours, theirs = ({**r.made, **{f"agent {k}": v for k, v in (r.shown_by or {}).items()}} for r in (self, other))
+        names = [name for name in {**ours, **theirs} if name != "columns" and ours.get(name) != theirs.get(name)]
+        return {name: (_short(ours.get(name)), _short(theirs.get(name))) for name in names}
+
+
+def _short(value: object) -> object:
+    return schema.digest(value) if isinstance(value, list | dict) else value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """Inputs about to be read.
+
+    Attributes:
+        ids: what the sample ids are, for people.
+        samples: how many there are, or None where the whole file would have to be read to know.
+        batches: sample ids and features.
+    """
+
+    ids: str
+    samples: int | None
+    batches: Batches
+
+
+def open_inputs(
+    path: Path,
+    record: InputRecord,
+    width: int,
+    *,
+    rows_at_once: int,
+    id_column: str | None = None,
+    unseen: np.ndarray | None = None,
+) -> Inputs:
+    """Open a file or cache, and check that it has what the rejector looks at.
+
+    A file has the columns of the table that the rejector's cache was made of, or a column ``features`` (lists of
+    ``width`` numbers) or ``image`` (files of the cached size) as they stand in a cache.
+
+    Args:
+        path: a Parquet or CSV file, or the folder of a cost cache.
+        record: what the rejector looks at.
+        width: numbers a sample.
+        rows_at_once: of a batch, at most.
+        id_column: whose values are sample ids; else they are what they were in the cache if the file has these
+            columns, else row numbers from 0.
+        unseen: features, (width,), of samples of a cache on which the agent that shows them failed; without, such
+            samples are refused.
+
+    Raises:
+        DataError: the file cannot be read, lacks a column or has it of another type, or a value cannot be used. What
+            is wrong in a batch is raised when it is read.
+        FingerprintMismatch: the inputs of the cache were made otherwise, and so mean something else.
+        UsageError: ``id_column`` is not there, or the cache has no such input.
+    """
+    if path.is_dir():
+        if id_column is not None:
+            raise UsageError(f"--id {id_column}: a cache knows its samples' ids", where=path, hint="leave it out")
+        cache = CostCache(path)
+        changes = record.differences(InputRecord.of(cache, record.column))
+        if changes:
+            raise FingerprintMismatch(
+                f"the rejector's input, {record.column},",
+                changes,
+                where=path,
+                hint="they mean something else: route the source's table, or features made as in training",
+            )
+        batches = _cache_batches(cache, record, width, rows_at_once, unseen)
+        return Inputs(ids="those of the cache", samples=cache.record.num_samples, batches=batches)
+    encoder = record.encoder
+    ids = id_column or record.id
+    stream = TableStream(path, encoder.columns if encoder else {}, text=[ids] if ids else [])
+    needed, read = _reader(stream, record, width)
+    expression = _id_expression(stream, record, id_column)
+    needed = list(dict.fromkeys([*needed, *(columns_of(expression) if expression else [])]))
+    batches = _file_batches(stream, needed, expression, read, rows_at_once)
+    return Inputs(ids=expression or "row numbers", samples=stream.rows, batches=batches)
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+Read = Callable[[pl.DataFrame, int], np.ndarray]  # a frame and the number of its first row -> float32 (rows, width)
+
+
+def _reader(stream: TableStream, record: InputRecord, width: int) -> tuple[list[str], Read]:
+    """Which columns of a file are needed, and how they become features."""
+    there, encoder = stream.schema, record.encoder
+    if record.column == "image":
+        if there.get("image") != pl.Binary:
+            found = f"is of type {there['image']}" if "image" in there else "is not there"
+            raise DataError(
+                f"column 'image' {found}; this rejector looks at images",
+                where=stream.path,
+                hint="give a Parquet file with encoded images (PNG or JPEG) in a binary column `image`, or a cache",
+            )
+        return ["image"], lambda frame, first_row: _pixels(frame, first_row, width, stream.path)
+    columns = list(encoder.columns) if encoder else []
+    if encoder and not columns:  # a cache of before their types were kept
+        columns = list(dict.fromkeys(name for f in encoder.features for name in columns_of(f.expression)))
+    ready = isinstance(there.get("features"), pl.List | pl.Array) and there["features"].inner.is_numeric()
+    if ready and "features" not in columns:
+        return ["features"], lambda frame, first_row: _dense(frame, first_row, width, stream.path, None)
+    if encoder is None:
+        shown = record.made.get("agent")
+        raise DataError(
+            "there is no column `features` of lists of numbers",
+            where=stream.path,
+            hint=f"the rejector looks at {width} features"
+            + (f" that agent {shown!r} shows of itself" if shown else ""),
+        )
+    for name in columns:
+        if name not in there:
+            feature = next(f for f in encoder.features if name in columns_of(f.expression))
+            raise DataError(
+                f"there is no column {name!r}, which feature {feature.expression!r} needs",
+                where=stream.path,
+                hint=f"the columns are {', '.join(there)}",
+            )
+    return columns, encoder.transform
+
+
+def _id_expression(stream: TableStream, record: InputRecord, id_column: str | None) -> str | None:
+    if id_column is None:
+        known = columns_of(record.id) if record.id else []
+        return record.id if known and set(known) <= set(stream.schema) else None
+    if id_column not in stream.schema:
+        raise UsageError(
+            f"--id {id_column}: there is no such column",
+            where=stream.path,
+            hint=f"the columns are {', '.join(stream.schema)}",
+        )
+    return '"' + id_column.replace('"', '""') + '"'
+
+
+def _file_batches(
+    stream: TableStream, columns: list[str], id_expression: str | None, read: Read, rows_at_once: int
+) -> Batches:
+    first_row = 0
+    for frame in stream.frames(columns or list(stream.schema)[:1], rows_at_once):
+        try:
+            features = read(frame, first_row)
+            if id_expression is None:
+                ids = pa.array(np.arange(first_row, first_row + frame.height)).cast(pa.string())
+            else:
+                ids = evaluate(frame, id_expression, pl.String).to_arrow().cast(pa.string())
+        except DataError as error:
+            raise DataError(error.what, where=error.where or stream.path, hint=error.hint) from error
+        if ids.null_count:
+            row = first_row + ids.is_null().index(True).as_py()
+            raise DataError(f"row {row} has no id ({id_expression})", where=stream.path, hint="or give another --id")
+        yield ids, features
+        first_row += frame.height
+
+
+def _dense(frame: pl.DataFrame, first_row: int, width: int, where: object, unseen: np.ndarray | None) -> np.ndarray:
+    """Features that stand in the file as lists of numbers."""
+    column = frame["features"]
+    lengths = column.list.len() if isinstance(column.dtype, pl.List) else column.arr.len()
+    missing, wrong = column.is_null().to_numpy(), (lengths != width).fill_null(False).to_numpy()
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise DataError(
+            f"row {first_row + row} has {lengths[row]} features, the rejector looks at {width}",
+            where=where,
+            hint="features have to be those of the cache that it was trained on",
+        )
+    if missing.any() and unseen is None:
+        raise DataError(
+            f"row {first_row + int(missing.argmax())} has no features",
+            where=where,
+            hint="leave it out; in a cache: the agent that shows them failed, ask it again with --retry-failures",
+        )
+    matrix = np.empty((frame.height, width), np.float32)
+    matrix[missing] = 0 if unseen is None else unseen
+    if not missing.all():
+        matrix[~missing] = column.drop_nulls().cast(pl.Array(pl.Float32, width)).to_numpy()
+    finite = np.isfinite(matrix)
+    if not finite.all():
+        row, feature = np.argwhere(~finite)[0]
+        raise DataError(
+            f"feature {feature} of row {first_row + row} is {matrix[row, feature]}",
+            where=where,
+            hint="features are finite numbers, in 32 bits",
+        )
+    return matrix
+
+
+def _pixels(frame: pl.DataFrame, first_row: int, width: int, where: object) -> np.ndarray:
+    """Encoded images of the size that the rejector looks at, as pixels in [0, 1]."""
+    files, pixels = frame["image"].to_arrow(), np.empty((frame.height, width), np.float32)
+    for row in range(frame.height):  # one by one, so that the message names the row
+        try:
+            found = inputs_of(files[row : row + 1], "image", 1)
+        except DataError as error:
+            raise DataError(f"the image of row {first_row + row} {error.what}", where=where, hint=error.hint) from error
+        if found.shape[1] != width:
+            raise DataError(
+                f"the image of row {first_row + row} has {found.shape[1] // 3} pixels, not {width // 3}",
+                where=where,
+                hint="the rejector looks at small images as data.images.thumbnail makes them for the cache",
+            )
+        pixels[row] = found[0]
+    return pixels
+
+
+# --- caches -----------------------------------------------------------------------------------------------------------
+
+
+def _cache_batches(
+    cache: CostCache, record: InputRecord, width: int, rows_at_once: int, unseen: np.ndarray | None
+) -> Batches:
+    """All samples of a cache, whatever has been asked of agents. Only the parts that hold the input are needed."""
+    first_row, agent = 0, record.made.get("agent")
+    for chunk in range(cache.record.num_chunks):
+        columns = ["sample_id", record.column]
+        table = cache.samples(chunk, columns) if agent is None else cache.predictions(agent, chunk, columns)
+        if record.column not in table.column_names:  # the agent failed on all of the chunk
+            table = table.append_column(record.column, pa.nulls(len(table), schema.dense(width)))
+        for start in range(0, len(table), rows_at_once):
+            part = table.slice(start, rows_at_once)
+            frame = pl.from_arrow(part.select([record.column]))
+            if record.column == "image":
+                features = _pixels(frame, first_row, width, cache.path)
+            else:
+                features = _dense(frame, first_row, width, cache.path, unseen)
+            yield part["sample_id"].combine_chunks(), features
+            first_row += len(part)

@@ -1,0 +1,166 @@
+"""The parts of a cache, opened and checked once, then read chunk by chunk at the speed of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import schema, store
+from data.cache import CostCache
+from data.errors import CorruptPart
+from data.integrity import REBUILD_HINT
+from data.mapped import MappedPart
+
+from .rows import Tally, check_finite, check_usable, inputs_of, read_costs
+
+
+class CacheParts:
+    """Rows of a cache's splits, read part by part. Opening reads everything once; nothing is then held but its layout.
+
+    Args:
+        cache: an opened cache.
+        splits: to be read, out of ``train``, ``validation``, ``test``.
+        column: the rejector's input, ``features`` or ``image``.
+        failures: what to do about recorded failures, see :data:`rejector.rows.FAILURES`.
+
+    Attributes:
+        counts: split -> rows of each chunk that are kept, int64 (chunks,).
+        width: of a row's input.
+        shape: of a row's raw costs: (agents, tasks).
+        is_mapped: whether inputs are views of mapped files, so that reading them again costs nothing.
+
+    Raises:
+        IncompleteCache: parts are missing.
+        CorruptPart: a part is damaged or does not belong to its chunk.
+        DataError: a feature or cost is not finite, a cost is negative, a split is empty, or a failure is refused.
+        UsageError: fewer than two agents, or the cache has no such input.
+    """
+
+    def __init__(self, cache: CostCache, splits: tuple[str, ...], *, column: str, failures: str):
+        check_usable(cache, column, failures)
+        self.cache, self.column, self.failures = cache, column, failures
+        self._agents = cache.agents + cache.references
+        self._cost_columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
+        self._shown_by = cache.record.inputs[column].get("agent")  # features of the model's own forward pass
+        self.shape = (len(cache.agents), len(self._cost_columns))
+        self.width = 0
+        self.counts = {split: np.zeros(cache.record.num_chunks, np.int64) for split in splits}
+        self._kept: dict[str, list[bytes | None]] = {split: [] for split in splits}  # a bit a row; None: all of them
+        self._inputs: list[MappedPart] = []
+        self._costs: list[list[MappedPart]] = []
+        self._worst = np.zeros(len(self._cost_columns), np.float32)
+        self._seen: tuple[np.ndarray | float, int] = 0.0, 0  # sum and number of training rows that the model has shown
+        tallies = {split: Tally(len(self._agents)) for split in splits}
+        for chunk in range(cache.record.num_chunks):
+            self._open(chunk, tallies)
+        for split, tally in tallies.items():
+            tally.check(cache, split, self._agents, failures)
+        self.is_mapped = all(part.is_mapped for part in self._inputs)
+
+    def read(self, split: str, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a split in one chunk.
+
+        Returns:
+            Inputs float32 (n, width), a read-only view of the mapped file where it can be; raw costs of the agents
+            float32 (n, agents, tasks).
+
+        Raises:
+            CorruptPart: a part cannot be read, or has been replaced.
+        """
+        rows = self._rows(split, chunk)
+        features, raw, failed = self._read(chunk, self._costs[chunk], rows)
+        if failed.any():
+            raw[failed] = self._worst
+            if self._shown_by is not None:
+                features = self._with_mean(features, self._unseen(failed))
+        return features, raw
+
+    def sample_ids(self, split: str, chunk: int) -> list[str]:
+        """Ids of the rows that :meth:`read` gives."""
+        ids, rows = self.cache.samples(chunk, ["sample_id"])["sample_id"], self._rows(split, chunk)
+        return (ids if rows is None else ids.take(pa.array(rows))).to_pylist()
+
+    def _rows(self, split: str, chunk: int) -> np.ndarray | None:
+        """Positions of a split's rows in a chunk; None where these are all."""
+        kept, rows = self._kept[split][chunk], len(self.cache.record.chunk_rows(chunk))
+        return None if kept is None else np.flatnonzero(np.unpackbits(np.frombuffer(kept, np.uint8), count=rows))
+
+    def _open(self, chunk: int, tallies: dict[str, Tally]) -> None:
+        """Open and check the parts of a chunk, and note which rows are of which split."""
+        cache, costs = self.cache, []
+        samples = cache.samples(chunk, ["split"])
+        ids = store.facts_of(samples)["ids"]
+        owner = "samples" if self._shown_by is None else self._shown_by
+        shown = schema.samples_part(cache.path, chunk)
+        if self._shown_by is not None:
+            shown = schema.predictions_part(cache.path, self._shown_by, chunk)
+        self._inputs.append(self._map(shown, chunk, owner, (self.column,), ids))
+        for agent in self._agents:
+            part = schema.costs_part(cache.path, agent.name, chunk, cache.record.cost_digest)
+            costs.append(self._map(part, chunk, agent.name, tuple(self._cost_columns), ids))
+        features, raw, failed = self._read(chunk, costs, None)
+        check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw, self._agents)
+        self.width = max(self.width, features.shape[1])
+        self._note_training(samples["split"], features, raw, failed)
+        for split, tally in tallies.items():
+            kept = _is(samples["split"], split)
+            rows = np.flatnonzero(kept)
+            tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])))
+            if self.failures == "drop":
+                kept &= ~failed.any(axis=1)
+            self.counts[split][chunk] = kept.sum()
+            self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
+        self._costs.append(costs[: self.shape[0]])
+
+    def _map(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...], ids: str) -> MappedPart:
+        mapped, found = self.cache.map_part(part, chunk, owner, columns)
+        if found != ids:
+            raise CorruptPart(f"holds other samples than chunk {chunk}", where=part, hint=REBUILD_HINT)
+        return mapped
+
+    def _read(
+        self, chunk: int, costs: list[MappedPart], rows: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows of a chunk (all if None): inputs, raw costs of the agents whose parts are given, where these failed."""
+        values = self._inputs[chunk].read().get(self.column)
+        raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
+        if rows is None:
+            return inputs_of(values, self.column, len(raw)), raw, failed
+        if isinstance(values, np.ndarray):
+            whole_row = np.dtype((np.void, values.itemsize * values.shape[1]))  # numpy would copy all of an array that
+            values = np.take(values.view(whole_row)[:, 0], rows)  # is not aligned before it takes rows of it
+            values = values.view(np.float32).reshape(len(rows), -1)
+        elif values is not None:
+            values = values.take(pa.array(rows))
+        return inputs_of(values, self.column, len(rows)), raw[rows], failed[rows]
+
+    def _note_training(
+        self, of_split: pa.ChunkedArray, features: np.ndarray, raw: np.ndarray, failed: np.ndarray
+    ) -> None:
+        """The highest costs of training samples, and the mean of what the model has shown of them."""
+        training = _is(of_split, "train")
+        self._worst = np.maximum(self._worst, raw[training].max(axis=(0, 1), initial=0))  # failures are zeros here
+        if self._shown_by is not None and features.shape[1]:
+            seen = features[training & ~self._unseen(failed)]
+            self._seen = self._seen[0] + seen.sum(axis=0, dtype=np.float64), self._seen[1] + len(seen)
+
+    def _unseen(self, failed: np.ndarray) -> np.ndarray:
+        """Where there are no features because the agent that shows them failed, bool (n,)."""
+        return failed[:, [agent.name for agent in self._agents].index(self._shown_by)]
+
+    def _with_mean(self, features: np.ndarray, unseen: np.ndarray) -> np.ndarray:
+        """Features with the training rows' mean where there are none."""
+        total, rows = self._seen
+        mean = total / rows if rows else np.zeros(self.width)
+        shown = features if features.shape[1] else np.zeros((len(features), self.width))
+        return np.where(unseen[:, None], mean, shown).astype(np.float32)
+
+    def _sample_id(self, chunk: int, row: int) -> str:
+        return self.cache.samples(chunk, ["sample_id"])["sample_id"][row].as_py()
+
+
+def _is(of_split: pa.ChunkedArray, split: str) -> np.ndarray:
+    return pc.equal(of_split, split).to_numpy()

@@ -1,0 +1,119 @@
+"""A trained rejector at work: inputs that nobody has labelled, allocated to agents batch by batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from data import store
+from data.errors import UsageError
+
+from .inputs import Inputs, open_inputs
+from .losses import allocate
+from .runs import Run, input_of, load_run, one_run
+from .training import ROWS_AT_ONCE
+
+READ_AT_ONCE = 1 << 22  # numbers of a batch that is read: 16 MiB as features
+ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
+
+
+@dataclass(frozen=True)
+class RouteReport:
+    """How many inputs each agent gets, in how many seconds, and what their sample ids are."""
+
+    agents: list[str]
+    counts: list[int]
+    seconds: float
+    ids: str
+
+    @property
+    def samples(self) -> int:
+        return sum(self.counts)
+
+    def rows(self) -> list[dict]:
+        """One row an agent: how many inputs, and their share (None without inputs)."""
+        return [
+            {"agent": agent, "samples": count, "share": count / self.samples if self.samples else None}
+            for agent, count in zip(self.agents, self.counts, strict=True)
+        ]
+
+
+def route(
+    run: Path,
+    source: Path,
+    out: Path,
+    *,
+    id_column: str | None = None,
+    overwrite: bool = False,
+    progress: Callable[[int | None], Callable[[int], None]] | None = None,
+) -> RouteReport:
+    """Allocate inputs and write ``sample_id, agent_index, agent, score_J..``, in their order and in bounded memory.
+
+    The features of an input are made as those of the training samples were, so rows of a training table get the
+    allocations that ``allocations.parquet`` has for them.
+
+    Args:
+        run: a run's folder; its cache need not be there any more.
+        source: a Parquet or CSV file, or a cost cache, see :func:`rejector.inputs.open_inputs`.
+        out: a Parquet file, or a CSV file by its suffix. It appears whole or not at all.
+        id_column: whose values are the sample ids.
+        overwrite: replace ``out`` if it is there.
+        progress: called with the number of inputs (None where that is not known); returns a function to be told of
+            inputs done.
+
+    Raises:
+        UsageError: there is no run or several, ``out`` is there already or has another suffix.
+        DataError: as :func:`rejector.inputs.open_inputs`, also for values that cannot be used.
+        CorruptPart: the run is damaged.
+    """
+    if out.suffix.lower() not in (".parquet", ".csv"):
+        raise UsageError("allocations are written as .parquet or .csv", where=out, hint="give --out such a name")
+    if out.exists() and (not overwrite or out.is_dir() or (source.exists() and out.samefile(source))):
+        raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
+    opened, started = load_run(one_run(run)), time.perf_counter()
+    width = len(opened.rejector.state["feature_mean"])
+    inputs = open_inputs(
+        source,
+        input_of(opened),
+        width,
+        rows_at_once=max(1, min(ROWS_AT_ONCE, READ_AT_ONCE // width)),
+        id_column=id_column,
+        unseen=opened.rejector.state["feature_mean"].numpy() if opened.rejector.config.failures == "worst" else None,
+    )
+    counts = np.zeros(len(opened.agents), np.int64)
+    advance = progress(inputs.samples) if progress else lambda done: None
+    kind = allocation_schema(len(opened.agents))
+    batches = _allocations(opened, inputs, kind, counts, advance)
+    if not store.commit_batches(out, kind, batches, {"run_id": opened.point.run_id}, replace=overwrite):
+        raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
+    return RouteReport(opened.agents, counts.tolist(), time.perf_counter() - started, inputs.ids)
+
+
+def allocation_schema(num_agents: int) -> pa.Schema:
+    """Columns of routed inputs: of a run's ``allocations.parquet``, those that need no costs."""
+    scores = [(f"score_{agent}", pa.float32()) for agent in range(num_agents)]
+    return pa.schema([("sample_id", pa.string()), ("agent_index", pa.int32()), ("agent", pa.string()), *scores])
+
+
+def _allocations(
+    run: Run, inputs: Inputs, kind: pa.Schema, counts: np.ndarray, advance: Callable[[int], None]
+) -> Iterator[pa.RecordBatch]:
+    """Record batches of :func:`allocation_schema`; adds to ``counts`` on the way."""
+    names = pa.array(run.agents)
+    width, hidden = len(run.rejector.state["feature_mean"]), run.rejector.config.hidden
+    rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * hidden))
+    for ids, features in inputs.batches:
+        parts = torch.from_numpy(features).split(rows_at_once)
+        scores = torch.cat([run.rejector.scores(part) for part in parts])
+        chosen = allocate(scores).numpy()
+        counts += np.bincount(chosen, minlength=len(counts))
+        columns = [ids, pa.array(chosen, pa.int32()), names.take(pa.array(chosen))]
+        columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(counts))]
+        yield pa.record_batch(columns, schema=kind)
+        advance(len(ids))

@@ -1,0 +1,165 @@
+"""The rows of a cache's chunks: what a rejector looks at and what each agent costs there, and what is refused.
+
+Shared by rejector/table.py, which joins chunks to tables, and rejector/streaming.py, which reads them one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+
+from data import schema
+from data.cache import AgentRecord, CostCache
+from data.columns import dense_matrix, numbers
+from data.errors import DataError, UsageError
+from data.images import decode_thumbnails
+
+#: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed; or
+#: charge a failure the worst cost of its task that any answer has on the training split.
+FAILURES = ("refuse", "drop", "worst")
+
+Column = np.ndarray | pa.Array | pa.ChunkedArray
+
+
+def check_usable(cache: CostCache, column: str, failures: str) -> None:
+    """Refuse what no rejector can be trained on.
+
+    Raises:
+        IncompleteCache: parts are missing.
+        UsageError: fewer than two agents, no such input, no such treatment of failures.
+    """
+    if failures not in FAILURES:
+        raise UsageError(f"failures = {failures!r}", hint=f"choose from {', '.join(FAILURES)}")
+    cache.require_complete()
+    if len(cache.agents) < 2:
+        raise UsageError(
+            f"there is one agent, {cache.agents[0].name!r}: nothing to defer to",
+            where=cache.path,
+            hint="add an expert to the recipe and build again; agents that are there are not asked again",
+        )
+    if column not in cache.record.inputs:
+        there = [name for name in schema.INPUT_COLUMNS if name in cache.record.inputs]
+        raise UsageError(
+            f"this cache has no {column} for a rejector to look at; it has {', '.join(there)}",
+            where=cache.path,
+            hint="networks that look at images: conv; all others look at features",
+        )
+
+
+def inputs_of(values: Column | None, column: str, rows: int) -> np.ndarray:
+    """The rejector's input, float32 (rows, width): images decoded to numbers in [0, 1], all else as it is.
+
+    Args:
+        values: the column; None where an agent failed on the whole chunk and has shown nothing, which gives width 0.
+        column: its name.
+    """
+    if column == "image":
+        return decode_thumbnails(values.to_pylist()).reshape(rows, -1).astype(np.float32) / 255
+    if values is None:
+        return np.zeros((rows, 0), np.float32)
+    return values if isinstance(values, np.ndarray) else dense_matrix(values)
+
+
+def read_costs(parts: Sequence[Mapping[str, Column] | pa.Table], columns: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Raw costs of one chunk.
+
+    Args:
+        parts: cost columns of each agent.
+        columns: which, one a task.
+
+    Returns:
+        Raw costs float32 (n, agents, tasks), 0 for failures; and where an agent failed, bool (n, agents). Both are
+        contiguous along n, as the columns are.
+    """
+    rows = len(parts[0][columns[0]])
+    raw, failed = np.empty((len(parts), len(columns), rows), np.float32), np.zeros((len(parts), rows), dtype=bool)
+    for agent, part in enumerate(parts):
+        for task, name in enumerate(columns):
+            values = part[name]
+            raw[agent, task] = values if isinstance(values, np.ndarray) else numbers(values)
+        if not isinstance(part[columns[0]], np.ndarray):
+            failed[agent] = part[columns[0]].is_null().to_numpy()
+    return raw.transpose(2, 0, 1), failed.T
+
+
+def check_finite(
+    cache: CostCache,
+    sample_id: Callable[[int], str],
+    features: np.ndarray,
+    raw: np.ndarray,
+    agents: list[AgentRecord],
+) -> None:
+    """Refuse a chunk that nothing can be learnt from.
+
+    Args:
+        sample_id: id of a row, for messages.
+        features: (n, width).
+        raw: (n, agents, tasks).
+
+    Raises:
+        DataError: a feature or cost is not finite, or a cost is negative.
+    """
+    if not np.isfinite(features).all():
+        sample = sample_id(int((~np.isfinite(features).all(axis=1)).argmax()))
+        raise DataError(f"sample {sample!r} has a feature that is not finite", where=cache.path, hint="build it again")
+    bad_costs = ~(np.isfinite(raw) & (raw >= 0))
+    if bad_costs.any():
+        row, agent, task = np.argwhere(bad_costs)[0]
+        raise DataError(
+            f"agent {agents[agent].name!r}: {schema.COST_COLUMNS[cache.record.tasks[task]]} is {raw[row, agent, task]}",
+            where=f"sample {sample_id(int(row))!r} in {cache.path}",
+            hint="costs are finite and not negative: build the agent again",
+        )
+
+
+@dataclass
+class Tally:
+    """Counts of one split.
+
+    Attributes:
+        rows: samples of the split.
+        answered: samples on which every agent and reference has an answer.
+        failed: failures by agent (and reference), int (agents,).
+        first: position of the first agent that failed on the first sample with a failure, and that sample's id.
+    """
+
+    agents: int
+    rows: int = 0
+    answered: int = 0
+    failed: np.ndarray = field(init=False)
+    first: tuple[int, str] | None = None
+
+    def __post_init__(self):
+        self.failed = np.zeros(self.agents, np.int64)
+
+    def add(self, failed: np.ndarray, sample_id: Callable[[int], str]) -> None:
+        """Count further rows, of which ``failed`` (bool (n, agents)) says who failed."""
+        self.rows += len(failed)
+        self.answered += int((~failed.any(axis=1)).sum())
+        self.failed += failed.sum(axis=0)
+        if self.first is None and failed.any():
+            row, agent = np.argwhere(failed)[0]
+            self.first = int(agent), sample_id(int(row))
+
+    def check(self, cache: CostCache, split: str, agents: list[AgentRecord], failures: str) -> None:
+        """Refuse a split that has no rows, or failures that nobody has said how to treat.
+
+        Raises:
+            DataError: that.
+        """
+        if not self.rows:
+            raise DataError(f"the {split} split has no samples", where=cache.path, hint="choose another split")
+        if self.first is not None and failures == "refuse":
+            agent, sample = self.first
+            raise DataError(
+                f"agent {agents[agent].name!r} has no answer on {self.failed[agent]} samples of the {split} split",
+                where=f"sample {sample!r} in {cache.path}",
+                hint="ask again with `l2d build --retry-failures`, or say --failures drop or --failures worst",
+            )
+        if not self.answered and failures == "drop":
+            raise DataError(
+                f"no sample of the {split} split has every answer", where=cache.path, hint="--failures worst"
+            )

@@ -1,0 +1,130 @@
+"""A split of a cache as a stream of batches, read part by part: in order here, shuffled in rejector/shuffled.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.cache import CostCache
+from data.features import standardisation_of_parts
+
+from .parts import CacheParts
+
+#: What is done to rows once they are read: (features (n, W), raw (n, A, T)) -> the same rows, of any width and shape,
+#: float32 on the CPU. Row by row, whatever rows stand beside one; and without writing to what is given.
+Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Rows = tuple[Tensor, Tensor]
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def open_streams(
+    cache: CostCache, splits: tuple[str, ...], *, column: str = "features", failures: str = "refuse"
+) -> dict[str, Stream]:
+    """Streams of some splits of a cache. Everything is read once, every checksum and every value checked.
+
+    Args:
+        cache: an opened cache.
+        splits: out of ``train``, ``validation``, ``test``.
+        column: the rejector's input, ``features`` or ``image``.
+        failures: as :func:`rejector.table.load_tables`; all agents and references count.
+
+    Raises:
+        IncompleteCache: parts are missing.
+        CorruptPart: a part is damaged or does not belong to its chunk.
+        DataError: a feature or cost is not finite, a cost is negative, a split is empty, or a failure is refused.
+        UsageError: fewer than two agents, or the cache has no such input.
+    """
+    parts = CacheParts(cache, splits, column=column, failures=failures)
+    return {split: Stream(parts, split) for split in splits}
+
+
+class Stream:
+    """The rows of one split, in the cache's order: those of ``load_tables`` with the same column and failures.
+
+    Attributes:
+        width: of a row's features.
+        shape: of a row's raw costs: (agents, tasks).
+        counts: rows in each chunk, int64 (all chunks,).
+        chunks: those that have rows.
+    """
+
+    def __init__(self, parts: CacheParts, split: str):
+        self._parts, self.split = parts, split
+        self.width, self.shape = parts.width, parts.shape
+        self.counts, self.cache_path = parts.counts[split], parts.cache.path
+        self.chunks = np.flatnonzero(self.counts).tolist()
+
+    def __len__(self) -> int:
+        return int(self.counts.sum())
+
+    def in_order(self, batch: int, *, prepare: Prepare | None = None) -> Iterator[Rows]:
+        """Every row once, ``batch`` at a time; the last batch may be smaller.
+
+        Yields:
+            Features float32 (batch, W) and raw costs float32 (batch, A, T), prepared if that is asked for. Without
+            ``prepare`` these may be views of the mapped files: read them, do not write to them (the system ends a
+            process that does).
+        """
+        read = (lambda chunk: self.rows(chunk, prepare)) if prepare else self.rows
+        # What is mapped needs no decoding: handing it from thread to thread would cost more than reading it.
+        parts = map(read, self.chunks) if self._parts.is_mapped else ahead(read, self.chunks)
+        yield from _batches(parts, batch)
+
+    def ids_in_order(self, batch: int) -> Iterator[list[str]]:
+        """The sample ids of the batches of :meth:`in_order`."""
+        waiting: list[str] = []
+        for chunk in self.chunks:
+            waiting += self._parts.sample_ids(self.split, chunk)
+            while len(waiting) >= batch:
+                yield waiting[:batch]
+                del waiting[:batch]
+        if waiting:
+            yield waiting
+
+    def standardisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and deviation of each feature, as :func:`data.features.standardisation`, in one pass."""
+        return standardisation_of_parts(self._parts.read(self.split, chunk)[0] for chunk in self.chunks)
+
+    def rows(self, chunk: int, prepare: Prepare | None = None) -> Rows:
+        """The split's rows in one chunk; see :meth:`in_order` for what may be done with them."""
+        features, raw = (torch.from_dlpack(values) for values in self._parts.read(self.split, chunk))
+        return prepare(features, raw) if prepare else (features, raw)
+
+
+def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """``map(work, items)``, the next result being made in a background thread while one is used."""
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:
+        under_way: Future | None = None
+        for item in items:
+            following = thread.submit(work, item)
+            if under_way is not None:
+                yield under_way.result()
+            under_way = following
+        if under_way is not None:
+            yield under_way.result()
+
+
+def _batches(parts: Iterable[Rows], batch: int) -> Iterator[Rows]:
+    """Cut rows that come in parts into batches; the last may be smaller."""
+    pieces: list[Rows] = []
+    waiting = 0
+    for part in parts:
+        size, start = len(part[0]), 0
+        while start < size:
+            stop = min(start + batch - waiting, size)
+            pieces.append(tuple(values[start:stop] for values in part))
+            waiting, start = waiting + stop - start, stop
+            if waiting == batch:
+                yield _joined(pieces)
+                pieces, waiting = [], 0
+    if pieces:
+        yield _joined(pieces)
+
+
+def _joined(pieces: list[Rows]) -> Rows:
+    return pieces[0] if len(pieces) == 1 else tuple(torch.cat(part) for part in zip(*pieces, strict=True))

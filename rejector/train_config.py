@@ -1,0 +1,73 @@
+"""How a rejector is trained: network, loss, schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from data.errors import UsageError
+
+from .losses import LOSSES
+from .networks import NETWORKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a rejector is trained. Defaults are the paper's for electronic health records (section 5.2)."""
+
+    network: str = "mlp"
+    hidden: int = 64
+    layers: int = 2  # hidden layers of the mlp
+    loss: str = "surrogate"  # the paper's; or regression, one_vs_all, see rejector.losses
+    recentre: bool = False  # subtract each sample's cheapest cost from all agents' before the loss
+    epochs: int = 100
+    batch_size: int = 1024
+    lr: float = 3e-3
+    schedule: str = "cosine"  # or linear, constant
+    warmup: float = 0.1  # share of the steps over which the rate rises from 0
+    weight_decay: float = 0.0  # decoupled (AdamW)
+    patience: int = 0  # stop a point this many epochs after its lowest validation risk; 0: never
+    memory: int | None = (
+        None  # bytes that training may hold of a split; None: all of it. The order of rows depends on it
+    )
+    failures: str = "refuse"  # recorded failures: refuse, drop or worst, see rejector.table.load_tables
+
+    def __post_init__(self):
+        limits = {"hidden": 1, "layers": 1, "epochs": 1, "batch_size": 1, "patience": 0}
+        for name, least in limits.items():
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} = {getattr(self, name)}", hint=f"at least {least}")
+        if self.network not in NETWORKS:
+            raise UsageError(f"there is no rejector {self.network!r}", hint=f"choose from {', '.join(NETWORKS)}")
+        if self.layers != 2 and self.network != "mlp":
+            raise UsageError(f"layers = {self.layers}", hint=f"layers are the mlp's; the rejector is a {self.network}")
+        if self.loss not in LOSSES:
+            raise UsageError(f"there is no loss {self.loss!r}", hint=f"choose from {', '.join(LOSSES)}")
+        if self.schedule not in SCHEDULES:
+            raise UsageError(f"there is no schedule {self.schedule!r}", hint=f"choose from {', '.join(SCHEDULES)}")
+        finite = math.isfinite(self.lr) and math.isfinite(self.weight_decay)
+        if not (finite and self.lr > 0 and 0 <= self.warmup <= 1 and self.weight_decay >= 0):
+            raise UsageError(
+                f"lr = {self.lr}, warmup = {self.warmup}, weight_decay = {self.weight_decay}",
+                hint="lr is > 0, warmup in [0, 1], weight_decay >= 0, all finite",
+            )
+        if self.network == "transformer" and self.hidden % 4:
+            raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
+        if self.network == "conv" and self.hidden % 16:
+            raise UsageError(f"hidden = {self.hidden}", hint="a conv needs a multiple of 16")
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
+}
+
+
+def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
+    """Rate of step ``step`` out of ``steps``: linear warm-up, then the schedule."""
+    warm = round(config.warmup * steps)
+    if step < warm:
+        return config.lr * (step + 1) / warm
+    return config.lr * SCHEDULES[config.schedule]((step - warm) / max(1, steps - warm))

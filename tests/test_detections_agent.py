@@ -1,0 +1,243 @@
+"""Detections from a file: COCO's results and tables against what was written, and files that are refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from cache_builder.agents import config_class, make_agent
+from cache_builder.agents.detector import summary_of_detections
+from data.boxes import Boxes
+from data.dataset import Dataset
+from data.errors import DataError, UsageError
+
+CLASSES = ("person", "sofa", "dog")
+IDS = ["train/7", "train/12", "test/7", "test/40"]
+IMAGE_IDS = [7, 12, 7, 40]
+COCO_IDS = [1, 63, 18]
+ROWS = [  # image, class, corners, score; not in the order of the images
+    ("test/40", 2, (1.5, 2.0, 11.5, 22.0), 0.25),
+    ("train/12", 0, (0.0, 0.0, 30.0, 20.0), 0.5),
+    ("train/12", 1, (3.0, 4.0, 5.0, 8.0), 0.75),
+    ("test/40", 0, (2.0, 2.0, 4.0, 4.0), 1.0),
+]
+
+
+def make_dataset(coco: bool = True) -> Dataset:
+    columns = {"width": [30] * 4, "height": [20] * 4}
+    return Dataset(
+        name="test",
+        ids=IDS,
+        split=np.array(["train", "train", "test", "test"]),
+        features=None,
+        columns=pl.DataFrame({**columns, "image_id": IMAGE_IDS} if coco else columns),
+        target_boxes=Boxes.empty(4),
+        classes=CLASSES,
+        keep=(),
+        inputs={"category_ids": COCO_IDS} if coco else {},
+        config={},
+    )
+
+
+def make(file: Path, **keys):
+    config = {"name": "them", "kind": "detections", "file": file, **keys}
+    return make_agent(config_class("detections").model_validate(config))
+
+
+def ask(file: Path, dataset: Dataset, **keys):
+    agent = make(file, **keys)
+    agent.check(dataset, ["boxes"])
+    agent.load(None, dataset, "cpu")
+    parts = [agent.ask(dataset.batch(rows)) for rows in (range(3), range(3, 4))]
+    return Boxes.concatenate([part.boxes for part in parts]), parts
+
+
+def results(rows=ROWS, ids=COCO_IDS) -> list[dict]:
+    return [
+        {
+            "image_id": image if image == "train/7" else IMAGE_IDS[IDS.index(image)],
+            "category_id": ids[label],
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for image, label, (x1, y1, x2, y2), score in rows
+    ]
+
+
+def write_results(folder: Path, content) -> Path:
+    file = folder / "results.json"
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    return file
+
+
+def table(rows=ROWS, names=("person", "couch", "dog")) -> pl.DataFrame:
+    corners = {name: [row[2][k] for row in rows] for k, name in enumerate(("x1", "y1", "x2", "y2"))}
+    return pl.DataFrame(
+        {
+            "image": [row[0] for row in rows],
+            "label": [names[row[1]] for row in rows],
+            **corners,
+            "score": [row[3] for row in rows],
+        }
+    )
+
+
+def check_found(found: Boxes) -> None:
+    """By hand: in the order of the images, and within an image of the file."""
+    assert found.counts.tolist() == [0, 2, 0, 2]
+    assert found.xyxy.tolist() == [[0, 0, 30, 20], [3, 4, 5, 8], [1.5, 2, 11.5, 22], [2, 2, 4, 4]]
+    assert found.label.tolist() == [0, 1, 2, 0]
+    assert found.score.tolist() == [0.5, 0.75, 0.25, 1.0]
+    assert not found.ignore.any()
+
+
+def test_cocos_results_come_back_as_they_were_written(tmp_path):
+    found, _ = ask(write_results(tmp_path, results()), make_dataset())
+    check_found(found)
+
+
+def test_a_table_comes_back_as_it_was_written(tmp_path):
+    table().write_csv(tmp_path / "found.csv")
+    table().write_parquet(tmp_path / "found.parquet")
+    for file in ("found.csv", "found.parquet"):
+        check_found(ask(tmp_path / file, make_dataset())[0])
+        check_found(ask(tmp_path / file, make_dataset(coco=False))[0])
+    by_image_id = table().with_columns(pl.Series("image", [40, 12, 12, 40]))
+    by_image_id.write_parquet(tmp_path / "ids.parquet")
+    check_found(ask(tmp_path / "ids.parquet", make_dataset())[0])
+
+
+def test_labels_are_mapped_where_the_dataset_has_no_ids(tmp_path):
+    dataset = make_dataset(coco=False)
+    content = [{**entry, "image_id": row[0]} for entry, row in zip(results(), ROWS, strict=True)]
+    file = write_results(tmp_path, content)
+    check_found(ask(file, dataset, labels={"1": "person", "63": "sofa", "18": "dog"})[0])
+    with pytest.raises(DataError, match="category_id 18 is none of the dataset's"):
+        ask(file, dataset)
+    table(names=("human", "sofa", "dog")).write_csv(tmp_path / "found.csv")
+    check_found(ask(tmp_path / "found.csv", dataset, labels={"human": "person"})[0])
+    with pytest.raises(UsageError, match=r"(?s)'persn'.*did you mean 'person'"):
+        ask(tmp_path / "found.csv", dataset, labels={"human": "persn"})
+
+
+def test_what_the_dataset_has_not_is_refused_or_dropped(tmp_path):
+    extra = [
+        {"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5},
+        {"image_id": 40, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 0.5},
+    ]
+    for entry, said in zip(extra, ("image 99 is not in the dataset", "category_id 2 is none"), strict=True):
+        file = write_results(tmp_path, [*results(), entry])
+        with pytest.raises(DataError, match=said) as error:
+            ask(file, make_dataset())
+        assert f"{file}, detection at position 4" in str(error.value)
+    check_found(ask(write_results(tmp_path, [*extra, *results()]), make_dataset(), others="drop")[0])
+
+
+def test_an_image_id_that_two_sets_have_is_refused(tmp_path):
+    entry = {"image_id": 7, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}
+    with pytest.raises(DataError, match="two images of the dataset have the image_id 7"):
+        ask(write_results(tmp_path, [entry]), make_dataset())
+    found, _ = ask(write_results(tmp_path, [{**entry, "image_id": "test/7"}]), make_dataset())
+    assert found.counts.tolist() == [0, 0, 1, 0]
+
+
+def test_nothing_found_at_all(tmp_path):
+    for file in (write_results(tmp_path, []), tmp_path / "empty.csv"):
+        if file.suffix == ".csv":
+            table().head(0).write_csv(file)
+        found, parts = ask(file, make_dataset(), features=["detections"])
+        assert found.counts.tolist() == [0, 0, 0, 0]
+        assert not parts[0].features.any()
+
+
+def test_the_summary_is_of_the_images_at_hand(tmp_path):
+    found, parts = ask(write_results(tmp_path, results()), make_dataset(), features=["detections"])
+    rows = np.concatenate([part.features for part in parts])
+    np.testing.assert_array_equal(rows, summary_of_detections(found, np.full(4, 600.0), 3))
+    np.testing.assert_allclose(rows[1], [2, 2, 2, 1, 0.75, 0.625, 0.5 * (1 + 8 / 600), 0.5, 0.75, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"score": float("nan")}, "score nan is not from 0 to 1"),
+        ({"score": 1.5}, r"score 1\.5 is not"),
+        ({"score": -0.1}, "score"),
+        ({"score": "0.5"}, "'score' is '0.5'"),
+        ({"bbox": [0, 0, float("inf"), 1]}, "box .* is not finite"),
+        ({"bbox": [0, 0, 1e39, 1]}, "box .* is not finite"),
+        ({"bbox": [0, 0, 10**400, 1]}, "out of range"),
+        ({"bbox": [5, 5, -1, 3]}, "the wrong way round"),
+        ({"bbox": [5, 5, 1]}, "not four numbers"),
+        ({"bbox": None}, "not four numbers"),
+        ({"image_id": True}, "'image_id' is True"),
+        ({"category_id": "1"}, "'category_id' is '1'"),
+        ({"score": ...}, "'score' is missing"),
+        (None, "no object"),
+    ],
+)
+def test_bad_results_are_refused_naming_file_and_position(tmp_path, change, said):
+    content = results()
+    content[2] = None if change is None else {k: v for k, v in {**content[2], **change}.items() if v is not ...}
+    file = write_results(tmp_path, content)
+    with pytest.raises(DataError, match=said) as error:
+        ask(file, make_dataset())
+    assert f"{file}, detection at position 2" in str(error.value)
+    assert "'them'" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[1", "\ufeff[]]", '{"annotations": []}', "[" * 100_000])
+def test_what_is_no_results_file_is_refused(tmp_path, text):
+    file = write_results(tmp_path, text)
+    with pytest.raises(DataError, match=r"is not JSON|no list of detections") as error:
+        ask(file, make_dataset())
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"score": "high"}, "score is 'high'"),
+        ({"score": "1.01"}, "score 1.01 is not"),
+        ({"x1": "nan"}, "not finite"),
+        ({"x2": "-4"}, "the wrong way round"),
+        ({"y1": None}, "y1 is None"),
+        ({"image": None}, "image is None"),
+        ({"image": "train/99"}, "image 'train/99' is not in the dataset"),
+        ({"label": "settee"}, "label 'settee' is none"),
+    ],
+)
+def test_bad_tables_are_refused_naming_file_and_position(tmp_path, change, said):
+    rows = table().cast(pl.String).to_dicts()
+    rows[1] |= change
+    file = tmp_path / "found.csv"
+    pl.DataFrame(rows).write_csv(file)
+    with pytest.raises(DataError, match=said) as error:
+        ask(file, make_dataset())
+    assert f"{file}, detection at position 1" in str(error.value)
+
+
+def test_other_files_are_refused(tmp_path):
+    table().drop("x2").write_csv(tmp_path / "found.csv")
+    with pytest.raises(DataError, match="no column 'x2'"):
+        ask(tmp_path / "found.csv", make_dataset())
+    (tmp_path / "found.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="cannot be read"):
+        ask(tmp_path / "found.parquet", make_dataset())
+    with pytest.raises(UsageError, match=r"cannot read \.pkl"):
+        ask(tmp_path / "found.pkl", make_dataset())
+    with pytest.raises(UsageError, match="no such file"):
+        ask(tmp_path / "none.json", make_dataset())
+
+
+def test_the_fingerprint_is_of_the_content(tmp_path):
+    dataset = make_dataset()
+    file = write_results(tmp_path, results())
+    before = make(file).fingerprint(dataset)
+    assert before == make(file, price=3.0).fingerprint(dataset)
+    write_results(tmp_path, results()[:-1])
+    assert make(file).fingerprint(dataset) != before

@@ -1,0 +1,257 @@
+"""The rejector as a scikit-learn estimator: its contract, the same training as elsewhere, and losses by hand."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils import check_array
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+from data.errors import UsageError
+from rejector import DeferralRejector
+from rejector.estimator import TRAINING
+from rejector.training import TrainConfig
+
+QUICK = {"hidden": 8, "epochs": 30, "lr": 0.02, "batch_size": 64}
+
+
+def problem(rows: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Features, and costs of three agents: the model is right where x0 < 0, an expert where x0 > 0, one never."""
+    generator = np.random.default_rng(seed)
+    features = generator.normal(size=(rows, 3)) * [1, 100, 0.01] + [0, 5, 7]
+    right = features[:, 0] > 0
+    costs = np.stack([right, ~right, np.ones(rows)], axis=1) + 0.1 * generator.random((rows, 3))
+    return features, costs
+
+
+# --- scikit-learn's own checks ----------------------------------------------------------------------------------------
+
+
+class OnLabels(DeferralRejector):
+    """The checks hand out one number a sample as ``y``: here it becomes the costs of two agents."""
+
+    def fit(self, X, y):
+        return super().fit(X, as_costs(y))
+
+    def score(self, X, y):
+        return super().score(X, as_costs(y))
+
+
+def as_costs(y: object) -> np.ndarray | None:
+    if y is None:
+        return None
+    values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y").reshape(len(y), -1)[:, 0]
+    return np.stack([values - values.min(), values.max() - values], axis=1)
+
+
+#: Checks left out, and why.
+LEFT_OUT = {
+    "check_fit_score_takes_y": "the second argument is called costs, which is what it is; OnLabels only hides that",
+    "check_array_api_input": "needs SCIPY_ARRAY_API to be set before scipy is imported",
+}
+CHECKS = [
+    (estimator, check)
+    for estimator, check in estimator_checks_generator(OnLabels(epochs=2, hidden=4))
+    if check.func.__name__ not in LEFT_OUT
+]
+
+
+@pytest.mark.parametrize("position", range(len(CHECKS)), ids=lambda position: CHECKS[position][1].func.__name__)
+def test_scikit_learns_check(position):
+    estimator, check = CHECKS[position]
+    check(estimator)
+
+
+def test_what_is_left_out_of_the_checks_is_there():
+    names = {check.func.__name__ for _, check in estimator_checks_generator(OnLabels())}
+    assert set(LEFT_OUT) <= names
+    assert len(CHECKS) >= 35
+
+
+# --- what it learns ---------------------------------------------------------------------------------------------------
+
+
+def test_it_learns_whom_to_ask_and_scores_as_counted_by_hand():
+    features, costs = problem()
+    rejector = DeferralRejector(**QUICK).fit(features, costs)
+    new, new_costs = problem(seed=1)
+    chosen = rejector.predict(new)
+    assert chosen.dtype == np.int64
+    assert np.mean(chosen == (new[:, 0] > 0)) > 0.95
+    scores = rejector.decision_function(new)
+    assert scores.shape == (300, 3)
+    assert chosen.tolist() == scores.argmax(axis=1).tolist()
+    paid = [row[agent] for row, agent in zip(new_costs, chosen, strict=True)]
+    assert rejector.score(new, new_costs) == pytest.approx(-np.mean(paid), rel=1e-6)
+
+
+def test_it_is_the_training_of_l2d_train():
+    """Same rows, same seed: the same parameters as :func:`rejector.training.train_grid` finds."""
+    from rejector.costs import CostWeights
+    from rejector.grid import GridPoint
+    from rejector.table import CostTable
+    from rejector.training import train_grid
+
+    features, costs = problem()
+    ours = DeferralRejector(seed=5, nu=0.5, weight_decay=0.1, **QUICK).fit(features, costs).rejector_
+    order = np.random.default_rng(5).permutation(300)
+    tables = [
+        CostTable(
+            split="",
+            ids=[],
+            features=torch.tensor(features[np.sort(rows)], dtype=torch.float32),
+            raw=torch.tensor(costs[np.sort(rows)], dtype=torch.float32)[:, :, None],
+        )
+        for rows in (order[60:], order[:60])
+    ]
+    point = GridPoint(
+        run_id="", method="multi-task", weights=CostWeights((("only", 1.0),)), beta=0.0, query_costs=(0.0,) * 3,
+        nu=0.5, seed=5,
+    )  # fmt: skip
+    config = TrainConfig(weight_decay=0.1, **QUICK)
+    expected = train_grid([point], *tables, config, tasks=["only"])[0]
+    assert ours.state.keys() == expected.state.keys()
+    for name, value in expected.state.items():
+        assert torch.equal(ours.state[name], value), name
+    assert ours.best_epoch == expected.best_epoch
+
+
+def test_weights_and_query_costs_are_those_of_the_sum():
+    features, costs = problem()
+    raw = np.stack([costs, np.random.default_rng(3).random(costs.shape)], axis=2)
+    weights, query_costs = np.array([1.0, 0.5]), np.array([0.0, 0.25, 0.1])
+    total = (raw * weights).sum(axis=2) + query_costs
+    by_parts = DeferralRejector(weights=weights, query_costs=query_costs, **QUICK).fit(features, raw)
+    summed = DeferralRejector(**QUICK).fit(features, total)
+    np.testing.assert_allclose(
+        by_parts.decision_function(features), summed.decision_function(features), rtol=1e-3, atol=1e-3
+    )
+    assert by_parts.score(features, raw) == pytest.approx(summed.score(features, total), abs=1e-5)
+    unweighted = DeferralRejector(**QUICK).fit(features, raw)
+    chosen = unweighted.predict(features)
+    assert unweighted.score(features, raw) == pytest.approx(-raw.sum(axis=2)[np.arange(300), chosen].mean(), rel=1e-6)
+    dear = DeferralRejector(query_costs=[0, 9, 9], **QUICK).fit(features, costs)
+    assert set(dear.predict(features)) == {0}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"network": "linear"}, {"network": "transformer"}, {"layers": 3}, {"loss": "regression"}, {"recentre": True}],
+    ids=str,
+)
+def test_other_networks_and_losses(settings):
+    features, costs = problem()
+    rejector = DeferralRejector(**QUICK, **settings).fit(features, costs)
+    assert rejector.score(features, costs) > -0.3
+    config = asdict(rejector.rejector_.config)
+    assert {name: config[name] for name in settings} == settings
+
+
+# --- among other estimators -------------------------------------------------------------------------------------------
+
+
+def test_it_works_in_a_pipeline_as_alone():
+    """Standardising twice is standardising once, so both are the same rejector to rounding."""
+    features, costs = problem()
+    pipeline = make_pipeline(StandardScaler(), DeferralRejector(**QUICK)).fit(features, costs)
+    alone = DeferralRejector(**QUICK).fit(features, costs)
+    new, new_costs = problem(seed=1)
+    assert np.mean(pipeline.predict(new) == alone.predict(new)) > 0.98
+    assert pipeline.score(new, new_costs) == pytest.approx(alone.score(new, new_costs), abs=0.02)
+
+
+@pytest.mark.parametrize("tasks", [None, 2])
+def test_grid_search_finds_the_better_setting_with_the_scores_of_plain_loops(tasks):
+    features, costs = problem(150)
+    if tasks is not None:
+        costs = np.repeat(costs[:, :, None], tasks, axis=2)
+    settings = {"lr": [1e-6, 0.03], "nu": [1.0]}
+    base = DeferralRejector(hidden=8, epochs=15, batch_size=32)
+    search = GridSearchCV(base, settings, cv=KFold(3), error_score="raise").fit(features, costs)
+    assert search.best_params_["lr"] == 0.03
+    for column, lr in enumerate(settings["lr"]):
+        losses = []
+        for train, held_out in KFold(3).split(features):
+            fold = clone(base).set_params(lr=lr).fit(features[train], costs[train])
+            chosen, total = fold.predict(features[held_out]), costs.reshape(150, 3, -1).sum(axis=2)[held_out]
+            losses.append(total[np.arange(len(chosen)), chosen].mean())
+        assert search.cv_results_["mean_test_score"][column] == pytest.approx(-np.mean(losses), rel=1e-5)
+    assert search.score(features, costs) == search.best_estimator_.score(features, costs)
+
+
+def test_costs_are_no_metadata_to_be_routed():
+    assert not hasattr(DeferralRejector, "set_fit_request")
+    assert not hasattr(DeferralRejector, "set_score_request")
+
+
+def test_its_parameters_are_those_of_training_with_the_same_defaults():
+    parameters = {name: p.default for name, p in inspect.signature(DeferralRejector).parameters.items()}
+    config = asdict(TrainConfig())
+    assert set(TRAINING) == set(config) - {"failures"}
+    assert {name: parameters[name] for name in TRAINING} == {name: config[name] for name in TRAINING}
+    assert set(DeferralRejector().get_params()) == set(parameters)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    code = (
+        "import sys, rejector\n"
+        "assert not {'torch', 'sklearn', 'numpy'} & set(sys.modules)\n"
+        "try: rejector.DeferalRejector\nexcept AttributeError as error: assert 'DeferalRejector' in str(error)\n"
+        "else: raise SystemExit(1)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda x, c: (x, None), "target y is None"),
+        (lambda x, c: (x, c[:-1]), "inconsistent numbers of samples"),
+        (lambda x, c: (x, c[:, :1]), "two agents or more"),
+        (lambda x, c: (x, c[:, 0]), "Expected 2D array"),
+        (lambda x, c: (x, c[:, :, None, None]), "two agents or more"),
+        (lambda x, c: (x, c - 1), "costs are not negative"),
+        (lambda x, c: (x, np.where(c > 1, np.nan, c)), "costs contains NaN"),
+        (lambda x, c: (np.where(x > 6, np.inf, x), c), "X contains infinity"),
+        (lambda x, c: (x[:1], c[:1]), "minimum of 2 is required"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_refused(spoil, said):
+    with pytest.raises(ValueError, match=said):
+        DeferralRejector(**QUICK).fit(*spoil(*problem()))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kind", "said"),
+    [
+        ({"validation_fraction": 0.0}, ValueError, "between 0 and 1"),
+        ({"weights": [1.0, 2.0]}, ValueError, "weights = .* 1 numbers"),
+        ({"query_costs": [0.0, -1.0, 0.0]}, ValueError, "query_costs = .* 3 numbers >= 0"),
+        ({"network": "forest"}, UsageError, "no rejector 'forest'"),
+        ({"lr": -1.0}, UsageError, "lr = -1.0"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(parameters, kind, said):
+    with pytest.raises(kind, match=said):
+        DeferralRejector(**{**QUICK, **parameters}).fit(*problem())
+
+
+def test_costs_of_other_agents_are_not_scored():
+    features, costs = problem()
+    rejector = DeferralRejector(**QUICK).fit(features, costs)
+    with pytest.raises(ValueError, match="costs of 2 agents, but it was trained on those of 3"):
+        rejector.score(features, costs[:, :2])

@@ -1,0 +1,211 @@
+"""Training goes on after a kill to the same weights; stops early as alone; several processes do what one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from data.cache import CostCache
+from data.errors import CorruptPart, UsageError
+from rejector.checkpoint import Checkpoint, Progress
+from rejector.grid import make_grid
+from rejector.stacked import Stack
+from rejector.sweep import checkpoint_file, sweep
+from rejector.training import TrainConfig
+
+SETTINGS = {"epochs": 4, "batch_size": 16, "hidden": 16}
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> CostCache:
+    from conftest import RECIPE, write_table
+
+    from cache_builder.builder import build
+    from cache_builder.recipe import load_recipe
+
+    folder = tmp_path_factory.mktemp("resume")
+    write_table(folder, rows=600)
+    (folder / "recipe.toml").write_text(RECIPE)
+    build(load_recipe(str(folder / "recipe.toml")), folder / "cache")
+    return CostCache(folder / "cache")
+
+
+def grid(cache: CostCache, betas=(0.0, 0.2), seeds=(0, 1)):
+    return make_grid(cache, methods=["multi-task"], weights=[], betas=list(betas), nus=[1.0], seeds=list(seeds))
+
+
+def train(cache: CostCache, out: Path, config: TrainConfig, points=None, **options) -> dict[str, dict]:
+    points = points or grid(cache)
+    folders = [out / point.run_id for point in points]
+    sweep(cache, points, folders, config, **options)
+    return {folder.name: load_file(folder / "rejector.safetensors") for folder in folders}
+
+
+def equal(one: dict[str, dict], other: dict[str, dict]) -> bool:
+    return all(torch.equal(one[run][name], other[run][name]) for run in one for name in one[run])
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("network", ["mlp", "transformer"])
+@pytest.mark.parametrize("memory", [None, 90_000])
+@pytest.mark.parametrize("kills", [[8], [30, 9, 50], [60]])
+def test_training_that_was_killed_goes_on_to_the_same_weights(cache, tmp_path, monkeypatch, network, memory, kills):
+    monkeypatch.setattr("rejector.training.BATCHES_AT_ONCE", 2)
+    config = TrainConfig(**SETTINGS, network=network, memory=memory)
+    whole = train(cache, tmp_path / "whole", config)
+    step = Stack.step
+    for after in kills:
+        left = after
+
+        def stop(stack, *args, **kwargs):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise Killed
+            return step(stack, *args, **kwargs)
+
+        monkeypatch.setattr(Stack, "step", stop)
+        with pytest.raises(Killed):
+            train(cache, tmp_path / "killed", config, checkpoint_every=0)
+        assert not (tmp_path / "killed" / grid(cache)[0].run_id).exists()
+    assert len(list((tmp_path / "killed").glob(".training-*.safetensors"))) == 1
+    steps = []
+    monkeypatch.setattr(Stack, "step", lambda stack, *a, **k: (steps.append(1), step(stack, *a, **k))[1])
+    assert equal(train(cache, tmp_path / "killed", config), whole)
+    stacks = len(steps) // (4 * 23) + 1
+    assert len(steps) < stacks * 4 * 23  # not from the beginning
+    assert not list((tmp_path / "killed").glob(".training-*"))
+    curves = [
+        json.loads((tmp_path / name / grid(cache)[0].run_id / "run.json").read_text())["history"]
+        for name in ("whole", "killed")
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_killed_process_goes_on_with_the_same_command(cache, tmp_path):
+    out = tmp_path / "runs"
+    code = (
+        "import sys, rejector.sweep; from functools import partial; import cli\n"
+        "rejector.sweep.sweep = partial(rejector.sweep.sweep, checkpoint_every=0)\n"
+        f"sys.argv = ['l2d', 'sweep', {str(cache.path)!r}, '--out', {str(out)!r}, '--epochs', '400',"
+        "'--batch-size', '16', '--seeds', '2', '--hidden', '16']\ncli.main()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(out.glob(".training-*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not list(out.glob("multi-task*"))
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    config = TrainConfig(epochs=400, batch_size=16, hidden=16)
+    whole = train(cache, tmp_path / "whole", config, grid(cache, betas=(0.0,)))
+    found = {run: load_file(out / run / "rejector.safetensors") for run in whole}
+    assert equal(found, whole)
+
+
+def test_other_settings_are_never_resumed_from(cache, tmp_path):
+    todo = [(point, tmp_path / point.run_id) for point in grid(cache)]
+    config = TrainConfig(**SETTINGS)
+    files = {
+        checkpoint_file(todo, config, cache),
+        checkpoint_file(todo[:-1], config, cache),
+        checkpoint_file(todo, replace(config, lr=1e-4), cache),
+        checkpoint_file(todo, replace(config, memory=10**6), cache),
+    }
+    assert len(files) == 4
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "one.safetensors", every=0)
+    assert checkpoint.load() is None
+    saved = Progress(3, 5, torch.arange(2.0), torch.ones(3, 2, 2), {"a": torch.arange(4), "b": torch.tensor(1.5)})
+    checkpoint.save(saved)
+    found = checkpoint.load()
+    assert (found.epoch, found.step) == (3, 5)
+    assert torch.equal(found.state["a"], saved.state["a"])
+    assert torch.equal(found.history, saved.history)
+    content = bytearray(checkpoint.file.read_bytes())
+    for position in (len(content) - 3, 20, 2):
+        damaged = bytearray(content)
+        damaged[position] ^= 4
+        checkpoint.file.write_bytes(damaged)
+        with pytest.raises(CorruptPart, match=r"one\.safetensors"):
+            checkpoint.load()
+
+
+def test_patience_stops_a_point_in_a_grid_as_it_stops_alone(cache, tmp_path):
+    config = TrainConfig(epochs=60, batch_size=64, hidden=16, lr=3e-2, schedule="constant", patience=3)
+    points = grid(cache)
+    together = train(cache, tmp_path / "together", config)
+    for point in points:
+        alone = train(cache, tmp_path / "alone", config, [point])[point.run_id]
+        for name, value in alone.items():
+            torch.testing.assert_close(value, together[point.run_id][name])
+    epochs = []
+    for point in points:
+        facts = [json.loads((tmp_path / n / point.run_id / "run.json").read_text()) for n in ("together", "alone")]
+        assert facts[0]["best_epoch"] == facts[1]["best_epoch"]
+        risks = [risk for _, risk in facts[0]["history"]]
+        assert len(risks) == len(facts[1]["history"])
+        best = risks.index(min(risks))
+        assert best == facts[0]["best_epoch"]
+        assert len(risks) in (best + 4, 60)
+        epochs.append(len(risks))
+    assert min(epochs) < 60
+
+
+def test_memory_bounds_the_window_and_too_little_is_refused(cache, tmp_path):
+    with pytest.raises(UsageError, match="do not hold a window"):
+        train(cache, tmp_path / "none", TrainConfig(**SETTINGS, memory=1000))
+    some = train(cache, tmp_path / "some", TrainConfig(**SETTINGS, memory=90_000))
+    everything = train(cache, tmp_path / "everything", TrainConfig(**SETTINGS, memory=10**9))
+    unbound = train(cache, tmp_path / "unbound", TrainConfig(**SETTINGS))
+    assert equal(everything, unbound)
+    assert not equal(some, unbound)  # other batches, as only a window is shuffled at once
+
+
+@pytest.mark.parametrize("network", ["mlp", "transformer"])
+def test_two_processes_train_what_one_does(cache, tmp_path, network):
+    settings = ["--epochs", "3", "--batch-size", "50", "--seeds", "2", "--hidden", "16", "--rejector", network]
+    out = tmp_path / "two"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node",
+        "2",
+        "--standalone",
+        "-m",
+        "cli",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(
+        [*command, "sweep", str(cache.path), "--out", str(out), "--device", "cpu", "--format", "json", *settings],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    assert len(json.loads(result.stdout)) == 2  # one process speaks
+    config = TrainConfig(epochs=3, batch_size=50, hidden=16, network=network)
+    one = train(cache, tmp_path / "one", config, grid(cache, betas=(0.0,)))
+    for run, state in one.items():
+        two = load_file(out / run / "rejector.safetensors")
+        for name, value in state.items():
+            torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-4)

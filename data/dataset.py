@@ -14,7 +14,7 @@ import polars as pl
 
 from . import schema
 from .boxes import Boxes
-from .errors import DataError
+from .errors import CorruptPart, DataError
 from .integrity import sha256_of
 
 
@@ -145,8 +145,15 @@ def _digest(column: pl.Series) -> str:
 
 def _digests(files: tuple[Path, ...]) -> list[str]:
     """SHA-256 of each file, read by several threads: for a big folder of images it takes seconds."""
+
+    def digest_of(file: Path) -> str:
+        try:
+            return sha256_of(file)
+        except (FileNotFoundError, CorruptPart) as error:
+            raise DataError("cannot be read", where=file, hint="restore it, or leave it out of its set") from error
+
     with ThreadPoolExecutor() as pool:
-        return list(pool.map(sha256_of, files))
+        return list(pool.map(digest_of, files))
 
 
 def _content(values: np.ndarray | None) -> str | None:

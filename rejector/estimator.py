@@ -33,7 +33,7 @@ class DeferralRejector(BaseEstimator):
         seed: of the split, the initial parameters and the order of samples.
         device: of torch, for training.
         network: linear, mlp or transformer.
-        hidden, layers, loss, recentre, epochs, batch_size, lr, schedule, warmup, weight_decay: see
+        hidden, layers, loss, recentre, epochs, batch_size, lr, schedule, warmup, weight_decay, patience: see
             :class:`rejector.training.TrainConfig`.
 
     Attributes:
@@ -65,6 +65,7 @@ class DeferralRejector(BaseEstimator):
         schedule: str = "cosine",
         warmup: float = 0.1,
         weight_decay: float = 0.0,
+        patience: int = 0,
     ):
         self.nu = nu
         self.weights = weights
@@ -83,6 +84,7 @@ class DeferralRejector(BaseEstimator):
         self.schedule = schedule
         self.warmup = warmup
         self.weight_decay = weight_decay
+        self.patience = patience
 
     def fit(self, X: Any, costs: Any) -> DeferralRejector:
         """Train on samples and their costs.
@@ -192,4 +194,5 @@ TRAINING = (
     "schedule",
     "warmup",
     "weight_decay",
+    "patience",
 )

@@ -152,7 +152,8 @@ class _Training:
                     for first in range(0, window.orders.shape[1], BATCHES_AT_ONCE * self.config.batch_size):
                         found = map_stacks(lambda stack: self._pass_over(stack, window, first, epoch), self.stacks)  # noqa: B023 - used at once
                         self.losses += torch.cat([losses.cpu() for losses in found])
-                        step = window.first_step + -(-first // self.config.batch_size) + BATCHES_AT_ONCE
+                        done = min(first + BATCHES_AT_ONCE * self.config.batch_size, window.orders.shape[1])
+                        step = window.first_step + -(-done // self.config.batch_size)
                         if checkpoint is not None and checkpoint.is_due and step < self.rows.steps:
                             checkpoint.save(self._progress(epoch, step))
                 self._end_epoch(epoch, map_stacks)

@@ -8,7 +8,6 @@ gradient: the gradients are written out, since they are short, and have to be bo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -91,98 +90,66 @@ def _surrogate(log_softmax: Tensor, nu: Tensor | None) -> Tensor:
 # --- losses to train on: value and gradient ---------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A loss in two steps: what depends on costs alone, which can be done for many batches at once, and the rest.
-
-    Attributes:
-        prepare: function of costs (..., B, A) and the agents' dimension; gives tensors of that shape, or with 1 agent.
-        evaluate: function of scores (..., B, A), ``nu``, the agents' dimension and what was prepared; gives each
-            agent's term of the loss, and the gradient by scores.
-    """
-
-    prepare: Callable[[Tensor, int], tuple[Tensor, ...]]
-    evaluate: Callable[..., tuple[Tensor, Tensor]]
-
-    def __call__(self, scores: Tensor, costs: Tensor, nu: Tensor | None = None, dim: int = -1) -> tuple[Tensor, Tensor]:
-        """Values and gradients.
-
-        Args:
-            scores: (..., B, A).
-            costs: total cost of each agent, (..., B, A), >= 0.
-            nu: of the surrogate alone, see :func:`check_nu`; broadcasts against ``scores``.
-            dim: of the agents.
-
-        Returns:
-            Values without the dimension ``dim``, and gradients by score (..., B, A).
-        """
-        terms, gradient = self.evaluate(scores, nu, dim, *self.prepare(costs, dim))
-        return terms.sum(dim=dim), gradient
-
-
-def _prepare_surrogate(costs: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    tau = aggregated_costs(costs, dim)
-    return -tau, tau.sum(dim=dim, keepdim=True)
-
-
-def _evaluate_surrogate(
-    scores: Tensor, nu: Tensor | None, dim: int, minus_tau: Tensor, total: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``tau_j Phi_01^nu(r, x, j)``, whose sum is ``Phi_def^nu`` (Lemma 4.3). Its gradient is
+def surrogate(scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """``Phi_def^nu = sum_j tau_j Phi_01^nu(r, x, j)`` of each sample (Lemma 4.3), and its gradient
 
     ``s_k sum_j w_j - w_k`` with ``w_j = tau_j s_j^(nu-1)``. For ``nu < 1`` ``w`` grows as ``exp((1-nu) gap)`` with the
     gap between scores. Where that factor is beyond ``exp(40)`` (``exp(300)`` in float64) it stays there: the direction
-    is right, and Adam's squares fit. No float32 training comes near unless it has diverged. All is finite for finite
-    scores.
+    is right, and Adam's squares fit. No float32 training comes near unless it has diverged.
+
+    Args:
+        scores: (..., B, A).
+        costs: total cost of each agent, (..., B, A), >= 0.
+        nu: see :func:`check_nu`; broadcasts against ``scores``.
+        dim: of the agents.
+
+    Returns:
+        Values without the dimension ``dim``, and gradients by score (..., B, A); finite for finite scores.
     """
     log_softmax = scores.log_softmax(dim=dim)
-    share = log_softmax.exp()
-    if nu is None:
-        return minus_tau * log_softmax, (share * total).add_(minus_tau)
-    dtype = scores.dtype
-    terms = (-minus_tau * _surrogate(log_softmax, nu)).clamp_(max=torch.finfo(dtype).max / scores.shape[dim])
-    minus_w = minus_tau * ((nu - 1) * log_softmax).clamp_(max=_LARGEST_EXPONENT[dtype][1]).exp_()
-    return terms, minus_w - share * minus_w.sum(dim=dim, keepdim=True)
+    weights = aggregated_costs(costs, dim)
+    value = (weights * _surrogate(log_softmax, nu)).sum(dim=dim)
+    if nu is not None:
+        value = value.clamp(max=torch.finfo(value.dtype).max)
+        _, largest = _LARGEST_EXPONENT[scores.dtype]
+        weights = weights * ((nu - 1) * log_softmax).clamp_(max=largest).exp_()
+    return value, log_softmax.exp() * weights.sum(dim=dim, keepdim=True) - weights
 
 
-def _evaluate_regression(scores: Tensor, nu: None, dim: int, costs: Tensor) -> tuple[Tensor, Tensor]:
-    """``(r_j + c_j)^2``: scores are negated predictions of the costs.
+def regression(scores: Tensor, costs: Tensor, nu: None = None, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """``sum_j (r_j + c_j)^2``: scores are negated predictions of the costs. Shapes as :func:`surrogate`.
 
     The minimiser is ``r_j = -E[c_j | x]``, so its argmax is the cheapest agent: cost-sensitive one-against-all
     (Krishnamurthy et al., *Active Learning for Cost-Sensitive Classification*, ICML 2017, section 2).
     """
     error = scores + costs
-    return error.square(), 2 * error
+    return error.square().sum(dim=dim), 2 * error
 
 
-def _prepare_one_vs_all(costs: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    dearest = costs.amax(dim=dim, keepdim=True)
-    return costs, dearest, dearest - costs
-
-
-def _evaluate_one_vs_all(
-    scores: Tensor, nu: None, dim: int, costs: Tensor, dearest: Tensor, spared: Tensor
-) -> tuple[Tensor, Tensor]:
-    """``(C - c_j) log(1 + e^-r_j) + c_j log(1 + e^r_j)``, ``C = max_j c_j``.
+def one_vs_all(scores: Tensor, costs: Tensor, nu: None = None, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """``sum_j (C - c_j) log(1 + e^-r_j) + c_j log(1 + e^r_j)``, ``C = max_j c_j``. Shapes as :func:`surrogate`.
 
     The experts' part of the one-vs-all surrogate of Verma, Barrejón and Nalisnick (*Learning to Defer to Multiple
     Experts*, AISTATS 2023), whose experts are right (cost 0) or wrong (cost 1), with any costs as weights. Agents are
     scored apart: ``sigmoid(r_j) = E[C - c_j | x] / E[C | x]`` at the minimum, so the argmax is the cheapest agent.
     Convex, its gradient within ``[-C, C]``.
     """
-    log_sigmoid = logsigmoid(scores)
-    terms = spared * log_sigmoid + costs * logsigmoid(-scores)
-    return terms.neg_(), dearest * log_sigmoid.exp() - spared
+    dearest = costs.amax(dim=dim, keepdim=True)
+    spared, log_sigmoid = dearest - costs, logsigmoid(scores)
+    value = spared * log_sigmoid + costs * logsigmoid(-scores)
+    return -value.sum(dim=dim), dearest * log_sigmoid.exp() - spared
 
 
-surrogate = Loss(_prepare_surrogate, _evaluate_surrogate)
-regression = Loss(lambda costs, dim: (costs,), _evaluate_regression)
-one_vs_all = Loss(_prepare_one_vs_all, _evaluate_one_vs_all)
-LOSSES = {"surrogate": surrogate, "regression": regression, "one_vs_all": one_vs_all}
+#: Name of a loss -> function of scores, costs, nu (of the surrogate alone) and the agents' dimension.
+LOSSES: dict[str, Callable[[Tensor, Tensor, Any, int], tuple[Tensor, Tensor]]] = {
+    "surrogate": surrogate,
+    "regression": regression,
+    "one_vs_all": one_vs_all,
+}
 
 
 class _Differentiable(torch.autograd.Function):
-    """Gives autograd the gradient of :data:`surrogate`, which is bounded where that of its formula is not."""
+    """Gives autograd the gradient of :func:`surrogate`, which is bounded where that of its formula is not."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, costs: Tensor, nu: Tensor | None) -> Tensor:
@@ -198,7 +165,7 @@ class _Differentiable(torch.autograd.Function):
 
 
 def surrogate_deferral_loss(scores: Tensor, costs: Tensor, nu: float | Tensor = 1.0) -> Tensor:
-    """``Phi_def^nu`` of each sample (Lemma 4.3), for autograd by scores: (..., B, A), (..., B, A) -> (..., B).
+    """:func:`surrogate` for autograd, by scores: (..., B, A), (..., B, A) -> (..., B).
 
     Raises:
         ValueError: ``nu`` is negative or no number.

@@ -135,9 +135,7 @@ class CacheParts:
             values = values.view(np.float32).reshape(len(rows), -1)
         elif values is not None:
             values = values.take(pa.array(rows))
-        # Taken along the columns, in which raw costs and failures lie.
-        raw, failed = (np.moveaxis(np.moveaxis(v, 0, -1).take(rows, axis=-1), -1, 0) for v in (raw, failed))
-        return inputs_of(values, self.column, len(rows)), raw, failed
+        return inputs_of(values, self.column, len(rows)), raw[rows], failed[rows]
 
     def _note_training(
         self, of_split: pa.ChunkedArray, features: np.ndarray, raw: np.ndarray, failed: np.ndarray

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,8 +14,6 @@ from .distributed import Group
 from .grid import GridPoint
 from .losses import LOSSES, allocate, check_nu, deferral_loss, recentred
 from .networks import make_network
-
-Take = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 #: Activations of a layer that are worked on at once, in numbers. On a CPU more than this falls out of its cache.
 ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
@@ -119,30 +116,13 @@ class Stack(ABC):
             losses = self._backward(features, raw)
         else:
             losses = self._backward_together(features, raw, total, group)
-        self._update(lr)
-        return losses
-
-    def run(self, take: Take, rows: Tensor, batch_size: int, rates: list[float]) -> Tensor:
-        """Steps on batches one after another.
-
-        Args:
-            take: gives features (S, B, W) and raw costs (S, B, A, T) of rows (S, B).
-            rows: each seed's, in batches, (S, n); the last batch may be smaller.
-            rates: learning rate of each batch.
-
-        Returns:
-            Sum of each point's losses over all rows, each before its step, float64 (P,).
-        """
-        parts = zip(rows.split(batch_size, dim=1), rates, strict=True)
-        return sum(self.step(*take(part), lr) * part.shape[1] for part, lr in parts)
-
-    def _update(self, lr: float) -> None:
-        """Adam's step. It is what torch.optim.AdamW(fused=True) calls, without its bookkeeping, which takes as long."""
         self._steps += 1
+        # What torch.optim.AdamW(fused=True) calls; its own bookkeeping costs as much as the step of a small grid.
         torch._fused_adamw_(
             [self._flat], [self._flat_gradient], [self._mean], [self._square], [], [self._steps],
             lr=lr, weight_decay=self._weight_decay, **ADAM,
         )  # fmt: skip
+        return losses
 
     def _backward_together(self, features: Tensor, raw: Tensor, total: int, group: Group) -> Tensor:
         """Gradients and means of a batch of which each process has a share."""
@@ -221,6 +201,9 @@ class Stack(ABC):
         """Whether a matrix lies in memory as (columns, rows)."""
         return False
 
+    def _value_and_gradient(self, scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:
+        return self._loss(scores, recentred(costs, dim) if self._recentre else costs, nu, dim)
+
 
 class AutogradStack(Stack):
     """Any network, on any device: ``torch.func`` runs the same forward on all parameters, autograd goes back."""
@@ -233,7 +216,9 @@ class AutogradStack(Stack):
             return functional_call(template, (state, {}), (features,))
 
         def forward_of_one(state: dict[str, Tensor], features: Tensor) -> Tensor:
-            return forward({name: value[0] for name, value in state.items()}, features.flatten(0, -2))[None]
+            return forward({name: value[0] for name, value in state.items()}, features.reshape(-1, features.shape[-1]))[
+                None
+            ]
 
         if len(points) == 1:  # vmap costs something with large batches even where there is nothing to map over
             self._forward = self._forward_shared = forward_of_one
@@ -247,7 +232,7 @@ class AutogradStack(Stack):
     def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
         costs = total_costs(raw[self.of_seed], self.weights, self.beta)
         scores = self._forward(self._leaves, features[self.of_seed])
-        losses, gradient = self._loss(scores.detach(), recentred(costs) if self._recentre else costs, self.nu)
+        losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
         self._flat_gradient.zero_()
         scores.backward(gradient / features.shape[1])
         return losses.mean(dim=1, dtype=torch.float64)

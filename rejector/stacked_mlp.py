@@ -23,8 +23,6 @@ from .stacked import Stack
 
 #: Activations of a layer that are worked on at once, in numbers: 1 MiB in float32, and as much again for gradients.
 AT_ONCE = 1 << 18
-#: Features that are taken at once, for as many batches as that is; their costs are worked out together.
-TAKEN_AT_ONCE = 1 << 18
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 Layers = list[tuple[Tensor, Tensor]]  # weight and bias: (P, in, H) and (P, 1, H); of the last (P, A, in) and (P, A, 1)
@@ -60,54 +58,112 @@ class MLPStack(Stack):
 
     def _groups(self, rows: int, *, shared: bool = False) -> list[_Group]:
         """Points whose activations on a block of rows fit the cache together; cut between two seeds if that is near."""
-        most, key = max(1, self._rows_at_once // rows), (max(1, self._rows_at_once // rows), shared)
+        key = (rows, shared)
         if key not in self._known_groups:
-            cuts = [0]
+            most, cuts = max(1, self._rows_at_once // rows), [0]
             for position in range(1, len(self.points)):
                 size = position - cuts[-1]
                 new_seed = self.points[position].seed != self.points[position - 1].seed
                 if size == most or (new_seed and 2 * size >= most):
                     cuts.append(position)
             ends = [*cuts[1:], len(self.points)]
-            self._known_groups[key] = [_Group(self, slice(*part), shared) for part in zip(cuts, ends, strict=True)]
+            self._known_groups[key] = [
+                _Group(self, slice(*ends_of), rows, shared) for ends_of in zip(cuts, ends, strict=True)
+            ]
         return self._known_groups[key]
-
-    def run(self, take: Take, rows: Tensor, batch_size: int, rates: list[float]) -> Tensor:
-        losses = torch.zeros(len(self.points), dtype=torch.float64)
-        many = max(1, TAKEN_AT_ONCE // (len(self.seeds) * batch_size * self.width))
-        for first in range(0, len(rates), many):
-            taken = take(rows[:, first * batch_size : (first + many) * batch_size])
-            losses += self._learn(*taken, batch_size, rates[first : first + many])
-        return losses
 
     def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
         rows = features.shape[1]
-        return self._learn(features, raw, rows, None) / rows
-
-    def _learn(self, features: Tensor, raw: Tensor, batch_size: int, rates: list[float] | None) -> Tensor:
-        """Steps on the batches that (S, n, W) and (S, n, A, T) are cut into; with no rates, one batch's gradients.
-
-        Returns:
-            Sums of losses, float64 (P,).
-        """
-        blocks = list(_blocks(features.shape[1], batch_size, self._rows_at_once))
-        sizes = [block.rows for block in blocks]
-        inputs, raw = features.split(sizes, dim=1), raw.permute(3, 0, 2, 1).contiguous()  # (T, S, A, n)
         losses = torch.zeros(len(self.points), dtype=torch.float64)
-        work = []
-        for group in self._groups(max(sizes)):
-            costs = group.costs(raw)
-            prepared = self._loss.prepare(recentred(costs, 1) if self._recentre else costs, 1)
-            work.append((group, zip(*(values.split(sizes, dim=2) for values in prepared), strict=True)))
-        for block, x, lr in zip(blocks, inputs, _at_ends(blocks, rates), strict=True):
-            for group, prepared in work:
-                scores, activations = group.forward(group.inputs(x))
-                terms, by_score = self._loss.evaluate(scores, group.nu, 1, *next(prepared))
-                losses[group.points] += terms.sum(dim=(1, 2), dtype=torch.float64)
-                gradients = group.gradients if block.is_first else group.more_gradients
-                group.backward(by_score.div_(block.of_batch), activations, gradients)
-            if not block.is_first:
+        raw = raw.permute(3, 0, 2, 1).contiguous()  # (T, S, A, B)
+        for start in range(0, rows, self._rows_at_once):
+            block = slice(start, min(start + self._rows_at_once, rows))
+            for group in self._groups(block.stop - block.start):
+                x, costs = group.inputs(features[:, block]), group.costs(raw[..., block])
+                scores, activations = group.forward(x)
+                value, by_score = self._value_and_gradient(scores, costs, group.nu, 1)
+                losses[group.points] += value.sum(dim=1, dtype=torch.float64)
+                group.backward(by_score.div_(rows), activations, group.more_gradients if start else group.gradients)
+            if start:
                 self._flat_gradient += self._more
-            if lr is not None:
-                self._update(lr)
-        return losses
+        return losses / rows
+
+    def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
+        total = torch.zeros(len(self.points), dtype=torch.float64)
+        size = min(rows_at_once, self._rows_at_once)
+        for x, costs in zip(features.split(size), raw.permute(2, 1, 0).split(size, dim=2), strict=True):
+            for group in self._groups(len(x), shared=True):
+                scores, _ = group.forward(group.inputs(x[None]))
+                losses = deferral_loss(allocate(scores.mT), group.costs(costs[:, None]).mT)
+                total[group.points] += losses.sum(dim=1, dtype=torch.float64)
+        return total / len(features)
+
+
+class _Group:
+    """Neighbouring points of a stack on blocks of so many rows: views of what the stack holds.
+
+    Args:
+        rows: R.
+        shared: whether all points see the same rows, not each those of its seed.
+    """
+
+    def __init__(self, stack: MLPStack, points: slice, rows: int, shared: bool):
+        self.points = points
+        everything = (stack.layers, stack.gradients, stack.more_gradients)
+        self.layers, self.gradients, self.more_gradients = (
+            [(weight[points], bias[points]) for weight, bias in layers] for layers in everything
+        )
+        self.weights = stack.weights.T[:, points, None, None]  # (T, G, 1, 1)
+        self.beta = stack.beta[points, :, None]
+        self.nu = None if stack.nu is None else stack.nu[points]
+        self.of_seed = torch.zeros_like(stack.of_seed[points]) if shared else stack.of_seed[points]
+        self.one_seed = int(self.of_seed[0]) if bool((self.of_seed == self.of_seed[0]).all()) else None
+        size = points.stop - points.start
+
+        def shaped(name: str, *shape: int) -> Tensor:
+            return stack.buffers[name][: math.prod(shape)].view(shape)
+
+        units = [bias.shape[2] for _, bias in self.layers[:-1]]
+        self.activations = [shaped(f"layer {depth}", size, rows, count) for depth, count in enumerate(units)]
+        self.by_unit = shaped("by_unit", size, rows, units[-1]) if units else None
+        self.scores = shaped("scores", size, self.beta.shape[1], rows)
+        self.gathered = shaped("inputs", size, rows, stack.width)
+
+    def inputs(self, features: Tensor) -> Tensor:
+        """Each point's rows: (S, R, W) -> (G, R, W)."""
+        if self.one_seed is None:
+            return torch.index_select(features, 0, self.of_seed, out=self.gathered)
+        return features[self.one_seed].expand(len(self.of_seed), -1, -1)
+
+    def costs(self, raw: Tensor) -> Tensor:
+        """Total costs as :func:`rejector.costs.total_costs` has them: (T, S, A, R) -> (G, A, R).
+
+        One operation at a time: in a fused one, numbers left over at the end of a tensor may be rounded otherwise, so
+        that it would matter how many points there are.
+        """
+        raw = raw[:, self.of_seed] if self.one_seed is None else raw[:, self.one_seed, None]
+        first, *others = (cost * weight for cost, weight in zip(raw, self.weights, strict=True))
+        return sum(others, start=first) + self.beta
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(G, R, W) -> scores (G, A, R) and the input of each layer, in memory that the next call writes to."""
+        inputs = [x]
+        for (weight, bias), out in zip(self.layers[:-1], self.activations, strict=True):
+            inputs.append(torch.baddbmm(bias, inputs[-1], weight, out=out).relu_())
+        weight, bias = self.layers[-1]
+        return torch.baddbmm(bias, weight, inputs[-1].mT, out=self.scores), inputs
+
+    def backward(self, by_score: Tensor, inputs: list[Tensor], gradients: Layers) -> None:
+        """Gradients of all layers from those by score, (G, A, R). Overwrites the activations."""
+        (weight, _), (by_weight, by_bias) = self.layers[-1], gradients[-1]
+        torch.bmm(by_score, inputs[-1], out=by_weight)
+        torch.sum(by_score, dim=2, keepdim=True, out=by_bias)
+        if len(inputs) > 1:
+            by_unit = torch.bmm(by_score.mT, weight, out=self.by_unit)
+        for depth in range(len(inputs) - 2, -1, -1):
+            _relu_backward(by_unit, inputs[depth + 1], 0, grad_input=by_unit)
+            by_weight, by_bias = gradients[depth]
+            torch.bmm(inputs[depth].mT, by_unit, out=by_weight)
+            torch.sum(by_unit, dim=1, keepdim=True, out=by_bias)
+            if depth:  # the layer's own activations are not needed any more
+                by_unit = torch.bmm(by_unit, self.layers[depth][0].mT, out=inputs[depth + 1])

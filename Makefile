@@ -29,8 +29,10 @@ test: install  ## all fast tests, as CI runs them
 stress: install  ## the long reliability lane (a quarter of an hour); prints the table of docs/reliability.md
 	$(BIN)/python tests/reliability/stress.py
 
-bench: install  ## speed against plain loops; prints the table of benchmarks/README.md
-	$(BIN)/python benchmarks/grid_training.py
+bench: install  ## speed against peers, three benchmarks; prints the tables of benchmarks/README.md
+	$(BIN)/python benchmarks/average_precision.py
+	$(BIN)/python benchmarks/grid_training.py --rows 20000
+	$(BIN)/python benchmarks/streaming.py
 
 lint: install  ## style, and imports going one way
 	$(BIN)/ruff check .

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pyarrow as pa
-from data.images import thumbnail
 
 from data import schema
 from data.columns import dense_array
 from data.dataset import Dataset
+from data.images import thumbnail
 
 
 def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.ChunkedArray]:

@@ -151,7 +151,7 @@ def test_the_2011_layout_that_torchvision_unpacks_is_found(devkit):
     assert len(devkit.load(devkit.folder.parent / "root")) == 13
 
 
-PARTS = Path(os.environ.get("L2D_ASSETS", "/tmp/assets/dl"))
+PARTS = Path(os.environ.get("L2D_ASSETS", "assets"))
 
 
 @pytest.fixture(scope="session")

@@ -145,7 +145,7 @@ def load_recipe(name: str, data: Path | None = None) -> Recipe:
     values.setdefault("name", path.stem)
     if isinstance(values.get("dataset"), dict):
         kind = values["dataset"].setdefault("kind", "table")
-        if kind not in datasets.KINDS:
+        if not isinstance(kind, str) or kind not in datasets.KINDS:
             _refuse_kind("dataset", kind, datasets.KINDS, f"{path}, dataset.kind")
         if data is not None:
             values["dataset"]["path"] = str(data.absolute())

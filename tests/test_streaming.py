@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import tracemalloc
 from collections import Counter
@@ -20,7 +21,7 @@ from data.columns import dense_array
 from data.errors import CorruptPart, L2DError, UsageError
 from data.features import standardisation, standardisation_of_parts
 from data.integrity import sha256_of, skeleton_digest
-from rejector.shuffled import Shuffled
+from rejector.shuffled import Shuffled, _generator
 from rejector.streaming import ahead, open_streams
 from rejector.table import load_tables
 
@@ -310,6 +311,12 @@ def test_a_seeds_rows_depend_neither_on_other_seeds_nor_on_the_batch_size(stream
         assert rows_of(one, 0) == rows_of(three, 1) != rows_of(three, 0)
 
 
+def test_windows_are_permuted_anew_for_each_seed_epoch_and_window():
+    triples = list(itertools.product(range(3), repeat=3))
+    found = {tuple(torch.randperm(30, generator=_generator(*triple)).tolist()) for triple in triples}
+    assert len(found) == len(triples)
+
+
 def test_all_seeds_share_windows_of_whole_chunks_in_an_order_drawn_anew(cache, stream, train):
     keys = row_keys(train.features, train.raw)
     chunk_of = {key: int(sample[1:]) // 50 for key, sample in zip(keys, train.ids, strict=True)}
@@ -356,6 +363,11 @@ def test_entering_late_reads_only_what_comes_after(stream, monkeypatch):
         counts.append(len(read))
     assert counts[0] == len(stream.counts)
     assert counts[0] > counts[1] > counts[2] >= 1
+    at_a_window = Shuffled(stream, 1, [4], window_rows=70)
+    first, *others = at_a_window._plan(1)
+    read.clear()
+    list(at_a_window.epoch(1, first.stop))
+    assert read == [chunk for window in others for chunk in window.chunks]
 
 
 def test_rows_are_prepared_as_they_are_read(stream, train):
@@ -538,17 +550,29 @@ def test_what_happens_in_the_background_is_raised_and_leaves_no_thread(cache, tm
 
 
 def test_ahead_works_on_one_item_while_another_is_used():
-    started, done = [], threading.Event()
+    started, has_begun, may_end = [], threading.Event(), threading.Event()
 
     def work(item):
         started.append(item)
         if item == 1:
-            done.set()
+            has_begun.set()
+            assert may_end.wait(10)
         return item * 10
 
     results = ahead(work, iter(range(4)))
     assert next(results) == 0
-    assert done.wait(10)  # 1 was made although nobody has asked for it
+    assert has_begun.wait(10)  # 1 is under way although nobody has asked for it, and 0 was not kept back for it
     assert started == [0, 1]  # and no more than that
+    may_end.set()
     assert list(results) == [10, 20, 30]
     assert list(ahead(work, [])) == []
+
+
+def test_only_what_is_decoded_is_handed_from_thread_to_thread(stream, tmp_path):
+    images = open_streams(write_cache(tmp_path, 120, images=True), ("train",), column="image")["train"]
+    for source, threads in ((stream, 0), (images, 1)):
+        before = threading.active_count()
+        batches = source.in_order(10)
+        next(batches)
+        assert threading.active_count() - before == threads
+        batches.close()

@@ -47,6 +47,7 @@ class Failures(StrEnum):
     refuse = "refuse"
     drop = "drop"
     worst = "worst"
+    mask = "mask"
 
 
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed to stdout.")]
@@ -79,7 +80,8 @@ MemoryOption = Annotated[
     str | None, typer.Option(help="Rows held at once, such as 500MB or 2GiB; more are streamed. Default: all of them.")
 ]
 FailuresOption = Annotated[
-    Failures, typer.Option(help="Recorded failures: refuse; drop those samples; or charge the worst training cost.")
+    Failures,
+    typer.Option(help="Recorded failures: refuse; drop those samples; charge the worst training cost; mask the agent."),
 ]
 
 BETA_HELP = "Query cost: one number (the dearest expert's, others by price), or name=value pairs."
@@ -532,6 +534,8 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     if done.trained:
         what = "1 rejector" if done.trained == 1 else f"{done.trained} rejectors together"
         say(f"trained {what} in {done.seconds:.1f} s, asking no agent")
+    if done.left_out:
+        say(f"left out {done.left_out:,} samples for want of answers")
     if done.trained < len(folders):
         say(f"{len(folders) - done.trained} of {len(folders)} were trained already")
     return done.folders

@@ -71,6 +71,7 @@ class AgentRecord:
     queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
     fingerprint: dict[str, Any] = field(default_factory=dict)
     gflops: float | None = None  # of one answer, where known
+    partial: bool = False  # answers only some samples; where it has no answer it is unavailable, which is no failure
 
 
 class CostCache:

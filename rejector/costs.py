@@ -113,7 +113,7 @@ def total_costs(raw: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
         beta: (..., A).
 
     Returns:
-        (..., B, A).
+        (..., B, A); NaN where ``raw`` is: the agent is unavailable.
     """
     return (raw * weights[..., None, None, :]).sum(-1) + beta[..., None, :]
 
@@ -127,7 +127,7 @@ def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.n
         expression: such as ``greatest(cost_cla, 0.2 * cost_reg)``.
 
     Returns:
-        (B, A, 1) float32: one cost, to be weighted with 1.
+        (B, A, 1) float32: one cost, to be weighted with 1; NaN where the agent is unavailable.
 
     Raises:
         UsageError: the expression fails, or gives a missing, negative or infinite cost.
@@ -138,6 +138,8 @@ def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.n
     from data.schema import COST_COLUMNS
 
     flat = raw.reshape(-1, raw.shape[2])
+    unavailable = np.isnan(flat).any(axis=1)
+    flat = np.where(unavailable[:, None], np.float32(0), flat)
     columns = {COST_COLUMNS[task]: flat[:, position] for position, task in enumerate(tasks)}
     connection = duckdb.connect(config={"python_enable_replacements": False})
 
@@ -160,4 +162,5 @@ def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.n
         raise UsageError(f"--cost {expression!r} gives a missing, infinite or negative cost", hint="costs are >= 0")
     if not np.array_equal(numbers[: len(half)], half):
         raise UsageError(f"--cost {expression!r} does not depend on its own row alone", hint="use no aggregates")
+    numbers = np.where(unavailable, np.nan, numbers)
     return numbers.astype(np.float32).reshape(*raw.shape[:2], 1)

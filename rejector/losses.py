@@ -90,7 +90,9 @@ def _surrogate(log_softmax: Tensor, nu: Tensor | None) -> Tensor:
 # --- losses to train on: value and gradient ---------------------------------------------------------------------------
 
 
-def surrogate(scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int = -1) -> tuple[Tensor, Tensor]:
+def surrogate(
+    scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int = -1, missing: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``Phi_def^nu = sum_j tau_j Phi_01^nu(r, x, j)`` of each sample (Lemma 4.3), and its gradient
 
     ``s_k sum_j w_j - w_k`` with ``w_j = tau_j s_j^(nu-1)``. For ``nu < 1`` ``w`` grows as ``exp((1-nu) gap)`` with the
@@ -102,12 +104,18 @@ def surrogate(scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int = -1) -
         costs: total cost of each agent, (..., B, A), >= 0.
         nu: see :func:`check_nu`; broadcasts against ``scores``.
         dim: of the agents.
+        missing: where an agent is unavailable, bool (..., B, A), or None: nowhere. The loss is that of the others
+            alone: ``tau``, softmax and sum run over who is available, and the gradient is 0 elsewhere.
 
     Returns:
         Values without the dimension ``dim``, and gradients by score (..., B, A); finite for finite scores.
     """
+    if missing is not None:
+        scores, costs = scores.masked_fill(missing, torch.finfo(scores.dtype).min / 4), costs.masked_fill(missing, 0)
     log_softmax = scores.log_softmax(dim=dim)
     weights = aggregated_costs(costs, dim)
+    if missing is not None:
+        weights = weights.masked_fill(missing, 0)
     value = (weights * _surrogate(log_softmax, nu)).sum(dim=dim)
     if nu is not None:
         value = value.clamp(max=torch.finfo(value.dtype).max)
@@ -116,17 +124,23 @@ def surrogate(scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int = -1) -
     return value, log_softmax.exp() * weights.sum(dim=dim, keepdim=True) - weights
 
 
-def regression(scores: Tensor, costs: Tensor, nu: None = None, dim: int = -1) -> tuple[Tensor, Tensor]:
+def regression(
+    scores: Tensor, costs: Tensor, nu: None = None, dim: int = -1, missing: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``sum_j (r_j + c_j)^2``: scores are negated predictions of the costs. Shapes as :func:`surrogate`.
 
     The minimiser is ``r_j = -E[c_j | x]``, so its argmax is the cheapest agent: cost-sensitive one-against-all
     (Krishnamurthy et al., *Active Learning for Cost-Sensitive Classification*, ICML 2017, section 2).
     """
     error = scores + costs
+    if missing is not None:
+        error = error.masked_fill(missing, 0)
     return error.square().sum(dim=dim), 2 * error
 
 
-def one_vs_all(scores: Tensor, costs: Tensor, nu: None = None, dim: int = -1) -> tuple[Tensor, Tensor]:
+def one_vs_all(
+    scores: Tensor, costs: Tensor, nu: None = None, dim: int = -1, missing: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """``sum_j (C - c_j) log(1 + e^-r_j) + c_j log(1 + e^r_j)``, ``C = max_j c_j``. Shapes as :func:`surrogate`.
 
     The experts' part of the one-vs-all surrogate of Verma, Barrejón and Nalisnick (*Learning to Defer to Multiple
@@ -134,14 +148,19 @@ def one_vs_all(scores: Tensor, costs: Tensor, nu: None = None, dim: int = -1) ->
     scored apart: ``sigmoid(r_j) = E[C - c_j | x] / E[C | x]`` at the minimum, so the argmax is the cheapest agent.
     Convex, its gradient within ``[-C, C]``.
     """
+    if missing is not None:
+        costs = costs.masked_fill(missing, 0)
     dearest = costs.amax(dim=dim, keepdim=True)
     spared, log_sigmoid = dearest - costs, logsigmoid(scores)
     value = spared * log_sigmoid + costs * logsigmoid(-scores)
-    return -value.sum(dim=dim), dearest * log_sigmoid.exp() - spared
+    gradient = dearest * log_sigmoid.exp() - spared
+    if missing is not None:
+        value, gradient = value.masked_fill(missing, 0), gradient.masked_fill(missing, 0)
+    return -value.sum(dim=dim), gradient
 
 
-#: Name of a loss -> function of scores, costs, nu (of the surrogate alone) and the agents' dimension.
-LOSSES: dict[str, Callable[[Tensor, Tensor, Any, int], tuple[Tensor, Tensor]]] = {
+#: Name of a loss -> function of scores, costs, nu (of the surrogate alone), the agents' dimension, who is unavailable.
+LOSSES: dict[str, Callable[[Tensor, Tensor, Any, int, Tensor | None], tuple[Tensor, Tensor]]] = {
     "surrogate": surrogate,
     "regression": regression,
     "one_vs_all": one_vs_all,
@@ -153,7 +172,7 @@ class _Differentiable(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, costs: Tensor, nu: Tensor | None) -> Tensor:
-        value, gradient = surrogate(scores, costs, nu)
+        value, gradient = surrogate(scores, costs, nu, -1, costs.isinf())
         ctx.save_for_backward(gradient)
         ctx.shape = scores.shape
         return value
@@ -167,6 +186,8 @@ class _Differentiable(torch.autograd.Function):
 def surrogate_deferral_loss(scores: Tensor, costs: Tensor, nu: float | Tensor = 1.0) -> Tensor:
     """:func:`surrogate` for autograd, by scores: (..., B, A), (..., B, A) -> (..., B).
 
+    A cost of infinity says that the agent is unavailable.
+
     Raises:
         ValueError: ``nu`` is negative or no number.
     """
@@ -176,7 +197,7 @@ def surrogate_deferral_loss(scores: Tensor, costs: Tensor, nu: float | Tensor = 
 # --- what rejectors are judged by -------------------------------------------------------------------------------------
 
 
-def allocate(scores: Tensor) -> Tensor:
+def allocate(scores: Tensor, available: Tensor | None = None) -> Tensor:
     """``argmax_j r(x, j)``, ties to the lowest index (so to the model first, as in Lemma 4.2).
 
     ``torch.argmax`` promises no order among ties on a GPU, hence this. The same rule holds in numpy (``argmax``) and in
@@ -184,10 +205,13 @@ def allocate(scores: Tensor) -> Tensor:
 
     Args:
         scores: (..., A), not NaN.
+        available: who may be chosen, bool (..., A), at least one; None: everybody.
 
     Returns:
         Agent indices, int64, (...).
     """
+    if available is not None:
+        scores = scores.masked_fill(~available, -torch.inf)
     best = scores == scores.amax(dim=-1, keepdim=True)
     position = torch.arange(scores.shape[-1], device=scores.device)
     return torch.where(best, position, scores.shape[-1] - 1).amin(dim=-1)

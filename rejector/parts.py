@@ -14,7 +14,7 @@ from data.errors import CorruptPart
 from data.integrity import REBUILD_HINT
 from data.mapped import MappedPart
 
-from .rows import Tally, check_finite, check_usable, inputs_of, read_costs
+from .rows import Missing, Tally, check_finite, check_usable, inputs_of, read_costs
 
 
 class CacheParts:
@@ -30,6 +30,8 @@ class CacheParts:
         counts: split -> rows of each chunk that are kept, int64 (chunks,).
         width: of a row's input.
         shape: of a row's raw costs: (agents, tasks).
+        has_unavailable: whether an agent is unavailable on any of these rows.
+        left_out: split -> rows that are not kept.
         is_mapped: whether inputs are views of mapped files, so that reading them again costs nothing.
 
     Raises:
@@ -43,6 +45,7 @@ class CacheParts:
         check_usable(cache, column, failures)
         self.cache, self.column, self.failures = cache, column, failures
         self._agents = cache.agents + cache.references
+        self._missing = Missing(self._agents, failures)
         self._cost_columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         self._shown_by = cache.record.inputs[column].get("agent")  # features of the model's own forward pass
         self.shape = (len(cache.agents), len(self._cost_columns))
@@ -53,29 +56,33 @@ class CacheParts:
         self._costs: list[list[MappedPart]] = []
         self._worst = np.zeros(len(self._cost_columns), np.float32)
         self._seen: tuple[np.ndarray | float, int] = 0.0, 0  # sum and number of training rows that the model has shown
-        tallies = {split: Tally(len(self._agents)) for split in splits}
+        tallies = {split: Tally(self._missing, len(self._agents)) for split in splits}
         for chunk in range(cache.record.num_chunks):
             self._open(chunk, tallies)
         for split, tally in tallies.items():
             tally.check(cache, split, self._agents, failures)
         self.is_mapped = all(part.is_mapped for part in self._inputs)
+        self.has_unavailable = any(tally.unavailable for tally in tallies.values())
+        self.left_out = {split: tally.rows - tally.kept for split, tally in tallies.items()}
 
     def read(self, split: str, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of a split in one chunk.
 
         Returns:
             Inputs float32 (n, width), a read-only view of the mapped file where it can be; raw costs of the agents
-            float32 (n, agents, tasks).
+            float32 (n, agents, tasks), NaN where an agent is unavailable.
 
         Raises:
             CorruptPart: a part cannot be read, or has been replaced.
         """
         rows = self._rows(split, chunk)
-        features, raw, failed = self._read(chunk, self._costs[chunk], rows)
-        if failed.any():
-            raw[failed] = self._worst
+        features, raw, missing = self._read(chunk, self._costs[chunk], rows)
+        if missing.any():
+            raw[missing] = self._worst
+            agents = self._missing.of_agents(self.shape[0])
+            raw[agents.unavailable(missing)] = np.nan
             if self._shown_by is not None:
-                features = self._with_mean(features, self._unseen(failed))
+                features = self._with_mean(features, self._unseen(missing))
         return features, raw
 
     def sample_ids(self, split: str, chunk: int) -> list[str]:
@@ -109,8 +116,7 @@ class CacheParts:
             kept = _is(samples["split"], split)
             rows = np.flatnonzero(kept)
             tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])))
-            if self.failures == "drop":
-                kept &= ~failed.any(axis=1)
+            kept &= self._missing.kept(failed)
             self.counts[split][chunk] = kept.sum()
             self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
         self._costs.append(costs[: self.shape[0]])

@@ -17,9 +17,10 @@ from data.columns import dense_matrix, numbers
 from data.errors import DataError, UsageError
 from data.images import decode_thumbnails
 
-#: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed; or
-#: charge a failure the worst cost of its task that any answer has on the training split.
-FAILURES = ("refuse", "drop", "worst")
+#: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed;
+#: charge a failure the worst cost of its task that any answer has on the training split; or mask it, so that the agent
+#: is unavailable on that sample. An agent that answers only some samples (``partial``) is masked in any case.
+FAILURES = ("refuse", "drop", "worst", "mask")
 
 Column = np.ndarray | pa.Array | pa.ChunkedArray
 
@@ -115,30 +116,66 @@ def check_finite(
         )
 
 
+class Missing:
+    """How answers that are not there are treated: who is unavailable then, and which rows are left out.
+
+    Args:
+        agents: those that may be allocated to, then the references.
+        failures: one of :data:`FAILURES`.
+    """
+
+    def __init__(self, agents: list[AgentRecord], failures: str):
+        self._agents, self._failures, self.drops = agents, failures, failures == "drop"
+        self._is_masked = np.array([failures == "mask" or agent.partial for agent in agents])
+        self._is_agent = np.array([agent.role == "agent" for agent in agents])
+
+    def of_agents(self, count: int) -> Missing:
+        """The same for the first ``count`` alone."""
+        return self if count == len(self._is_agent) else Missing(self._agents[:count], self._failures)
+
+    def unavailable(self, missing: np.ndarray) -> np.ndarray:
+        """Where an agent without an answer is unavailable, bool (n, agents); elsewhere it has failed."""
+        return missing & self._is_masked
+
+    def failed(self, missing: np.ndarray) -> np.ndarray:
+        """Where an agent without an answer has failed, bool (n, agents)."""
+        return missing & ~self._is_masked
+
+    def kept(self, missing: np.ndarray) -> np.ndarray:
+        """Rows that can be learnt from, bool (n,): somebody is available and, with ``drop``, nobody failed."""
+        kept = ~self.unavailable(missing)[:, self._is_agent].all(axis=1)
+        return kept & ~self.failed(missing).any(axis=1) if self.drops else kept
+
+
 @dataclass
 class Tally:
     """Counts of one split.
 
     Attributes:
         rows: samples of the split.
-        answered: samples on which every agent and reference has an answer.
+        kept: samples that can be learnt from.
         failed: failures by agent (and reference), int (agents,).
+        unavailable: samples on which some agent is unavailable.
         first: position of the first agent that failed on the first sample with a failure, and that sample's id.
     """
 
+    missing: Missing
     agents: int
     rows: int = 0
-    answered: int = 0
+    kept: int = 0
+    unavailable: int = 0
     failed: np.ndarray = field(init=False)
     first: tuple[int, str] | None = None
 
     def __post_init__(self):
         self.failed = np.zeros(self.agents, np.int64)
 
-    def add(self, failed: np.ndarray, sample_id: Callable[[int], str]) -> None:
-        """Count further rows, of which ``failed`` (bool (n, agents)) says who failed."""
-        self.rows += len(failed)
-        self.answered += int((~failed.any(axis=1)).sum())
+    def add(self, missing: np.ndarray, sample_id: Callable[[int], str]) -> None:
+        """Count further rows, of which ``missing`` (bool (n, agents)) says who has no answer."""
+        failed = self.missing.failed(missing)
+        self.rows += len(missing)
+        self.kept += int(self.missing.kept(missing).sum())
+        self.unavailable += int(self.missing.unavailable(missing).any(axis=1).sum())
         self.failed += failed.sum(axis=0)
         if self.first is None and failed.any():
             row, agent = np.argwhere(failed)[0]
@@ -157,9 +194,9 @@ class Tally:
             raise DataError(
                 f"agent {agents[agent].name!r} has no answer on {self.failed[agent]} samples of the {split} split",
                 where=f"sample {sample!r} in {cache.path}",
-                hint="ask again with `l2d build --retry-failures`, or say --failures drop or --failures worst",
+                hint="ask again with `l2d build --retry-failures`, or say --failures drop, worst or mask",
             )
-        if not self.answered and failures == "drop":
-            raise DataError(
-                f"no sample of the {split} split has every answer", where=cache.path, hint="--failures worst"
-            )
+        if not self.kept:
+            some = "every answer" if failures == "drop" else "any answer"
+            hint = "--failures worst, or --failures mask" if failures == "drop" else "ask agents that answer"
+            raise DataError(f"no sample of the {split} split has {some}", where=cache.path, hint=hint)

@@ -132,7 +132,7 @@ def allocation_batches(
     """Every sample's allocation under a rejector, some rows at a time.
 
     Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``;
-    costs are total (``lambda`` and ``beta`` applied).
+    costs are total (``lambda`` and ``beta`` applied), null where an agent is unavailable and so not chosen.
     """
     names = pa.array([agent.name for agent in cache.agents])
     for split, stream in splits.items():
@@ -140,14 +140,18 @@ def allocation_batches(
         for ids, (features, raw) in batches:
             scores = rejector.scores(features)
             costs = point_costs(raw, rejector.point, cache.record.tasks)
-            allocation, oracle = allocate(scores), oracle_allocation(costs)
+            unavailable = costs.isinf()
+            allocation, oracle = allocate(scores, ~unavailable), oracle_allocation(costs)
             columns = {
                 "sample_id": pa.array(ids, pa.string()),
                 "split": pa.array([split] * len(ids), pa.string()),
                 "agent_index": pa.array(allocation.numpy(), pa.int32()),
                 "agent": names.take(pa.array(allocation.numpy())),
                 **{f"score_{j}": pa.array(scores[:, j].numpy()) for j in range(len(names))},
-                **{f"cost_{j}": pa.array(costs[:, j].numpy()) for j in range(len(names))},
+                **{
+                    f"cost_{j}": pa.array(costs[:, j].numpy(), mask=unavailable[:, j].numpy())
+                    for j in range(len(names))
+                },
                 "deferral_cost": pa.array(deferral_loss(allocation, costs).numpy()),
                 "oracle_agent": names.take(pa.array(oracle.numpy())),
                 "oracle_cost": pa.array(deferral_loss(oracle, costs).numpy()),

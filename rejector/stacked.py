@@ -42,6 +42,7 @@ class Stack(ABC):
         weights: ``lambda`` that each is trained on, (P, T).
         network: kind of network, with ``width``, ``num_agents``, ``hidden`` and ``layers``.
         loss: one of :data:`rejector.losses.LOSSES`, on costs that are ``recentre``\\ d or not.
+        has_unavailable: whether raw costs may be NaN, where an agent is unavailable.
         weight_decay: decoupled, as AdamW does it.
         dtype: of parameters; features and costs have to be of the same.
 
@@ -61,6 +62,7 @@ class Stack(ABC):
         layers: int = 2,
         loss: str = "surrogate",
         recentre: bool = False,
+        has_unavailable: bool = False,
         weight_decay: float = 0.0,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -73,6 +75,7 @@ class Stack(ABC):
         nu = check_nu(torch.tensor([point.nu for point in points]), dtype, device)
         self.nu = None if nu is None or loss != "surrogate" else nu[:, None, None]
         self._loss, self._recentre, self._weight_decay = LOSSES[loss], recentre, weight_decay
+        self._has_unavailable = has_unavailable
 
         networks = {seed: _initialised(seed, network, width, num_agents, hidden, layers) for seed in self.seeds}
         self.template = networks[self.seeds[0]]
@@ -202,7 +205,15 @@ class Stack(ABC):
         return False
 
     def _value_and_gradient(self, scores: Tensor, costs: Tensor, nu: Tensor | None, dim: int) -> tuple[Tensor, Tensor]:
-        return self._loss(scores, recentred(costs, dim) if self._recentre else costs, nu, dim)
+        missing = None
+        if self._has_unavailable:
+            missing = costs.isnan()
+            costs = costs.masked_fill(missing, math.inf)
+        return self._loss(scores, recentred(costs, dim) if self._recentre else costs, nu, dim, missing)
+
+    def _deferral_losses(self, scores: Tensor, costs: Tensor) -> Tensor:
+        """Cost of whom the scores choose among those that are available: (P, B, A), (P, B, A) -> (P, B)."""
+        return deferral_loss(allocate(scores, ~costs.isnan() if self._has_unavailable else None), costs)
 
 
 class AutogradStack(Stack):
@@ -243,8 +254,8 @@ class AutogradStack(Stack):
         step = max(1, rows_at_once // len(self.points))
         for x, costs in zip(features.split(step), raw.split(step), strict=True):
             costs = total_costs(costs.expand(len(self.points), -1, -1, -1), self.weights, self.beta)
-            chosen = allocate(self._forward_shared(self.parameters, x))
-            total += deferral_loss(chosen, costs).sum(dim=1, dtype=torch.float64)
+            losses = self._deferral_losses(self._forward_shared(self.parameters, x), costs)
+            total += losses.sum(dim=1, dtype=torch.float64)
         return total / len(features)
 
 

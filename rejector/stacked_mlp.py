@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .grid import GridPoint
-from .losses import allocate, deferral_loss
 from .stacked import Stack
 
 #: Activations of a layer that are worked on at once, in numbers: 1 MiB in float32, and as much again for gradients.
@@ -94,7 +93,7 @@ class MLPStack(Stack):
         for x, costs in zip(features.split(size), raw.permute(2, 1, 0).split(size, dim=2), strict=True):
             for group in self._groups(len(x), shared=True):
                 scores, _ = group.forward(group.inputs(x[None]))
-                losses = deferral_loss(allocate(scores.mT), group.costs(costs[:, None]).mT)
+                losses = self._deferral_losses(scores.mT, group.costs(costs[:, None]).mT)
                 total[group.points] += losses.sum(dim=1, dtype=torch.float64)
         return total / len(features)
 

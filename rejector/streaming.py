@@ -51,6 +51,8 @@ class Stream:
         shape: of a row's raw costs: (agents, tasks).
         counts: rows in each chunk, int64 (all chunks,).
         chunks: those that have rows.
+        has_unavailable: whether an agent may be unavailable on some row: its raw costs are NaN there.
+        left_out: rows of the split that cannot be learnt from, and are none of the stream's.
     """
 
     def __init__(self, parts: CacheParts, split: str):
@@ -58,6 +60,7 @@ class Stream:
         self.width, self.shape = parts.width, parts.shape
         self.counts, self.cache_path = parts.counts[split], parts.cache.path
         self.chunks = np.flatnonzero(self.counts).tolist()
+        self.has_unavailable, self.left_out = parts.has_unavailable, parts.left_out[split]
 
     def __len__(self) -> int:
         return int(self.counts.sum())

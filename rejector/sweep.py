@@ -25,11 +25,16 @@ from .training import TrainConfig, train_grid
 
 @dataclass(frozen=True)
 class SweepReport:
-    """Folders of all points in grid order, and how many of them this call trained, in how long."""
+    """Folders of all points in grid order, how many of them this call trained, in how long, and on how much.
+
+    ``left_out`` counts samples of all splits that were not learnt from: nobody answers them or, if failures are
+    dropped, somebody failed.
+    """
 
     folders: list[Path]
     trained: int
     seconds: float
+    left_out: int = 0
 
 
 def sweep(
@@ -88,7 +93,7 @@ def sweep(
             targets = [folder for _, folder in todo]
             save_runs(rejectors, targets, cache, streams, seconds=seconds, overwrite=overwrite)
             checkpoint.remove()
-    return SweepReport(folders, len(todo), seconds)
+    return SweepReport(folders, len(todo), seconds, sum(stream.left_out for stream in streams.values()))
 
 
 def checkpoint_file(todo: list[tuple[GridPoint, Path]], config: TrainConfig, cache: CostCache) -> Path:

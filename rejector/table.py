@@ -16,7 +16,7 @@ from data.cache import AgentRecord, CostCache
 from data.columns import dense_matrix, numbers
 from data.features import standardisation
 
-from .rows import Tally, check_finite, check_usable, inputs_of, read_costs
+from .rows import Missing, Tally, check_finite, check_usable, inputs_of, read_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +25,10 @@ class CostTable:
 
     Attributes:
         features: the rejector's input, float32 (n, width): dense, or small images as 3 x side x side in [0, 1].
-        raw: raw costs, float32 (n, agents, tasks).
+        raw: raw costs, float32 (n, agents, tasks); NaN where an agent is unavailable.
         targets: target column -> array (n,), or Boxes of n images.
         predictions: agent or reference name -> prediction column -> the same.
-        reference_raw: raw costs of the references, float32 (n, references, tasks).
+        reference_raw: raw costs of the references, float32 (n, references, tasks), NaN as above.
         failed: where an agent or reference (in this order) has no answer, bool (n, agents + references).
     """
 
@@ -60,8 +60,10 @@ def load_tables(
         splits: out of ``train``, ``validation``, ``test``.
         column: the rejector's input, ``features`` or ``image``.
         predictions: read predictions, targets and references too (for task metrics).
-        failures: what to do about recorded failures: ``refuse``; ``drop`` the samples on which an agent failed; or
-            charge a failure the ``worst`` cost of its task that any agent has on the training split.
+        failures: what to do about recorded failures: ``refuse``; ``drop`` the samples on which an agent failed;
+            charge a failure the ``worst`` cost of its task that any agent has on the training split; or ``mask``: the
+            agent is unavailable on that sample. Agents that answer only some samples are masked in any case, and a
+            sample on which nobody is available is left out.
 
     Raises:
         IncompleteCache: parts are missing.
@@ -75,13 +77,15 @@ def load_tables(
     worst = chunks.worst_costs()
     tables = {}
     for split in splits:
-        tally = Tally(len(agents))
+        missing = Missing(agents, failures)
+        tally = Tally(missing, len(agents))
         if chunks.ids[split]:
             raw, failed = chunks.join(chunks.raw, split), chunks.join(chunks.failed, split)
             tally.add(failed, chunks.ids[split].__getitem__)
         tally.check(cache, split, agents, failures)
-        keep = ~failed.any(axis=1) if failures == "drop" else np.ones(len(raw), dtype=bool)
-        raw = np.where(failed[:, :, None], worst, raw).astype(np.float32)[keep]
+        keep = missing.kept(failed)
+        instead = np.where(missing.unavailable(failed)[:, :, None], np.nan, worst)
+        raw = np.where(failed[:, :, None], instead, raw).astype(np.float32)[keep]
         tables[split] = CostTable(
             split=split,
             ids=[sample for sample, kept in zip(chunks.ids[split], keep, strict=True) if kept],
@@ -191,6 +195,7 @@ class TableStream:
         self.table = table
         self.width, self.shape = table.features.shape[1], tuple(table.raw.shape[1:])
         self.counts, self.cache_path = np.array([len(table)]), None
+        self.has_unavailable, self.left_out = bool(table.raw.isnan().any()), 0
 
     def __len__(self) -> int:
         return len(self.table)

@@ -31,7 +31,7 @@ class TrainConfig:
     memory: int | None = (
         None  # bytes that training may hold of a split; None: all of it. The order of rows depends on it
     )
-    failures: str = "refuse"  # recorded failures: refuse, drop or worst, see rejector.table.load_tables
+    failures: str = "refuse"  # recorded failures: refuse, drop, worst or mask, see rejector.table.load_tables
 
     def __post_init__(self):
         limits = {"hidden": 1, "layers": 1, "epochs": 1, "batch_size": 1, "patience": 0}

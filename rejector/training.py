@@ -1,7 +1,8 @@
 """Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimiser.
 
 Each point has its own initialisation and its own shuffle, both drawn from its seed alone, so a point comes out of a
-grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit.
+grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit (given two features or
+more: a product with one column is worked out differently for one matrix and for several).
 """
 
 from __future__ import annotations
@@ -82,7 +83,8 @@ def train_grid(
 
     Args:
         points: the grid.
-        train: rows to fit; features are standardised by their mean and deviation.
+        train: rows to fit; features are standardised by their mean and deviation. Raw costs are NaN where an agent is
+            unavailable.
         validation: rows that choose the epoch (lowest deferral risk on the costs trained on).
         tasks: of the cache, in the order of the tables' last dimension.
         device: of torch.
@@ -137,7 +139,8 @@ class _Training:
         self.num_validation, self.device = len(validation), device
         self.order = sorted(range(len(points)), key=lambda index: points[index].seed)
         ordered = [points[index] for index in self.order]
-        self.stacks = _stacks(ordered, config, train.width, device, alone=group.size > 1)
+        missing = train.has_unavailable or validation.has_unavailable
+        self.stacks = _stacks(ordered, config, train.width, device, alone=group.size > 1, has_unavailable=missing)
         self.history: list[Tensor] = []  # (P, 2) an epoch
         self.losses = torch.zeros(len(points), dtype=torch.float64)  # of the epoch under way
 
@@ -242,7 +245,9 @@ class _Training:
         return [found[index] for index in range(len(self.points))]
 
 
-def _stacks(points: list[GridPoint], config: TrainConfig, width: int, device: str, *, alone: bool) -> list[Stack]:
+def _stacks(
+    points: list[GridPoint], config: TrainConfig, width: int, device: str, *, alone: bool, has_unavailable: bool
+) -> list[Stack]:
     """Points of a grid in stacks: on a CPU as many of the fast kind as there are threads, or one if that has to do."""
     on_cpu = torch.device(device).type == "cpu"
     if on_cpu and config.network in ("linear", "mlp"):
@@ -262,6 +267,7 @@ def _stacks(points: list[GridPoint], config: TrainConfig, width: int, device: st
             layers=config.layers,
             loss=config.loss,
             recentre=config.recentre,
+            has_unavailable=has_unavailable,
             weight_decay=config.weight_decay,
             device=device,
         )
@@ -290,14 +296,19 @@ def _side_by_side(stacks: list[Stack]) -> Iterator[Callable]:
 
 
 def point_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
-    """Total costs (n, A) that a point is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``."""
-    return total_costs(_raw_costs(raw, point, tasks), _weights(point), torch.tensor(point.query_costs))
+    """Total costs (n, A) that a point is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``.
+
+    Infinite where an agent is unavailable.
+    """
+    costs = total_costs(_raw_costs(raw, point, tasks), _weights(point), torch.tensor(point.query_costs))
+    return costs.masked_fill(costs.isnan(), math.inf)
 
 
 def reference_point_costs(table: CostTable, point: GridPoint, tasks: list[str]) -> Tensor:
     """Costs (n, references) without query costs."""
     free = torch.zeros(table.reference_raw.shape[1])
-    return total_costs(_raw_costs(table.reference_raw, point, tasks), _weights(point), free)
+    costs = total_costs(_raw_costs(table.reference_raw, point, tasks), _weights(point), free)
+    return costs.masked_fill(costs.isnan(), math.inf)
 
 
 def _raw_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:

@@ -527,8 +527,9 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     with _Bars() as bars:
         advance = bars.epochs(config.epochs)
         done = run_sweep(
-            opened, points, folders, config, device=resolve_device(device), overwrite=overwrite, progress=advance
-        )
+            opened, points, folders, config, device=resolve_device(device), overwrite=overwrite,
+            progress=advance, narrate=say,
+        )  # fmt: skip
     if not is_first():
         return None
     if done.trained:
@@ -593,7 +594,7 @@ class _Bars:
 
         def advance(epoch: int, rows: int, risk: float) -> None:
             nonlocal bar
-            if bar is None:
+            if bar is None or epoch == 0:  # of another wave
                 bar = tqdm(total=total * rows, desc="training", unit=" rows", unit_scale=True, disable=None)
                 self.bars.append(bar)
             bar.set_postfix_str(f"epoch {epoch + 1}/{total}, validation risk {risk:.4f}", refresh=False)

@@ -37,6 +37,14 @@ class Group:
             torch.distributed.all_reduce(values)
         return values
 
+    def least(self, value: int) -> int:
+        """The smallest of all processes' values."""
+        if self.size == 1:
+            return value
+        values = torch.tensor([value], device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MIN)
+        return int(values)
+
 
 def is_first() -> bool:
     """Whether this process is the one that writes and speaks."""

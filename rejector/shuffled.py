@@ -66,6 +66,7 @@ class Shuffled:
 
     Attributes:
         window_rows: None where the whole split is held.
+        most_seeds: whose orders and batches fit into ``memory``; None where there is no bound.
 
     Raises:
         UsageError: not even one chunk fits into the bound, or not the orders and batches of so many seeds.
@@ -86,6 +87,7 @@ class Shuffled:
         self._prepare, self._device = prepare, device
         first = stream.rows(stream.chunks[0], prepare)
         self._shapes = tuple(values.shape[1:] for values in first)
+        self.most_seeds: int | None = None
         if window_rows is None and memory is not None:
             window_rows = self._window_rows(memory)
             self._check_seeds(memory, window_rows)
@@ -224,9 +226,10 @@ class Shuffled:
     def _check_seeds(self, memory: int, window_rows: int) -> None:
         """What there is for each seed fits into the last quarter: two orders, five batches (most of them left over)."""
         each = 2 * 4 * window_rows + 5 * self.batch_size * self._row_bytes
-        if len(self.seeds) * each > memory // 4:
+        self.most_seeds = memory // 4 // each
+        if len(self.seeds) > self.most_seeds:
             raise UsageError(
-                f"{len(self.seeds)} seeds at once do not fit into {memory / 2**20:.1f} MiB, {memory // 4 // each} do",
+                f"{len(self.seeds)} seeds at once do not fit into {memory / 2**20:.1f} MiB, {self.most_seeds} do",
                 where=self.stream.cache_path,
                 hint="give more --memory, a smaller batch size, or train fewer seeds at once",
             )

@@ -21,6 +21,7 @@ from .networks import INPUT_OF
 from .runs import RUN_FILE, cache_fingerprint, save_runs
 from .streaming import open_streams
 from .training import TrainConfig, train_grid
+from .waves import free_memory, waves
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,26 @@ def sweep(
     device: str = "cpu",
     overwrite: bool = False,
     checkpoint_every: float = EVERY,
+    available: int | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    narrate: Callable[[str], None] | None = None,
 ) -> SweepReport:
     """Train the points whose folder is not there yet, all together, and write a folder for each.
 
-    What is trained is saved now and then, so that the same call goes on after a kill, to the same weights.
+    What is trained is saved now and then, so that the same call goes on after a kill, to the same weights. A grid that
+    memory does not hold is trained in waves, the runs of each being written before the next begins.
 
     Args:
         folders: where each point's run goes.
         overwrite: train again what is there, instead of leaving or refusing it.
         checkpoint_every: seconds between two saves.
+        available: memory in bytes; what is free if None.
+        progress: see :func:`rejector.training.train_grid`; epochs of a second wave are counted from 0 again.
+        narrate: told in a sentence that there are waves.
 
     Raises:
         DataError: a folder holds a run of other settings or of another cache, and ``overwrite`` is False.
-        UsageError: a folder holds something else.
+        UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
     todo = []
     for point, folder in zip(points, folders, strict=True):
@@ -75,24 +82,33 @@ def sweep(
         return SweepReport(folders, 0, 0.0)
     with joined(device) as (group, device):
         streams = open_streams(cache, SPLITS, column=INPUT_OF[config.network], failures=config.failures)
-        started = time.perf_counter()
-        checkpoint = Checkpoint(checkpoint_file(todo, config, cache), checkpoint_every)
-        rejectors = train_grid(
-            [point for point, _ in todo],
-            streams["train"],
-            streams["validation"],
-            config,
-            tasks=cache.record.tasks,
-            device=device,
-            group=group,
-            checkpoint=checkpoint if group.size == 1 else None,
-            progress=progress,
-        )
-        seconds = time.perf_counter() - started
-        if group.rank == 0:
-            targets = [folder for _, folder in todo]
-            save_runs(rejectors, targets, cache, streams, seconds=seconds, overwrite=overwrite)
-            checkpoint.remove()
+        started, written = time.perf_counter(), 0.0
+        available = group.least(free_memory(device) if available is None else available)
+        grid = waves([point for point, _ in todo], config, streams["train"], len(cache.agents), available=available)
+        if len(grid) > 1 and narrate is not None:
+            sizes = ", ".join(str(len(wave)) for wave in grid)
+            narrate(f"memory holds {len(grid[0])} of {len(todo)} rejectors at once: training {sizes} one after another")
+        for wave in grid:
+            members, begun = [todo[position] for position in wave], time.perf_counter()
+            checkpoint = Checkpoint(checkpoint_file(members, config, cache), checkpoint_every)
+            rejectors = train_grid(
+                [point for point, _ in members],
+                streams["train"],
+                streams["validation"],
+                config,
+                tasks=cache.record.tasks,
+                device=device,
+                group=group,
+                checkpoint=checkpoint if group.size == 1 else None,
+                progress=progress,
+            )
+            trained = time.perf_counter()
+            if group.rank == 0:
+                targets = [folder for _, folder in members]
+                save_runs(rejectors, targets, cache, streams, seconds=trained - begun, overwrite=overwrite)
+                checkpoint.remove()
+            written += time.perf_counter() - trained
+        seconds = time.perf_counter() - started - written
     return SweepReport(folders, len(todo), seconds, sum(stream.left_out for stream in streams.values()))
 
 

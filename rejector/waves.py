@@ -1,0 +1,84 @@
+"""Grids too large for memory, divided into waves that train one after another: each point comes out as it would anyway.
+
+What a grid holds is known beforehand: the rows, and for each point some copies of its parameters; with ``--memory``
+also the orders and batches of each seed.
+"""
+
+from __future__ import annotations
+
+import psutil
+import torch
+
+from data.errors import UsageError
+
+from .grid import GridPoint
+from .networks import make_network
+from .shuffled import Shuffled
+from .streaming import Stream
+from .train_config import TrainConfig
+
+#: Copies of the parameters: themselves, two of gradients, Adam's two moments and the best; twice what a checkpoint
+#: consists of (four of these) while it is written.
+COPIES = 6 + 2 * 4
+SHARE = 0.5  # of the free memory that parameters may take, and that rows may
+
+
+def free_memory(device: str) -> int:
+    """Bytes that are free where training happens."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def waves(
+    points: list[GridPoint], config: TrainConfig, train: Stream, num_agents: int, *, available: int
+) -> list[list[int]]:
+    """Which points train together: as many as memory holds, points of one seed beside each other.
+
+    Args:
+        points: the grid.
+        train: the rows to fit.
+        available: free memory in bytes.
+
+    Returns:
+        Positions in ``points``; one list where all train together.
+
+    Raises:
+        UsageError: the rows do not fit, or not even one point does.
+    """
+    fit = int(SHARE * available)
+    if config.memory is None:
+        needed = len(train) * 4 * (train.width + train.shape[0] * train.shape[1])
+        if needed > fit:
+            raise UsageError(
+                f"{len(train):,} rows take {needed / 2**30:.1f} GiB, and {available / 2**30:.1f} GiB are free",
+                where=train.cache_path,
+                hint=f"stream them: --memory {max(1, fit // 2**20)}MiB",
+            )
+    of_point = COPIES * 4 * _num_parameters(config, train.width, num_agents)
+    most_points, most_seeds = fit // of_point, len(points)
+    if not most_points:
+        raise UsageError(
+            f"one rejector takes {of_point / 2**30:.1f} GiB to train, and {available / 2**30:.1f} GiB are free",
+            hint="a smaller --hidden, or fewer --layers",
+        )
+    if config.memory is not None:
+        most_seeds = Shuffled(train, config.batch_size, [points[0].seed], memory=config.memory).most_seeds
+    if most_points < len(points):  # the same waves after a kill, though a little more or less is free then
+        most_points = 1 << most_points.bit_length() - 1
+    found: list[list[int]] = []
+    seeds: set[int] = set()
+    for position in sorted(range(len(points)), key=lambda position: points[position].seed):
+        seed = points[position].seed
+        if not found or len(found[-1]) == most_points or len(seeds | {seed}) > most_seeds:
+            found.append([])
+            seeds = set()
+        found[-1].append(position)
+        seeds.add(seed)
+    return found
+
+
+def _num_parameters(config: TrainConfig, width: int, num_agents: int) -> int:
+    with torch.device("meta"):
+        network = make_network(config.network, width, num_agents, config.hidden, config.layers)
+    return sum(value.numel() for value in network.parameters())

@@ -146,6 +146,9 @@ def build(
     else:
         say("nothing to ask: every answer was there already")
     print_rows(status_rows(CostCache(out)), format.value)
+    unavailable = {name: count for name, count in report.unavailable.items() if count}
+    if unavailable:
+        say("no answer: " + ", ".join(f"{name} on {count:,} samples" for name, count in unavailable.items()))
     failed = {name: count for name, count in report.failed.items() if count}
     if failed:
         say("failures recorded: " + ", ".join(f"{name} {count:,}" for name, count in failed.items()))

@@ -21,7 +21,7 @@ from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 
 from .agents import Agent
-from .answers import Answers
+from .answers import Answers, failures_in
 from .asking import Asker
 from .plan import agent_record, settle, write_record
 from .prepare import prepare, wanted_of
@@ -32,12 +32,13 @@ from .samples import sample_columns
 @dataclass
 class BuildReport:
     """What a build did, by agent name: samples asked (0 where the cache had every answer; more than there are where a
-    batch was asked again), failures recorded, parts written."""
+    batch was asked again), failures recorded, samples on which a partial agent has no answer, parts written."""
 
     asked: dict[str, int] = field(default_factory=dict)
     predictions_written: dict[str, int] = field(default_factory=dict)
     costs_written: dict[str, int] = field(default_factory=dict)
     failed: dict[str, int] = field(default_factory=dict)
+    unavailable: dict[str, int] = field(default_factory=dict)
     fitted: list[str] = field(default_factory=list)
 
 
@@ -155,6 +156,7 @@ class _Build:
                 for chunk in [*todo, *retry]:
                     write(chunk, self._ask_again(asker, chunk) if chunk in retry else self._ask(asker, chunk))
                     self.report.asked[name], self.report.failed[name] = asker.asked, asker.failed
+                    self.report.unavailable[name] = asker.unavailable
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
             for chunk in chunks:
                 self._write_costs(name, chunk)
@@ -203,9 +205,9 @@ class _Build:
         return todo
 
     def _with_failures(self, parts: list[Path]) -> list[int]:
-        """Chunks in which a failure is recorded."""
-        failures = [part.is_file() and store.read_table(part, ["failure"])["failure"] for part in parts]
-        return [k for k, column in enumerate(failures) if column and column.null_count < len(column)]
+        """Chunks in which a failure is recorded. That a partial agent has no answer is none: it is not asked again."""
+        tables = [store.read_table(part, ["failure"]) if part.is_file() else None for part in parts]
+        return [k for k, table in enumerate(tables) if table is not None and failures_in(table)]
 
     def _ask(self, asker: Asker, chunk: int) -> Answers:
         return asker.ask(self.record.chunk_rows(chunk), self._needed(asker.agent, chunk))
@@ -215,7 +217,7 @@ class _Build:
         old = Answers.from_table(store.read_table(schema.predictions_part(self.out, asker.agent.config.name, chunk)))
         needed, first = self._needed(asker.agent, chunk), self.record.chunk_rows(chunk).start
         parts, start = [], 0
-        for failed, group in itertools.groupby(old.is_failure.tolist()):
+        for failed, group in itertools.groupby((old.is_failure & ~old.is_unavailable).tolist()):
             stop = start + len(list(group))
             if failed:
                 tables = {name: table.slice(start, stop - start) for name, table in needed.items()}

@@ -30,6 +30,7 @@ def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, 
     for agent in agents:
         _require_fitting(agent, dataset, recipe)
         agent.check(dataset, recipe.costs.wanted)
+        agent.partial |= any(other.partial for other in agents if other.config.name in agent.needs)
     if dataset.features is None and dataset.image_size is None and not recipe.agents[0].features:
         raise UsageError(
             "the rejector has nothing to look at",

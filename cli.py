@@ -234,6 +234,49 @@ def verify(cache: CacheArgument, format: FormatOption = Format.table):
 
 
 @app.command()
+def push(
+    cache: CacheArgument,
+    url: Annotated[str, typer.Argument(help="s3://…, gs://…, a folder: what fsspec has a driver for.", metavar="URL")],
+):
+    """Copy a complete cache to an object store, as plain Parquet. The same command resumes.
+
+    Examples:
+
+        l2d push support2.cache s3://bucket/support2.cache
+
+        l2d push support2.cache /mnt/shared/support2.cache
+    """
+    from data.cache import CostCache
+    from data.remote import push as push_cache
+
+    with _Bars() as bars:
+        copied = push_cache(CostCache(cache), url, bars.start("pushing", None, "files"))
+    say(f"copied {copied:,} files; next: l2d fetch {quote(url)} --out CACHE")
+
+
+@app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="Where `l2d push` has put a cache.", metavar="URL")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the local copy.")],
+    format: FormatOption = Format.table,
+):
+    """Copy a cache from an object store and verify every byte. The same command resumes.
+
+    Examples:
+
+        l2d fetch s3://bucket/support2.cache --out support2.cache
+    """
+    from data.remote import fetch as fetch_cache
+    from data.render import print_rows
+    from data.status import status_rows
+
+    with _Bars() as bars:
+        cache = fetch_cache(url, out, bars.start("fetching", None, "files"))
+    print_rows(status_rows(cache), format.value)
+    say(f"next: l2d train {quote(out)} --out RUN")
+
+
+@app.command()
 def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
@@ -617,12 +660,12 @@ class _Bars:
         for bar in self.bars:
             bar.close()
 
-    def start(self, agent: str, samples: int | None) -> Callable[[int], None]:
+    def start(self, agent: str, samples: int | None, unit: str = "samples") -> Callable[[int], None]:
         from tqdm import tqdm
 
         for bar in self.bars:
             bar.close()
-        self.bars.append(tqdm(total=samples, desc=agent, unit=" samples", disable=None))
+        self.bars.append(tqdm(total=samples, desc=agent, unit=f" {unit}", disable=None))
         return self.bars[-1].update
 
     def epochs(self, total: int) -> Callable[[int, int, float], None]:

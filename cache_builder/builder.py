@@ -28,7 +28,7 @@ from .plan import agent_record, settle, write_record
 from .prepare import prepare, wanted_of
 from .recipe import Recipe
 from .samples import sample_columns
-from .shards import Shard
+from .shards import WHOLE, Shard
 
 
 @dataclass
@@ -60,7 +60,7 @@ def build(
     on_failure: str = "stop",
     retry_failures: bool = False,
     keep_answers: Iterable[str] = (),
-    shard: Shard = Shard(),  # noqa: B008 - frozen
+    shard: Shard = WHOLE,
     engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -126,7 +126,7 @@ class Build:
     progress: Progress
     record_failures: bool
     retry_failures: bool
-    shard: Shard = Shard()
+    shard: Shard = WHOLE
     engine: Engine | None = None
     report: BuildReport = field(default_factory=BuildReport)
 

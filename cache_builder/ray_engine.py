@@ -1,9 +1,9 @@
 """Stage one on a Ray cluster: chunks are tasks, agents are actors that hold their model on a GPU or CPU.
 
-The driver plans, fits what has to be fitted, and seals; actors ask and commit parts through the same store, so the cache's
-folder has to be one that all machines share. Ray starts a lost actor again, elsewhere if its machine is gone, and hands it
-the chunk it was at; a part that had been committed by then is left as it is. So a cache built on a cluster holds the same
-bytes as one built here.
+The driver plans, fits what has to be fitted, and seals; actors ask and commit parts through the same store, so the
+cache's folder has to be one that all machines share. Ray starts a lost actor again, elsewhere if its machine is gone,
+and hands it the chunk it was at; a part that had been committed by then is left as it is. So a cache built on a cluster
+holds the same bytes as one built here.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A share of a build: `--shard 2/8` does every eighth chunk, from the second on.
 
-Shards meet only in the cache's folder, where a part is committed once, by whoever is first. So they may run on any machines
-that share the folder, at any time, twice, or overlap with others: at worst an agent is asked a question again.
+Shards meet only in the cache's folder, where a part is committed once, by whoever is first. So they may run on any
+machines that share the folder, at any time, twice, or overlap with others: at worst an agent is asked something again.
 """
 
 from __future__ import annotations
@@ -46,3 +46,7 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.index + 1}/{self.count}"
+
+
+#: Everything: no shard at all.
+WHOLE = Shard()

@@ -1,4 +1,4 @@
-"""Stage one on a local Ray cluster of two workers: the bytes of a local build, with a worker killed in the middle too."""
+"""Stage one on a local Ray cluster of two workers: the bytes of a local build, with a worker killed on the way too."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def kill_one():
 if kill:
     threading.Thread(target=kill_one, daemon=True).start()
 try:
-    report = build(load_recipe(str(folder / "recipe.toml")), folder / "spread", device="cpu", engine=ray_engine(workers=2))
+    recipe, engine = load_recipe(str(folder / "recipe.toml")), ray_engine(workers=2)
+    report = build(recipe, folder / "spread", device="cpu", engine=engine)
     print(json.dumps({"asked": report.asked, "failed": report.failed, "killed": killed}))
 except L2DError as error:
     print(json.dumps({"error": type(error).__name__, "what": error.what}))

@@ -32,6 +32,11 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
+class EngineName(StrEnum):
+    local = "local"
+    ray = "ray"
+
+
 class Split(StrEnum):
     train = "train"
     validation = "validation"
@@ -103,7 +108,18 @@ def build(
         list[str] | None, typer.Option(help="Keep this agent's answers though it has changed; may be repeated.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Where the dataset lies, in place of the recipe's path.")] = None,
-    device: DeviceOption = "auto",
+    engine: Annotated[EngineName, typer.Option(help="Where agents are asked: here, or on a Ray cluster.")] = (
+        EngineName.local
+    ),
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Of each agent, with --engine ray. Default: all GPUs, or CPUs.")
+    ] = None,
+    shard: Annotated[
+        str, typer.Option(metavar="I/N", help="Do this share of the chunks; jobs with the others may run anywhere.")
+    ] = "1/1",
+    device: Annotated[
+        str, typer.Option("--device", help="auto, cpu, cuda, cuda:1; cuda:0,cuda:1 divides the chunks among processes.")
+    ] = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
 ):
@@ -116,19 +132,33 @@ def build(
         l2d build my_recipe.toml --out my.cache --dry-run
 
         l2d build voc2012 --data VOCdevkit --out voc.cache
+
+        l2d build my_recipe.toml --out my.cache --shard 2/8
     """
     from cache_builder.builder import build as build_cache
     from cache_builder.dry_run import dry_run as plan_build
+    from cache_builder.processes import build_in_processes
+    from cache_builder.ray_engine import ray_engine
     from cache_builder.recipe import load_recipe
+    from cache_builder.shards import Shard
     from data.cache import CostCache
     from data.render import print_rows
     from data.status import status_rows
 
+    if workers is not None and engine is not EngineName.ray:
+        raise UsageError("--workers is for --engine ray", hint="here: --device cpu,cpu divides the chunks among two")
     loaded = load_recipe(recipe, data)
     say(f"{loaded.name}: {loaded.description}" if loaded.description else loaded.name)
     if dry_run:
         print_rows(plan_build(loaded, out, device=device, retry_failures=retry_failures), format.value)
         return
+    if "," in device:
+        if shard != "1/1" or engine is EngineName.ray or overwrite:
+            raise UsageError(f"--device {device} with --shard, --engine ray or --overwrite", hint="one or the other")
+        options = ["--on-failure", on_failure.value, *(f"--keep-answers={name}" for name in keep_answers or ())]
+        options += [f"--data={data}"] if data else []
+        build_in_processes(recipe, out, device.split(","), options + ["--retry-failures"] * retry_failures)
+        device = device.split(",")[0]
     with _Bars() as bars:
         report = build_cache(
             loaded,
@@ -138,6 +168,8 @@ def build(
             on_failure=on_failure.value,
             retry_failures=retry_failures,
             keep_answers=keep_answers or (),
+            shard=Shard.parse(shard),
+            engine=ray_engine(workers=workers) if engine is EngineName.ray else None,
             progress=bars.start,
         )
     asked = {name: samples for name, samples in report.asked.items() if samples}
@@ -146,12 +178,18 @@ def build(
     else:
         say("nothing to ask: every answer was there already")
     print_rows(status_rows(CostCache(out)), format.value)
+    unavailable = {name: count for name, count in report.unavailable.items() if count}
+    if unavailable:
+        say("no answer: " + ", ".join(f"{name} on {count:,} samples" for name, count in unavailable.items()))
     failed = {name: count for name, count in report.failed.items() if count}
     if failed:
         say("failures recorded: " + ", ".join(f"{name} {count:,}" for name, count in failed.items()))
         sql = "SELECT agent, failure, count(*) FROM predictions WHERE failure IS NOT NULL GROUP BY ALL"
         say(f'why:  l2d query {quote(out)} "{sql}"')
         say(f"next: l2d build {quote(recipe)} --out {quote(out)} --retry-failures, or l2d train … --failures drop")
+        return
+    if report.unfinished:
+        say(f"shard {shard} is done; the other shards have the rest. When all are: l2d build {quote(recipe)} --out …")
         return
     say(f"next: l2d train {quote(out)} --out RUN")
 
@@ -193,6 +231,49 @@ def verify(cache: CacheArgument, format: FormatOption = Format.table):
         print(f"{cache}: {parts} parts are what was written")
     else:
         print_rows([{"cache": str(cache), "parts": parts, "sound": True}], format.value)
+
+
+@app.command()
+def push(
+    cache: CacheArgument,
+    url: Annotated[str, typer.Argument(help="s3://…, gs://…, a folder: what fsspec has a driver for.", metavar="URL")],
+):
+    """Copy a complete cache to an object store, as plain Parquet. The same command resumes.
+
+    Examples:
+
+        l2d push support2.cache s3://bucket/support2.cache
+
+        l2d push support2.cache /mnt/shared/support2.cache
+    """
+    from data.cache import CostCache
+    from data.remote import push as push_cache
+
+    with _Bars() as bars:
+        copied = push_cache(CostCache(cache), url, bars.start("pushing", None, "files"))
+    say(f"copied {copied:,} files; next: l2d fetch {quote(url)} --out CACHE")
+
+
+@app.command()
+def fetch(
+    url: Annotated[str, typer.Argument(help="Where `l2d push` has put a cache.", metavar="URL")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the local copy.")],
+    format: FormatOption = Format.table,
+):
+    """Copy a cache from an object store and verify every byte. The same command resumes.
+
+    Examples:
+
+        l2d fetch s3://bucket/support2.cache --out support2.cache
+    """
+    from data.remote import fetch as fetch_cache
+    from data.render import print_rows
+    from data.status import status_rows
+
+    with _Bars() as bars:
+        cache = fetch_cache(url, out, bars.start("fetching", None, "files"))
+    print_rows(status_rows(cache), format.value)
+    say(f"next: l2d train {quote(out)} --out RUN")
 
 
 @app.command()
@@ -579,12 +660,12 @@ class _Bars:
         for bar in self.bars:
             bar.close()
 
-    def start(self, agent: str, samples: int | None) -> Callable[[int], None]:
+    def start(self, agent: str, samples: int | None, unit: str = "samples") -> Callable[[int], None]:
         from tqdm import tqdm
 
         for bar in self.bars:
             bar.close()
-        self.bars.append(tqdm(total=samples, desc=agent, unit=" samples", disable=None))
+        self.bars.append(tqdm(total=samples, desc=agent, unit=f" {unit}", disable=None))
         return self.bars[-1].update
 
     def epochs(self, total: int) -> Callable[[int, int, float], None]:

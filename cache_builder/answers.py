@@ -11,6 +11,7 @@ import pyarrow as pa
 from data.boxes import Boxes
 from data.columns import dense_array, dense_matrix, numbers
 from data.errors import AgentFailure
+from data.schema import NO_ANSWER
 
 
 @dataclass(kw_only=True)
@@ -56,6 +57,55 @@ class Answers:
         if self.failure is None:
             return np.zeros(len(self), dtype=bool)
         return np.array([reason is not None for reason in self.failure], dtype=bool)
+
+    @property
+    def is_unavailable(self) -> np.ndarray:
+        """Boolean (n,): where a partial agent has nothing to say, which is no failure of its."""
+        if self.failure is None:
+            return np.zeros(len(self), dtype=bool)
+        return np.array([reason == NO_ANSWER for reason in self.failure], dtype=bool)
+
+    def with_gaps(self, count: int, wanted: list[str], num_classes: int) -> Answers:
+        """These answers of a partial agent, a sample with None or NaN for something wanted marked as unavailable.
+
+        Args:
+            count: of samples that were asked about. Answers of another length are returned as they are, to be refused.
+            wanted: as for :meth:`checked`.
+        """
+        blanks = {"cla": 0.0, "prob": np.full(num_classes, 1 / max(1, num_classes)), "reg": 0.0}
+        missing = np.zeros(count, dtype=bool)
+        found = {}
+        for name, task in (("cla", "cla"), ("prob", "cla"), ("reg", "reg")):
+            values = getattr(self, name)
+            if values is None or task not in wanted:
+                continue
+            if name == "prob" and isinstance(values, list | tuple):
+                values = [[None] * num_classes if row is None else row for row in values]
+            try:
+                found[name] = np.array(values, dtype=np.float64)  # None becomes NaN
+            except (TypeError, ValueError):
+                return self
+            if len(np.shape(found[name])) != np.ndim(blanks[name]) + 1 or len(found[name]) != count:
+                return self
+            missing |= np.isnan(found[name]).reshape(count, -1).all(axis=1)
+        if self.failure is not None:
+            if len(self.failure) != count:
+                return self
+            missing |= self.is_unavailable
+        if not missing.any():
+            return self
+        for name, values in found.items():
+            if name == "prob" and values.shape[1] != num_classes:
+                return self
+            values[missing] = blanks[name]
+        reasons = np.full(count, None, dtype=object) if self.failure is None else self.failure.copy()
+        reasons[missing & ~self.is_failure] = NO_ANSWER
+        rest = {name: values for name, values in vars(self).items() if values is not None}
+        if self.features is not None and np.shape(self.features)[:1] == (count,):
+            shown = np.array(self.features, dtype=np.float64)
+            shown[missing & np.isnan(shown).reshape(count, -1).all(axis=1)] = 0
+            rest["features"] = shown
+        return Answers(**{**rest, **found, "failure": reasons})
 
     def __len__(self) -> int:
         return next(len(v) for v in (self.cla, self.prob, self.reg, self.boxes, self.failure) if v is not None)
@@ -178,6 +228,11 @@ _COLUMNS = (
     ("boxes", "pred_boxes", Boxes.from_arrow),
     ("features", "features", dense_matrix),
 )
+
+
+def failures_in(table: pa.Table) -> int:
+    """How many failures a predictions part records; samples on which a partial agent is unavailable are none."""
+    return sum(reason is not None and reason != NO_ANSWER for reason in table["failure"].to_pylist())
 
 
 class _Checker:

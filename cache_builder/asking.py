@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pyarrow as pa
 
 from data.dataset import Dataset
@@ -41,7 +42,7 @@ class Asker:
     ):
         self.agent, self.dataset, self.wanted = agent, dataset, wanted
         self.batch_size, self.record_failures, self.advance = batch_size, record_failures, advance
-        self.asked = self.failed = 0
+        self.asked = self.failed = self.unavailable = 0
 
     def ask(self, rows: range, needed: dict[str, pa.Table]) -> Answers:
         """Answers about the samples at ``rows``, checked.
@@ -91,21 +92,27 @@ class Asker:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on any device
                 raise _OutOfMemory(failure) from error
             raise failure from error
+        if self.agent.partial:
+            answers = answers.with_gaps(len(rows), self.wanted, len(self.dataset.classes))
         checked = answers.checked(name, batch.ids, self.wanted, len(self.dataset.classes))
-        if not self.agent.needs and checked.is_failure.any():  # failures of the agents it needs are on record already
-            self._own_failures(checked, batch.ids)
+        if checked.failure is not None:
+            unavailable = checked.is_unavailable
+            self.unavailable += int(unavailable.sum())
+            own = checked.is_failure & ~unavailable
+            if not self.agent.needs and own.any():  # failures of the agents it needs are on record already
+                self._own_failures(checked, own, batch.ids)
         return checked
 
-    def _own_failures(self, answers: Answers, ids: list[str]) -> None:
-        """Samples that the agent itself says it cannot answer, an image it cannot read, say."""
-        row = int(answers.is_failure.argmax())
+    def _own_failures(self, answers: Answers, failed: np.ndarray, ids: list[str]) -> None:
+        """Samples (bool (n,)) that the agent itself says it cannot answer, an image it cannot read, say."""
+        row = int(failed.argmax())
         if not self.record_failures:
             raise AgentFailure(
                 f"agent {self.agent.config.name!r}: {answers.failure[row]}",
                 where=f"sample {ids[row]!r}",
                 hint="finished chunks are kept: repair it and run the same command, or go on with --on-failure record",
             )
-        self.failed += int(answers.is_failure.sum())
+        self.failed += int(failed.sum())
 
     def _isolate(self, rows: range, needed: dict[str, pa.Table], failure: AgentFailure) -> Answers:
         """Find the samples that fail by halving a failed batch; they are recorded, the others answered."""

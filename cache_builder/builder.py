@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,27 +22,33 @@ from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 
 from .agents import Agent
-from .answers import Answers
+from .answers import Answers, failures_in
 from .asking import Asker
 from .plan import agent_record, settle, write_record
 from .prepare import prepare, wanted_of
 from .recipe import Recipe
 from .samples import sample_columns
+from .shards import WHOLE, Shard
 
 
 @dataclass
 class BuildReport:
     """What a build did, by agent name: samples asked (0 where the cache had every answer; more than there are where a
-    batch was asked again), failures recorded, parts written."""
+    batch was asked again), failures recorded, samples on which a partial agent has no answer, parts written."""
 
-    asked: dict[str, int] = field(default_factory=dict)
-    predictions_written: dict[str, int] = field(default_factory=dict)
-    costs_written: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, int] = field(default_factory=dict)
+    asked: Counter[str] = field(default_factory=Counter)
+    predictions_written: Counter[str] = field(default_factory=Counter)
+    costs_written: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    unavailable: Counter[str] = field(default_factory=Counter)
     fitted: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)  # agents, or samples, of which other shards have parts to write
 
 
 Progress = Callable[[str, int], Callable[[int], None]]
+#: Asks an agent, with what it froze, about some chunks and commits the parts: what :mod:`cache_builder.ray_engine` does
+#: on a cluster. The chunks in the second list have recorded failures to ask about again.
+Engine = Callable[["Build", Agent, "dict | None", list[int], list[int]], None]
 
 
 def build(
@@ -53,6 +60,8 @@ def build(
     on_failure: str = "stop",
     retry_failures: bool = False,
     keep_answers: Iterable[str] = (),
+    shard: Shard = WHOLE,
+    engine: Engine | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
     """Build what is missing of a recipe's cost cache. The same call resumes an interrupted one.
@@ -66,6 +75,8 @@ def build(
             failed batch is halved until the samples that fail are known.
         retry_failures: ask again about samples whose failure is recorded.
         keep_answers: agents that have changed (a bug fix, say) and whose answers are kept all the same.
+        shard: the chunks to do. The cache is whole once all shards are done, in whatever order.
+        engine: who asks; this process if None.
         progress: called with (agent, samples to ask), or with (what is being fitted, 0); returns a function to be told
             of samples done.
 
@@ -77,13 +88,15 @@ def build(
     """
     out, device = Path(out), resolve_device(device)
     dataset, agents, fingerprints, record = prepare(recipe, out)
+    if overwrite and not shard.is_whole:
+        raise UsageError(f"--overwrite with --shard {shard}", hint="other shards may be at work; overwrite without one")
     if out.exists():
         settle(record, agents, fingerprints, out, overwrite=overwrite, keep_answers=frozenset(keep_answers))
         store.sweep_orphans(out)
     write_record(schema.cache_file(out), record)
     if on_failure not in ("stop", "record"):
         raise UsageError(f"on_failure = {on_failure!r}", hint="choose stop or record")
-    job = _Build(
+    job = Build(
         recipe,
         dataset,
         record,
@@ -92,6 +105,8 @@ def build(
         progress or (lambda name, samples: lambda done: None),
         record_failures=on_failure == "record",
         retry_failures=retry_failures,
+        shard=shard,
+        engine=engine or ask_here,
     )
     job.write_samples()
     for index, agent in enumerate(agents):
@@ -100,7 +115,7 @@ def build(
 
 
 @dataclass
-class _Build:
+class Build:
     """One build under way."""
 
     recipe: Recipe
@@ -111,13 +126,15 @@ class _Build:
     progress: Progress
     record_failures: bool
     retry_failures: bool
+    shard: Shard = WHOLE
+    engine: Engine | None = None
     report: BuildReport = field(default_factory=BuildReport)
 
     def write_samples(self) -> None:
         """The samples table: ids, splits, targets, kept columns and the rejector's inputs."""
         dataset = self.dataset
         parts = [schema.samples_part(self.out, k) for k in range(self.record.num_chunks)]
-        for chunk in self._todo(parts):
+        for chunk in filter(self.shard.has, self._todo(parts)):
             path = parts[chunk]
             rows = self.record.chunk_rows(chunk)
             columns = sample_columns(dataset, rows)
@@ -129,6 +146,9 @@ class _Build:
         name = agent.config.name
         self.report.asked[name] = self.report.predictions_written[name] = self.report.costs_written[name] = 0
         if agent.needs:
+            if not self._are_answered(agent.needs):
+                self.report.unfinished.append(name)
+                return
             fingerprint = {**fingerprint, "asked": self._answers_of(agent.needs)}
             file = schema.agent_file(self.out, name)
             if file.is_file() and store.read_json(file)["fingerprint"].get("asked") != fingerprint["asked"]:
@@ -138,37 +158,44 @@ class _Build:
         chunks = range(self.record.num_chunks)
         predictions = [schema.predictions_part(self.out, name, k) for k in chunks]
         costs = [schema.costs_part(self.out, name, k, self.record.cost_digest) for k in chunks]
-        todo = self._todo(predictions)
+        # Whoever finds all answers there makes all that is made of them: the other shards have passed by.
+        mine = {chunk for chunk in chunks if agent.needs or self.shard.has(chunk)}
+        todo = [chunk for chunk in self._todo(predictions) if chunk in mine]
         retry = self._with_failures(predictions) if self.retry_failures else []
+        retry = [chunk for chunk in retry if chunk in mine]
         if todo or retry:
-            agent.load(frozen, self.dataset, self.device)
-            self._record_gflops(agent, index, fingerprint)
-            asker = Asker(
-                agent,
-                self.dataset,
-                wanted_of(agent, self.recipe),
-                batch_size=self.recipe.build.batch_size,
-                record_failures=self.record_failures,
-                advance=self.progress(name, sum(len(self.record.chunk_rows(k)) for k in [*todo, *retry])),
-            )
-            with self._writer(name) as write:
-                for chunk in [*todo, *retry]:
-                    write(chunk, self._ask_again(asker, chunk) if chunk in retry else self._ask(asker, chunk))
-                    self.report.asked[name], self.report.failed[name] = asker.asked, asker.failed
+            self.engine(self, agent, frozen, todo, retry)
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
-            for chunk in chunks:
-                self._write_costs(name, chunk)
+            for chunk in sorted(mine):
+                self.write_costs(name, chunk)
         self._seal(predictions)
         self._seal(costs)
 
+    def begin(self, agent: Agent, frozen: dict | None, samples: int) -> Asker:
+        """An agent ready to be asked about so many samples."""
+        agent.load(frozen, self.dataset, self.device)
+        self._record_gflops(agent)
+        return Asker(
+            agent,
+            self.dataset,
+            wanted_of(agent, self.recipe),
+            batch_size=self.recipe.build.batch_size,
+            record_failures=self.record_failures,
+            advance=self.progress(agent.config.name, samples),
+        )
+
+    def answers(self, asker: Asker, chunk: int, *, again: bool) -> Answers:
+        """One chunk's answers; ``again``: those that are there, with recorded failures asked anew."""
+        return self._ask_again(asker, chunk) if again else self._ask(asker, chunk)
+
     @contextmanager
-    def _writer(self, name: str) -> Iterator[Callable[[int, Answers], None]]:
+    def writer(self, name: str) -> Iterator[Callable[[int, Answers], None]]:
         """A function that commits a chunk's answers; for images in the background, so that the device is not idle.
 
         A kill then costs the chunk that is being asked and the one being written.
         """
         if self.dataset.images is None:
-            yield lambda chunk, answers: self._write_predictions(name, chunk, answers)
+            yield lambda chunk, answers: self.write_predictions(name, chunk, answers)
             return
         with ThreadPoolExecutor(1) as thread:
             under_way: list[Future] = []
@@ -176,16 +203,17 @@ class _Build:
             def write(chunk: int, answers: Answers) -> None:
                 if under_way:
                     under_way.pop().result()
-                under_way.append(thread.submit(self._write_predictions, name, chunk, answers))
+                under_way.append(thread.submit(self.write_predictions, name, chunk, answers))
 
             yield write
             for last in under_way:
                 last.result()
 
-    def _record_gflops(self, agent: Agent, index: int, fingerprint: dict) -> None:
+    def _record_gflops(self, agent: Agent) -> None:
         """Put what an answer costs to compute into ``agent.json``, once, before the first answer is written."""
         file = schema.agent_file(self.out, agent.config.name)
-        if store.read_json(file).get("gflops") is None:
+        written = store.read_json(file)
+        if written.get("gflops") is None:
             gflops = agent.gflops(self.dataset)
             if gflops is None and agent.config.price == "gflops":
                 raise UsageError(
@@ -193,7 +221,12 @@ class _Build:
                     where=f"agent {agent.config.name!r}",
                     hint="give a number",
                 )
-            write_record(file, agent_record(agent, index, fingerprint, gflops))
+            write_record(file, agent_record(agent, written["index"], written["fingerprint"], gflops))
+
+    def _are_answered(self, names: tuple[str, ...]) -> bool:
+        """Whether every part of these agents' predictions is there."""
+        chunks = range(self.record.num_chunks)
+        return all(schema.predictions_part(self.out, name, k).is_file() for name in names for k in chunks)
 
     def _todo(self, parts: list[Path]) -> list[int]:
         """Chunks whose part is missing. A folder with something to do is not sealed."""
@@ -203,9 +236,9 @@ class _Build:
         return todo
 
     def _with_failures(self, parts: list[Path]) -> list[int]:
-        """Chunks in which a failure is recorded."""
-        failures = [part.is_file() and store.read_table(part, ["failure"])["failure"] for part in parts]
-        return [k for k, column in enumerate(failures) if column and column.null_count < len(column)]
+        """Chunks in which a failure is recorded. That a partial agent has no answer is none: it is not asked again."""
+        tables = [store.read_table(part, ["failure"]) if part.is_file() else None for part in parts]
+        return [k for k, table in enumerate(tables) if table is not None and failures_in(table)]
 
     def _ask(self, asker: Asker, chunk: int) -> Answers:
         return asker.ask(self.record.chunk_rows(chunk), self._needed(asker.agent, chunk))
@@ -215,7 +248,7 @@ class _Build:
         old = Answers.from_table(store.read_table(schema.predictions_part(self.out, asker.agent.config.name, chunk)))
         needed, first = self._needed(asker.agent, chunk), self.record.chunk_rows(chunk).start
         parts, start = [], 0
-        for failed, group in itertools.groupby(old.is_failure.tolist()):
+        for failed, group in itertools.groupby((old.is_failure & ~old.is_unavailable).tolist()):
             stop = start + len(list(group))
             if failed:
                 tables = {name: table.slice(start, stop - start) for name, table in needed.items()}
@@ -228,7 +261,7 @@ class _Build:
     def _needed(self, agent: Agent, chunk: int) -> dict[str, pa.Table]:
         return {name: store.read_table(schema.predictions_part(self.out, name, chunk)) for name in agent.needs}
 
-    def _write_predictions(self, name: str, chunk: int, answers: Answers) -> None:
+    def write_predictions(self, name: str, chunk: int, answers: Answers) -> None:
         ids = self.dataset.batch(self.record.chunk_rows(chunk)).ids
         table = pa.table({"sample_id": pa.array(ids, pa.string()), **answers.to_columns()})
         path = schema.predictions_part(self.out, name, chunk)
@@ -238,7 +271,7 @@ class _Build:
         store.commit_table(path, table, self._facts(name, chunk, ids), replace=self.retry_failures)
         self.report.predictions_written[name] += 1
 
-    def _write_costs(self, name: str, chunk: int) -> None:
+    def write_costs(self, name: str, chunk: int) -> None:
         """Costs of one chunk, unless they are there and of these very predictions."""
         path = schema.costs_part(self.out, name, chunk, self.record.cost_digest)
         made_of = skeleton_digest(schema.predictions_part(self.out, name, chunk))
@@ -276,6 +309,9 @@ class _Build:
         """Record rows, bytes and digests of all parts of a folder, once they are there."""
         file = schema.seal_file(parts[0])
         if file.is_file():
+            return
+        if not self.shard.is_whole and not all(part.is_file() for part in parts):
+            self.report.unfinished.append(str(parts[0].parent.relative_to(self.out)))
             return
         facts = {}
         for chunk, part in enumerate(parts):
@@ -340,3 +376,14 @@ class _Build:
             "chunk": str(chunk),
             "ids": schema.ids_digest(ids),
         }
+
+
+def ask_here(job: Build, agent: Agent, frozen: dict | None, todo: list[int], retry: list[int]) -> None:
+    """The engine of one process: chunk after chunk."""
+    name = agent.config.name
+    asker = job.begin(agent, frozen, sum(len(job.record.chunk_rows(k)) for k in [*todo, *retry]))
+    with job.writer(name) as write:
+        for chunk in [*todo, *retry]:
+            write(chunk, job.answers(asker, chunk, again=chunk in retry))
+            job.report.asked[name], job.report.failed[name] = asker.asked, asker.failed
+            job.report.unavailable[name] = asker.unavailable

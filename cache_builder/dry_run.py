@@ -14,6 +14,7 @@ from data.device import resolve_device
 from data.errors import AgentFailure
 
 from .agents import Agent
+from .answers import failures_in
 from .asking import Asker
 from .plan import FUNDAMENTAL, changes_of_agents, changes_of_dataset
 from .prepare import prepare, wanted_of
@@ -49,10 +50,8 @@ def dry_run(recipe: Recipe, out: Path, *, device: str = "auto", retry_failures: 
         samples = sum(len(record.chunk_rows(k)) for k in todo)
         why = _why(changes, done, todo, costed, record)
         if retry_failures and not changes:
-            failed = sum(
-                len(part) - part["failure"].null_count
-                for part in (store.read_table(schema.predictions_part(out, name, k), ["failure"]) for k in done)
-            )
+            parts = (store.read_table(schema.predictions_part(out, name, k), ["failure"]) for k in done)
+            failed = sum(failures_in(part) for part in parts)
             samples, why = samples + failed, f"{failed} recorded failures; {why}" if failed else why
         seconds, size = 0.0, 0
         if samples:

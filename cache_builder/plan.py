@@ -16,6 +16,9 @@ from .recipe import Recipe
 OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what changed and build it again"
 KEEP_HINT = ", or --keep-answers {} to keep what it has answered"
 
+#: Fields of an agent's record that stand in ``agent.json`` only where they say something.
+WHERE_SET = ("partial",)
+
 #: Fields an agent's fingerprint gains while it is built: weights it froze, and agents it averages.
 LATE_FIELDS = ("frozen", "asked")
 
@@ -63,6 +66,7 @@ def agent_record(agent: Agent, index: int, fingerprint: dict, gflops: float | No
         queries=list(agent.needs) or [config.name],
         fingerprint=fingerprint,
         gflops=gflops,
+        partial=agent.partial,
     )
 
 
@@ -167,6 +171,7 @@ def settle(
 def write_record(file: Path, record: CacheRecord | AgentRecord) -> None:
     """Write a record if it is new or has changed; a build that changes nothing writes nothing."""
     value = store.plain(asdict(record))
+    value = {name: found for name, found in value.items() if found or name not in WHERE_SET}
     if not file.is_file():
         store.commit_json(file, value)
     elif store.read_json(file) != value:

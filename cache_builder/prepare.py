@@ -14,8 +14,13 @@ from .plan import make_record
 from .recipe import Recipe
 
 
-def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, dict], CacheRecord]:
+def prepare(
+    recipe: Recipe, out: Path, dataset: Dataset | None = None
+) -> tuple[Dataset, list[Agent], dict[str, dict], CacheRecord]:
     """Load and check everything a build needs, writing nothing.
+
+    Args:
+        dataset: the recipe's, where it has been loaded already.
 
     Returns:
         The dataset, the agents in order, each one's fingerprint by name, and what ``cache.json`` would say.
@@ -25,11 +30,12 @@ def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, 
     """
     if out.exists() and not out.is_dir():
         raise UsageError("this is a file", where=out, hint="give a folder as --out")
-    dataset = load_dataset(recipe.dataset, recipe.name)
+    dataset = load_dataset(recipe.dataset, recipe.name) if dataset is None else dataset
     agents = [make_agent(config) for config in recipe.agents]
     for agent in agents:
         _require_fitting(agent, dataset, recipe)
         agent.check(dataset, recipe.costs.wanted)
+        agent.partial |= any(other.partial for other in agents if other.config.name in agent.needs)
     if dataset.features is None and dataset.image_size is None and not recipe.agents[0].features:
         raise UsageError(
             "the rejector has nothing to look at",

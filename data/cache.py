@@ -60,6 +60,9 @@ class AgentRecord:
     ``role`` is ``agent`` (may be allocated to) or ``reference`` (reported beside the agents, never allocated to: the
     average of all experts, say). ``index`` counts agents and references together, in recipe order; 0 is the model.
     ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve.
+
+    A ``partial`` agent answers some samples only. Where it has no answer (``failure`` is :data:`schema.NO_ANSWER`) it
+    is unavailable: nobody can be allocated to it, which is neither a failure nor a cost of 0.
     """
 
     name: str

@@ -14,7 +14,7 @@
 
 A predictions part has the columns its agent answers: ``pred_cla`` (int32 class index), ``pred_prob`` (:func:`dense`,
 one number a class), ``pred_reg`` (float32), ``pred_boxes`` (:data:`BOXES`); and ``failure``, why there is no answer, or
-null.
+null. A partial agent, which answers some samples only, has :data:`NO_ANSWER` there on the others.
 
 Names are computed, never listed. Chunk ``k`` holds the same samples in the same order for every agent. Costs are raw:
 ``beta`` and ``lambda`` are applied when the table is read. Costs stand apart from predictions so that another cost
@@ -59,6 +59,9 @@ def dense(width: int) -> pa.DataType:
     """The type of a dense input of ``width`` float32 numbers."""
     return pa.list_(pa.field("item", pa.float32(), nullable=False), width)
 
+
+#: ``failure`` where a partial agent has nothing to say: it is unavailable there, which is no failure.
+NO_ANSWER = "no answer"
 
 INPUT_COLUMNS = ("features", "tokens", "image")
 TARGET_TYPES = {"target_cla": pa.int32(), "target_reg": pa.float32(), "target_boxes": BOXES}

@@ -26,10 +26,15 @@ def status_rows(cache: CostCache) -> list[dict]:
             "samples": sum(len(splits[k]) for k in done),
             "parts": f"{len(done)}/{cache.record.num_chunks}",
             "failed": 0,
+            "unavailable": 0,
         }
         names = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         costs = {k: cache.costs(agent.name, k, names) for k in done}
         row["failed"] = sum(table[names[0]].null_count for table in costs.values())
+        if agent.partial:
+            reasons = (cache.predictions(agent.name, k, ["failure"])["failure"].to_pylist() for k in done)
+            row["unavailable"] = sum(part.count(schema.NO_ANSWER) for part in reasons)
+            row["failed"] -= row["unavailable"]
         for name in names:
             for split in schema.SPLITS:
                 values = [costs[k][name].to_numpy()[splits[k] == split] for k in done]

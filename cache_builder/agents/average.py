@@ -8,13 +8,17 @@ import numpy as np
 from pydantic import Field
 
 from data.dataset import Batch, Dataset
+from data.schema import NO_ANSWER
 
 from ..answers import Answers
 from .base import Agent, AgentConfig
 
 
 class AverageConfig(AgentConfig):
-    """``kind = "average"``: mean probabilities and mean values of the agents named in ``of``, who come earlier."""
+    """``kind = "average"``: mean probabilities and mean values of the agents named in ``of``, who come earlier.
+
+    Partial agents count where they have an answer; where none of them has, the average has none either.
+    """
 
     kind: Literal["average"]
     of: Annotated[list[str], Field(min_length=2)]
@@ -33,14 +37,25 @@ class AverageAgent(Agent):
 
     def ask(self, batch: Batch) -> Answers:
         parts = [Answers.from_table(batch.answers[name]) for name in self.config.of]
+        silent = np.array([part.is_unavailable for part in parts])  # (agents, n)
         answers = Answers()
         if all(part.cla is not None or part.prob is not None for part in parts):
-            answers.prob = np.mean([part.probabilities(self.num_classes) for part in parts], axis=0)
+            answers.prob = _mean([part.probabilities(self.num_classes) for part in parts], silent)
         if all(part.reg is not None for part in parts):
-            answers.reg = np.mean([part.reg for part in parts], axis=0)
-        missing = np.any([part.is_failure for part in parts], axis=0)
+            answers.reg = _mean([part.reg for part in parts], silent)
+        failed = np.any([part.is_failure & ~part.is_unavailable for part in parts], axis=0)
+        missing = failed | silent.all(axis=0)
         if missing.any():
             if answers.prob is not None:
                 answers.prob[missing] = 1 / self.num_classes  # not an answer, but it passes for one until it is masked
-            answers.failure = np.where(missing, "an agent it averages did not answer", None)
+            answers.failure = np.where(missing, NO_ANSWER, None)
+            answers.failure[failed] = "an agent it averages did not answer"
         return answers
+
+
+def _mean(values: list[np.ndarray], silent: np.ndarray) -> np.ndarray:
+    """Mean over agents of (n, …) each, those left out that are silent (agents, n); 0 where all are."""
+    if not silent.any():
+        return np.mean(values, axis=0)
+    weights = (~silent).astype(np.float64).reshape(*silent.shape, *[1] * (np.ndim(values[0]) - 1))
+    return (weights * values).sum(axis=0) / np.maximum(weights.sum(axis=0), 1)

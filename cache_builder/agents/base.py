@@ -33,8 +33,15 @@ class AgentConfig(Strict):
         return "reference" if self.reference else "agent"
 
 
+#: Keys that came after caches had been built: part of an agent's fingerprint only where they are set.
+LATER_KEYS = ("features", "partial")
+
+
 class Agent(ABC):
     """A frozen agent. Subclasses are leaves: one kind each.
+
+    A ``partial`` agent answers some samples only: where its answer has a gap (None, NaN) it is unavailable, which is no
+    failure.
 
     Args:
         config: the agent's recipe entry.
@@ -48,6 +55,7 @@ class Agent(ABC):
 
     def __init__(self, config: AgentConfig):
         self.config = config
+        self.partial = getattr(config, "partial", False)  # known for sure after `check`
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:  # noqa: B027 - most kinds have nothing to check
         """Refuse a recipe entry that cannot answer these tasks on this dataset, before anything is written.
@@ -79,7 +87,8 @@ class Agent(ABC):
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """Fields that change when the answers may change; weights are added by the builder."""
         read = {f"dataset.{name}": dataset.content[name] for name in self.reads if name in dataset.content}
-        left_out = self.unfingerprinted | (set() if self.config.features else {"features"})
+        unset = {name for name in LATER_KEYS if not getattr(self.config, name, None)}
+        left_out = self.unfingerprinted | unset
         return {**self.config.model_dump(mode="json", exclude=left_out), **read}
 
 

@@ -27,6 +27,7 @@ class ColumnConfig(AgentConfig):
     cla: str | None = None  # a class name as listed in `classes`
     prob: str | Annotated[list[str], Field(min_length=1)] | None = None
     reg: str | None = None
+    partial: bool = False  # where an expression gives null there is no answer, instead of a wrong one
 
     @model_validator(mode="after")
     def _answers_something(self):
@@ -42,7 +43,8 @@ class ColumnAgent(Agent):
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """Its answers must stand in the table: missing or impossible ones are refused before anything is written."""
         self.load(None, dataset, "cpu")
-        self.answers.checked(self.config.name, dataset.ids, tasks, len(dataset.classes))
+        answers = self.answers.with_gaps(len(dataset), tasks, len(dataset.classes)) if self.partial else self.answers
+        answers.checked(self.config.name, dataset.ids, tasks, len(dataset.classes))
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
         """Evaluate over the whole table at once, so that answers do not depend on how it is cut into batches."""
@@ -68,16 +70,18 @@ class ColumnAgent(Agent):
         index = {name: position for position, name in enumerate(dataset.classes)}
         names = evaluate(dataset.columns, self.config.cla, pl.String).to_list()
         for sample_id, name in zip(dataset.ids, names, strict=True):
-            if name not in index:
+            if name not in index and not (name is None and self.partial):
                 raise AgentFailure(
                     f"agent {self.config.name!r} answered class {name!r}",
                     where=f"sample {sample_id!r}",
                     hint=f"the classes are {', '.join(dataset.classes)}",
                 )
+        if self.partial and None in names:
+            return np.array([index.get(name, np.nan) for name in names], dtype=np.float64)
         return np.array([index[name] for name in names], dtype=np.int32)
 
     def _numbers(self, dataset: Dataset, expression: str) -> np.ndarray:
-        """Missing values come out as NaN, which the checks refuse naming the sample."""
+        """Missing values come out as NaN, which is no answer of a partial agent; the checks refuse it of another."""
         return evaluate(dataset.columns, expression, pl.Float64).fill_null(float("nan")).to_numpy()
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:

@@ -7,11 +7,13 @@ import importlib.util
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import Field
 
 from data.boxes import Boxes
 from data.dataset import Batch, Dataset
 from data.errors import AgentFailure, UsageError
+from data.schema import NO_ANSWER
 
 from ..answers import Answers
 from .base import Agent, AgentConfig, file_digest
@@ -23,13 +25,16 @@ class PythonConfig(AgentConfig):
     ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require; or,
     for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image, corners in
     pixels and labels as class indices. With ``features = ["features"]`` it also has ``features`` (n, width), the
-    rejector's input. The file is run, so treat it like any program: use only your own.
+    rejector's input. With ``partial = true`` the agent need not answer every sample: where a value is None or NaN (an
+    image's ``boxes`` None) it has no answer and is unavailable. The file is run, so treat it like any program: use only
+    your own.
     """
 
     kind: Literal["python"]
     file: Path
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ask"
     options: dict[str, Any] = {}
+    partial: bool = False  # None or NaN in an answer is then no answer, instead of a wrong one
     version: str = ""  # if given, it tells answers apart instead of the file's content: change it when they change
 
 
@@ -80,7 +85,7 @@ class PythonAgent(Agent):
             )
         if "boxes" in found:
             try:
-                found = {**found, "boxes": Boxes.from_images(found["boxes"])}
+                found = {**found, **self._boxes(found["boxes"])}
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise AgentFailure(
                     f"agent {self.config.name!r} returned boxes of another form: {error!r}",
@@ -88,6 +93,14 @@ class PythonAgent(Agent):
                     hint="one dict an image: boxes (k, 4), labels (k,), scores (k,)",
                 ) from error
         return Answers(**found)
+
+    def _boxes(self, images: list[dict | None]) -> dict[str, Any]:
+        """Detections; of a partial agent, None instead of an image's is no answer."""
+        if not self.partial or all(one is not None for one in images):
+            return {"boxes": Boxes.from_images(images)}
+        nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0), "scores": np.zeros(0)}
+        gaps = np.array([NO_ANSWER if one is None else None for one in images], dtype=object)
+        return {"boxes": Boxes.from_images([nothing if one is None else one for one in images]), "failure": gaps}
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """Any column may have been read. The file counts by its content, unless a ``version`` speaks for it."""

@@ -70,7 +70,7 @@ def world(tmp_path_factory) -> World:
 
     folder = tmp_path_factory.mktemp("cookbook")
     write_table(folder)
-    sometimes = RECIPE.replace('prob = "risk_good"', 'prob = "CASE WHEN x2 > 1 THEN 1 - risk_good ELSE risk_good END"')
+    sometimes = RECIPE.replace('prob = "risk_good"', 'prob = "CASE WHEN x2 > 0 THEN 1 - risk_good ELSE risk_good END"')
     (folder / "recipe.toml").write_text(sometimes, encoding="utf-8")
     made = World(folder / "world", folder / "recipe.toml")
     yield made

@@ -19,7 +19,7 @@ from data import schema, store
 from data.cache import CostCache
 from data.errors import CorruptPart, UsageError
 
-from .runs import ALLOCATIONS_FILE, RUN_FILE, cache_fingerprint, cache_of, read_facts
+from .run_files import ALLOCATIONS_FILE, RUN_FILE, cache_fingerprint, cache_of, read_facts
 
 #: Text that is the same in a whole file is stored once.
 CONSTANT = pa.dictionary(pa.int32(), pa.string())
@@ -48,6 +48,7 @@ VIEW_NAMES = (*VIEWS, LONG_VIEW)
 
 MACROS = {
     "allocate(scores)": "index of the highest score of a list, the first of equals: what a rejector does",
+    "allocate(scores, costs)": "the same among agents with a finite cost: those that have an answer",
     "cheapest(costs)": "index of the lowest cost of a list, the first of equals",
     "argmin_agent(agent, cost, agent_index)": "aggregate: the cheapest agent of a group, ties to the lowest index",
     "total_cost(cost, …, lambda, …, beta)": "sum of lambda x cost, plus beta, of 1, 2 or 3 tasks; infinite where an "
@@ -396,7 +397,8 @@ def _total_costs() -> list[str]:
 
 
 _MACRO_SQL = (
-    "CREATE TEMP MACRO allocate(scores) AS list_position(scores, list_max(scores)) - 1",
+    "CREATE TEMP MACRO allocate(scores) AS list_position(scores, list_max(scores)) - 1, "
+    "(scores, costs) AS allocate([CASE WHEN isfinite(costs[j]) THEN score END FOR score, j IN scores])",
     "CREATE TEMP MACRO cheapest(costs) AS list_position(costs, list_min(costs)) - 1",
     "CREATE TEMP MACRO argmin_agent(agent, cost, agent_index) AS "
     "arg_min(agent, (cost, agent_index)) FILTER (WHERE isfinite(cost))",

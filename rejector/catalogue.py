@@ -396,9 +396,11 @@ def _total_costs() -> list[str]:
     return overloads
 
 
+_AVAILABLE = "[CASE WHEN isfinite(costs[j]) THEN score END FOR score, j IN scores]"
+
 _MACRO_SQL = (
-    "CREATE TEMP MACRO allocate(scores) AS list_position(scores, list_max(scores)) - 1, "
-    "(scores, costs) AS allocate([CASE WHEN isfinite(costs[j]) THEN score END FOR score, j IN scores])",
+    f"CREATE TEMP MACRO allocate(scores) AS list_position(scores, list_max(scores)) - 1, "
+    f"(scores, costs) AS list_position({_AVAILABLE}, list_max({_AVAILABLE})) - 1",
     "CREATE TEMP MACRO cheapest(costs) AS list_position(costs, list_min(costs)) - 1",
     "CREATE TEMP MACRO argmin_agent(agent, cost, agent_index) AS "
     "arg_min(agent, (cost, agent_index)) FILTER (WHERE isfinite(cost))",

@@ -127,17 +127,25 @@ class QuerySession:
                 if deadline is not None and time.monotonic() > deadline and not answer.done():
                     expired = True
                     self.connection.interrupt()
-            return answer.result()
+            found = answer.result()
+            if deadline is not None and time.monotonic() > deadline:  # it ended, but too late
+                raise self._too_long()
+            return found
         except (duckdb.Error, OSError, pa.ArrowException) as error:
             if expired:
-                raise UsageError(
-                    f"the query did not end within {self.timeout:g} s", hint="ask for less, or give a longer --timeout"
-                ) from error
+                raise self._too_long() from error
             raise self._explained(error, sql) from error
-        except BaseException:
+        except L2DError:
+            raise
+        except BaseException:  # a signal's
             self.connection.interrupt()
             wait([answer])
             raise
+
+    def _too_long(self) -> UsageError:
+        return UsageError(
+            f"the query did not end within {self.timeout:g} s", hint="ask for less, or give a longer --timeout"
+        )
 
     def _explained(self, error: Exception, sql: str) -> L2DError:
         """An error of DuckDB or pyarrow as one the user can act on."""

@@ -305,7 +305,7 @@ def test_damage_that_comes_while_a_session_is_open_is_named(own):
         assert caught.value.where == table
         assert session.run("SELECT count(*) AS n FROM runs").table()["n"].to_pylist() == [2], "the session goes on"
     with pytest.raises(CorruptPart) as caught:
-        query([own], "SELECT 1")
+        query([own], "SELECT sum(hash(COLUMNS(*))) FROM allocations")
     assert caught.value.where == table
     shutil.rmtree(table.parent)
     facts = next((own / "runs").iterdir()) / "run.json"
@@ -346,10 +346,11 @@ def test_a_query_ends_when_its_time_is_up_and_the_session_goes_on(place):
     with QuerySession([place], timeout=0.3) as session:
         with pytest.raises(UsageError, match=r"did not end within 0.3 s"):
             session.run(ENDLESS).table()
+    with QuerySession([place], timeout=2) as session:
         rows_without_end = iter(session.run("FROM range(10_000_000_000)"))
         next(rows_without_end)
-        time.sleep(0.3)  # what is done with them counts
-        with pytest.raises(UsageError, match=r"did not end within 0.3 s"):
+        time.sleep(2)  # what is done with them counts
+        with pytest.raises(UsageError, match=r"did not end within 2 s"):
             next(rows_without_end)
     with pytest.raises(UsageError, match="timeout"):
         QuerySession([place], timeout=0)

@@ -61,6 +61,7 @@ class QuerySession:
         self.catalogue = Catalogue(paths)
         self._spill = tempfile.TemporaryDirectory(prefix="l2d-query-")  # ours alone: mode 0700
         self._thread = ThreadPoolExecutor(1)
+        self._reader: pa.RecordBatchReader | None = None
         try:
             self.connection = locked_connection(
                 self.catalogue.register, spill=Path(self._spill.name) / "spill", memory_limit=memory_limit
@@ -114,7 +115,10 @@ class QuerySession:
             newer = getattr(relation, "to_arrow_reader", None)
             return (newer or relation.fetch_arrow_reader)(BATCH_ROWS)
 
-        return Result(self, sql, self._attempt(open_reader, sql, deadline), deadline)
+        if self._reader is not None:  # a result that was not read to its end
+            self._reader.close()
+        self._reader = self._attempt(open_reader, sql, deadline)
+        return Result(self, sql, self._reader, deadline)
 
     def _attempt(self, work: Callable, sql: str, deadline: float | None):
         """Run a piece of a query in the thread, so that signals are heard meanwhile and end it, as time does."""
@@ -138,8 +142,9 @@ class QuerySession:
         except L2DError:
             raise
         except BaseException:  # a signal's
-            self.connection.interrupt()
-            wait([answer])
+            while not answer.done():  # an interrupt before the query has begun is lost
+                self.connection.interrupt()
+                wait([answer], timeout=POLL_SECONDS)
             raise
 
     def _too_long(self) -> UsageError:

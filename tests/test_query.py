@@ -343,9 +343,8 @@ ENDLESS = "SELECT count(*) FROM range(1_000_000_000_000) r(i) WHERE hash(i) = 3"
 
 
 def test_a_query_ends_when_its_time_is_up_and_the_session_goes_on(place):
-    with QuerySession([place], timeout=0.3) as session:
-        with pytest.raises(UsageError, match=r"did not end within 0.3 s"):
-            session.run(ENDLESS).table()
+    with QuerySession([place], timeout=0.3) as session, pytest.raises(UsageError, match=r"did not end within 0.3 s"):
+        session.run(ENDLESS).table()
     with QuerySession([place], timeout=2) as session:
         rows_without_end = iter(session.run("FROM range(10_000_000_000)"))
         next(rows_without_end)
@@ -393,7 +392,7 @@ def test_memory_beyond_the_limit_is_refused(place):
 # --- results --------------------------------------------------------------------------------------------------------
 
 VALUES = """SELECT * FROM (VALUES
-    (1, 0.1::FLOAT, 'a, "b"', [1.5, NULL], {'x': 1, 'y': [true]}, 'é'::BLOB, TRUE, 12::HUGEINT, DATE '2026-01-02'),
+    (1, 0.1::FLOAT, 'a, "b"', [1.5, NULL], {'x': 1, 'y': [true]}, '\\xC3\\xA9'::BLOB, TRUE, 12::HUGEINT, DATE '2026-01-02'),
     (2, 'nan'::FLOAT, '', [], NULL, NULL, NULL, NULL, NULL),
     (3, NULL, NULL, NULL, {'x': 2, 'y': NULL}, 'z'::BLOB, FALSE, -3, DATE '2026-01-03'))
     t(i, f, t, l, s, b, y, h, d) ORDER BY i"""
@@ -441,10 +440,9 @@ def test_an_empty_result_has_its_columns_and_twins_keep_theirs(place, capsysbina
 
 def test_a_table_shows_its_first_rows_and_says_there_are_more(place, capsys):
     with QuerySession([place]) as session:
-        long, short = session.run("FROM range(10_000_000_000) r(i)"), session.run(f"FROM range({TABLE_ROWS}) r(i)")
+        long = session.run("FROM range(10_000_000_000) r(i)")
         assert not print_batches(long.schema, long)
         assert f"{TABLE_ROWS - 1}\n" in capsys.readouterr().out
-    with QuerySession([place]) as session:
         short = session.run(f"FROM range({TABLE_ROWS}) r(i)")
         assert print_batches(short.schema, short)
 

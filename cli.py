@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -35,6 +36,14 @@ class Format(StrEnum):
 class EngineName(StrEnum):
     local = "local"
     ray = "ray"
+
+
+class QueryFormat(StrEnum):
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+    parquet = "parquet"
 
 
 class Split(StrEnum):
@@ -453,27 +462,91 @@ def route(
 @app.command()
 def query(
     arguments: Annotated[
-        list[str], typer.Argument(help="Caches, runs or folders, then one SQL statement.", metavar='PATH... "SQL"')
+        list[str],
+        typer.Argument(
+            help="Caches, runs or folders, then one SQL query. Without a query: a prompt, or stdin.",
+            metavar='PATH... ["SQL"]',
+        ),
     ],
-    format: FormatOption = Format.table,
+    format: Annotated[
+        QueryFormat | None, typer.Option("--format", "-f", help="How rows are printed to stdout. Default: table.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write to a .csv, .json, .jsonl or .parquet file instead.")
+    ] = None,
+    overwrite: ReplaceOption = False,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(help="What DuckDB may hold, such as 4GB; more goes to disk. Default: 60 % of all."),
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds a query may take, its output included. Default: as many as it needs.")
+    ] = None,
 ):
     """SQL over every cache and run beneath the paths.
 
-    Views: samples, features, agents, costs, predictions, allocations, runs. `DESCRIBE costs` lists a view's columns.
+    Views: samples, features, images, agents, costs, predictions, allocations, scores, runs, run_agents.
+    `DESCRIBE costs` lists a view's columns. The cookbook is docs/sql.md.
 
     Examples:
 
         l2d query demo "SELECT agent, count(*) AS samples, avg(deferral_cost) FROM allocations GROUP BY ALL ORDER BY 1"
 
         l2d query my.cache "SELECT ward, agent, avg(cost_cla) FROM costs JOIN samples USING (sample_id) GROUP BY 1, 2"
-    """
-    from data.render import print_arrow
-    from rejector.query import query as run_query
 
-    if len(arguments) < 2:
-        raise UsageError("give at least one path and one SQL statement", hint='l2d query CACHE "SELECT * FROM agents"')
-    *paths, sql = arguments
-    print_arrow(run_query([Path(path) for path in paths], sql), format.value)
+        l2d query my.cache my.runs "FROM scores" --out scores.parquet --memory-limit 4GB --timeout 600
+
+        l2d query my.cache my.runs
+    """  # fmt: skip
+    from rejector.prompt import Console, read_statements, run_prompt, run_script
+    from rejector.query import QuerySession, check_target
+
+    paths, sql = _paths_and_sql(arguments)
+    if out is not None:
+        if format is not None:
+            raise UsageError("--format and --out together", hint="the suffix of --out says how it is written")
+        check_target(out, overwrite=overwrite)
+    elif overwrite:
+        raise UsageError("--overwrite without --out", hint="it is about the file of --out")
+    interactive = sql is None and sys.stdin.isatty() and sys.stdout.isatty()
+    if out is not None and sql is None:
+        statements = [] if interactive else list(read_statements(iter(sys.stdin)))
+        if len(statements) != 1:
+            raise UsageError("--out takes the result of one query", hint='l2d query PATH "SQL" --out FILE')
+        sql = statements[0]
+    with QuerySession(paths, memory_limit=_bytes(memory_limit, "--memory-limit"), timeout=timeout) as session:
+        for note in session.notes:
+            say(f"note: {note}")
+        if out is not None:
+            rows = session.run(sql).save(out, overwrite=overwrite)
+            say(f"wrote {out}: {rows:,} rows")
+            return
+        formats = [(format or QueryFormat.table).value]
+        formats += [name.value for name in QueryFormat if name not in (*formats, QueryFormat.parquet)]
+        console = Console(session, _print_result, formats)
+        if sql is not None:
+            _print_result(session.run(sql), formats[0])
+        elif interactive:
+            run_prompt(console, lambda error: say(f"error: {error}"))
+        else:
+            run_script(console, sys.stdin)
+
+
+def _paths_and_sql(arguments: list[str]) -> tuple[list[Path], str | None]:
+    """Paths, and the query if the last argument is one: it is no path that exists, and more than a lone word."""
+    *paths, last = arguments
+    if Path(last).exists() or not any(character in last for character in " \n\t;(") or not last.strip():
+        return [Path(path) for path in arguments], None
+    if not paths:
+        raise UsageError("a query, but no path before it", hint='l2d query CACHE "SELECT * FROM agents"')
+    return [Path(path) for path in paths], last
+
+
+def _print_result(result, format: str) -> None:
+    from data.render import TABLE_ROWS, print_batches
+
+    if not print_batches(result.schema, result, format):
+        say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")
 
 
 @app.command()
@@ -684,7 +757,7 @@ class _Bars:
         return advance
 
 
-def _bytes(text: str | None) -> int | None:
+def _bytes(text: str | None, option: str = "--memory") -> int | None:
     """A size such as 500MB or 2GiB."""
     if text is None:
         return None
@@ -695,7 +768,7 @@ def _bytes(text: str | None) -> int | None:
         if not 0 < size < float("inf"):
             raise ValueError
     except (ValueError, KeyError):
-        raise UsageError(f"--memory {text}: no size", hint="such as --memory 500MB or 2GiB") from None
+        raise UsageError(f"{option} {text}: no size", hint=f"such as {option} 500MB or 2GiB") from None
     return round(size)
 
 
@@ -750,6 +823,9 @@ def main() -> None:
     except USAGE_ERROR as error:  # a wrong option or argument
         error.show()
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # whoever read our stdout, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except Interrupted as stopped:
         say(f"\ninterrupted; what is finished is kept. To go on: {shlex.join(['l2d', *sys.argv[1:]])}")
         sys.exit(128 + stopped.args[0])

@@ -1,4 +1,4 @@
-"""How results are printed: one helper for ``--format table|json|csv|parquet``."""
+"""How results are printed: ``--format table|json|csv|parquet``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,16 @@ import io
 import json
 import math
 import sys
+from collections.abc import Iterable
+from decimal import Decimal
 
 import pyarrow as pa
 
 from .errors import UsageError
+from .formats import write_batches
+
+#: A table is for reading; other formats give everything.
+TABLE_ROWS = 1000
 
 
 def print_rows(rows: list[dict], format: str = "table", *, title: str | None = None) -> None:
@@ -37,18 +43,36 @@ def print_rows(rows: list[dict], format: str = "table", *, title: str | None = N
         print_parquet(pa.Table.from_pylist(rows))
 
 
-def print_arrow(table: pa.Table, format: str = "table") -> None:
-    """Print an Arrow table to stdout."""
-    if format == "parquet":
-        print_parquet(table)
-        return
-    names = [f"{name}_{k}" if name in table.column_names[:k] else name for k, name in enumerate(table.column_names)]
-    table = table.rename_columns(names)  # rows are dictionaries: a name given twice would be lost
-    rows = table.to_pylist()
-    if rows or format != "csv":
-        print_rows(rows, format) if rows or format == "json" else print_table([], columns=table.column_names)
+def print_batches(columns: pa.Schema, batches: Iterable[pa.RecordBatch], format: str = "table") -> bool:
+    """Print a result to stdout as it comes; as a table, its first :data:`TABLE_ROWS` rows.
+
+    Args:
+        columns: of every batch, names unique.
+        format: ``table``, ``json``, ``jsonl``, ``csv`` or ``parquet``.
+
+    Returns:
+        Whether all of it was printed.
+
+    Raises:
+        UsageError: Parquet to a terminal.
+    """
+    if format != "table":
+        if format == "parquet":
+            _refuse_terminal()
+        sys.stdout.flush()
+        write_batches(sys.stdout.buffer, columns, batches, format)
+        sys.stdout.buffer.flush()
+        return True
+    rows: list[dict] = []
+    for batch in batches:
+        rows += batch.slice(0, TABLE_ROWS + 1 - len(rows)).to_pylist()
+        if len(rows) > TABLE_ROWS:
+            break
+    if columns.names == ["explain_key", "explain_value"]:
+        print("\n".join(row["explain_value"] for row in rows))
     else:
-        print(",".join(table.column_names))
+        print_table(rows[:TABLE_ROWS], columns=columns.names)
+    return len(rows) <= TABLE_ROWS
 
 
 def print_parquet(table: pa.Table) -> None:
@@ -59,13 +83,17 @@ def print_parquet(table: pa.Table) -> None:
     """
     import pyarrow.parquet as pq
 
-    if sys.stdout.isatty():
-        raise UsageError("Parquet is binary", where="--format parquet", hint="send it to a file: … > result.parquet")
+    _refuse_terminal()
     sink = io.BytesIO()
     pq.write_table(table, sink)
     sys.stdout.flush()
     sys.stdout.buffer.write(sink.getvalue())
     sys.stdout.buffer.flush()
+
+
+def _refuse_terminal() -> None:
+    if sys.stdout.isatty():
+        raise UsageError("Parquet is binary", where="--format parquet", hint="send it to a file: … > result.parquet")
 
 
 def print_table(rows: list[dict], *, title: str | None = None, columns: list[str] | None = None) -> None:
@@ -103,6 +131,10 @@ def format_value(value: object) -> str:
         return f"{value:.4g}" if abs(value) < 10_000 else f"{value:,.0f}"
     if isinstance(value, int):
         return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, Decimal):  # DuckDB's sums of integers
+        return format_value(int(value) if value == value.to_integral_value() else float(value))
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
     if isinstance(value, list) and len(value) > 6:
         return "[" + ", ".join(format_value(v) for v in value[:6]) + f", … {len(value)} in all]"
     return str(value)
@@ -118,4 +150,6 @@ def _finite(value: object) -> object:
 
 
 def _is_numeric(value: object) -> bool:
-    return value is None or isinstance(value, int | float) or (isinstance(value, str) and value[:1] in "0123456789-.+")
+    if isinstance(value, str):
+        return value[:1] in "0123456789-.+"
+    return value is None or isinstance(value, int | float | Decimal)

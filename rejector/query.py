@@ -1,240 +1,254 @@
-"""SQL over caches and runs.
+"""SQL over caches and runs: one query, or many over the same views.
 
-Views: ``samples``, ``features``, ``images``, ``agents``, ``costs``, ``predictions``, ``allocations``, ``runs``; macro
-``allocate(list of scores)``, the tie-safe argmax. Files are read by pyarrow with page checksums on and registered by
-name; file access, extensions and settings are then switched off. That is a guard against accidents and injected text,
-not a security boundary.
+Views: ``samples``, ``features``, ``images``, ``agents``, ``costs``, ``predictions``, ``allocations``, ``scores``,
+``runs``, ``run_agents``; see :mod:`rejector.catalogue` for them and the macros, :mod:`rejector.guard` for what a query
+may do.
 """
 
 from __future__ import annotations
 
+import difflib
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as pads
-import pyarrow.parquet as pq
 
-from data import schema, store
-from data.cache import CostCache
-from data.errors import CorruptPart, UsageError
+from data import store
+from data.errors import CorruptPart, L2DError, UsageError
+from data.formats import SUFFIXES, write_batches
 
-from .runs import ALLOCATIONS_FILE, RUN_FILE, cache_of, read_facts
+from .catalogue import LONG_VIEW, VIEW_NAMES, Catalogue
+from .guard import admitted, locked_connection
 
-EMPTY_VIEWS = {
-    "samples": {"cache": pa.string(), "sample_id": pa.string(), "split": pa.string()},
-    "features": {"cache": pa.string(), "sample_id": pa.string(), "features": pa.list_(pa.float32())},
-    "images": {"cache": pa.string(), "sample_id": pa.string(), "image": pa.binary()},
-    "agents": {"cache": pa.string(), "agent_index": pa.int32(), "agent": pa.string()},
-    "costs": {"cache": pa.string(), "sample_id": pa.string(), "agent": pa.string()},
-    "predictions": {"cache": pa.string(), "sample_id": pa.string(), "agent": pa.string()},
-    "allocations": {"cache": pa.string(), "run_id": pa.string(), "sample_id": pa.string(), "agent": pa.string()},
-    "runs": {"cache": pa.string(), "run_id": pa.string()},
-}
+BATCH_ROWS = 65_536
+POLL_SECONDS = 0.2
+_READING = re.compile(r"crc|checksum|deserialize|IOError|reading the stream|get_next", re.IGNORECASE)
 
 
-def _interruptible(connection, sql: str) -> pa.Table:
-    """Run a statement in a thread, so that a signal is heard meanwhile and ends it."""
+def query(paths: list[Path], sql: str, *, memory_limit: int | None = None, timeout: float | None = None) -> pa.Table:
+    """Run one query over everything beneath the paths, and hold the whole result.
 
-    def run() -> pa.Table:
-        result = connection.sql(sql)
-        return pa.table({}) if result is None else result.to_arrow_table()
+    Raises:
+        UsageError: nothing found; the SQL is wrong, not allowed, or needs more memory or time than it may have.
+        CorruptPart: a file of the caches or runs is damaged.
+    """
+    with QuerySession(paths, memory_limit=memory_limit, timeout=timeout) as session:
+        return session.run(sql).table()
 
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(run)
+
+class QuerySession:
+    """Queries over the caches and runs beneath some paths, as they are when the session is opened.
+
+    Args:
+        paths: caches, runs, or folders above them.
+        memory_limit: bytes DuckDB may hold (60 % of the machine's if None); beyond them it spills into a private
+            folder, which goes with the session. What pyarrow reads ahead comes on top.
+        timeout: seconds a query may take, its output included; None for as long as it needs.
+
+    Raises:
+        UsageError: nothing is found, or a limit is not positive.
+        CorruptPart: a file is damaged.
+    """
+
+    def __init__(self, paths: list[Path], *, memory_limit: int | None = None, timeout: float | None = None):
+        if timeout is not None and not timeout > 0:
+            raise UsageError(f"a timeout of {timeout} s", hint="give a number of seconds above 0")
+        self.paths, self.memory_limit, self.timeout = paths, memory_limit, timeout
+        self.catalogue = Catalogue(paths)
+        self._spill = tempfile.TemporaryDirectory(prefix="l2d-query-")  # ours alone: mode 0700
+        self._thread = ThreadPoolExecutor(1)
+        self._reader: pa.RecordBatchReader | None = None
         try:
-            while not answer.done():
-                wait([answer], timeout=0.2)
-            return answer.result()
+            self.connection = locked_connection(
+                self.catalogue.register, spill=Path(self._spill.name) / "spill", memory_limit=memory_limit
+            )
         except BaseException:
-            connection.interrupt()
+            self._thread.shutdown()
+            self._spill.cleanup()
             raise
 
+    def __enter__(self) -> QuerySession:
+        return self
 
-@dataclass
-class Sources:
-    """What lies beneath the paths of a query."""
+    def __exit__(self, *_) -> None:
+        self.close()
 
-    caches: list[Path] = field(default_factory=list)
-    runs: list[Path] = field(default_factory=list)
+    def close(self) -> None:
+        self._thread.shutdown()
+        self.connection.close()
+        self._spill.cleanup()
 
+    @property
+    def notes(self) -> list[str]:
+        """What to know before joining runs with caches."""
+        return self.catalogue.notes
 
-def find_sources(paths: list[Path]) -> Sources:
-    """Every cache and run at or beneath the paths, each once.
+    def columns(self) -> dict[str, list[tuple[str, str]]]:
+        """View -> its columns, as (name, SQL type)."""
+        found: dict[str, list[tuple[str, str]]] = {name: [] for name in VIEW_NAMES}
+        sql = "SELECT table_name, column_name, data_type FROM duckdb_columns() ORDER BY table_name, column_index"
+        for view, column, kind in self.connection.execute(sql).fetchall():
+            if view in found:
+                found[view].append((column, kind))
+        return found
 
-    Raises:
-        UsageError: a path does not exist, or nothing is found.
-    """
-    sources = Sources()
-    for path in paths:
-        if not path.exists():
-            raise UsageError("there is no such path", where=path, hint="give caches, runs, or a folder above them")
-        found = {"cache.json": sources.caches, RUN_FILE: sources.runs}
-        for name, into in found.items():
-            for file in sorted(path.rglob(name)):
-                folder = file.parent.resolve()
-                if folder not in into and not folder.name.endswith(store.TEMPORARY_SUFFIX):
-                    into.append(folder)
-    if not sources.caches and not sources.runs:
-        raise UsageError("no cache and no run here", where=", ".join(map(str, paths)), hint="see `l2d build --help`")
-    return sources
+    def run(self, sql: str) -> Result:
+        """Start a query; rows come as the result is read.
 
+        Raises:
+            UsageError: the SQL is wrong or not allowed.
+        """
+        import duckdb
 
-def query(paths: list[Path], sql: str) -> pa.Table:
-    """Run one SQL statement over everything beneath the paths.
+        deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        try:
+            text = admitted(sql)
+        except duckdb.Error as error:
+            raise self._explained(error, sql) from error
 
-    Raises:
-        UsageError: nothing found, or the SQL is wrong or not allowed.
-        CorruptPart: a part that the statement reads is damaged.
-    """
-    import duckdb
+        def open_reader() -> pa.RecordBatchReader:
+            relation = self.connection.sql(text)
+            newer = getattr(relation, "to_arrow_reader", None)
+            return (newer or relation.fetch_arrow_reader)(BATCH_ROWS)
 
-    sources = find_sources(paths)
-    connection = duckdb.connect(config={"python_enable_replacements": False})
-    try:
-        views: dict[str, list[str]] = {name: [] for name in EMPTY_VIEWS}
-        catalogue = _Catalogue(connection, views)
-        labels = _labels([CostCache(path).record.name for path in sources.caches], sources.caches)
-        for path, label in zip(sources.caches, labels, strict=True):
-            catalogue.add_cache(CostCache(path), label)
-        _add_runs(catalogue, sources, dict(zip(sources.caches, labels, strict=True)))
-        for name, selects in views.items():
-            if not selects:
-                catalogue.register(f"{name}_empty", pa.schema(list(EMPTY_VIEWS[name].items())).empty_table())
-                selects.append(f'SELECT * FROM "{name}_empty"')
-            connection.execute(f'CREATE TEMP VIEW "{name}" AS {" UNION ALL BY NAME ".join(selects)}')
-        connection.execute("CREATE TEMP MACRO allocate(scores) AS list_position(scores, list_max(scores)) - 1")
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
-        return _interruptible(connection, sql)
-    except duckdb.Error as error:
-        text = str(error)
-        if "crc" in text.lower() or "checksum" in text.lower() or "deserialize" in text.lower():
-            raise CorruptPart(text.splitlines()[0], where=paths[0], hint="l2d verify CACHE names the file") from error
-        raise UsageError(
-            text.strip(), hint=f"views: {', '.join(EMPTY_VIEWS)}; `DESCRIBE costs` lists a view's columns"
-        ) from error
-    except OSError as error:
-        raise CorruptPart(str(error).splitlines()[0], where=paths[0], hint="l2d verify CACHE names the file") from error
-    finally:
-        connection.close()
+        if self._reader is not None:  # a result that was not read to its end
+            self._reader.close()
+        self._reader = self._attempt(open_reader, sql, deadline)
+        return Result(self, sql, self._reader, deadline)
 
+    def _attempt(self, work: Callable, sql: str, deadline: float | None):
+        """Run a piece of a query in the thread, so that signals are heard meanwhile and end it, as time does."""
+        import duckdb
 
-class _Catalogue:
-    """Registers tables under names of its own and collects the SELECTs each view is a union of."""
+        answer, expired = self._thread.submit(work), False
+        try:
+            while not answer.done():
+                wait([answer], timeout=POLL_SECONDS)
+                if deadline is not None and time.monotonic() > deadline and not answer.done():
+                    expired = True
+                    self.connection.interrupt()
+            found = answer.result()
+            if deadline is not None and time.monotonic() > deadline:  # it ended, but too late
+                raise self._too_long()
+            return found
+        except (duckdb.Error, OSError, pa.ArrowException) as error:
+            if expired:
+                raise self._too_long() from error
+            raise self._explained(error, sql) from error
+        except L2DError:
+            raise
+        except BaseException:  # a signal's
+            while not answer.done():  # an interrupt before the query has begun is lost
+                self.connection.interrupt()
+                wait([answer], timeout=POLL_SECONDS)
+            raise
 
-    def __init__(self, connection, views: dict[str, list[str]]):
-        self.connection, self.views, self.count = connection, views, 0
-
-    def register(self, name: str, table: pa.Table | pads.Dataset) -> str:
-        self.connection.register(name, table)
-        return f'"{name}"'
-
-    def add_parts(self, view: str, parts: list[Path], constants: dict[str, object], columns: str = "*") -> None:
-        """Add Parquet parts to a view, with constant columns in front."""
-        if not parts:
-            return
-        self.count += 1
-        source = self.register(f"parts_{self.count}", _verified_dataset(parts))
-        front = "".join(f"{_literal(value)} AS {name}, " for name, value in constants.items())
-        self.views[view].append(f"SELECT {front}{columns} FROM {source}")
-
-    def add_rows(self, view: str, rows: list[dict]) -> None:
-        self.count += 1
-        source = self.register(f"rows_{self.count}", pa.Table.from_pylist(rows))
-        self.views[view].append(f"SELECT * FROM {source}")
-
-    def add_cache(self, cache: CostCache, label: str) -> None:
-        chunks = range(cache.record.num_chunks)
-        samples = _present(cache, [schema.samples_part(cache.path, k) for k in chunks])
-        if samples:
-            names = _verified_dataset(samples).schema.names
-            inputs = [name for name in names if name in schema.INPUT_COLUMNS]
-            exclude = f"* EXCLUDE ({', '.join(inputs)})" if inputs else "*"
-            self.add_parts("samples", samples, {"cache": label}, exclude)
-            for view, column in (("features", "features"), ("images", "image")):
-                if column in inputs:
-                    self.add_parts(view, samples, {"cache": label}, f"sample_id, {column}")
-        if not cache.all_agents:
-            return
-        facts = ("index", "name", "role", "kind", "price", "description")
-        rows = [{"cache": label, **{name: getattr(agent, name) for name in facts}} for agent in cache.all_agents]
-        for row in rows:
-            row["agent_index"], row["agent"] = row.pop("index"), row.pop("name")
-        self.add_rows("agents", rows)
-        for agent in cache.all_agents:
-            constants = {"cache": label, "agent": agent.name, "agent_index": agent.index}
-            folder = {
-                "predictions": [schema.predictions_part(cache.path, agent.name, k) for k in chunks],
-                "costs": [schema.costs_part(cache.path, agent.name, k, cache.record.cost_digest) for k in chunks],
-            }
-            for view, parts in folder.items():
-                present, columns = _present(cache, parts), "*"
-                if present and view == "predictions" and "features" in _verified_dataset(present).schema.names:
-                    columns = "* EXCLUDE (features)"  # what the model showed of itself, the rejector's input
-                    self.add_parts("features", present, {"cache": label}, "sample_id, features")
-                self.add_parts(view, present, constants, columns)
-
-
-def _add_runs(catalogue: _Catalogue, sources: Sources, cache_labels: dict[Path, str]) -> None:
-    facts = [read_facts(path) for path in sources.runs]
-    run_ids = _labels([fact["run_id"] for fact in facts], sources.runs)
-    rows = []
-    for path, fact, run_id in zip(sources.runs, facts, run_ids, strict=True):
-        label = cache_labels.get(cache_of(path, fact), fact["cache"]["name"])
-        point = fact["point"]
-        beta = point["beta"]
-        rows.append(
-            {
-                "cache": label,
-                "run_id": run_id,
-                "method": point["method"],
-                "beta": beta if isinstance(beta, float) else None,
-                "nu": point["nu"],
-                "seed": point["seed"],
-                **{f"lambda_{task}": weight for task, weight in point["weights"].items()},
-                **{f"beta_{index}": value for index, value in enumerate(point["query_costs"])},
-                "cost": point["cost"],
-                "rejector": fact["training"]["network"],
-                "best_epoch": fact["best_epoch"],
-                "validation_risk": fact["validation_risk"],
-                "path": str(path),
-            }
+    def _too_long(self) -> UsageError:
+        return UsageError(
+            f"the query did not end within {self.timeout:g} s", hint="ask for less, or give a longer --timeout"
         )
-        catalogue.add_parts("allocations", [path / ALLOCATIONS_FILE], {"cache": label, "run_id": run_id})
-    if rows:
-        columns = list(dict.fromkeys(name for row in rows for name in row))
-        catalogue.add_rows("runs", [{name: row.get(name) for name in columns} for row in rows])
+
+    def _explained(self, error: Exception, sql: str) -> L2DError:
+        """An error of DuckDB or pyarrow as one the user can act on."""
+        import duckdb
+
+        text = str(error).strip()
+        if isinstance(error, duckdb.OutOfMemoryException):
+            limit = self.connection.execute("SELECT current_setting('memory_limit')").fetchone()[0]
+            return UsageError(
+                f"the query needs more memory than {limit}: {text.splitlines()[0]}",
+                hint="ask for less at once, or give a higher --memory-limit",
+            )
+        if isinstance(error, OSError | pa.ArrowException) or _READING.search(text):
+            return self._damage(text, sql)
+        text = re.sub(r"\n?Did you mean \"[^\n]*", "", text)  # DuckDB suggests tables of its own
+        columns = self.columns()
+        unknown = re.search(r"Table with name \"?([^\n\"]+?)\"? does not exist", text)
+        if unknown:
+            near = difflib.get_close_matches(unknown[1].lower(), VIEW_NAMES, 1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            return UsageError(
+                f"there is no view {unknown[1]!r}", hint=f"{guess}the views are {', '.join(VIEW_NAMES)}; DESCRIBE one"
+            )
+        used = [view for view in _named(sql) if view in columns] or list(VIEW_NAMES)
+        if isinstance(error, duckdb.BinderException) and "column" in text:
+            known = "\n         ".join(f"{view}: {', '.join(name for name, _ in columns[view])}" for view in used)
+            return UsageError(text, hint=f"the columns are\n         {known}")
+        return UsageError(text, hint=f"views: {', '.join(VIEW_NAMES)}; `DESCRIBE costs` lists a view's columns")
+
+    def _damage(self, text: str, sql: str) -> CorruptPart:
+        """Name the file that could not be read, by reading those of the query's views again."""
+        for part in self.catalogue.files(_named(sql)):
+            try:
+                store.read_table(part)
+            except CorruptPart as culprit:
+                return culprit
+            except FileNotFoundError:
+                return CorruptPart("has gone since the query began", where=part, hint="ask again")
+        where = ", ".join(map(str, self.paths))
+        return CorruptPart(text.splitlines()[0], where=where, hint="l2d verify CACHE names the file")
 
 
-def _present(cache: CostCache, parts: list[Path]) -> list[Path]:
-    """Those that are there, each compared with its seal."""
-    present = [part for part in parts if part.is_file()]
-    for part in present:
-        cache.check_part(part)
-    return present
+class Result:
+    """Rows of a query, to be read once: as Arrow batches, as a table, or into a file."""
+
+    def __init__(self, session: QuerySession, sql: str, reader: pa.RecordBatchReader, deadline: float | None):
+        self._session, self._sql, self._reader, self._deadline = session, sql, reader, deadline
+        names = reader.schema.names
+        unique = [f"{name}_{k}" if name in names[:k] else name for k, name in enumerate(names)]
+        #: Of every batch; a column whose name an earlier one has gets its position behind it.
+        self.schema = pa.schema([field.with_name(name) for field, name in zip(reader.schema, unique, strict=True)])
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        def following() -> pa.RecordBatch | None:
+            try:
+                return self._reader.read_next_batch()
+            except StopIteration:  # which a future would not pass on
+                return None
+
+        while (batch := self._session._attempt(following, self._sql, self._deadline)) is not None:
+            yield pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
+
+    def table(self) -> pa.Table:
+        return pa.Table.from_batches(list(self), self.schema)
+
+    def save(self, path: Path, *, overwrite: bool = False) -> int:
+        """Write the result to a file, which appears whole or not at all; its suffix says how. Returns the rows.
+
+        Raises:
+            UsageError: another suffix, or the file is there already.
+        """
+        check_target(path, overwrite=overwrite)
+        rows = 0
+
+        def write(temporary: Path) -> None:
+            nonlocal rows
+            with open(temporary, "wb") as file:
+                rows = write_batches(file, self.schema, self, SUFFIXES[path.suffix.lower()])
+
+        if not store.commit(path, write, replace=overwrite):
+            raise UsageError("this has appeared meanwhile", where=path, hint="give another --out, or type --overwrite")
+        return rows
 
 
-def _verified_dataset(parts: list[Path]) -> pads.Dataset:
-    scan = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-    columns = pa.unify_schemas([pq.read_schema(part).remove_metadata() for part in parts])  # failures add columns
-    format = pads.ParquetFileFormat(default_fragment_scan_options=scan)
-    return pads.dataset([str(part) for part in parts], schema=columns, format=format)
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse a file that a result cannot be saved as, before anything is computed.
+
+    Raises:
+        UsageError: another suffix than those of :data:`data.formats.SUFFIXES`, or the file is there already.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError("a result is no such file", where=path, hint=f"give a name ending in {', '.join(SUFFIXES)}")
+    if path.is_dir() or (path.exists() and not overwrite):
+        raise UsageError("this is there already", where=path, hint="give another --out, or type --overwrite")
 
 
-def _labels(names: list[str], paths: list[Path]) -> list[str]:
-    """Names where they are unique; twins are called by their folder, with as many parents as tell them apart."""
-    labels = []
-    for name, path in zip(names, paths, strict=True):
-        twins = [other for n, other in zip(names, paths, strict=True) if n == name and other != path]
-        depth = 1
-        while any(other.parts[-depth:] == path.parts[-depth:] for other in twins):
-            depth += 1
-        labels.append("/".join(path.parts[-depth:]) if twins else name)
-    return labels
-
-
-def _literal(value: object) -> str:
-    if isinstance(value, int):
-        return str(value)
-    return "'" + str(value).replace("'", "''") + "'"
+def _named(sql: str) -> list[str]:
+    """The views that a text names (it may do so in a comment: this is for messages alone)."""
+    words = {word.lower() for word in re.findall(r"\w+", sql)}
+    named = [view for view in VIEW_NAMES if view in words]
+    return [*named, "runs", "run_agents"] if LONG_VIEW in named else named

@@ -31,13 +31,22 @@ from .grid import GridPoint
 from .inputs import InputRecord
 from .losses import allocate, deferral_loss, oracle_allocation
 from .networks import INPUT_OF
+from .run_files import (
+    ALLOCATIONS_FILE,
+    RUN_FILE,
+    WEIGHTS_FILE,
+    cache_fingerprint,
+    cache_of,
+    find_runs,
+    one_run,
+    read_facts,
+)
 from .streaming import Stream
 from .table import CostTable, TableStream
 from .training import TrainConfig, TrainedRejector, point_costs
 
-RUN_FILE = "run.json"
-WEIGHTS_FILE = "rejector.safetensors"
-ALLOCATIONS_FILE = "allocations.parquet"
+__all__ = ["RUN_FILE", "Run", "find_runs", "load_run", "one_run", "open_cache", "save_runs"]
+
 BATCH_ROWS = 32_768  # allocated and written at once
 
 
@@ -58,17 +67,6 @@ class Run:
     @property
     def point(self) -> GridPoint:
         return self.rejector.point
-
-
-def cache_fingerprint(cache: CostCache) -> dict[str, str]:
-    """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs."""
-    record = cache.record
-    chunks = range(record.num_chunks)
-    found = {"samples": [schema.samples_part(cache.path, k) for k in chunks]}
-    for agent in cache.agents:
-        costs = [schema.costs_part(cache.path, agent.name, k, record.cost_digest) for k in chunks]
-        found[f"costs of {agent.name}"] = costs
-    return {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
 
 
 def save_runs(
@@ -159,52 +157,6 @@ def allocation_batches(
             yield pa.RecordBatch.from_pydict(columns)
 
 
-def find_runs(path: Path) -> list[Path]:
-    """Run folders at or beneath a path, in name order.
-
-    Raises:
-        UsageError: there is none.
-    """
-    found = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
-    found = [folder for folder in found if not folder.name.endswith(store.TEMPORARY_SUFFIX)]
-    if not found:
-        raise UsageError("there is no run here", where=path, hint="train one: l2d train CACHE --out RUN")
-    return found
-
-
-def one_run(path: Path) -> Path:
-    """The run folder at or beneath a path.
-
-    Raises:
-        UsageError: there is none, or more than one.
-    """
-    found = find_runs(path)
-    if len(found) > 1:
-        raise UsageError(f"there are {len(found)} runs here", where=path, hint=f"choose one, such as {found[0]}")
-    return found[0]
-
-
-def read_facts(path: Path) -> dict:
-    """``run.json``, once the files beside it are known to be those that were written with it.
-
-    Raises:
-        CorruptPart: a file of the run is missing or damaged.
-    """
-    try:
-        facts = store.read_json(path / RUN_FILE)
-        digests = facts["digests"]
-        found = {
-            WEIGHTS_FILE: sha256_of(path / WEIGHTS_FILE),
-            ALLOCATIONS_FILE: skeleton_digest(path / ALLOCATIONS_FILE),
-        }
-    except (KeyError, FileNotFoundError) as error:
-        raise CorruptPart(f"is not a whole run: {error}", where=path, hint="train it again") from error
-    for name, digest in found.items():
-        if digest != digests.get(name):
-            raise CorruptPart("is not the file that was written", where=path / name, hint="train it again")
-    return facts
-
-
 def load_run(path: Path) -> Run:
     """Read a run back.
 
@@ -237,16 +189,6 @@ def load_run(path: Path) -> Run:
         return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"], looks_at)
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
-
-
-def cache_of(path: Path, facts: dict) -> Path:
-    """Where the cache of a run lies: where it lay relative to the run if it is there, else where it lay absolutely.
-
-    A pair that moved together is thus found even if another cache stands in its old place.
-    """
-    place = facts["cache"]
-    relative = (path / place["relative_path"]).resolve()
-    return relative if schema.cache_file(relative).is_file() else Path(place["path"])
 
 
 def open_cache(run: Run) -> CostCache:

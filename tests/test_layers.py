@@ -55,6 +55,7 @@ def test_only_the_store_writes():
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         }
-        if path.relative_to(ROOT) in (Path("data/store.py"), Path("data/render.py"), Path("data/support2/convert.py")):
-            continue  # the store itself; a result to stdout; the script that made the shipped table
+        others = ("data/store.py", "data/render.py", "data/formats.py", "data/support2/convert.py")
+        if path.relative_to(ROOT).as_posix() in others:
+            continue  # the store itself; a result to stdout or an open file; the script that made the shipped table
         assert not calls & writers, path

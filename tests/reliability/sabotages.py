@@ -63,7 +63,7 @@ def trusting():
     import pyarrow.dataset as pads
     import pyarrow.parquet as pq
 
-    import rejector.query
+    import rejector.catalogue
     from data import cache, store
     from data.integrity import corruption_named
 
@@ -77,8 +77,7 @@ def trusting():
         stack.enter_context(mock.patch.object(store, "read_table", read_table))
         stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", return_value=None))
         stack.enter_context(mock.patch.object(cache.CostCache, "check_part"))
-        plain = lambda parts: pads.dataset([str(part) for part in parts], format="parquet")  # noqa: E731
-        stack.enter_context(mock.patch.object(rejector.query, "_verified_dataset", plain))
+        stack.enter_context(mock.patch.object(rejector.catalogue, "verified_format", pads.ParquetFileFormat))
         yield
 
 

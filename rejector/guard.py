@@ -1,0 +1,114 @@
+"""What an SQL statement may do here: read the views, and nothing else.
+
+Two layers, each enough against nearly every attack: a statement must be a query whose table functions are harmless; and
+DuckDB has no file access, no extensions, no look-up of Python variables, and locked settings, for pyarrow reads the
+views. DuckDB has no boundary inside its process, so this guards against accidents and injected text; it is no sandbox.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.errors import UsageError
+
+#: Table functions that compute and read nothing but their arguments and the list of views.
+TABLE_FUNCTIONS = {
+    "duckdb_columns", "duckdb_functions", "duckdb_keywords", "duckdb_tables", "duckdb_types", "duckdb_views",
+    "generate_series", "histogram", "histogram_values", "json_each", "json_tree", "range", "repeat", "repeat_row",
+    "summary", "unnest",
+}  # fmt: skip
+
+_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(?=[\s(])", re.IGNORECASE)
+_ALLOWED = "only queries are allowed: SELECT, FROM, WITH, VALUES, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
+
+
+def locked_connection(register, *, spill: Path, memory_limit: int | None = None):
+    """An in-memory DuckDB connection that reaches nothing but what ``register`` gave it.
+
+    Args:
+        register: called with the connection before it is locked.
+        spill: a folder of our own, where DuckDB may put what does not fit into memory. It stays within reach of the
+            engine, which is why :func:`admitted` comes before it.
+        memory_limit: bytes DuckDB may hold; 60 % of the machine's (or container's) if None. What pyarrow reads ahead
+            comes on top.
+    """
+    import duckdb
+
+    config = {
+        "python_enable_replacements": False,
+        "autoinstall_known_extensions": False,
+        "autoload_known_extensions": False,
+        "temp_directory": str(spill),  # DuckDB's own default is a folder in the working directory
+        "memory_limit": "60%" if memory_limit is None else f"{memory_limit}B",
+    }
+    connection = duckdb.connect(config=config)
+    try:
+        register(connection)
+        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def admitted(sql: str) -> str:
+    """The one query that a text holds.
+
+    Raises:
+        UsageError: it holds none, several, or something that is not a query; or it names a table function that could
+            reach beyond the views.
+        duckdb.Error: it is not SQL.
+    """
+    import duckdb
+
+    statements = duckdb.extract_statements(sql)
+    if len(statements) != 1:
+        count = "no" if not statements else len(statements)
+        raise UsageError(f"{count} statements, not one", hint="give one query, or several on stdin, each with its ;")
+    text = statements[0].query
+    if statements[0].type == duckdb.StatementType.EXPLAIN:
+        inner, count = _EXPLAIN.subn("", text, count=1)
+        if count == 0 or duckdb.extract_statements(inner)[0].type != duckdb.StatementType.SELECT:
+            raise UsageError("EXPLAIN of something that is not a query", hint=_ALLOWED)
+        _check_tree(inner)
+    elif statements[0].type == duckdb.StatementType.SELECT:
+        _check_tree(text)
+    elif statements[0].type == duckdb.StatementType.MULTI:
+        raise UsageError(
+            "this PIVOT would create a type", hint="name the values: PIVOT … ON agent IN ('model', 'expert') USING …"
+        )
+    else:
+        raise UsageError(f"{statements[0].type.name.replace('_', ' ')} is not a query", hint=_ALLOWED)
+    return text
+
+
+def _check_tree(sql: str) -> None:
+    """Refuse table functions that are not known to be harmless, and changes hidden in a WITH."""
+    import duckdb
+
+    with duckdb.connect(config={"enable_external_access": False}) as parser:
+        text = parser.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchone()[0]
+    tree = json.loads(text)
+    if tree.get("error"):
+        raise UsageError(f"this is not a query: {tree.get('error_message')}", hint=_ALLOWED)
+    for node in _nodes(tree):
+        if node.get("type") == "TABLE_FUNCTION":
+            name = str(node["function"].get("function_name", "")).lower()
+            if name not in TABLE_FUNCTIONS:
+                known = ", ".join(sorted(TABLE_FUNCTIONS))
+                raise UsageError(f"the function {name} may not be used here", hint=f"those that may be are {known}")
+
+
+def _nodes(tree: object) -> Iterator[dict]:
+    """Every JSON object of a tree, the deepest ones included."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            yield node
+            waiting += node.values()
+        elif isinstance(node, list):
+            waiting += node

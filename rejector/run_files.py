@@ -1,0 +1,81 @@
+"""The files of a run, what ``run.json`` says, and where its cache lies: what needs no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data import schema, store
+from data.cache import CostCache
+from data.errors import CorruptPart, UsageError
+from data.integrity import sha256_of, skeleton_digest
+
+RUN_FILE = "run.json"
+WEIGHTS_FILE = "rejector.safetensors"
+ALLOCATIONS_FILE = "allocations.parquet"
+
+
+def cache_fingerprint(cache: CostCache) -> dict[str, str]:
+    """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs."""
+    record = cache.record
+    chunks = range(record.num_chunks)
+    found = {"samples": [schema.samples_part(cache.path, k) for k in chunks]}
+    for agent in cache.agents:
+        costs = [schema.costs_part(cache.path, agent.name, k, record.cost_digest) for k in chunks]
+        found[f"costs of {agent.name}"] = costs
+    return {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
+
+
+def find_runs(path: Path) -> list[Path]:
+    """Run folders at or beneath a path, in name order.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
+    found = [folder for folder in found if not folder.name.endswith(store.TEMPORARY_SUFFIX)]
+    if not found:
+        raise UsageError("there is no run here", where=path, hint="train one: l2d train CACHE --out RUN")
+    return found
+
+
+def one_run(path: Path) -> Path:
+    """The run folder at or beneath a path.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    found = find_runs(path)
+    if len(found) > 1:
+        raise UsageError(f"there are {len(found)} runs here", where=path, hint=f"choose one, such as {found[0]}")
+    return found[0]
+
+
+def read_facts(path: Path) -> dict:
+    """``run.json``, once the files beside it are known to be those that were written with it.
+
+    Raises:
+        CorruptPart: a file of the run is missing or damaged.
+    """
+    try:
+        facts = store.read_json(path / RUN_FILE)
+        digests = facts["digests"]
+        found = {
+            WEIGHTS_FILE: sha256_of(path / WEIGHTS_FILE),
+            ALLOCATIONS_FILE: skeleton_digest(path / ALLOCATIONS_FILE),
+        }
+    except (KeyError, FileNotFoundError) as error:
+        raise CorruptPart(f"is not a whole run: {error}", where=path, hint="train it again") from error
+    for name, digest in found.items():
+        if digest != digests.get(name):
+            raise CorruptPart("is not the file that was written", where=path / name, hint="train it again")
+    return facts
+
+
+def cache_of(path: Path, facts: dict) -> Path:
+    """Where the cache of a run lies: where it lay relative to the run if it is there, else where it lay absolutely.
+
+    A pair that moved together is thus found even if another cache stands in its old place.
+    """
+    place = facts["cache"]
+    relative = (path / place["relative_path"]).resolve()
+    return relative if schema.cache_file(relative).is_file() else Path(place["path"])

@@ -12,8 +12,21 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
+from data.errors import UsageError
+from rejector.cost_quality import cost_quality
+from rejector.coverage import model_curve, system_curve
 from rejector.evaluation import evaluate_runs
+from rejector.intervals import paired_interval
 
+RIVALS = {
+    "oracle",
+    "best_agent",
+    "best_constant",
+    "random_same_shares",
+    "confidence",
+    "confidence_same_coverage",
+    "averaging",
+}
 METHODS = ["classification-only", "multi-task"]
 AGENTS = ["model", "expert", "cheap", "asked"]
 BETA = {"model": 0.0, "expert": 0.05 * 2 / 4, "cheap": 0.05 * 1 / 4, "asked": 0.05}
@@ -66,8 +79,10 @@ class Files:
             errors.append(prediction["pred_reg"][row] - self.samples["target_reg"][row])
         sizes = [abs(error) for error in errors]
         losses = [min(5.0, 0.5 * e * e if e < 1 else e - 0.5) for e in sizes]
+        truth = self.samples["target_cla"].to_numpy()
         return {
             "accuracy": np.mean(right),
+            "balanced_accuracy": np.mean([np.array(right)[truth == label].mean() for label in (0, 1)]),
             "smooth_l1": np.mean(losses),
             "mean_absolute_error": np.mean(sizes),
         }
@@ -154,9 +169,9 @@ def test_a_reference_pays_for_its_members_and_gets_no_sample(trained):
 def test_regret_is_the_difference_to_each_rival_with_an_interval(trained):
     for evaluation in trained[2]:
         result = evaluation.result
-        assert set(result["regret"]) == {"oracle", "best_agent", "random_same_shares"}
+        assert set(result["regret"]) == RIVALS
         for rival, interval in result["regret"].items():
-            assert set(interval) == {"value", "low", "high"}
+            assert set(interval) == {"value", "low", "high"} | ({"p"} if rival != "oracle" else set())
             assert interval["value"] == pytest.approx(result["deferral_loss"] - result[f"{rival}_loss"], abs=1e-9)
             assert interval["low"] <= interval["value"] <= interval["high"]
         assert result["regret"]["oracle"]["low"] >= 0
@@ -176,7 +191,7 @@ def test_seeds_of_a_setting_are_summed_up_and_methods_compared(trained):
         accuracies = [e.result["metrics"]["accuracy"] for e in members]
         assert summary["metrics"]["accuracy"]["mean"] == pytest.approx(statistics.mean(accuracies))
         other = next(name for name in METHODS if name != method)
-        assert set(summary["regret"]) == {"oracle", "best_agent", "random_same_shares", other}
+        assert set(summary["regret"]) == {*RIVALS, other}
         ours, theirs = (np.mean([e.losses for e in group], axis=0) for group in (members, by_method[other]))
         assert summary["regret"][other]["value"] == pytest.approx((ours - theirs).mean(), abs=1e-9)
 
@@ -189,7 +204,7 @@ def test_runs_of_another_beta_are_neither_seeds_nor_rivals(trained, make_runs, t
     summary = evaluate_runs([runs[-1], *cheaper])[0].result["over_seeds"]
     assert summary["seeds"] == 1
     assert summary["deferral_loss"]["std"] == 0
-    assert set(summary["regret"]) == {"oracle", "best_agent", "random_same_shares"}
+    assert set(summary["regret"]) == RIVALS
 
 
 def test_runs_of_another_network_are_not_seeds_of_one_setting(trained, make_runs, tmp_path):
@@ -229,3 +244,44 @@ def test_a_cost_expression_takes_the_place_of_the_weighted_sum(make_cache, make_
     assert result["cost"] == "greatest(cost_cla, 0.2 * cost_reg)"
     assert result["deferral_loss"] == pytest.approx(costs[np.arange(len(costs)), files.chosen(run)].mean(), abs=1e-6)
     assert result["oracle_loss"] == pytest.approx(costs.min(axis=1).mean(), abs=1e-6)
+
+
+def test_the_system_curve_passes_through_the_rejectors_own_coverage(trained):
+    for evaluation in trained[2]:
+        curve, result = system_curve(evaluation), evaluation.result
+        at = int(np.argmin(np.abs(curve.coverage - result["allocation"]["model"])))
+        assert curve.risk[at] == pytest.approx(result["deferral_loss"], abs=1e-6)
+        assert curve.risk[-1] == pytest.approx(result["agents"]["model"]["mean_cost"], abs=1e-6)
+        assert model_curve(evaluation).risk[-1] == pytest.approx(curve.risk[-1], abs=1e-6)
+
+
+def test_operating_points_are_prices_and_metrics_of_the_results(trained):
+    folder, _, evaluations = trained
+    files = Files(folder)
+    found = cost_quality(evaluations)
+    assert [point.seeds for point in found.points] == [3, 3]
+    for point in found.points:
+        members = [e for e in evaluations if e.result["method"] == point.name]
+        shares = np.mean([list(e.result["allocation"].values()) for e in members], axis=0)
+        assert point.cost == pytest.approx(shares @ [0.0, 2.0, 1.0, 4.0])
+        paid = shares @ np.array(list(BETA.values()))
+        loss = np.mean([e.result["deferral_loss"] for e in members])
+        assert point.quality == pytest.approx(loss - paid, abs=1e-6)
+    alone = {point.name: point for point in found.baselines}
+    assert set(alone) == {*AGENTS, "everyone", "oracle"}
+    for agent, price in zip([*AGENTS, "everyone"], [0.0, 2.0, 1.0, 4.0, 3.0], strict=True):
+        assert (alone[agent].cost, alone[agent].quality) == pytest.approx((price, files.raw[agent].mean()), abs=1e-6)
+    for point in [*found.points, *found.baselines]:
+        assert point.interval[0] <= point.quality <= point.interval[1]
+    model = paired_interval(files.raw["model"])
+    assert alone["model"].interval == pytest.approx((model.low, model.high), abs=1e-6)
+    assert cost_quality(evaluations, "balanced_accuracy").points[0].interval is None
+    accuracy = cost_quality(evaluations, "accuracy")
+    assert accuracy.points[0].interval[0] < accuracy.points[0].quality < accuracy.points[0].interval[1]
+    assert not accuracy.lower_is_better
+    assert found.lower_is_better
+    assert [point.quality for point in accuracy.baselines if point.name == "model"] == [
+        evaluations[0].result["agents"]["model"]["accuracy"]
+    ]
+    with pytest.raises(UsageError, match="no metric 'map'"):
+        cost_quality(evaluations, "map")

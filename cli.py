@@ -49,6 +49,19 @@ class Failures(StrEnum):
     worst = "worst"
 
 
+class Mode(StrEnum):
+    prices = "prices"
+    batch = "batch"
+    exact = "exact"
+
+
+class Calibration(StrEnum):
+    auto = "auto"
+    implied = "implied"
+    linear = "linear"
+    isotonic = "isotonic"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed to stdout.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what was made from something else.")]
@@ -368,6 +381,120 @@ def route(
 
 
 @app.command()
+def policy(
+    run: RunArgument,
+    budget: Annotated[float | None, typer.Option(help="Mean price per input, in the recipe's prices.")] = None,
+    gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
+    coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
+    capacity: Annotated[
+        str | None, typer.Option(help="At most so much for an agent: expert_1=0.3 (a share), expert_2=100 (samples).")
+    ] = None,
+    split: Split = Split.test,
+    mode: Annotated[
+        Mode, typer.Option(help="prices: fitted on validation, each input for itself; batch; exact (HiGHS).")
+    ] = Mode.prices,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples allocated together, that capacities are of. Default: the split.")
+    ] = None,
+    calibration: Annotated[
+        Calibration, typer.Option(help="From scores to costs; auto: what predicts best on validation.")
+    ] = Calibration.auto,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the allocations (Parquet).")] = None,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Allocate under constraints: a total budget, an exact coverage, capacities. What it gave, and what it costs.
+
+    Examples:
+
+        l2d policy run --budget 0.3
+
+        l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=100 --mode batch --out allocations.parquet
+    """
+    import json
+
+    from data import store
+    from data.render import print_rows, print_table
+    from rejector.constraints import make_constraints, parse_capacity
+    from rejector.policies import allocation_table, narrate, report_tables, run_policy
+    from rejector.runs import load_run, one_run, open_cache
+
+    opened = load_run(one_run(run))
+    constraints = make_constraints(
+        open_cache(opened).agents,
+        budget=budget,
+        gflops=gflops,
+        coverage=coverage,
+        capacity=parse_capacity(capacity) if capacity else None,
+    )
+    _check_out(out, overwrite)
+    done = run_policy(
+        opened,
+        constraints,
+        split=split.value,
+        mode=mode.value,
+        batch_size=batch_size,
+        calibration=calibration.value,
+    )
+    limits, outcomes = report_tables(done.result)
+    if format == Format.json:
+        print(json.dumps(done.result, indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        print_table(limits, title=f"{done.result['run_id']}: {done.result['num_samples']:,} {split.value} samples")
+        print_table(outcomes)
+    else:
+        print_rows(outcomes, format.value)
+    for line in narrate(done.result):
+        say(line)
+    if out is not None:
+        store.commit_table(out, allocation_table(done), {"run_id": opened.point.run_id}, replace=overwrite)
+        say(f"wrote {out}")
+
+
+@app.command()
+def choose(
+    runs: RunsArgument,
+    target: Annotated[
+        list[str], typer.Option("--target", "-t", help="QUANTITY<=NUMBER or QUANTITY>=NUMBER; may be repeated.")
+    ],
+    prefer: Annotated[
+        str | None, typer.Option(help="Among those that meet the target. Default: least task_cost, or least budget.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
+    """Choose a run of a sweep for a target: on validation, and then what it gave on test.
+
+    Quantities: coverage, budget (mean price), gflops, share_AGENT, task_cost, deferral_loss, accuracy and other metrics.
+
+    Examples:
+
+        l2d choose runs --target "coverage>=0.6"
+
+        l2d choose runs --target "accuracy>=0.9" --target "share_expert_1<=0.25" --prefer budget
+    """
+    import json
+
+    from data.render import print_rows, print_table
+    from rejector.choose import Target
+    from rejector.choose import choose as choose_run
+    from rejector.runs import find_runs
+
+    folders = [folder for path in runs for folder in find_runs(path)]
+    choice = choose_run(folders, [Target.parse(text) for text in target], prefer=prefer)
+    candidates, outcome = choice.tables()
+    if format == Format.json:
+        print(json.dumps(choice.to_json(), indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        print_table(candidates, title="Settings on validation, means over seeds")
+        print_table(outcome, title=f"Chosen: {choice.run}")
+    else:
+        print_rows(outcome, format.value)
+    for row in choice.to_json()["targets"]:
+        if not row["met_on_test"]:
+            say(f"{row['target']} is met on validation ({row['validation']:.4g}), not on test: {row['test_of_run']:.4g}")
+
+
+@app.command()
 def query(
     arguments: Annotated[
         list[str], typer.Argument(help="Caches, runs or folders, then one SQL statement.", metavar='PATH... "SQL"')
@@ -499,6 +626,11 @@ def demo(
         say(f"$ {command}\n")
         app(shlex.split(command)[1:], standalone_mode=False)
     say(f"\nEverything is in {folder}: go on with the commands above, or open {folder / 'report.html'}", bold=True)
+
+
+def _check_out(out: Path | None, overwrite: bool) -> None:
+    if out is not None and out.exists() and (not overwrite or out.is_dir()):
+        raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
 
 
 def quote(path: object) -> str:

@@ -207,6 +207,43 @@ def verify(cache: CacheArgument, format: FormatOption = Format.table):
 
 
 @app.command()
+def audit(
+    cache: CacheArgument,
+    group: Annotated[
+        list[str] | None, typer.Option(help="A kept column that should not be in two splits; may be repeated.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
+    """Leakage: ids, groups or inputs in two splits; agents that know the training samples.
+
+    Examples:
+
+        l2d audit support2.cache
+
+        l2d audit my.cache --group patient --format json
+    """
+    from dataclasses import asdict
+
+    from data.audit import audit as run_audit
+    from data.cache import CostCache
+    from data.render import print_rows, print_table
+
+    findings = run_audit(CostCache(cache), groups=tuple(group or ()))
+    rows = [finding.row() for finding in findings]
+    gaps = [gap.row() for finding in findings for gap in finding.gaps]
+    if format == Format.table:
+        print_table(rows)
+        print_table(gaps, title="Mean cost of each agent on training and on test samples")
+    elif format == Format.json:
+        print_rows([row | {"gaps": [asdict(gap) for gap in f.gaps]} for row, f in zip(rows, findings, strict=True)], format.value)
+    else:
+        print_rows(rows, format.value)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    count = "1 warning" if warnings == 1 else f"{warnings} warnings"
+    say(f"{count}: figures on test may be too good" if warnings else "no warning")
+
+
+@app.command()
 def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
@@ -654,6 +691,8 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     opened = CostCache(cache)
     points = make_grid(opened, **grid)
     folders = [folder_of(point) for point in points]
+    if is_first():
+        _warn_of_leaks(opened)
     with _Bars() as bars:
         advance = bars.epochs(config.epochs)
         done = run_sweep(
@@ -667,6 +706,14 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     if done.trained < len(folders):
         say(f"{len(folders) - done.trained} of {len(folders)} were trained already")
     return done.folders
+
+
+def _warn_of_leaks(cache) -> None:
+    """One line if test samples are in another split too; silent otherwise."""
+    from data.audit import leaks
+
+    for finding in leaks(cache)[:1]:
+        say(f"warning: {finding.check}: {finding.what} (see: l2d audit {quote(cache.path)})")
 
 
 def _evaluate(paths: list[Path], split: Split, format: Format, *, one: bool | None = None) -> None:

@@ -114,7 +114,7 @@ def _repaired(columns: np.ndarray, agent_prices: np.ndarray, constraints: list[C
     chosen, cost = cheapest(columns, agent_prices)
     regret = columns + agent_prices[:, None] - cost
     regret[chosen, np.arange(samples)] = np.inf  # staying is no move
-    size = CORE + 4 * len(constraints)
+    movable, size = int(np.isfinite(regret).any(axis=0).sum()), CORE + 4 * len(constraints)
     while True:
         core = np.zeros(samples, bool)
         for home in range(agents):
@@ -130,7 +130,7 @@ def _repaired(columns: np.ndarray, agent_prices: np.ndarray, constraints: list[C
             allocation = chosen.copy()
             allocation[rows] = _dealt(inverse.reshape(-1), found[0].astype(np.int64))
             return allocation
-        if len(rows) == samples:  # feasible, so only time can have run out
+        if len(rows) == movable:  # feasible, so only time can have run out
             raise DataError("no allocation was found in time", hint="drop a constraint, or use a smaller --batch-size")
         size *= 8
 

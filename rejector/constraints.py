@@ -189,10 +189,13 @@ def integer_program(
     from scipy.sparse import csr_array
 
     group, agent = np.nonzero(np.isfinite(costs))
+    already = np.zeros(costs.shape[1]) if fixed is None else fixed
+    if not len(group):  # nobody is left to allocate
+        held = all(c.holds(float(already @ np.array(c.use)), samples) for c in constraints)
+        return (np.zeros(costs.shape), 0.0, 0.0) if held else None
     size, columns = len(group), np.arange(len(group))
     each = csr_array((np.ones(size), (group, columns)), (len(costs), size))
     rows = [LinearConstraint(each, counts, counts)]
-    already = np.zeros(costs.shape[1]) if fixed is None else fixed
     for tightened in (0.0, 4e-6):  # HiGHS forgives 1e-6 of a row; where that broke a limit, once more with less room
         limits = []
         for constraint in constraints:

@@ -235,7 +235,10 @@ def audit(
         print_table(rows)
         print_table(gaps, title="Mean cost of each agent on training and on test samples")
     elif format == Format.json:
-        print_rows([row | {"gaps": [asdict(gap) for gap in f.gaps]} for row, f in zip(rows, findings, strict=True)], format.value)
+        print_rows(
+            [row | {"gaps": [asdict(gap) for gap in f.gaps]} for row, f in zip(rows, findings, strict=True)],
+            format.value,
+        )
     else:
         print_rows(rows, format.value)
     warnings = sum(finding.level == "warning" for finding in findings)
@@ -528,7 +531,9 @@ def choose(
         print_rows(outcome, format.value)
     for row in choice.to_json()["targets"]:
         if not row["met_on_test"]:
-            say(f"{row['target']} is met on validation ({row['validation']:.4g}), not on test: {row['test_of_run']:.4g}")
+            say(
+                f"{row['target']} is met on validation ({row['validation']:.4g}), not on test: {row['test_of_run']:.4g}"
+            )
 
 
 @app.command()

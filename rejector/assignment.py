@@ -19,6 +19,8 @@ from .constraints import Constraint, check_feasible, integer_program
 from .dual_prices import cheapest, fit_prices
 
 CORE = 40  # samples of the first core, per pair of agents
+SMALL = 500  # samples; up to here the core is solved to the end
+CLOSE = 0.05  # above, it may cost so much more in all than the best, as a share of the range of one sample's cost
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,9 @@ def assign_exactly(
     check_feasible(np.isfinite(columns).T, constraints, where)
     found = integer_program(columns.T, np.ones(samples), constraints, samples, seconds=seconds)
     if found is None:
-        raise DataError(f"HiGHS found no allocation in {seconds:g} s", where=where, hint="solve it by prices: --mode batch")
+        raise DataError(
+            f"HiGHS found no allocation in {seconds:g} s", where=where, hint="solve it by prices: --mode batch"
+        )
     numbers, value, bound = found
     return Assignment(numbers.argmax(axis=1), value / samples, bound / samples)
 
@@ -114,6 +118,8 @@ def _repaired(columns: np.ndarray, agent_prices: np.ndarray, constraints: list[C
     chosen, cost = cheapest(columns, agent_prices)
     regret = columns + agent_prices[:, None] - cost
     regret[chosen, np.arange(samples)] = np.inf  # staying is no move
+    finite = columns[np.isfinite(columns)]
+    tolerance = CLOSE * float(finite.max() - finite.min()) if samples > SMALL else 0.0
     movable, size = int(np.isfinite(regret).any(axis=0).sum()), CORE + 4 * len(constraints)
     while True:
         core = np.zeros(samples, bool)
@@ -125,7 +131,8 @@ def _repaired(columns: np.ndarray, agent_prices: np.ndarray, constraints: list[C
         rows = np.flatnonzero(core)
         fixed = np.bincount(chosen[~core], minlength=agents)
         groups, inverse, counts = np.unique(columns[:, rows].T, axis=0, return_inverse=True, return_counts=True)
-        found = integer_program(groups, counts, constraints, samples, fixed=fixed)
+        seconds = 60.0 if len(rows) == movable else 3.0
+        found = integer_program(groups, counts, constraints, samples, fixed=fixed, tolerance=tolerance, seconds=seconds)
         if found is not None:
             allocation = chosen.copy()
             allocation[rows] = _dealt(inverse.reshape(-1), found[0].astype(np.int64))

@@ -36,7 +36,7 @@ class Target:
         Raises:
             UsageError: it is not of that form.
         """
-        parts = re.fullmatch(r"\s*(\S+?)\s*(<=|>=)\s*(\S+)\s*", text)
+        parts = re.fullmatch(r"\s*(\S.*?)\s*(<=|>=)\s*(\S+)\s*", text)
         try:
             limit = float(parts[3]) if parts else math.nan
         except ValueError:
@@ -228,7 +228,9 @@ def _comparable(prefer: str, settings: list[list[Evaluation]]) -> None:
     """Refuse to compare costs that weigh tasks differently."""
     weights = {(members[0].run.point.weights, members[0].run.point.cost) for members in settings}
     betas = {members[0].run.point.query_costs for members in settings}
-    if (prefer in ("task_cost", "deferral_loss") and len(weights) > 1) or (prefer == "deferral_loss" and len(betas) > 1):
+    if (prefer in ("task_cost", "deferral_loss") and len(weights) > 1) or (
+        prefer == "deferral_loss" and len(betas) > 1
+    ):
         raise UsageError(
             f"{prefer} cannot be compared: the runs differ in lambda, cost or beta",
             hint="give runs of one lambda, or --prefer a quantity that means the same for all, such as accuracy",

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -170,7 +175,8 @@ def integer_program(
     *,
     fixed: np.ndarray | None = None,
     relaxed: bool = False,
-    seconds: float = 10.0,
+    tolerance: float = 0.0,
+    seconds: float = 60.0,
 ) -> tuple[np.ndarray, float, float] | None:
     """Cheapest allocation of groups of samples alike, by HiGHS: how many of group g go to agent j.
 
@@ -180,6 +186,7 @@ def integer_program(
         samples: of the whole batch, that the limits are of.
         fixed: samples of the batch that are in no group, by the agent they have, (agents,).
         relaxed: samples may be divided between agents: the linear program.
+        tolerance: an allocation will do that costs at most so much more than the cheapest, in all.
         seconds: after which the best found so far is taken.
 
     Returns:
@@ -196,6 +203,8 @@ def integer_program(
     size, columns = len(group), np.arange(len(group))
     each = csr_array((np.ones(size), (group, columns)), (len(costs), size))
     rows = [LinearConstraint(each, counts, counts)]
+    at_least = float(counts @ np.abs(costs).min(axis=1))  # HiGHS knows relative gaps alone
+    relative = tolerance / at_least if at_least > tolerance else 0.0
     for tightened in (0.0, 4e-6):  # HiGHS forgives 1e-6 of a row; where that broke a limit, once more with less room
         limits = []
         for constraint in constraints:
@@ -210,13 +219,14 @@ def integer_program(
             upper = np.floor(upper + room) if whole and not relaxed else upper + room
             row = (use / scale)[agent][None, :]
             limits.append(LinearConstraint(row, -np.inf, upper - (0.0 if whole else tightened)))
-        found = milp(
-            costs[group, agent],
-            integrality=np.full(size, 0 if relaxed else 1),
-            bounds=Bounds(0, counts[group]),
-            constraints=rows + limits,
-            options={"time_limit": seconds, "mip_rel_gap": 0.0},
-        )
+        with _no_chatter():
+            found = milp(
+                costs[group, agent],
+                integrality=np.full(size, 0 if relaxed else 1),
+                bounds=Bounds(0, counts[group]),
+                constraints=rows + limits,
+                options={"time_limit": seconds, "mip_rel_gap": relative},
+            )
         if found.x is None:
             return None
         numbers = np.zeros(costs.shape)
@@ -226,6 +236,23 @@ def integer_program(
             bound = found.fun if relaxed or found.mip_dual_bound is None else found.mip_dual_bound
             return numbers, float(found.fun), float(bound)
     return None
+
+
+@contextmanager
+def _no_chatter() -> Iterator[None]:
+    """Keeps stdout clean, on which results are printed: HiGHS's branch and bound has a forgotten line of debugging."""
+    libc = ctypes.CDLL(None)
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    try:
+        libc.fflush(None)
+        os.dup2(nowhere, 1)
+        yield
+        libc.fflush(None)  # what C has buffered, before the descriptor is itself again
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _use(name: str, agents: list[AgentRecord]) -> tuple[float, ...]:

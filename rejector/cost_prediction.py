@@ -73,7 +73,9 @@ class CostPredictor:
         implied = implied_costs(scores, there, loss, nu)
         if kind == "implied":
             return cls(kind, loss, nu, {"scale": 1.0 if loss == "regression" else _scale(implied, costs)})
-        fits = [_fit_agent(kind, implied[there[:, j], j], costs[there[:, j], j]) for j in range(costs.shape[1])]
+        dearest = float(costs[there].max())  # what an agent that was never seen is taken to cost
+        columns = [(implied[there[:, j], j], costs[there[:, j], j]) for j in range(costs.shape[1])]
+        fits = [_fit_agent(kind, *column, unseen=dearest) for column in columns]
         return cls(kind, loss, nu, {"agents": fits})
 
     def predict(self, scores: np.ndarray, available: np.ndarray) -> np.ndarray:
@@ -129,9 +131,9 @@ def _scale(implied: np.ndarray, costs: np.ndarray) -> float:
     return factor if factor > 0 else 1.0
 
 
-def _fit_agent(kind: str, implied: np.ndarray, cost: np.ndarray) -> dict[str, Any]:
+def _fit_agent(kind: str, implied: np.ndarray, cost: np.ndarray, *, unseen: float) -> dict[str, Any]:
     """One agent's calibration: linear interpolation of ``cost`` over ``at``, and a line of ``slope`` through 0 on it."""
-    mean = float(cost.mean()) if len(cost) else 0.0
+    mean = float(cost.mean()) if len(cost) else unseen
     variance = float(implied.var()) if len(implied) else 0.0
     if len(cost) < FEWEST or variance < 1e-24:
         return {"at": [0.0], "cost": [mean], "slope": 0.0}

@@ -72,9 +72,7 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
         raise DataError(f"the run has no {split} samples", where=run.path, hint="train it again")
 
     def matrix(name: str, missing: float) -> np.ndarray:
-        return np.stack(
-            [table[f"{name}_{j}"].fill_null(missing).to_numpy().astype(np.float64) for j in agents], axis=1
-        )
+        return np.stack([table[f"{name}_{j}"].fill_null(missing).to_numpy().astype(np.float64) for j in agents], axis=1)
 
     return ScoredSplit(
         split, table["sample_id"].to_pylist(), matrix("score", -np.inf), matrix("cost", np.inf),
@@ -156,9 +154,7 @@ def run_policy(
         solved, prices = on_validation, on_validation.prices
     else:
         parts = {
-            name: assign_in_batches(
-                costs, constraints, sizes[name], exactly=mode == "exact", where=f"the {name} split"
-            )
+            name: assign_in_batches(costs, constraints, sizes[name], exactly=mode == "exact", where=f"the {name} split")
             for name, costs in predicted.items()
         }
         allocations = {name: part.allocation for name, part in parts.items()}

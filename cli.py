@@ -504,7 +504,7 @@ def choose(
 ):
     """Choose a run of a sweep for a target: on validation, and then what it gave on test.
 
-    Quantities: coverage, budget (mean price), gflops, share_AGENT, task_cost, deferral_loss, accuracy and other metrics.
+    Quantities: coverage, budget (mean price), gflops, share_AGENT, task_cost, deferral_loss, accuracy … all metrics.
 
     Examples:
 

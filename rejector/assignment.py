@@ -1,10 +1,10 @@
 """Allocating a batch of samples at least cost under constraints: by dual prices, and exactly by HiGHS.
 
 Prices leave few samples undecided: a basic solution of the linear program divides at most one sample per constraint.
-So an allocation by prices is repaired on a *core* (Balas and Zemel, *An Algorithm for Large Zero-One Knapsack Problems*,
-Operations Research 1980): the samples that lose least by going elsewhere are allocated again, by a small integer
-program in which samples of equal costs are one group; all others stay. Constraints then hold exactly, and the prices'
-bound says how far from the best allocation the result can be.
+So an allocation by prices is repaired on a *core* (Balas and Zemel, *An Algorithm for Large Zero-One Knapsack
+Problems*, Operations Research 1980): the samples that lose least by going elsewhere are allocated again, by a small
+integer program in which samples of equal costs are one group; all others stay. Constraints then hold exactly, and the
+prices' bound says how far from the best allocation the result can be.
 """
 
 from __future__ import annotations

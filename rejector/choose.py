@@ -175,8 +175,8 @@ def quantities_of(evaluation: Evaluation) -> dict[str, float]:
     """What a target may be about: of one run on one split.
 
     ``coverage``: share the model keeps; ``budget``: mean price per input, in the recipe's prices, ``gflops`` likewise;
-    ``share_AGENT``; ``deferral_loss``; ``task_cost``: that less the query costs ``beta``, so what the answers alone cost,
-    which runs of different ``beta`` can be compared by; and every task metric.
+    ``share_AGENT``; ``deferral_loss``; ``task_cost``: that less the query costs ``beta``, so what the answers alone
+    cost, which runs of different ``beta`` can be compared by; and every task metric.
     """
     result, agents = evaluation.result, evaluation.cache.agents
     shares = np.array(list(result["allocation"].values()))

@@ -1,11 +1,11 @@
 """What each agent is expected to cost on an input, told from a rejector's scores.
 
-A policy trades one agent's cost on one input against another's elsewhere, so it needs costs on one scale. Scores are not
-costs, but a loss's minimiser says what costs they stand for (``A`` agents are available):
+A policy trades one agent's cost on one input against another's elsewhere, so it needs costs on one scale. Scores are
+not costs, but a loss's minimiser says what costs they stand for (``A`` agents are available):
 
-- ``surrogate``, ``nu < 2``: ``softmax(r)_j`` is in proportion to ``tau_j^(1/(2-nu))`` (Theorem 4.6's minimiser), so with
-  ``p_j`` in proportion to ``softmax(r)_j^(2-nu)``, ``c_j = C (1 - (A - 1) p_j)``, where ``C = sum_j c_j`` is the input's own
-  and not known;
+- ``surrogate``, ``nu < 2``: ``softmax(r)_j`` is in proportion to ``tau_j^(1/(2-nu))`` (Theorem 4.6's minimiser), so
+  with ``p_j`` in proportion to ``softmax(r)_j^(2-nu)``, ``c_j = C (1 - (A - 1) p_j)``, where ``C = sum_j c_j`` is the
+  input's own and not known;
 - ``surrogate``, ``nu >= 2``: the minimiser is a vertex; ``1 - softmax(r)_j`` keeps the order and nothing else;
 - ``regression``: ``c_j = -r_j``; ``one_vs_all``: ``c_j = C (1 - sigmoid(r_j))``, ``C = max_j c_j``.
 
@@ -132,7 +132,7 @@ def _scale(implied: np.ndarray, costs: np.ndarray) -> float:
 
 
 def _fit_agent(kind: str, implied: np.ndarray, cost: np.ndarray, *, unseen: float) -> dict[str, Any]:
-    """One agent's calibration: linear interpolation of ``cost`` over ``at``, and a line of ``slope`` through 0 on it."""
+    """One agent's calibration: ``cost`` over ``at``, interpolated, plus ``slope`` times the implied cost."""
     mean = float(cost.mean()) if len(cost) else unseen
     variance = float(implied.var()) if len(implied) else 0.0
     if len(cost) < FEWEST or variance < 1e-24:

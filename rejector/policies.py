@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,7 +81,7 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule for one input at a time: ``argmin_j`` of predicted cost plus ``agent_prices``, ties to the lowest index."""
+    """A rule for one input at a time: ``argmin_j`` of predicted cost plus ``agent_prices``, ties to the lowest."""
 
     agents: list[str]
     predictor: CostPredictor
@@ -173,6 +172,7 @@ def run_policy(
                 "limit": constraint.mean(sizes[split]),
                 "validation": constraint.used(allocations["validation"]) / len(validation),
                 split: constraint.used(allocations[split]) / len(target),
+                "standard_error": float(np.std(np.array(constraint.use)[allocations[split]]) / len(target) ** 0.5),
                 "held": _held(constraint, allocations[split], sizes[split]),
                 "dual_price": None if prices is None else float(prices[k]),
             }
@@ -223,8 +223,9 @@ def narrate(result: dict[str, Any]) -> list[str]:
     for row in result["constraints"]:
         if not row["held"] and result["mode"] == "prices":
             lines.append(
-                f"{row['name']} {row['asked']} is not met on {result['split']}: {row[result['split']]:.4g}. Prices meet it "
-                "on average; --mode batch meets it exactly where inputs are known together"
+                f"{row['name']} {row['asked']} is not met on {result['split']}: {row[result['split']]:.4g} "
+                f"± {1.96 * row['standard_error']:.2g} by chance. Prices meet it on the inputs they were fitted on; "
+                "--mode batch meets it where inputs are known together"
             )
     return lines
 

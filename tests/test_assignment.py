@@ -145,7 +145,7 @@ def test_prices_pay_only_for_limits_that_bind():
 
 
 def test_many_samples_find_their_prices_from_a_few():
-    costs = np.random.default_rng(1).random((25_000, 3)) + [0.3, 0.1, 0.0]
+    costs = np.random.default_rng(1).random((25_000, 3)) + np.array([0.3, 0.1, 0.0])
     constraints = [budget(0.9, 1.0, 2.5), capacity(1, 6_000), coverage(0.5)]
     found = assign(costs, constraints)
     assert all(constraint.holds(constraint.used(found.allocation), len(costs)) for constraint in constraints)
@@ -164,7 +164,7 @@ def test_samples_alike_are_dealt_without_trouble():
 
 def test_batches_keep_their_capacities_each():
     generator = np.random.default_rng(2)
-    costs = generator.random((230, 3)) + [0.5, 0.0, 0.0]
+    costs = generator.random((230, 3)) + np.array([0.5, 0.0, 0.0])
     constraints = [capacity(1, 10), capacity(2, 15)]
     found = assign_in_batches(costs, constraints, 50)
     exact = assign_in_batches(costs, constraints, 50, exactly=True)

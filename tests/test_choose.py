@@ -100,7 +100,7 @@ def test_a_target_missed_on_test_is_said(sweep, monkeypatch, capfd):
 
 
 def test_what_cannot_be_chosen_is_refused(sweep):
-    with pytest.raises(DataError, match="no setting meets coverage>=1.5") as caught:
+    with pytest.raises(DataError, match=r"no setting meets coverage>=1\.5") as caught:
         choose(sweep, [Target.parse("coverage>=1.5")])
     assert "the nearest, multi-task_beta=asked=3,cheap=1,expert=3_nu=1" in str(caught.value)
     with pytest.raises(UsageError, match="no quantity 'speed'"):

@@ -390,6 +390,7 @@ def route(
     id_column: Annotated[
         str | None, typer.Option("--id", help="Column of sample ids. Default: the recipe's `id`, else row numbers.")
     ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A file of `l2d policy --save`: allocate by its prices.")] = None,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
@@ -412,6 +413,7 @@ def route(
             source,
             out,
             id_column=id_column,
+            policy=policy,
             overwrite=overwrite,
             progress=lambda rows: bars.start("routing", rows),
         )
@@ -440,6 +442,7 @@ def policy(
         Calibration, typer.Option(help="From scores to costs; auto: what predicts best on validation.")
     ] = Calibration.auto,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the allocations (Parquet).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the prices, for `l2d route --policy` (JSON).")] = None,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
@@ -447,7 +450,7 @@ def policy(
 
     Examples:
 
-        l2d policy run --budget 0.3
+        l2d policy run --budget 0.3 --save policy.json
 
         l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=100 --mode batch --out allocations.parquet
     """
@@ -468,6 +471,9 @@ def policy(
         capacity=parse_capacity(capacity) if capacity else None,
     )
     _check_out(out, overwrite)
+    _check_out(save, overwrite)
+    if save is not None and mode != Mode.prices:
+        raise UsageError(f"--save goes with --mode prices, not {mode.value}", hint="only prices serve other inputs")
     done = run_policy(
         opened,
         constraints,
@@ -489,6 +495,9 @@ def policy(
     if out is not None:
         store.commit_table(out, allocation_table(done), {"run_id": opened.point.run_id}, replace=overwrite)
         say(f"wrote {out}")
+    if save is not None:
+        done.policy.save(save, overwrite=overwrite)
+        say(f"wrote {save}; next: l2d route {quote(opened.path)} INPUT --policy {quote(save)} --out FILE")
 
 
 @app.command()

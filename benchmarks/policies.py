@@ -2,10 +2,10 @@
 
     python benchmarks/policies.py [--rows 1000,10000,100000,1000000] [--rounds 3] [--limit 300]
 
-Costs are those a policy sees: 0-1 answers of three agents, predicted from a score, with a query price. Two problems: one
-budget; and a budget, an exact coverage and a capacity together. HiGHS solves the same problem as an integer program
-(scipy.optimize.milp, gap 0) and as its linear relaxation (scipy.optimize.linprog), each within ``--limit`` seconds; what
-does not finish is shown as such, with its time. Times are medians of the rounds and include checking feasibility;
+Costs are made up like those a policy predicts: of three agents, in [0, 1]. Two problems: one budget; and a budget, an
+exact coverage and a capacity together. HiGHS solves the same problem as an integer program (scipy.optimize.milp, gap 0)
+and as its linear relaxation (scipy.optimize.linprog), each within ``--limit`` seconds (which it overstays); what does
+not finish is shown as such, with its time. Times are medians of the rounds and include checking feasibility;
 HiGHS's include writing its matrix down. The gap is ours against the bound that our own prices prove, per sample and in
 samples: gap x rows / range of the costs.
 """
@@ -17,6 +17,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
@@ -90,9 +91,8 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that HiGHS gets")
     options = parser.parse_args()
     assign(costs_of(1000, 99), THREE)  # imports and first calls are nobody's time
-    print(
-        "| constraints | rows | prices, s | HiGHS milp, s | ratio | HiGHS linprog, s | ratio | gap, samples | milp is lower by |"
-    )
+    heads = ["constraints", "rows", "prices, s", "HiGHS milp, s", "ratio", "HiGHS linprog, s", "ratio"]
+    print("| " + " | ".join([*heads, "gap, samples", "milp is lower by"]) + " |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     ratios: dict[str, float | None] = {}
     for name, constraints in (("budget", [BUDGET]), ("budget, coverage, capacity", THREE)):
@@ -102,12 +102,12 @@ def main() -> None:
             rounds = options.rounds if rows <= 10_000 else 1
             for seed in range(rounds):
                 costs = costs_of(rows, 10 * seed)
-                seconds, found = timed(lambda costs=costs: assign(costs, constraints))
+                seconds, found = timed(partial(assign, costs, constraints))
                 assert all(c.holds(c.used(found.allocation), rows) for c in constraints)
                 ours.append((seconds, found))
                 for solver, solve in (("milp", by_milp), ("linprog", by_linprog)):
                     if solver not in given_up and rows <= options.most:
-                        took, value = timed(lambda costs=costs, solve=solve: solve(costs, constraints, options.limit))
+                        took, value = timed(partial(solve, costs, constraints, options.limit))
                         theirs[solver].append((took, value, took / seconds, found.value))
                         if value is None:
                             given_up.add(solver)

@@ -17,12 +17,13 @@ import pyarrow.compute as pc
 
 from data import store
 from data.errors import DataError, UsageError
+from data.integrity import sha256_of
 
 from .assignment import Assignment, assign, assign_in_batches
 from .constraints import Constraint
 from .cost_prediction import KINDS, CostPredictor, choose_predictor
-from .dual_prices import cheapest
-from .runs import ALLOCATIONS_FILE, Run
+from .price_rule import Policy
+from .runs import ALLOCATIONS_FILE, WEIGHTS_FILE, Run
 
 MODES = ("prices", "batch", "exact")
 NUDGES = (0.0, 1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)
@@ -77,24 +78,6 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
         split, table["sample_id"].to_pylist(), matrix("score", -np.inf), matrix("cost", np.inf),
         table["agent_index"].to_numpy().astype(np.int64),
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Policy:
-    """A rule for one input at a time: ``argmin_j`` of predicted cost plus ``agent_prices``, ties to the lowest."""
-
-    agents: list[str]
-    predictor: CostPredictor
-    agent_prices: np.ndarray
-
-    def allocate(self, scores: np.ndarray, available: np.ndarray | None = None) -> np.ndarray:
-        """Agents (n,) from a rejector's scores (n, agents); all are available if nothing else is said."""
-        everyone = np.ones(scores.shape, bool) if available is None else available
-        return self.of_costs(self.predictor.predict(scores, everyone))
-
-    def of_costs(self, predicted: np.ndarray) -> np.ndarray:
-        """Agents (n,) from predicted costs (n, agents)."""
-        return cheapest(np.ascontiguousarray(predicted.T), self.agent_prices)[0]
 
 
 @dataclass(frozen=True)
@@ -273,13 +256,14 @@ def _policy(
     """The rule at the prices, which are raised by a hair where the inputs they leave undecided break a limit."""
     use = np.array([constraint.use for constraint in constraints])
     exact = np.array([constraint.exact for constraint in constraints])
+    weights = sha256_of(run.path / WEIGHTS_FILE)
     for nudge in NUDGES:
         prices = solved.prices * np.where(exact, 1.0, 1.0 + nudge)
-        policy = Policy(run.agents, predictor, prices @ use)
+        policy = Policy(run.point.run_id, weights, run.agents, predictor, prices @ use)
         allocation = policy.of_costs(predicted)
         if all(c.exact or c.holds(c.used(allocation), len(predicted)) for c in constraints):
             return policy
-    return Policy(run.agents, predictor, solved.prices @ use)
+    return Policy(run.point.run_id, weights, run.agents, predictor, solved.prices @ use)
 
 
 def _as_share(constraint: Constraint, batch: int) -> Constraint:

@@ -16,7 +16,8 @@ from rejector import policies
 from rejector.assignment import assign
 from rejector.constraints import Constraint, make_constraints
 from rejector.cost_prediction import CostPredictor
-from rejector.policies import Policy, allocation_table, random_same_shares, read_scored, run_policy
+from rejector.policies import allocation_table, random_same_shares, read_scored, run_policy
+from rejector.price_rule import Policy
 from rejector.runs import load_run, open_cache
 
 AGENTS = ["model", "expert", "cheap", "asked"]
@@ -208,3 +209,29 @@ def test_the_command_says_what_cannot_be(run, l2d):
     ):
         code, _, err = l2d("policy", run.path, *arguments)
         assert (code, words in err) == (2, True), err
+
+
+def test_a_saved_policy_goes_to_work_on_inputs_that_nobody_has_labelled(run, l2d, tmp_path):
+    """Rows of the training table get what the policy gave them."""
+    saved, out, routed = tmp_path / "policy.json", tmp_path / "test.parquet", tmp_path / "routed.parquet"
+    code, _, err = l2d("policy", run.path, "--budget", 0.5, "--save", saved, "--out", out)
+    assert (code, f"--policy {saved}" in err) == (0, True), err
+    table = run.path.parent / "patients.parquet"
+    code, _, err = l2d("route", run.path, table, "--policy", saved, "--out", routed)
+    assert code == 0, err
+    expected = dict(pl.read_parquet(out).select("sample_id", "agent").iter_rows())
+    found = dict(pl.read_parquet(routed).select("sample_id", "agent").iter_rows())
+    assert {sample: found[sample] for sample in expected} == expected
+    alone = dict(split_of(run, "test").select("sample_id", "agent").iter_rows())
+    assert alone != expected  # the budget binds
+    code, _, err = l2d("route", run.path.parent / "mlp", table, "--policy", saved, "--out", tmp_path / "o.csv")
+    assert (code, "this policy is of run" in err) == (2, True), err
+    code, _, err = l2d("route", run.path, table, "--policy", tmp_path / "none", "--out", tmp_path / "o.csv")
+    assert (code, "there is no policy here" in err) == (2, True), err
+    code, _, err = l2d("policy", run.path, "--budget", 0.5, "--save", saved)
+    assert (code, "--overwrite" in err) == (2, True), err
+    code, _, err = l2d("policy", run.path, "--budget", 0.5, "--save", tmp_path / "p.json", "--mode", "batch")
+    assert (code, "--mode prices" in err) == (2, True), err
+    saved.write_text(saved.read_text().replace("agents", "agents ", 1))
+    code, _, err = l2d("route", run.path, table, "--policy", saved, "--out", tmp_path / "o.csv")
+    assert (code, str(saved) in err) == (3, True), err

@@ -452,7 +452,7 @@ def policy(
 
         l2d policy run --budget 0.3 --save policy.json
 
-        l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=100 --mode batch --out allocations.parquet
+        l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=400 --mode batch --out allocations.parquet
     """
     import json
 

@@ -117,7 +117,7 @@ def main() -> None:
                 ratio = statistics.median(run[2] for run in runs) if runs else None
                 sign = ">" if stopped else ""
                 cells.append(f"{sign}{statistics.median(run[0] for run in runs):.2f}" if runs else "not tried")
-                cells.append(f"{sign}{ratio:.0f}" if runs else "")
+                cells.append(f"{sign}{ratio:.{0 if ratio > 1 else 1}f}" if runs else "")
                 ratios[f"{solver} / prices, {name}, {rows}"] = None if stopped else ratio
             gap = max(found.gap * rows / np.ptp(costs) for _, found in ours)
             lower = [mine - value for _, value, _, mine in theirs["milp"] if value is not None]

@@ -29,9 +29,9 @@ class Policy:
     agent_prices: np.ndarray
 
     def allocate(self, scores: np.ndarray, available: np.ndarray | None = None) -> np.ndarray:
-        """Agents (n,) from a rejector's scores (n, agents); all are available if nothing else is said."""
-        everyone = np.ones(scores.shape, bool) if available is None else available
-        return self.of_costs(self.predictor.predict(scores, everyone))
+        """Agents (n,) from a rejector's scores (n, agents), which are -inf where an agent is unavailable."""
+        there = np.isfinite(scores) if available is None else available
+        return self.of_costs(self.predictor.predict(scores, there))
 
     def of_costs(self, predicted: np.ndarray) -> np.ndarray:
         """Agents (n,) from predicted costs (n, agents)."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.optimize import linprog
 from data.cache import AgentRecord
 from data.errors import DataError, UsageError
 from rejector.assignment import assign, assign_exactly, assign_in_batches
-from rejector.constraints import Constraint, make_constraints, parse_capacity
+from rejector.constraints import Constraint, _no_chatter, make_constraints, parse_capacity
 from rejector.dual_prices import cheapest, fit_prices
 
 MODEL_KEEPS = (1.0, 0.0, 0.0)
@@ -194,6 +195,15 @@ def test_impossible_limits_are_named():
     assert "coverage" not in clash.what  # these two clash whatever the coverage is
     refused(lambda: assign(np.array([[np.inf, np.inf]]), [budget(1, 1)]), DataError, "no agent")
     refused(lambda: assign(np.array([[np.nan, 1.0]]), [budget(1, 1)]), DataError, "no number")
+
+
+def test_what_highs_prints_does_not_reach_stdout(capfd):
+    libc = ctypes.CDLL(None)
+    with _no_chatter():
+        libc.printf(b"debugging\n")
+    libc.printf(b"result\n")
+    libc.fflush(None)
+    assert capfd.readouterr().out == "result\n"
 
 
 def record(name: str, index: int, price: float, gflops: float | None) -> AgentRecord:

@@ -101,6 +101,14 @@ def test_a_policy_serves_one_input_at_a_time_as_it_serves_many(run, agents):
     np.testing.assert_array_equal(rows, report.allocation)
 
 
+def test_scores_of_minus_infinity_say_that_an_agent_is_away(run, agents):
+    for calibration in ("implied", "isotonic"):
+        report = run_policy(run, make_constraints(agents, budget=0.8), calibration=calibration)
+        scores = report.split.scores.copy()
+        scores[np.arange(len(scores)), report.allocation] = -np.inf
+        assert (report.policy.allocate(scores) != report.allocation).all()
+
+
 def test_nobody_gets_a_sample_for_an_agent_that_is_away(run, agents, monkeypatch):
     original = {split: read_scored(run, split) for split in ("validation", "test")}
 

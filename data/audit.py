@@ -135,8 +135,9 @@ class _Samples:
             targets.append(_combined([_digests(part[name], start) for name in truth], len(part)))
             for column in columns:
                 agent = shown_by[column]
-                values = part[column] if agent is None else cache.predictions(agent, chunk, [column])[column]
-                inputs[column].append(_digests(values, start))
+                shown = part if agent is None else cache.predictions(agent, chunk, [column])
+                nothing = pa.chunked_array([pa.nulls(len(part), pa.binary())])  # it failed on the whole chunk
+                inputs[column].append(_digests(shown[column] if column in shown.column_names else nothing, start))
             for column, known in numbers.items():
                 values = part[column].to_pylist()
                 codes[column] += [-1 if v is None else known.setdefault(v, len(known)) for v in values]

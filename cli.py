@@ -64,6 +64,19 @@ class Failures(StrEnum):
     mask = "mask"
 
 
+class Mode(StrEnum):
+    prices = "prices"
+    batch = "batch"
+    exact = "exact"
+
+
+class Calibration(StrEnum):
+    auto = "auto"
+    implied = "implied"
+    linear = "linear"
+    isotonic = "isotonic"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed to stdout.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what was made from something else.")]
@@ -286,6 +299,46 @@ def fetch(
 
 
 @app.command()
+def audit(
+    cache: CacheArgument,
+    group: Annotated[
+        list[str] | None, typer.Option(help="A kept column that should not be in two splits; may be repeated.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
+    """Leakage: ids, groups or inputs in two splits; agents that know the training samples.
+
+    Examples:
+
+        l2d audit support2.cache
+
+        l2d audit my.cache --group patient --format json
+    """
+    from dataclasses import asdict
+
+    from data.audit import audit as run_audit
+    from data.cache import CostCache
+    from data.render import print_rows, print_table
+
+    findings = run_audit(CostCache(cache), groups=tuple(group or ()))
+    rows = [finding.row() for finding in findings]
+    gaps = [gap.row() for finding in findings for gap in finding.gaps]
+    if format == Format.table:
+        print_table(rows)
+        print_table(gaps, title="Mean cost of each agent on training and on test samples")
+    elif format == Format.json:
+        print_rows(
+            [row | {"gaps": [asdict(gap) for gap in f.gaps]} for row, f in zip(rows, findings, strict=True)],
+            format.value,
+        )
+    else:
+        print_rows(rows, format.value)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    count = "1 warning" if warnings == 1 else f"{warnings} warnings"
+    say(f"{count}: figures on test may be too good" if warnings else "no warning")
+
+
+@app.command()
 def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
@@ -439,6 +492,7 @@ def route(
     id_column: Annotated[
         str | None, typer.Option("--id", help="Column of sample ids. Default: the recipe's `id`, else row numbers.")
     ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A file of `l2d policy --save`: allocate by its prices.")] = None,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
@@ -461,12 +515,136 @@ def route(
             source,
             out,
             id_column=id_column,
+            policy=policy,
             overwrite=overwrite,
             progress=lambda rows: bars.start("routing", rows),
         )
     rate = f"{done.samples:,} inputs in {done.seconds:.1f} s, {done.samples / done.seconds:,.0f} a second"
     print_rows(done.rows(), format.value, title=rate)
     say(f"wrote {out}; sample ids: {done.ids}")
+
+
+@app.command()
+def policy(
+    run: RunArgument,
+    budget: Annotated[float | None, typer.Option(help="Mean price per input, in the recipe's prices.")] = None,
+    gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
+    coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
+    capacity: Annotated[
+        str | None, typer.Option(help="At most so much for an agent: expert_1=0.3 (a share), expert_2=100 (samples).")
+    ] = None,
+    split: Split = Split.test,
+    mode: Annotated[
+        Mode, typer.Option(help="prices: fitted on validation, each input for itself; batch; exact (HiGHS).")
+    ] = Mode.prices,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples allocated together, that capacities are of. Default: the split.")
+    ] = None,
+    calibration: Annotated[
+        Calibration, typer.Option(help="From scores to costs; auto: what predicts best on validation.")
+    ] = Calibration.auto,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the allocations (Parquet).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the prices, for `l2d route --policy` (JSON).")] = None,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Allocate under constraints: a total budget, an exact coverage, capacities. What it gave, and what it costs.
+
+    Examples:
+
+        l2d policy run --budget 0.3 --save policy.json
+
+        l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=400 --mode batch --out allocations.parquet
+    """
+    import json
+
+    from data import store
+    from data.render import print_rows, print_table
+    from rejector.constraints import make_constraints, parse_capacity
+    from rejector.policies import allocation_table, narrate, report_tables, run_policy
+    from rejector.runs import load_run, one_run, open_cache
+
+    opened = load_run(one_run(run))
+    constraints = make_constraints(
+        open_cache(opened).agents,
+        budget=budget,
+        gflops=gflops,
+        coverage=coverage,
+        capacity=parse_capacity(capacity) if capacity else None,
+    )
+    _check_out(out, overwrite)
+    _check_out(save, overwrite)
+    if save is not None and mode != Mode.prices:
+        raise UsageError(f"--save goes with --mode prices, not {mode.value}", hint="only prices serve other inputs")
+    done = run_policy(
+        opened,
+        constraints,
+        split=split.value,
+        mode=mode.value,
+        batch_size=batch_size,
+        calibration=calibration.value,
+    )
+    limits, outcomes = report_tables(done.result)
+    if format == Format.json:
+        print(json.dumps(done.result, indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        print_table(limits, title=f"{done.result['run_id']}: {done.result['num_samples']:,} {split.value} samples")
+        print_table(outcomes)
+    else:
+        print_rows(outcomes, format.value)
+    for line in narrate(done.result):
+        say(line)
+    if out is not None:
+        store.commit_table(out, allocation_table(done), {"run_id": opened.point.run_id}, replace=overwrite)
+        say(f"wrote {out}")
+    if save is not None:
+        done.policy.save(save, overwrite=overwrite)
+        say(f"wrote {save}; next: l2d route {quote(opened.path)} INPUT --policy {quote(save)} --out FILE")
+
+
+@app.command()
+def choose(
+    runs: RunsArgument,
+    target: Annotated[
+        list[str], typer.Option("--target", "-t", help="QUANTITY<=NUMBER or QUANTITY>=NUMBER; may be repeated.")
+    ],
+    prefer: Annotated[
+        str | None, typer.Option(help="Among those that meet the target. Default: least task_cost, or least budget.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
+    """Choose a run of a sweep for a target: on validation, and then what it gave on test.
+
+    Quantities: coverage, budget (mean price), gflops, share_AGENT, task_cost, deferral_loss, accuracy … all metrics.
+
+    Examples:
+
+        l2d choose runs --target "coverage>=0.6"
+
+        l2d choose runs --target "accuracy>=0.9" --target "share_expert_1<=0.25" --prefer budget
+    """
+    import json
+
+    from data.render import print_rows, print_table
+    from rejector.choose import Target
+    from rejector.choose import choose as choose_run
+    from rejector.runs import find_runs
+
+    folders = [folder for path in runs for folder in find_runs(path)]
+    choice = choose_run(folders, [Target.parse(text) for text in target], prefer=prefer)
+    candidates, outcome = choice.tables()
+    if format == Format.json:
+        print(json.dumps(choice.to_json(), indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        print_table(candidates, title="Settings on validation, means over seeds")
+        print_table(outcome, title=f"Chosen: {choice.run}")
+    else:
+        print_rows(outcome, format.value)
+    for row in choice.to_json()["targets"]:
+        if not row["met_on_test"]:
+            say(
+                f"{row['target']} is met on validation ({row['validation']:.4g}), not on test: {row['test_of_run']:.4g}"
+            )
 
 
 @app.command()
@@ -667,6 +845,11 @@ def demo(
     say(f"\nEverything is in {folder}: go on with the commands above, or open {folder / 'report.html'}", bold=True)
 
 
+def _check_out(out: Path | None, overwrite: bool) -> None:
+    if out is not None and out.exists() and (not overwrite or out.is_dir()):
+        raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
+
+
 def quote(path: object) -> str:
     """A path as it has to be typed."""
     return shlex.quote(str(path))
@@ -688,6 +871,8 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     opened = CostCache(cache)
     points = make_grid(opened, **grid)
     folders = [folder_of(point) for point in points]
+    if is_first():
+        _warn_of_leaks(opened)
     with _Bars() as bars:
         advance = bars.epochs(config.epochs)
         done = run_sweep(
@@ -704,6 +889,14 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     if done.trained < len(folders):
         say(f"{len(folders) - done.trained} of {len(folders)} were trained already")
     return done.folders
+
+
+def _warn_of_leaks(cache) -> None:
+    """One line if test samples are in another split too; silent otherwise."""
+    from data.audit import leaks
+
+    for finding in leaks(cache)[:1]:
+        say(f"warning: {finding.check}: {finding.what} (see: l2d audit {quote(cache.path)})")
 
 
 def _evaluate(

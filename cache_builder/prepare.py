@@ -30,7 +30,8 @@ def prepare(recipe: Recipe, out: Path) -> tuple[Dataset, list[Agent], dict[str, 
     for agent in agents:
         _require_fitting(agent, dataset, recipe)
         agent.check(dataset, recipe.costs.wanted)
-    if dataset.features is None and dataset.image_size is None and not recipe.agents[0].features:
+    given = (dataset.features, dataset.tokens, dataset.image_size)
+    if all(value is None for value in given) and not recipe.agents[0].features:
         raise UsageError(
             "the rejector has nothing to look at",
             where=recipe.name,

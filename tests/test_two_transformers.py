@@ -143,7 +143,7 @@ def test_its_gflops_are_those_of_a_stay_of_mean_length(shop):
 
 def test_other_lengths_are_another_agent(shop):
     shop.build(RECIPE.replace(*SHORT))
-    with pytest.raises(FingerprintMismatch, match=r"agent 'model'.*lr: was 0.01, now 0.02"):
+    with pytest.raises(FingerprintMismatch, match=r"(?s)agent 'model'.*lr: was 0.01, now 0.02"):
         shop.build(RECIPE.replace(*SHORT).replace("lr = 0.01", "lr = 0.02"))
     shorter = RECIPE.replace(*SHORT).replace("max_length = 3", "max_length = 2")
     with pytest.raises(FingerprintMismatch, match="max_length"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +25,7 @@ from rejector.grid import make_grid
 from rejector.losses import allocate
 from rejector.route import route
 from rejector.runs import load_run
+from rejector.stacked import Stack
 from rejector.streaming import open_streams
 from rejector.sweep import sweep
 from rejector.table import load_tables
@@ -402,3 +406,126 @@ def test_an_exported_rejector_allocates_every_row_alike(cache, run, tmp_path):
         expected = load_run(run).rejector.scores(table.features)
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
         assert agent.tolist() == allocate(expected).tolist()
+
+
+# --- interruptions, windows, processes --------------------------------------------------------------------------------
+
+
+SMALL = 22_000  # bytes, which hold some parts of the training split, and batches of four for two seeds
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("memory", "batch_size", "after"), [(None, 16, 20), (SMALL, 4, 70)])
+def test_training_that_was_killed_goes_on_to_the_same_weights(cache, tmp_path, monkeypatch, memory, batch_size, after):
+    settings = {"epochs": 2, "batch_size": batch_size, "memory": memory, "layers": 1}
+    whole = train(cache, tmp_path / "whole", **settings)
+    monkeypatch.setattr("rejector.training.BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr("rejector.checkpoint.Checkpoint.is_due", True)
+    step, left = Stack.step, after
+
+    def stop(stack, *args, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return step(stack, *args, **kwargs)
+
+    monkeypatch.setattr(Stack, "step", stop)
+    with pytest.raises(Killed):
+        train(cache, tmp_path / "killed", **settings)
+    assert len(list((tmp_path / "killed").glob(".training-*"))) == 1
+    left = 10_000
+    assert_same(train(cache, tmp_path / "killed", **settings), whole)
+    steps = 2 * -(-len(open_streams(cache, ("train",), column="tokens")["train"]) // batch_size)
+    assert 10_000 - left <= steps - after + 4  # not from the beginning
+
+
+def test_a_window_is_other_batches_of_the_same_rows(cache, tmp_path):
+    """What is held of the split is bounded, and a bound that holds all of it changes nothing."""
+    from rejector.shuffled import Shuffled
+
+    stream = open_streams(cache, ("train",), column="tokens")["train"]
+    windows = Shuffled(stream, 4, [0], memory=SMALL)
+    assert windows.window_rows < len(stream)
+    rows = torch.cat([features[0] for _, (features, _) in windows.epoch(0)])
+    assert sorted(rows.tolist()) == sorted(torch.cat([f for f, _ in stream.in_order(50)]).tolist())
+    point, settings = grid(cache)[:1], {"epochs": 1, "batch_size": 4, "layers": 1}
+    everything = train(cache, tmp_path / "everything", point, memory=10**9, **settings)
+    assert_same(train(cache, tmp_path / "unbound", point, **settings), everything)
+    some = train(cache, tmp_path / "some", point, memory=SMALL, **settings)
+    name = "head.0.weight"
+    assert all(not torch.allclose(some[run][name], everything[run][name], atol=1e-4) for run in some)
+
+
+PROCESS = """
+import os, signal, sys
+import cli
+from rejector.checkpoint import Checkpoint
+from rejector.stacked import Stack
+
+kill_after, log = int(sys.argv.pop(1)), sys.argv.pop(1)
+save, step, saves = Checkpoint.save, Stack.step, []
+Checkpoint.is_due = property(lambda checkpoint: checkpoint.group.rank == 0)
+
+def save_and_die(checkpoint, progress):
+    save(checkpoint, progress)
+    saves.append(progress)
+    if len(saves) == kill_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def counted(*args, **kwargs):
+    if os.environ["RANK"] == "1":
+        print("step", file=open(log, "a"))
+    return step(*args, **kwargs)
+
+Checkpoint.save, Stack.step = save_and_die, counted
+cli.main()
+"""
+
+
+def test_two_processes_that_were_killed_go_on_to_what_one_process_trains(cache, tmp_path):
+    (tmp_path / "process.py").write_text(PROCESS)
+    log, out = tmp_path / "steps", tmp_path / "two"
+
+    def launch(kill_after: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        command += [
+            str(tmp_path / "process.py"),
+            str(kill_after),
+            str(log),
+            "sweep",
+            str(cache.path),
+            "--out",
+            str(out),
+        ]
+        command += [
+            "--rejector",
+            "transformer",
+            "--hidden",
+            "16",
+            "--epochs",
+            "4",
+            "--batch-size",
+            "32",
+            "--lr",
+            "0.01",
+        ]
+        command += ["--seeds", "2", "--device", "cpu", "--format", "json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=150)
+
+    killed = launch(2)
+    assert killed.returncode != 0
+    assert len(list(out.glob(".training-*"))) == 1, killed.stderr[-2000:]
+    before = len(log.read_text().split())
+    done = launch(0)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(json.loads(done.stdout)) == 2
+    steps = 4 * -(-len(open_streams(cache, ("train",), column="tokens")["train"]) // 32)
+    assert 0 < len(log.read_text().split()) - before <= steps / 2  # the first two epochs are not trained again
+    assert not list(out.glob(".training-*"))
+    one = train(cache, tmp_path / "one", grid(cache, betas=(0.0,)), epochs=4)
+    assert_same({run: load_file(out / run / "rejector.safetensors") for run in one}, one)

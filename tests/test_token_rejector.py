@@ -331,6 +331,20 @@ def test_a_point_in_a_grid_is_trained_as_it_is_alone(home, cache, tmp_path):
         assert_same(train(cache, tmp_path, [point]), {point.run_id: together[point.run_id]})
 
 
+def test_with_dropout_too_and_it_is_for_training_alone(cache, tmp_path):
+    settings = {"dropout": 0.2, "epochs": 2, "layers": 1}
+    together = train(cache, tmp_path / "together", **settings)
+    for point in grid(cache)[1:3]:
+        assert_same(train(cache, tmp_path / "alone", [point], **settings), {point.run_id: together[point.run_id]})
+    without = train(cache, tmp_path / "without", grid(cache)[:1], **{**settings, "dropout": 0.0})
+    assert all((state["head.0.weight"] != together[run]["head.0.weight"]).any() for run, state in without.items())
+    facts = json.loads((tmp_path / "alone" / grid(cache)[1].run_id / "run.json").read_text())
+    rejector = load_run(tmp_path / "alone" / grid(cache)[1].run_id).rejector
+    table = load_tables(cache, ("validation",), column="tokens")["validation"]
+    risk = table.raw[torch.arange(len(table)), allocate(rejector.scores(table.features)), 0].mean()
+    assert facts["validation_risk"] == pytest.approx(float(risk), abs=0.1 + 1e-6)  # beta is 0.1 or 0
+
+
 @pytest.mark.parametrize("network", ["feature_transformer", "mlp"])
 def test_features_can_still_be_looked_at(cache, tmp_path, network):
     states = train(cache, tmp_path, grid(cache)[:1], network=network, epochs=1)
@@ -342,8 +356,11 @@ def test_where_there_are_no_tokens_a_transformer_reads_features(make_cache, tmp_
     config = TrainConfig(network="transformer")
     assert config.on(cache.record.inputs).network == "transformer"
     assert config.on({"tokens": {}, "features": {}}).network == "token_transformer"
-    with pytest.raises(UsageError, match="one block"):
-        TrainConfig(network="transformer", layers=3).on(cache.record.inputs)
+    for settings in ({"layers": 3}, {"dropout": 0.1}):
+        with pytest.raises(UsageError, match="one block"):
+            TrainConfig(network="transformer", **settings).on(cache.record.inputs)
+    with pytest.raises(UsageError, match="has none"):
+        TrainConfig(network="mlp", dropout=0.1)
     with pytest.raises(UsageError, match="has no tokens"):
         sweep(cache, grid(cache)[:1], [tmp_path / "run"], TrainConfig(network="token_transformer", layers=3))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 import torch
 from conftest import refused
 from safetensors.torch import load_file
+from test_training import point as grid_point
 from torch import nn
 
 from cache_builder.builder import build
@@ -21,11 +23,14 @@ from cache_builder.recipe import load_recipe
 from data.cache import CostCache
 from data.errors import DataError, FingerprintMismatch, UsageError
 from data.token_network import TokenNetwork
+from data.tokens import Tokens, fit_vocabulary, token_inputs
 from rejector.grid import make_grid
+from rejector.inputs import InputRecord, open_inputs
 from rejector.losses import allocate
+from rejector.networks import make_network
 from rejector.route import route
 from rejector.runs import load_run
-from rejector.stacked import Stack
+from rejector.stacked import AutogradStack, Stack
 from rejector.streaming import open_streams
 from rejector.sweep import sweep
 from rejector.table import load_tables
@@ -235,50 +240,105 @@ def random_rows(rows: int = 30) -> torch.Tensor:
     return torch.cat(fields, dim=1)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_an_encoder_is_pytorchs_own_on_the_list_without_padding(layers):
-    """One list at a time, as long as it is: so neither padding nor neighbours can matter to ours."""
-    network, rows = random_network(layers=layers), random_rows()
-    theirs = []
-    for encoder in network.encoders:
-        layer = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", norm_first=True, batch_first=True)
-        stack = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(16), enable_nested_tensor=False).double()
-        names = {
-            "self_attn.in_proj_": "to_qkv.",
-            "self_attn.out_proj.": "from_heads.",
-            "linear1.": "mlp.0.",
-            "linear2.": "mlp.2.",
-            "norm1.": "norm_attention.",
-            "norm2.": "norm_mlp.",
-        }
-        ours, state = encoder.state_dict(), {}
-        for name in stack.state_dict():
-            if name.startswith("norm."):
-                state[name] = ours[name]
-                continue
-            _, place, rest = name.split(".", 2)
-            old = next(key for key in names if rest.startswith(key))
-            state[name] = ours[f"blocks.{place}.{rest.replace(old, names[old])}"]
-        stack.load_state_dict(state)
-        theirs.append(stack)
+class Textbook(nn.Module):
+    """A TokenNetwork with PyTorch's own encoder layers in it, and with its parameters."""
 
-    def textbook(row: torch.Tensor) -> torch.Tensor:
+    NAMES = {
+        "self_attn.in_proj_": "to_qkv.",
+        "self_attn.out_proj.": "from_heads.",
+        "linear1.": "mlp.0.",
+        "linear2.": "mlp.2.",
+        "norm1.": "norm_attention.",
+        "norm2.": "norm_mlp.",
+    }
+
+    def __init__(self, network: TokenNetwork, layers: int):
+        super().__init__()
+        self.lengths, self.head = network.lengths, copy.deepcopy(network.head)
+        self.embeddings = nn.ParameterList(encoder.embedding.detach().clone() for encoder in network.encoders)
+        self.summaries = nn.ParameterList(encoder.summary.detach().clone() for encoder in network.encoders)
+        self.stacks = nn.ModuleList()
+        for encoder in network.encoders:
+            layer = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", norm_first=True, batch_first=True)
+            stack = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(16), enable_nested_tensor=False).double()
+            ours = encoder.state_dict()
+            stack.load_state_dict({name: ours[self.our_name(name)] for name in stack.state_dict()})
+            self.stacks.append(stack)
+
+    def our_name(self, name: str) -> str:
+        if name.startswith("norm."):
+            return name
+        _, place, rest = name.split(".", 2)
+        old = next(key for key in self.NAMES if rest.startswith(key))
+        return f"blocks.{place}.{rest.replace(old, self.NAMES[old])}"
+
+    def alone(self, row: torch.Tensor) -> torch.Tensor:
+        """One row, each list as long as it is: there is no padding and no mask."""
         seen = []
-        for encoder, stack, part in zip(network.encoders, theirs, row.split([7, 4]), strict=True):
-            codes = part[part != 0]
-            tokens = torch.cat([encoder.summary[None], encoder.embedding[codes]])
-            seen.append(stack(tokens[None])[0, 0])
-        first, _, last = network.head
-        return last(first(torch.cat(seen)).clamp(min=0))
+        parts = zip(self.embeddings, self.summaries, self.stacks, row.split(self.lengths), strict=True)
+        for embedding, summary, stack, part in parts:
+            seen.append(stack(torch.cat([summary[None], embedding[part[part != 0]]])[None])[0, 0])
+        return self.head(torch.cat(seen))
 
-    expected = torch.stack([textbook(row) for row in rows])
-    found = network(rows)
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows together, with the mask that PyTorch's layers take."""
+        seen = []
+        parts = zip(self.embeddings, self.summaries, self.stacks, rows.split(self.lengths, dim=1), strict=True)
+        for embedding, summary, stack, part in parts:
+            tokens = torch.cat([summary.expand(len(part), 1, -1), embedding[part]], dim=1)
+            padding = torch.cat([torch.zeros(len(part), 1, dtype=torch.bool), part == 0], dim=1)
+            seen.append(stack(tokens, src_key_padding_mask=padding)[:, 0])
+        return self.head(torch.cat(seen, dim=1))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_network_is_pytorchs_own_on_lists_without_padding(layers):
+    """One row at a time, so that neither padding nor neighbours can matter; gradients too."""
+    network, rows = random_network(layers=layers), random_rows()
+    textbook = Textbook(network, layers)
+    found, expected = network(rows), torch.stack([textbook.alone(row) for row in rows])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     by = torch.randn(len(rows), 3, dtype=torch.float64)
-    shared = [value for encoder in network.encoders for value in (encoder.embedding, encoder.summary)]
-    gradients = [torch.autograd.grad(scores, shared, by) for scores in (found, expected)]
+    ours = [value for encoder in network.encoders for value in (encoder.embedding, encoder.summary)]
+    theirs = [value for pair in zip(textbook.embeddings, textbook.summaries, strict=True) for value in pair]
+    gradients = torch.autograd.grad(found, ours, by), torch.autograd.grad(expected, theirs, by)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_a_grid_in_float64_is_trained_as_pytorchs_own_one_after_another():
+    """30 steps of AdamW on masked batches of two seeds, the surrogate written out."""
+    points = [grid_point(seed=seed, beta=(0.0, beta, 0.0)) for seed, beta in ((3, 0.1), (3, 0.0), (5, 0.2))]
+    generator = torch.Generator().manual_seed(0)
+    given = []
+    for _ in range(30):
+        torch.manual_seed(len(given))
+        rows = torch.stack([random_rows(24), random_rows(24)])
+        given.append((rows.double(), torch.rand(2, 24, 3, 1, generator=generator, dtype=torch.float64)))
+    shape = {"network": "token_transformer", "width": 11, "num_agents": 3, "hidden": 16, "layers": 2}
+    stack = AutogradStack(
+        points, torch.ones(3, 1), **shape, sizes=((20, 7), (11, 4)), weight_decay=0.05, dtype=torch.float64
+    )
+    losses = torch.stack([stack.step(rows, raw, 1e-2) for rows, raw in given])
+    for position, one in enumerate(points):
+        torch.manual_seed(one.seed)
+        network = Textbook(make_network(*shape.values(), ((20, 7), (11, 4))).double(), 2)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0.05)
+        for step, (rows, raw) in enumerate(given):
+            place = [3, 5].index(one.seed)
+            costs = raw[place, :, :, 0] + torch.tensor(one.query_costs, dtype=torch.float64)
+            tau = costs.sum(dim=1, keepdim=True) - costs
+            loss = -(tau * network(rows[place].long()).log_softmax(dim=1)).sum(dim=1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            assert losses[step, position].item() == pytest.approx(loss.item(), abs=1e-9)
+        expected = [*network.embeddings, *network.head.parameters()]
+        names = [f"encoders.{k}.embedding" for k in range(2)] + [
+            f"head.{k}.{n}" for k in (0, 2) for n in ("weight", "bias")
+        ]
+        for name, value in zip(names, expected, strict=True):
+            torch.testing.assert_close(stack.parameters[name][position], value.detach(), rtol=0, atol=1e-8)
 
 
 def test_neither_width_nor_neighbours_nor_order_matter():
@@ -400,6 +460,23 @@ def test_codes_that_training_has_not_seen_are_unknown(run, tmp_path):
     assert np.isfinite(found).all()
 
 
+def test_lists_that_a_dataset_has_made_itself_are_read_from_columns_of_their_names(tmp_path):
+    """Its record has vocabularies and lengths alone; codes come as lists."""
+    tokens = {"diagnoses": Tokens.encode([["a", "b"]], fit_vocabulary([["b", "a", "b"]]))}
+    record = InputRecord(column="tokens", made=token_inputs(tokens, {"diagnoses": 3}))
+    lists = [["b", "a"], [], None, ["new", "b", "a", "a"], ["", "a"]]
+    pl.DataFrame({"diagnoses": pl.Series(lists, dtype=pl.List(pl.String))}).write_parquet(tmp_path / "new.parquet")
+    inputs = open_inputs(tmp_path / "new.parquet", record, 3, rows_at_once=2)
+    rows = np.concatenate([features for _, features in inputs.batches])
+    assert rows.tolist() == [[2, 3, 0], [0, 0, 0], [0, 0, 0], [1, 2, 3], [3, 0, 0]]
+    pl.DataFrame({"diagnoses": ["b a"]}).write_parquet(tmp_path / "text.parquet")
+    refused(
+        lambda: list(open_inputs(tmp_path / "text.parquet", record, 3, rows_at_once=2).batches),
+        DataError,
+        "give lists of codes",
+    )
+
+
 def test_files_without_the_lists_are_refused(run, tmp_path):
     pl.DataFrame({"diagnoses": ["d1"], "x": [1]}).write_parquet(tmp_path / "new.parquet")
     refused(lambda: routed(run, tmp_path / "new.parquet", tmp_path / "out.parquet"), DataError, "note", "new.parquet")
@@ -481,7 +558,8 @@ PROCESS = """
 import os, signal, sys
 import cli
 from rejector.checkpoint import Checkpoint
-from rejector.stacked import Stack
+from rejector.networks import make_network
+from rejector.stacked import AutogradStack, Stack
 
 kill_after, log = int(sys.argv.pop(1)), sys.argv.pop(1)
 save, step, saves = Checkpoint.save, Stack.step, []

@@ -86,7 +86,13 @@ RunArgument = Annotated[Path, typer.Argument(help="A run made by `l2d train`, or
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 
 # What `train` and `sweep` have in common.
-RejectorOption = Annotated[str, typer.Option(help="linear, mlp or transformer; conv over cached images.")]
+RejectorOption = Annotated[
+    str,
+    typer.Option(
+        help="linear, mlp or transformer; conv over cached images. A transformer reads token lists where the cache "
+        "has them, else features: token_transformer and feature_transformer say which."
+    ),
+]
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
 EpochsOption = Annotated[int, typer.Option(min=1)]
 BatchSizeOption = Annotated[int, typer.Option(min=1)]
@@ -95,7 +101,8 @@ ScheduleOption = Annotated[str, typer.Option(help="cosine, linear or constant.")
 WarmupOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")]
 WeightDecayOption = Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")]
 HiddenOption = Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")]
-LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp.")]
+LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp; blocks of the token_transformer.")]
+DropoutOption = Annotated[float, typer.Option(min=0, max=0.99, help="Of the token_transformer, in training.")]
 LossOption = Annotated[str, typer.Option(help="surrogate (the paper's), regression or one_vs_all.")]
 RecentreOption = Annotated[
     bool, typer.Option("--recentre/--no-recentre", help="Train on costs less the sample's cheapest.")
@@ -357,6 +364,7 @@ def train(
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
     layers: LayersOption = 2,
+    dropout: DropoutOption = 0.0,
     loss: LossOption = "surrogate",
     recentre: RecentreOption = False,
     patience: PatienceOption = 0,
@@ -378,8 +386,8 @@ def train(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
+        patience=patience, memory=_bytes(memory), failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": [method],
@@ -417,6 +425,7 @@ def sweep(
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
     layers: LayersOption = 2,
+    dropout: DropoutOption = 0.0,
     loss: LossOption = "surrogate",
     recentre: RecentreOption = False,
     patience: PatienceOption = 0,
@@ -440,8 +449,8 @@ def sweep(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
+        patience=patience, memory=_bytes(memory), failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": _list(method, str, "--method"),

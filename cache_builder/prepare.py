@@ -36,7 +36,8 @@ def prepare(
         _require_fitting(agent, dataset, recipe)
         agent.check(dataset, recipe.costs.wanted)
         agent.partial |= any(other.partial for other in agents if other.config.name in agent.needs)
-    if dataset.features is None and dataset.image_size is None and not recipe.agents[0].features:
+    given = (dataset.features, dataset.tokens, dataset.image_size)
+    if all(value is None for value in given) and not recipe.agents[0].features:
         raise UsageError(
             "the rejector has nothing to look at",
             where=recipe.name,

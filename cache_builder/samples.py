@@ -34,6 +34,8 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
         columns[name] = batch.columns[name].to_arrow()
     if batch.features is not None:
         columns["features"] = dense_array(batch.features)
+    for name, lists in (batch.tokens or {}).items():
+        columns[schema.token_column(name)] = lists.to_arrow()
     if dataset.image_size is not None:
         with ThreadPoolExecutor() as pool:
             small = list(pool.map(partial(thumbnail, size=dataset.image_size), batch.images))

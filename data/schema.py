@@ -50,7 +50,8 @@ BOXES = pa.list_(
     )
 )
 
-#: Inputs of a rejector, by kind. Dense rows are fixed-width so that a page of them is a matrix.
+#: Inputs of a rejector, by kind. Dense rows are fixed-width so that a page of them is a matrix. Token lists have a
+#: column for each field, `tokens_NAME`: indices into the vocabulary that cache.json has under inputs.
 TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 IMAGE = pa.binary()  # an encoded image file (JPEG or PNG)
 
@@ -63,8 +64,15 @@ def dense(width: int) -> pa.DataType:
 #: ``failure`` where a partial agent has nothing to say: it is unavailable there, which is no failure.
 NO_ANSWER = "no answer"
 
+#: What a rejector can look at. Each is a column of that name, but for tokens: see :func:`token_column`.
 INPUT_COLUMNS = ("features", "tokens", "image")
+TOKEN_PREFIX = "tokens_"
 TARGET_TYPES = {"target_cla": pa.int32(), "target_reg": pa.float32(), "target_boxes": BOXES}
+
+
+def token_column(field: str) -> str:
+    """The column with the token lists of a field."""
+    return TOKEN_PREFIX + field
 
 
 def cache_file(cache: Path) -> Path:

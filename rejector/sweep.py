@@ -59,6 +59,7 @@ def sweep(
     Args:
         folders: where each point's run goes.
         overwrite: train again what is there, instead of leaving or refusing it.
+        config: settings; what a ``transformer`` is depends on the cache, see :func:`rejector.networks.network_for`.
         checkpoint_every: seconds between two saves.
         available: memory in bytes; what is free if None.
         progress: see :func:`rejector.training.train_grid`; epochs of a second wave are counted from 0 again.
@@ -68,6 +69,7 @@ def sweep(
         DataError: a folder holds a run of other settings or of another cache, and ``overwrite`` is False.
         UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
+    config = config.on(cache.record.inputs)
     todo = []
     for point, folder in zip(points, folders, strict=True):
         if not folder.exists():
@@ -85,12 +87,12 @@ def sweep(
         started, written = time.perf_counter(), 0.0
         available = group.least(free_memory(device) if available is None else available)
         grid = waves([point for point, _ in todo], config, streams["train"], len(cache.agents), available=available)
-        if len(grid) > 1 and narrate is not None:
+        if len(grid) > 1 and narrate is not None and group.rank == 0:
             sizes = ", ".join(str(len(wave)) for wave in grid)
             narrate(f"memory holds {len(grid[0])} of {len(todo)} rejectors at once: training {sizes} one after another")
         for wave in grid:
             members, begun = [todo[position] for position in wave], time.perf_counter()
-            checkpoint = Checkpoint(checkpoint_file(members, config, cache), checkpoint_every)
+            checkpoint = Checkpoint(checkpoint_file(members, config, cache), checkpoint_every, group)
             rejectors = train_grid(
                 [point for point, _ in members],
                 streams["train"],
@@ -99,7 +101,7 @@ def sweep(
                 tasks=cache.record.tasks,
                 device=device,
                 group=group,
-                checkpoint=checkpoint if group.size == 1 else None,
+                checkpoint=checkpoint,
                 progress=progress,
             )
             trained = time.perf_counter()

@@ -3,6 +3,8 @@
 *Fitted longer*: the same parameters, taken on to a minimum of the training loss by L-BFGS over all rows at once. If
 that does better on samples it was not fitted on, training stopped too early or its step was wrong.
 
+*With weight decay*: the same settings, held back more. If that does better, the rejector fitted noise.
+
 *On half the rows*: the same network and settings, trained with as many steps on either half of the training rows. What
 the second half of the rows brought says what as many rows again would bring, at most: where the risk falls as ``1/n``,
 just as much; where it falls as ``1/sqrt(n)``, 0.7 of it.
@@ -21,6 +23,7 @@ from ..table import CostTable
 from ..training import TrainedRejector, train_grid
 
 MOST_ROWS = 20_000
+DECAYS = (0.1, 1.0)
 ITERATIONS = {"linear": 200, "mlp": 100}  # of L-BFGS; others 20, as each of them takes seconds
 
 
@@ -81,6 +84,19 @@ def fitted_longer(rejector: TrainedRejector, features: Tensor, costs: Tensor, *,
     state = {name: value.detach().float() for name, value in network.state_dict().items()}
     state |= {name: rejector.state[name] for name in ("feature_mean", "feature_std")}
     return LongerFit(rejector=replace(rejector, state=state), before=before, after=after, rows=len(rows))
+
+
+def with_weight_decay(
+    rejector: TrainedRejector, train: CostTable, validation: CostTable, tasks: list[str], *, device: str = "cpu"
+) -> dict[str, TrainedRejector]:
+    """Rejectors of the same settings but for other weight decays: ``weight decay D`` -> rejector."""
+    found = {}
+    for decay in DECAYS:
+        if decay != rejector.config.weight_decay:
+            config = replace(rejector.config, weight_decay=decay, memory=None)
+            trained = train_grid([rejector.point], train, validation, config, tasks=tasks, device=device)
+            found[f"weight decay {decay:g}"] = trained[0]
+    return found
 
 
 def on_halves(

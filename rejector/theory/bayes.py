@@ -52,7 +52,7 @@ def learners() -> dict[str, Callable[[], object]]:
         "ridge": lambda: RidgeCV(alphas=np.logspace(-1, 5, 13)),
         "nearest neighbours": lambda: KNeighborsRegressor(n_neighbors=50),
         "gradient boosting": lambda: HistGradientBoostingRegressor(
-            max_iter=120, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=20, l2_regularization=1.0,
+            max_iter=80, learning_rate=0.1, max_leaf_nodes=8, min_samples_leaf=20, l2_regularization=1.0,
             early_stopping=False, random_state=0,
         ),
     }  # fmt: skip

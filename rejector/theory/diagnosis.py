@@ -7,6 +7,7 @@ it says. Findings come in parts, in the order they are read. :func:`theory_secti
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -140,6 +141,21 @@ def costs_trained_on(run: Run, raw: torch.Tensor, tasks: list[str]) -> np.ndarra
     return costs - np.where(np.isfinite(cheapest), cheapest, 0.0)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Fits here are so small that further threads only wait for each other, on a busy machine for minutes."""
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
 def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0) -> Subject:
     """Read a run and its cache, estimate expected costs, and fit what it is compared with.
 
@@ -287,3 +303,29 @@ def theory_rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for part, findings in section["parts"].items():
         for key, finding in findings.items():
             yield {"part": part, "quantity": key, **finding}
+
+
+def shown_parts(section: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """A section as tables for people: title -> rows of text."""
+    facts = [section["run_id"], f"{section['split']} split, {section['num_samples']:,} samples", section["network"]]
+    facts += [f"nu {section['nu']:g}" if section["nu"] is not None else f"loss {section['loss']}"]
+    facts += ["recentred"] if section["recentre"] else []
+    tables = {}
+    for number, (part, findings) in enumerate(section["parts"].items()):
+        title = part if number else f"{', '.join(facts)}\n\n{part}"
+        tables[title] = [
+            {
+                "quantity": finding["title"],
+                "value": "" if finding["value"] is None else _number(finding["value"]),
+                "95 % interval": ""
+                if finding["low"] is None
+                else f"[{_number(finding['low'])}, {_number(finding['high'])}]",
+                "what it says": finding["says"],
+            }
+            for finding in findings.values()
+        ]
+    return tables
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ LEARNING = "learning bound (Theorem 4.13, with probability 95 %)"
 
 #: Parts of the deferral loss above the oracle's -> what to do about them.
 ADVICE = {
-    "not_in_features": "features that tell more, or agents that err less, would help, but no rejector on these features",
+    "not_in_features": "features that tell more or agents that err less would help, but no rejector on these features",
     "objective": "train on all tasks (--method multi-task)",
     "class": "a richer rejector (--rejector mlp, --hidden, --layers) or a sharper target (--recentre) may help",
     "data": "more training samples would help",
@@ -122,59 +121,73 @@ def surrogate_findings(subject: Subject) -> list[Finding]:
     available = np.isfinite(expected)
     tau = expected_tau(expected)
     infimum = optimal_risk(tau, nu)
-
-    def risk_of(scores: np.ndarray) -> np.ndarray:
-        return risk_at_logs(log_softmax(scores, available), tau, nu)
-
-    risk, best = risk_of(subject.scores), risk_of(subject.scores_of(subject.members[subject.best_fit]))
-    halves = np.mean([risk_of(subject.scores_of(half)) for half in subject.halves] or [risk], axis=0)
-    left = float((best - infimum).mean())
-    data = min(max(0.0, float((halves - risk).mean())), left)
-    agents, norm = expected.shape[1], tau.sum(axis=1)
-    deferral = chosen_costs(subject.scores, expected) - expected.min(axis=1)
-    excess = np.maximum(risk - infimum, 0.0)
-    bound = float(deferral_bound(excess.mean(), norm.mean(), nu, agents))
-    pointwise = deferral_bound(excess, norm, nu, agents)
-    worst = float((np.where(available, expected, -np.inf).max(axis=1) - expected.min(axis=1)).mean())
-    shares = np.sort(minimiser(tau, nu), axis=1)[:, ::-1]
+    risk = surrogate_losses(subject.scores, subject.trained, nu)
+    best = surrogate_losses(subject.scores_of(subject.members[subject.best_fit]), subject.trained, nu)
+    data = np.zeros(len(risk))
+    if subject.halves:
+        halves = [surrogate_losses(subject.scores_of(half), subject.trained, nu) for half in subject.halves]
+        data = np.mean(halves, axis=0) - risk
+    data = data if data.mean() > 0 else np.zeros(len(risk))
+    gap = mean_of("minimizability_gap", "  minimizability gap", best - data - infimum)
+    says = "the best of its class over the infimum"
+    if gap.interval[1] < 0:
+        says += "; below 0: the true infimum is lower than the regressors make it"
+    elif gap.interval[0] <= 0:
+        says += "; cannot be told from 0"
     of = "" if np.array_equal(subject.trained, subject.costs) else ", of the costs it was trained on"
-    speaks = f"always choosing wrongly would cost {worst:.4f}" + ("" if bound < worst else ", so it says nothing")
+    shares = np.sort(minimiser(tau, nu), axis=1)[:, ::-1]
     return [
-        mean_of(
-            "risk", f"surrogate risk (nu = {nu:g})", surrogate_losses(subject.scores, subject.trained, nu),
-            f"mean training loss on these samples{of}",
-        ),
-        mean_of(
-            "expected_risk", "surrogate risk, expected", risk,
-            "the same under the estimated expected costs, as all below",
-        ),
-        mean_of("infimum", "its infimum, any function", infimum, "E_x C*(x) of Theorem 4.6"),
-        mean_of("excess", "= excess surrogate risk", excess, "the difference; the next three add up to it"),
-        Finding(
-            key="minimizability_gap", title="  minimizability gap", value=left - data,
-            says="the best of its class over the infimum",
-        ),
-        Finding(
-            key="data", title="  too little data", value=data,
-            says="what the second half of the training samples brought",
-        ),
+        mean_of("risk", f"surrogate risk (nu = {nu:g})", risk, f"mean training loss on these samples{of}"),
+        mean_of("infimum", "its infimum, any function", infimum, "E_x C*(x) of Theorem 4.6, of the expected costs"),
+        mean_of("excess", "= excess surrogate risk", risk - infimum, "the next three add up to it"),
+        replace(gap, says=says),
+        mean_of("data", "  too little data", data, "what the second half of the training samples brought"),
         mean_of("optimisation", "  optimisation", risk - best, f"best on validation: {subject.best_fit}"),
         Finding(
             key="target", title="largest share at the infimum", value=float(shares[:, 0].mean()),
             says=_sharpness(shares, tau, nu, config.recentre),
         ),
+        *_bound_findings(subject, expected, available, tau, infimum, nu),
+    ]  # fmt: skip
+
+
+def _bound_findings(
+    subject: Subject, expected: np.ndarray, available: np.ndarray, tau: np.ndarray, infimum: np.ndarray, nu: float
+) -> list[Finding]:
+    """Theorem 4.4, both sides under one law of costs: the estimated one. So the inequality has to hold."""
+    agents, norm = expected.shape[1], tau.sum(axis=1)
+    excess = np.maximum(risk_at_logs(log_softmax(subject.scores, available), tau, nu) - infimum, 0.0)
+    deferral = chosen_costs(subject.scores, expected) - expected.min(axis=1)
+    bound = float(deferral_bound(excess.mean(), norm.mean(), nu, agents))
+    worst = float((np.where(available, expected, -np.inf).max(axis=1) - expected.min(axis=1)).mean())
+    speaks = f"always choosing wrongly would cost {worst:.4f}" + ("" if bound < worst else ", so it says nothing")
+    return [
         Finding(key="tau_norm", title="||tau||_1", value=float(norm.mean()), says="scales the bound"),
-        mean_of("deferral_excess", "excess deferral loss", deferral, "over the Bayes rejector, expected costs"),
+        mean_of("expected_excess", "excess surrogate risk, expected", excess, "were the estimated costs the truth"),
+        mean_of("deferral_excess", "excess deferral loss, expected", deferral, "over the Bayes rejector, likewise"),
         Finding(key="bound", title="bound of Theorem 4.4", value=bound, says=f"the most it can be; {speaks}"),
         Finding(
-            key="pointwise_bound", title="bound, sample by sample", value=float(pointwise.mean()),
+            key="pointwise_bound", title="bound, sample by sample",
+            value=float(deferral_bound(excess, norm, nu, agents).mean()),
             says="the same inequality at each sample, then averaged: tighter",
         ),
         Finding(
             key="slack", title="slack", value=bound - float(deferral.mean()),
             says="bound less excess deferral loss: never below 0",
         ),
+        Finding(
+            key="encoder_bound", title="bound with the model's own part",
+            value=None if subject.model.best is None else bound + max(0.0, _model_gap(subject)),
+            says="over the best model found too (Corollary 4.11)"
+            if subject.model.best is not None else f"not known: {subject.model.reasons.get('best', '')}",
+        ),
     ]  # fmt: skip
+
+
+def _model_gap(subject: Subject) -> float:
+    model = subject.model
+    here = np.isfinite(model.as_is)
+    return float((model.as_is[here] - model.best[here]).mean()) if here.any() else 0.0
 
 
 def _sharpness(shares: np.ndarray, tau: np.ndarray, nu: float, recentre: bool) -> str:

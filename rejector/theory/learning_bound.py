@@ -4,16 +4,16 @@ With probability ``1 - delta`` over the ``K`` training rows,
 
     E(r) <= E_K(r) + 2 R_K(L_def) + B sqrt(log(1 / delta) / (2 K)),
 
-``B`` being the largest cost: the theorem has ``B = 1``, though its own costs are sums and go beyond 1. ``R_K(L_def)`` is
-made of the Rademacher complexity ``R_K`` of the rejector's class and of what agents get wrong:
+``B`` being the largest cost: the theorem has ``B = 1``, though its own costs are sums and go beyond 1. ``R_K(L_def)``
+is made of the Rademacher complexity ``R_K`` of the rejector's class and of what agents get wrong:
 
 * an expert's class errors: ``Omega_j = e_j / 2 exp(-K e_j / 8) + R_{K e_j / 2}``, ``e_j`` being its error rate;
 * an expert's other costs: the largest of them times ``R_K``;
 * the model's, whose classes are single functions once it is frozen (``R_K(H) = R_K(F) = 0``): the largest cost of each
   task times ``R_K``, which is the theorem's ``2 R_K`` where both are 1.
 
-Each is weighted with ``lambda``; ``beta_j`` adds ``beta_j R_K``. Where the cost is no sum over tasks (``--cost``), or the
-class cost is not 0-1, an agent's part is its largest cost times ``R_K`` (Talagrand's contraction).
+Each is weighted with ``lambda``; ``beta_j`` adds ``beta_j R_K``. Where the cost is no sum over tasks (``--cost``), or
+the class cost is not 0-1, an agent's part is its largest cost times ``R_K`` (Talagrand's contraction).
 
 The class: one agent's score functions whose norm is at most the trained rejector's. As is usual, the complexity of the
 scores stands for that of the allocations they decide, which holds for losses taken at a margin of 1. The bound is

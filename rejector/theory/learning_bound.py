@@ -94,17 +94,12 @@ def mlp_rademacher(inputs: np.ndarray, norm: float, depth: int) -> float:
 
 
 def rademacher(scores: ScoreClass, rows: int, *, seed: int = 0) -> float:
-    """Complexity of a class on ``rows`` samples: on that many of its own, drawn without replacement; beyond as many as
-    there are, that of all, falling as ``1 / sqrt(rows)``."""
-    count = len(scores.inputs)
-    chosen = scores.inputs
-    if rows < count:
-        chosen = chosen[np.random.default_rng(seed).permutation(count)[: max(rows, 1)]]
+    """Complexity of a class on ``rows`` samples such as those it was seen on: falls as ``1 / sqrt(rows)``."""
     if scores.kind == "linear":
-        value = linear_rademacher(chosen, scores.norm, seed=seed)
+        value = linear_rademacher(scores.inputs, scores.norm, seed=seed)
     else:
-        value = mlp_rademacher(chosen, scores.norm, scores.depth)
-    return value * math.sqrt(min(count / max(rows, 1), 1.0))
+        value = mlp_rademacher(scores.inputs, scores.norm, scores.depth)
+    return value * math.sqrt(len(scores.inputs) / rows)
 
 
 def accuracy_term(error_rate: float, rows: int, complexity_at: Callable[[int], float]) -> float:
@@ -169,12 +164,10 @@ def learning_bound(
         largest_cost: ``B``.
         delta: the bound fails with at most this probability.
     """
-    known: dict[int, float] = {}
+    on_all = rademacher(scores, len(scores.inputs))
 
     def complexity_at(count: int) -> float:
-        if count not in known:
-            known[count] = rademacher(scores, count)
-        return known[count]
+        return on_all * math.sqrt(len(scores.inputs) / count)
 
     complexity = complexity_at(rows)
     accuracy = magnitude = 0.0

@@ -1,4 +1,4 @@
-"""Optimal conditional risk, its minimiser, the consistency transform and its inverse, against numerical minimisation."""
+"""Optimal conditional risk, its minimiser, the consistency transform, its inverse, against numerical minimisation."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ def value_and_slope(scores: np.ndarray, tau: np.ndarray, nu: float) -> tuple[flo
     """``sum_j tau_j Phi_01^nu`` straight from Eq. 1, and its gradient by the scores."""
     log_s = scores - np.logaddexp.reduce(scores)
     e = nu - 1
-    if abs(e) < 1e-5:  # the series in nu - 1, as the quotient loses digits
-        loss = -log_s * (1 + e * log_s / 2 + (e * log_s) ** 2 / 6)
-    else:
-        loss = (np.exp(e * log_s) - 1) / -e
+    series = -log_s * (1 + e * log_s / 2 + (e * log_s) ** 2 / 6)  # near nu = 1 the quotient loses digits
+    loss = series if abs(e) < 1e-5 else (np.exp(e * log_s) - 1) / -e
     weights = tau * np.exp(e * log_s)
     return float(tau @ loss), np.exp(log_s) * weights.sum() - weights
 
@@ -226,10 +224,6 @@ def test_abstention_at_the_paper_s_weights():
 # --- the transform ----------------------------------------------------------------------------------------------------
 
 
-def calibration_gap(p: np.ndarray, shares: np.ndarray, nu: float) -> float:
-    return float(risk_at(shares, p, nu) - least(p, nu))
-
-
 @settings(max_examples=60, deadline=None)
 @given(NU, st.integers(2, 8), st.integers(0, 2**31))
 def test_no_mistake_costs_less_in_the_surrogate_than_the_transform_says(nu, agents, seed):
@@ -251,7 +245,7 @@ def test_no_mistake_costs_less_in_the_surrogate_than_the_transform_says(nu, agen
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0, 2), st.floats(0, 1), st.integers(2, 8))
 def test_the_transform_is_reached(nu, v, agents):
-    """At p = ((1 + v) / 2, (1 - v) / 2) and even shares, for any number of agents up to nu = 1, for two up to nu = 2."""
+    """At p = ((1 + v) / 2, (1 - v) / 2) and even shares: any number of agents up to nu = 1, two up to nu = 2."""
     p = np.array([0.5 * (1 + v), 0.5 * (1 - v)])
     gap = float(risk_at(np.array([0.5, 0.5]), p, nu)) - (least(p, nu) if p[1] > 1e-9 else float(optimal_risk(p, nu)))
     assert transform(v, nu, 2 if nu > 1 else agents) == pytest.approx(gap, abs=1e-6)
@@ -263,7 +257,9 @@ def test_many_agents_tied_reach_the_transform_at_nu_2():
         p = np.full(agents, (1 + v) / agents)
         p[0] -= v
         even = np.full(agents, 1 / agents)
-        assert float(risk_at(even, p, 2) - optimal_risk(p, 2)) == pytest.approx(float(transform(v, 2, agents)), abs=1e-12)
+        assert float(risk_at(even, p, 2) - optimal_risk(p, 2)) == pytest.approx(
+            float(transform(v, 2, agents)), abs=1e-12
+        )
 
 
 @settings(max_examples=60, deadline=None)

@@ -28,7 +28,7 @@ from .bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
 from .encoder_split import EncoderSplit, encoder_split
 from .refits import LongerFit, fitted_longer, on_halves, with_weight_decay
 
-FEWEST_ROWS = 20  # on either side of a fit
+FEWEST_ROWS = 10  # of each split
 
 
 @dataclass(frozen=True, kw_only=True)

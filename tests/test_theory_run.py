@@ -27,6 +27,19 @@ from rejector.theory.findings import LEARNING, LOSS, MODEL, SURROGATE
 CAUSES = ("not_in_features", "objective", "class", "data", "optimisation")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _small_fits():
+    """Fewer and shorter fits: how well they estimate is tested in test_theory_estimates.py."""
+    from rejector.theory import bayes, encoder_split
+
+    every = bayes.learners
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bayes, "learners", lambda: {name: every()[name] for name in ("mean", "ridge")})
+        patch.setattr(encoder_split, "SEEDS", (1,))
+        patch.setitem(encoder_split.DEFAULTS, "epochs", 10)
+        yield
+
+
 @pytest.fixture(scope="module")
 def sections(make_cache, make_runs, tmp_path_factory):
     """Runs of several kinds on one cache, and the section of each: name -> (run folder, section)."""
@@ -172,8 +185,13 @@ def test_findings_of_a_subject_where_agents_are_missing(sections, monkeypatch):
     assert any("unavailable" in note for note in findings.notes_of(changed))
 
 
-def test_one_expert_at_a_constant_cost_is_abstention(make_cache, make_runs, tmp_path):
+def test_one_expert_at_a_constant_cost_is_abstention(make_cache, make_runs, tmp_path, monkeypatch):
     """An expert that is always right: what it costs is beta."""
+    from sklearn.neighbors import KNeighborsRegressor
+
+    from rejector.theory import bayes
+
+    monkeypatch.setattr(bayes, "learners", lambda: {"nearest": lambda: KNeighborsRegressor(20)})
     recipe = """
 [dataset]
 kind = "table"

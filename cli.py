@@ -351,6 +351,7 @@ def theory(
     from data.store import commit_bytes
     from rejector.theory.diagnosis import shown_parts, theory_rows, theory_section
 
+    say("estimating expected costs, training again on halves, refitting the model; no agent is asked")
     section = theory_section(run, split.value, device=resolve_device(device))
     if format == Format.json:
         print(json.dumps(section, indent=2, ensure_ascii=False))

@@ -21,7 +21,7 @@ from data.errors import UsageError
 from ..intervals import paired_interval
 from ..losses import LOSSES, check_nu
 from ..networks import INPUT_OF
-from ..runs import Run, load_run, open_cache
+from ..runs import Run, load_run, one_run, open_cache
 from ..table import CostTable, load_tables
 from ..training import TrainedRejector, point_costs
 from .bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
@@ -160,16 +160,16 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
     """Read a run and its cache, estimate expected costs, and fit what it is compared with.
 
     Args:
-        path: a run's folder.
+        path: a run's folder, or one that holds a single run.
         split: to judge on.
         device: that rejectors are trained on.
         seed: of folds, halves and signs.
 
     Raises:
-        UsageError: the split has too few rows.
+        UsageError: there is no run or more than one, or a split has too few rows.
         FingerprintMismatch: the cache is no longer what the run was trained on.
     """
-    run = load_run(path)
+    run = load_run(one_run(path))
     cache, config = open_cache(run), run.rejector.config
     tasks = cache.record.tasks
     names = list(dict.fromkeys(["train", "validation", split]))

@@ -364,11 +364,15 @@ def verdict_of(parts: dict[str, dict[str, Finding]]) -> str:
     name = largest.title.removeprefix("+ ")
     text = (
         f"The rejector is {total:.4f} above the oracle. The largest part, {largest.value:.4f} "
-        f"({100 * largest.value / total:.0f} %), is: {name}; {ADVICE[key]}."
+        f"({100 * largest.value / total:.0f} %), is: {name}; {_advice(key, largest)}."
     )
     others = [
-        f"{found.title.removeprefix('+ ')} {found.value:.4f} ({ADVICE[other]})"
+        f"{found.title.removeprefix('+ ')} {found.value:.4f} ({_advice(other, found)})"
         for other, found in causes
         if other != key and found.interval is not None and found.interval[0] > 0
     ]
     return text + (f" Also beyond doubt: {'; '.join(others)}." if others else "")
+
+
+def _advice(key: str, found: Finding) -> str:
+    return f"{ADVICE[key]}; {found.says}" if key == "optimisation" else ADVICE[key]

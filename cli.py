@@ -491,6 +491,48 @@ def evaluate(
 
 
 @app.command()
+def theory(
+    run: RunArgument,
+    split: Split = Split.test,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure (PNG).")] = None,
+    device: DeviceOption = "cpu",
+    format: FormatOption = Format.table,
+):
+    """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds.
+
+    Estimates expected costs, trains the run's settings again on halves of its samples, and refits the model: a minute.
+
+    Examples:
+
+        l2d theory run
+
+        l2d theory runs/multi-task_beta=0_nu=1_seed=0 --split validation --format json --figure theory.png
+    """
+    import json
+
+    from data.device import resolve_device
+    from data.render import print_rows, print_table
+    from data.store import commit_bytes
+    from rejector.theory.diagnosis import shown_parts, theory_rows, theory_section
+
+    say("estimating expected costs, training again on halves, refitting the model; no agent is asked")
+    section = theory_section(run, split.value, device=resolve_device(device))
+    if format == Format.json:
+        print(json.dumps(section, indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        for title, rows in shown_parts(section).items():
+            print_table(rows, title=title)
+        print("\n".join([*section["notes"], "", section["verdict"]]))
+    else:
+        print_rows(list(theory_rows(section)), format.value)
+    if figure is not None:
+        from rejector.theory.figure import draw_theory
+
+        commit_bytes(figure, draw_theory(section), replace=True)
+        say(f"wrote {figure}")
+
+
+@app.command()
 def route(
     run: RunArgument,
     source: Annotated[

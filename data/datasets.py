@@ -12,6 +12,7 @@ KINDS = {
     "table": ("table", "TableConfig", "load_table"),
     "voc": ("voc", "VocConfig", "load_voc"),
     "coco": ("coco", "CocoConfig", "load_coco"),
+    "mimic4": ("mimic4", "Mimic4Config", "load_mimic4"),
 }
 
 

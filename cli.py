@@ -58,7 +58,13 @@ RunArgument = Annotated[Path, typer.Argument(help="A run made by `l2d train`, or
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 
 # What `train` and `sweep` have in common.
-RejectorOption = Annotated[str, typer.Option(help="linear, mlp or transformer; conv over cached images.")]
+RejectorOption = Annotated[
+    str,
+    typer.Option(
+        help="linear, mlp or transformer; conv over cached images. A transformer reads token lists where the cache "
+        "has them, else features: token_transformer and feature_transformer say which."
+    ),
+]
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
 EpochsOption = Annotated[int, typer.Option(min=1)]
 BatchSizeOption = Annotated[int, typer.Option(min=1)]
@@ -67,7 +73,7 @@ ScheduleOption = Annotated[str, typer.Option(help="cosine, linear or constant.")
 WarmupOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")]
 WeightDecayOption = Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")]
 HiddenOption = Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")]
-LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp.")]
+LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp; blocks of the token_transformer.")]
 LossOption = Annotated[str, typer.Option(help="surrogate (the paper's), regression or one_vs_all.")]
 RecentreOption = Annotated[
     bool, typer.Option("--recentre/--no-recentre", help="Train on costs less the sample's cheapest.")

@@ -154,19 +154,37 @@ def fit_vocabulary(lists: Lists, min_count: int = 1) -> tuple[str, ...]:
     return SPECIAL + tuple(counted.sort(["count", "code"], descending=[True, False])["code"].to_list())
 
 
-def token_inputs(tokens: Mapping[str, Tokens], max_length: Mapping[str, int], **more: Any) -> dict[str, Any]:
-    """What ``inputs["tokens"]`` of a cache's record says: how token lists become what a rejector looks at.
+def token_inputs(tokens: Mapping[str, Tokens], max_length: Mapping[str, int]) -> dict[str, Any]:
+    """What ``inputs["tokens"]`` of a cache's record says: how token lists become what a network looks at.
 
     Args:
         tokens: of each field.
         max_length: of each field: how many codes of a list a network looks at, the first ones.
-        more: facts of a source that can be read again, see :class:`data.token_columns.TokenEncoder`.
     """
     fields = {
         name: {"vocabulary": list(lists.vocabulary), "max_length": int(max_length[name])}
         for name, lists in tokens.items()
     }
-    return {"kind": "tokens", "fields": fields, **more}
+    return {"kind": "tokens", "fields": fields}
+
+
+def token_sizes(made: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
+    """Of each field, how many codes its vocabulary has and how many of a list are looked at.
+
+    Args:
+        made: as :func:`token_inputs` gives it; of other kinds of inputs there are none.
+    """
+    return tuple((len(field["vocabulary"]), field["max_length"]) for field in made.get("fields", {}).values())
+
+
+def token_rows(fields: Sequence[Tokens], max_lengths: Sequence[int]) -> np.ndarray:
+    """What a network looks at: the fields' padded lists side by side, (n, sum of ``max_lengths``).
+
+    They are float32, as other inputs are, which holds indices below 2^24 exactly.
+    """
+    return np.concatenate(
+        [lists.padded(length)[0].astype(np.float32) for lists, length in zip(fields, max_lengths, strict=True)], axis=1
+    )
 
 
 def _flat(lists: Lists) -> tuple[np.ndarray, pl.Series]:

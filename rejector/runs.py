@@ -25,6 +25,7 @@ from data import schema, store
 from data.cache import CostCache
 from data.errors import CorruptPart, FingerprintMismatch, UsageError
 from data.integrity import sha256_of, skeleton_digest
+from data.tokens import token_sizes
 
 from .costs import CostWeights
 from .grid import GridPoint
@@ -213,6 +214,7 @@ def load_run(path: Path) -> Run:
     try:
         point = facts["point"]
         beta = point["beta"]
+        looks_at = InputRecord(**facts["input"]) if "input" in facts else None
         rejector = TrainedRejector(
             point=GridPoint(
                 **{
@@ -227,9 +229,9 @@ def load_run(path: Path) -> Run:
             best_epoch=facts["best_epoch"],
             validation_risk=facts["validation_risk"],
             history=[tuple(row) for row in facts["history"]],
+            sizes=token_sizes(looks_at.made) if looks_at is not None else (),
         )
         rejector.scores(torch.zeros(1, len(rejector.state["feature_mean"])))  # the parameters fit the network
-        looks_at = InputRecord(**facts["input"]) if "input" in facts else None
         return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"], looks_at)
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
+
+from data.token_network import TokenNetwork
 
 from .costs import total_costs
 from .distributed import Group
@@ -17,15 +20,23 @@ from .networks import make_network
 
 #: Activations of a layer that are worked on at once, in numbers. On a CPU more than this falls out of its cache.
 ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
+#: Rows of token lists that are scored at once, by all points of a stack together: a row is many tokens.
+TOKEN_ROWS_AT_ONCE = 4096
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 #: What a point's state consists of, besides three numbers: a tensor of each kind for each parameter.
 KINDS = ("parameters", "exp_avg", "exp_avg_sq", "best")
 
 
-def points_at_once(device: str, batch_size: int, network: str, width: int, hidden: int) -> int:
+def points_at_once(device: str, batch_size: int, network: str, width: int, hidden: int, layers: int = 2) -> int:
     """How many rejectors an :class:`AutogradStack` should hold; more of them make further stacks."""
     kind = torch.device(device).type
-    of_row = {"transformer": (1 + width) * hidden, "conv": width // 24 * hidden}  # a quarter of the pixels, hidden / 2
+    tokens = (1 + width) * hidden
+    of_row = {
+        "transformer": tokens,
+        "feature_transformer": tokens,
+        "token_transformer": tokens * (1 if kind == "cpu" else 16 * layers),  # what autograd keeps has to fit as well
+        "conv": width // 24 * hidden,  # a quarter of the pixels, hidden / 2
+    }
     return max(1, ACTIVATIONS_AT_ONCE.get(kind, 1 << 30) // (batch_size * of_row.get(network, hidden)))
 
 
@@ -40,7 +51,7 @@ class Stack(ABC):
     Args:
         points: the P points.
         weights: ``lambda`` that each is trained on, (P, T).
-        network: kind of network, with ``width``, ``num_agents``, ``hidden`` and ``layers``.
+        network: kind of network, with ``width``, ``num_agents``, ``hidden``, ``layers`` and ``sizes``.
         loss: one of :data:`rejector.losses.LOSSES`, on costs that are ``recentre``\\ d or not.
         weight_decay: decoupled, as AdamW does it.
         dtype: of parameters; features and costs have to be of the same.
@@ -59,6 +70,7 @@ class Stack(ABC):
         num_agents: int,
         hidden: int,
         layers: int = 2,
+        sizes: Sequence[tuple[int, int]] = (),
         loss: str = "surrogate",
         recentre: bool = False,
         weight_decay: float = 0.0,
@@ -74,7 +86,8 @@ class Stack(ABC):
         self.nu = None if nu is None or loss != "surrogate" else nu[:, None, None]
         self._loss, self._recentre, self._weight_decay = LOSSES[loss], recentre, weight_decay
 
-        networks = {seed: _initialised(seed, network, width, num_agents, hidden, layers) for seed in self.seeds}
+        shape = (network, width, num_agents, hidden, layers, sizes)
+        networks = {seed: _initialised(seed, *shape) for seed in self.seeds}
         self.template = networks[self.seeds[0]]
         self._shapes = {name: value.shape for name, value in self.template.named_parameters()}
         # No element of a padded tensor is left over for the fused step's scalar code, whose last bit might differ.
@@ -210,28 +223,29 @@ class AutogradStack(Stack):
 
     def __init__(self, points: list[GridPoint], weights: Tensor, **settings):
         super().__init__(points, weights, **settings)
-        template = self.template.to("meta")
-
-        def forward(state: dict[str, Tensor], features: Tensor) -> Tensor:
-            return functional_call(template, (state, {}), (features,))
-
-        def forward_of_one(state: dict[str, Tensor], features: Tensor) -> Tensor:
-            return forward({name: value[0] for name, value in state.items()}, features.reshape(-1, features.shape[-1]))[
-                None
-            ]
-
-        if len(points) == 1:  # vmap costs something with large batches even where there is nothing to map over
-            self._forward = self._forward_shared = forward_of_one
-        else:
-            self._forward = vmap(forward)  # (P, …), (P, B, W) -> (P, B, A)
-            self._forward_shared = vmap(forward, in_dims=(0, None))  # (P, …), (B, W) -> (P, B, A)
+        self.template = self.template.to("meta")
         self._leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
         for name, gradient in self._views(self._flat_gradient).items():
             self._leaves[name].grad = gradient  # autograd adds to what is there
 
+    def _forward(self, state: dict[str, Tensor], features: Tensor) -> Tensor:
+        """Scores (P, B, A) of each point's rows (S, B, W), or of the same rows (B, W) for all."""
+        options = {}
+        if isinstance(self.template, TokenNetwork):
+            features, options["lengths"] = self.template.trimmed(features)
+
+        def forward(state: dict[str, Tensor], rows: Tensor) -> Tensor:
+            return functional_call(self.template, (state, {}), (rows,), options)
+
+        if len(self.points) == 1:  # vmap costs something with large batches even where there is nothing to map over
+            return forward({name: value[0] for name, value in state.items()}, features.flatten(0, -2))[None]
+        if features.dim() == 2:
+            return vmap(forward, in_dims=(0, None))(state, features)
+        return vmap(forward)(state, features[self.of_seed])
+
     def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
         costs = total_costs(raw[self.of_seed], self.weights, self.beta)
-        scores = self._forward(self._leaves, features[self.of_seed])
+        scores = self._forward(self._leaves, features)
         losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
         self._flat_gradient.zero_()
         scores.backward(gradient / features.shape[1])
@@ -239,11 +253,13 @@ class AutogradStack(Stack):
 
     @torch.inference_mode()
     def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
+        if isinstance(self.template, TokenNetwork):
+            rows_at_once = min(rows_at_once, TOKEN_ROWS_AT_ONCE)
         total = torch.zeros(len(self.points), device=features.device, dtype=torch.float64)
         step = max(1, rows_at_once // len(self.points))
         for x, costs in zip(features.split(step), raw.split(step), strict=True):
             costs = total_costs(costs.expand(len(self.points), -1, -1, -1), self.weights, self.beta)
-            chosen = allocate(self._forward_shared(self.parameters, x))
+            chosen = allocate(self._forward(self.parameters, x))
             total += deferral_loss(chosen, costs).sum(dim=1, dtype=torch.float64)
         return total / len(features)
 
@@ -252,7 +268,7 @@ def _padded(size: int) -> int:
     return -(-size // 64) * 64
 
 
-def _initialised(seed: int, network: str, width: int, num_agents: int, hidden: int, layers: int) -> torch.nn.Module:
+def _initialised(seed: int, *shape) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make_network(network, width, num_agents, hidden, layers)
+        return make_network(*shape)

@@ -50,12 +50,14 @@ def sweep(
     Args:
         folders: where each point's run goes.
         overwrite: train again what is there, instead of leaving or refusing it.
+        config: settings; what a ``transformer`` is depends on the cache, see :func:`rejector.networks.network_for`.
         checkpoint_every: seconds between two saves.
 
     Raises:
         DataError: a folder holds a run of other settings or of another cache, and ``overwrite`` is False.
         UsageError: a folder holds something else.
     """
+    config = config.on(cache.record.inputs)
     todo = []
     for point, folder in zip(points, folders, strict=True):
         if not folder.exists():

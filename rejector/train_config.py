@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from data.errors import UsageError
 
 from .losses import LOSSES
-from .networks import NETWORKS
+from .networks import LAYERED, NETWORKS, network_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class TrainConfig:
 
     network: str = "mlp"
     hidden: int = 64
-    layers: int = 2  # hidden layers of the mlp
+    layers: int = 2  # hidden layers of the mlp, blocks of the token_transformer
     loss: str = "surrogate"  # the paper's; or regression, one_vs_all, see rejector.losses
     recentre: bool = False  # subtract each sample's cheapest cost from all agents' before the loss
     epochs: int = 100
@@ -40,8 +40,8 @@ class TrainConfig:
                 raise UsageError(f"{name} = {getattr(self, name)}", hint=f"at least {least}")
         if self.network not in NETWORKS:
             raise UsageError(f"there is no rejector {self.network!r}", hint=f"choose from {', '.join(NETWORKS)}")
-        if self.layers != 2 and self.network != "mlp":
-            raise UsageError(f"layers = {self.layers}", hint=f"layers are the mlp's; the rejector is a {self.network}")
+        if self.layers != 2 and self.network not in (*LAYERED, "transformer"):
+            raise UsageError(f"layers = {self.layers}", hint=f"{self.network} has none; {' and '.join(LAYERED)} have")
         if self.loss not in LOSSES:
             raise UsageError(f"there is no loss {self.loss!r}", hint=f"choose from {', '.join(LOSSES)}")
         if self.schedule not in SCHEDULES:
@@ -52,10 +52,23 @@ class TrainConfig:
                 f"lr = {self.lr}, warmup = {self.warmup}, weight_decay = {self.weight_decay}",
                 hint="lr is > 0, warmup in [0, 1], weight_decay >= 0, all finite",
             )
-        if self.network == "transformer" and self.hidden % 4:
+        if self.network.endswith("transformer") and self.hidden % 4:
             raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
         if self.network == "conv" and self.hidden % 16:
             raise UsageError(f"hidden = {self.hidden}", hint="a conv needs a multiple of 16")
+
+    def on(self, inputs: Collection[str]) -> TrainConfig:
+        """These settings on a cache with these inputs: which network a ``transformer`` is, see :func:`network_for`.
+
+        Raises:
+            UsageError: the network has no such number of layers.
+        """
+        network = network_for(self.network, inputs)
+        if network == "transformer" and self.layers != 2:
+            raise UsageError(
+                f"layers = {self.layers}, but a transformer over features has one block", hint="leave layers out"
+            )
+        return replace(self, network=network)
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

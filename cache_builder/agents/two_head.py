@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from data.dataset import Batch, Dataset
-from data.errors import DataError
+from data.errors import DataError, UsageError
 from data.features import standardisation
 
 from ..answers import Answers
@@ -67,6 +67,14 @@ class TwoHeadAgent(Agent):
     config: TwoHeadConfig
     can_answer = ("cla", "reg")
     reads = ("features", "split", "target_cla", "target_reg")
+
+    def check(self, dataset: Dataset, tasks: list[str]) -> None:
+        if dataset.features is None:
+            raise UsageError(
+                "the dataset has no features for it to look at",
+                where=f"agent {self.config.name!r}",
+                hint="give [dataset] features, or an agent of kind two_transformers, which reads tokens",
+            )
 
     def _network(self, dataset: Dataset) -> TwoHeadNetwork:
         return TwoHeadNetwork(

@@ -21,7 +21,7 @@ from .errors import DataError
 from .icd_ccs import read_ccs
 from .patient_split import PatientSplit, split_by_patient
 from .table import Strict
-from .tokens import Tokens, fit_vocabulary, token_inputs
+from .tokens import SPECIAL, Tokens, fit_vocabulary, token_inputs
 from .visits import UNITS, Stay, VisitTables, code_lists, collect, label_visits, require_columns, visits_with
 
 Table = Literal["diagnoses", "procedures", "prescriptions"]
@@ -47,7 +47,7 @@ class Mimic4Config(Strict):
     unmapped: Literal["keep", "drop"] = "keep"  # codes of a version that a CCS file maps, but not in the file
     negatives: Annotated[float, Field(gt=0)] | None = None  # so many survivors for each death; all of them if None
     seed: int = 42  # of that choice
-    min_count: Annotated[int, Field(ge=1)] = 1  # training visits that must have a code for it to be in the vocabulary
+    min_count: Annotated[int, Field(ge=1)] = 2  # training visits that must have a code; rarer ones are <unk>
     diagnoses: CodesConfig = CodesConfig()
     procedures: CodesConfig = CodesConfig()
     split: PatientSplit = PatientSplit()
@@ -114,6 +114,11 @@ def _prepare(tables: VisitTables, config: Mimic4Config, name: str) -> Dataset:
     for field, rows in codes.items():
         lists = code_lists(rows, samples, tables.files[field])
         vocabulary = fit_vocabulary(lists.filter(pl.Series(train)), config.min_count)
+        if len(vocabulary) == len(SPECIAL):
+            raise DataError(
+                f"no code of {field} occurs in {config.min_count} training visits",
+                hint="lower `min_count`, or add patients",
+            )
         tokens[field] = Tokens.encode(lists, vocabulary)
     lengths = {field: getattr(config, field).max_length for field in FIELDS}
     inputs: dict = {"tokens": token_inputs(tokens, lengths), "preparation": facts}

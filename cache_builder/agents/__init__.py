@@ -9,6 +9,7 @@ from .base import Agent, AgentConfig
 #: kind -> (module, configuration class, agent class). Modules load when a recipe names them: torch is heavy.
 KINDS = {
     "two_head": ("two_head", "TwoHeadConfig", "TwoHeadAgent"),
+    "two_transformers": ("two_transformers", "TwoTransformersConfig", "TwoTransformersAgent"),
     "cluster_expert": ("cluster_expert", "ClusterExpertConfig", "ClusterExpertAgent"),
     "column": ("column", "ColumnConfig", "ColumnAgent"),
     "average": ("average", "AverageConfig", "AverageAgent"),

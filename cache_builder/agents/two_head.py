@@ -87,16 +87,7 @@ class TwoHeadAgent(Agent):
 
     def freeze(self, dataset: Dataset, device: str) -> dict[str, np.ndarray]:
         if self.config.weights is not None:
-            from safetensors.numpy import load_file
-
-            try:
-                return load_file(self.config.weights)
-            except Exception as error:  # safetensors raises its own and OSError
-                raise DataError(
-                    f"agent {self.config.name!r}: cannot read weights: {error}",
-                    where=self.config.weights,
-                    hint="give a safetensors file, such as agents/NAME/frozen.safetensors of another cache",
-                ) from error
+            return weights_in(self.config.weights, self.config.name)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so small a network only waits for a second thread, on a busy machine for minutes
         try:
@@ -130,6 +121,24 @@ class TwoHeadAgent(Agent):
         if self.config.weights is not None:
             fields["weights"] = file_digest(self.config.weights) if self.config.weights.is_file() else None
         return fields
+
+
+def weights_in(file: Path, agent: str) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file.
+
+    Raises:
+        DataError: it is none; names the agent whose weights it should hold.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors raises its own and OSError
+        raise DataError(
+            f"agent {agent!r}: cannot read weights: {error}",
+            where=file,
+            hint="give a safetensors file, such as agents/NAME/frozen.safetensors of another cache",
+        ) from error
 
 
 def train_two_head(make_network, dataset: Dataset, config: TwoHeadConfig, device: str) -> TwoHeadNetwork:

@@ -28,6 +28,7 @@ COMMANDS = [
     "report",
     "export",
     "digits",
+    "mimic",
     "demo",
 ]
 

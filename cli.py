@@ -74,6 +74,7 @@ WarmupOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the st
 WeightDecayOption = Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")]
 HiddenOption = Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")]
 LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp; blocks of the token_transformer.")]
+DropoutOption = Annotated[float, typer.Option(min=0, max=0.99, help="Of the token_transformer, in training.")]
 LossOption = Annotated[str, typer.Option(help="surrogate (the paper's), regression or one_vs_all.")]
 RecentreOption = Annotated[
     bool, typer.Option("--recentre/--no-recentre", help="Train on costs less the sample's cheapest.")
@@ -218,6 +219,7 @@ def train(
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
     layers: LayersOption = 2,
+    dropout: DropoutOption = 0.0,
     loss: LossOption = "surrogate",
     recentre: RecentreOption = False,
     patience: PatienceOption = 0,
@@ -239,8 +241,8 @@ def train(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
+        patience=patience, memory=_bytes(memory), failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": [method],
@@ -278,6 +280,7 @@ def sweep(
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
     layers: LayersOption = 2,
+    dropout: DropoutOption = 0.0,
     loss: LossOption = "surrogate",
     recentre: RecentreOption = False,
     patience: PatienceOption = 0,
@@ -301,8 +304,8 @@ def sweep(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
+        patience=patience, memory=_bytes(memory), failures=failures.value,
     )  # fmt: skip
     grid = {
         "methods": _list(method, str, "--method"),

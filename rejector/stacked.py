@@ -17,6 +17,7 @@ from .distributed import Group
 from .grid import GridPoint
 from .losses import LOSSES, allocate, check_nu, deferral_loss, recentred
 from .networks import make_network
+from .seeded_dropout import SeededDropout
 
 #: Activations of a layer that are worked on at once, in numbers. On a CPU more than this falls out of its cache.
 ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
@@ -54,6 +55,7 @@ class Stack(ABC):
         network: kind of network, with ``width``, ``num_agents``, ``hidden``, ``layers`` and ``sizes``.
         loss: one of :data:`rejector.losses.LOSSES`, on costs that are ``recentre``\\ d or not.
         weight_decay: decoupled, as AdamW does it.
+        dropout: share of a token_transformer's activations that a step leaves out.
         dtype: of parameters; features and costs have to be of the same.
 
     Attributes:
@@ -74,6 +76,7 @@ class Stack(ABC):
         loss: str = "surrogate",
         recentre: bool = False,
         weight_decay: float = 0.0,
+        dropout: float = 0.0,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
@@ -85,6 +88,7 @@ class Stack(ABC):
         nu = check_nu(torch.tensor([point.nu for point in points]), dtype, device)
         self.nu = None if nu is None or loss != "surrogate" else nu[:, None, None]
         self._loss, self._recentre, self._weight_decay = LOSSES[loss], recentre, weight_decay
+        self._dropout = dropout
 
         shape = (network, width, num_agents, hidden, layers, sizes)
         networks = {seed: _initialised(seed, *shape) for seed in self.seeds}
@@ -104,7 +108,7 @@ class Stack(ABC):
         self.best_epoch = torch.zeros(len(points), dtype=torch.int64, device=device)
 
     @abstractmethod
-    def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
+    def _backward(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Tensor:
         """Write gradients of the mean losses of a batch to ``_flat_gradient``; return these means, (P,)."""
 
     @abstractmethod
@@ -112,7 +116,14 @@ class Stack(ABC):
         """Mean true deferral loss of each point, float64 (P,), on the same rows for all: (n, W), (n, A, T)."""
 
     def step(
-        self, features: Tensor, raw: Tensor, lr: float, *, total: int | None = None, group: Group | None = None
+        self,
+        features: Tensor,
+        raw: Tensor,
+        lr: float,
+        *,
+        total: int | None = None,
+        group: Group | None = None,
+        keys: Tensor | None = None,
     ) -> Tensor:
         """One optimiser step on a batch.
 
@@ -121,14 +132,15 @@ class Stack(ABC):
             raw: their raw costs, (S, B, A, T).
             lr: learning rate.
             total: rows of the whole batch, where ``group``'s other processes have the rest of it.
+            keys: what the rows' dropout is drawn from, (S, B); none without dropout.
 
         Returns:
             Mean loss of each point over the whole batch before the step, float64 (P,).
         """
         if group is None or group.size == 1:
-            losses = self._backward(features, raw)
+            losses = self._backward(features, raw, keys)
         else:
-            losses = self._backward_together(features, raw, total, group)
+            losses = self._backward_together(features, raw, total, group, keys)
         self._steps += 1
         # What torch.optim.AdamW(fused=True) calls; its own bookkeeping costs as much as the step of a small grid.
         torch._fused_adamw_(
@@ -137,11 +149,13 @@ class Stack(ABC):
         )  # fmt: skip
         return losses
 
-    def _backward_together(self, features: Tensor, raw: Tensor, total: int, group: Group) -> Tensor:
+    def _backward_together(
+        self, features: Tensor, raw: Tensor, total: int, group: Group, keys: Tensor | None
+    ) -> Tensor:
         """Gradients and means of a batch of which each process has a share."""
         rows = features.shape[1]
         if rows:
-            losses = self._backward(features, raw) * (rows / total)
+            losses = self._backward(features, raw, keys) * (rows / total)
             self._flat_gradient *= rows / total
         else:
             losses = torch.zeros(len(self.points), dtype=torch.float64, device=self.device)
@@ -228,24 +242,27 @@ class AutogradStack(Stack):
         for name, gradient in self._views(self._flat_gradient).items():
             self._leaves[name].grad = gradient  # autograd adds to what is there
 
-    def _forward(self, state: dict[str, Tensor], features: Tensor) -> Tensor:
+    def _forward(self, state: dict[str, Tensor], features: Tensor, keys: Tensor | None = None) -> Tensor:
         """Scores (P, B, A) of each point's rows (S, B, W), or of the same rows (B, W) for all."""
         options = {}
         if isinstance(self.template, TokenNetwork):
             features, options["lengths"] = self.template.trimmed(features)
 
-        def forward(state: dict[str, Tensor], rows: Tensor) -> Tensor:
-            return functional_call(self.template, (state, {}), (rows,), options)
+        def forward(state: dict[str, Tensor], rows: Tensor, keys: Tensor | None = None) -> Tensor:
+            drop = {} if keys is None else {"drop": SeededDropout(keys, self._dropout)}
+            return functional_call(self.template, (state, {}), (rows,), {**options, **drop})
 
         if len(self.points) == 1:  # vmap costs something with large batches even where there is nothing to map over
-            return forward({name: value[0] for name, value in state.items()}, features.flatten(0, -2))[None]
+            given = () if keys is None else (keys[0],)
+            return forward({name: value[0] for name, value in state.items()}, features.flatten(0, -2), *given)[None]
         if features.dim() == 2:
             return vmap(forward, in_dims=(0, None))(state, features)
-        return vmap(forward)(state, features[self.of_seed])
+        given = () if keys is None else (keys[self.of_seed],)
+        return vmap(forward)(state, features[self.of_seed], *given)
 
-    def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
+    def _backward(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Tensor:
         costs = total_costs(raw[self.of_seed], self.weights, self.beta)
-        scores = self._forward(self._leaves, features)
+        scores = self._forward(self._leaves, features, keys)
         losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
         self._flat_gradient.zero_()
         scores.backward(gradient / features.shape[1])

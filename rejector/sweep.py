@@ -73,7 +73,7 @@ def sweep(
     with joined(device) as (group, device):
         streams = open_streams(cache, SPLITS, column=INPUT_OF[config.network], failures=config.failures)
         started = time.perf_counter()
-        checkpoint = Checkpoint(checkpoint_file(todo, config, cache), checkpoint_every)
+        checkpoint = Checkpoint(checkpoint_file(todo, config, cache), checkpoint_every, group)
         rejectors = train_grid(
             [point for point, _ in todo],
             streams["train"],
@@ -82,7 +82,7 @@ def sweep(
             tasks=cache.record.tasks,
             device=device,
             group=group,
-            checkpoint=checkpoint if group.size == 1 else None,
+            checkpoint=checkpoint,
             progress=progress,
         )
         seconds = time.perf_counter() - started

@@ -27,6 +27,7 @@ class TrainConfig:
     schedule: str = "cosine"  # or linear, constant
     warmup: float = 0.1  # share of the steps over which the rate rises from 0
     weight_decay: float = 0.0  # decoupled (AdamW)
+    dropout: float = 0.0  # share of a token_transformer's activations that each step leaves out
     patience: int = 0  # stop a point this many epochs after its lowest validation risk; 0: never
     memory: int | None = (
         None  # bytes that training may hold of a split; None: all of it. The order of rows depends on it
@@ -42,6 +43,10 @@ class TrainConfig:
             raise UsageError(f"there is no rejector {self.network!r}", hint=f"choose from {', '.join(NETWORKS)}")
         if self.layers != 2 and self.network not in (*LAYERED, "transformer"):
             raise UsageError(f"layers = {self.layers}", hint=f"{self.network} has none; {' and '.join(LAYERED)} have")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout = {self.dropout}", hint="0 <= dropout < 1")
+        if self.dropout and self.network not in ("token_transformer", "transformer"):
+            raise UsageError(f"dropout = {self.dropout}", hint=f"{self.network} has none; a token_transformer has")
         if self.loss not in LOSSES:
             raise UsageError(f"there is no loss {self.loss!r}", hint=f"choose from {', '.join(LOSSES)}")
         if self.schedule not in SCHEDULES:
@@ -61,12 +66,13 @@ class TrainConfig:
         """These settings on a cache with these inputs: which network a ``transformer`` is, see :func:`network_for`.
 
         Raises:
-            UsageError: the network has no such number of layers.
+            UsageError: the network has no such settings.
         """
         network = network_for(self.network, inputs)
-        if network == "transformer" and self.layers != 2:
+        if network == "transformer" and (self.layers != 2 or self.dropout):
             raise UsageError(
-                f"layers = {self.layers}, but a transformer over features has one block", hint="leave layers out"
+                f"layers = {self.layers}, dropout = {self.dropout}: a transformer over features has one block and none",
+                hint="leave them out: this cache has no token lists",
             )
         return replace(self, network=network)
 

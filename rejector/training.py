@@ -24,6 +24,7 @@ from .costs import expression_costs, total_costs
 from .distributed import Group
 from .grid import GridPoint
 from .networks import make_network
+from .seeded_dropout import row_keys
 from .shuffled import Shuffled, Window
 from .stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack, points_at_once
 from .stacked_mlp import MLPStack
@@ -180,7 +181,11 @@ class _Training:
         for step, rows in enumerate(mine.split(config.batch_size, dim=1), start=number):
             share = self.group.share(rows, dim=1)
             lr = learning_rate(step, config.epochs * steps, config)
-            losses += stack.step(*window.take(share), lr, total=rows.shape[1], group=self.group) * rows.shape[1]
+            keys = None
+            if config.dropout:
+                keys = self.group.share(row_keys(stack.seeds, step, rows.shape[1], rows.device), dim=1)
+            found = stack.step(*window.take(share), lr, total=rows.shape[1], group=self.group, keys=keys)
+            losses += found * rows.shape[1]
         return losses
 
     def _end_epoch(self, epoch: int, map_stacks: Callable) -> None:
@@ -288,6 +293,7 @@ def _stacks(
             loss=config.loss,
             recentre=config.recentre,
             weight_decay=config.weight_decay,
+            dropout=config.dropout,
             device=device,
         )
         for start, stop in itertools.pairwise(cuts)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +15,7 @@ import pytest
 import torch
 from conftest import refused
 from safetensors.torch import load_file
+from test_training import point as grid_point
 from torch import nn
 
 from cache_builder.builder import build
@@ -18,10 +23,14 @@ from cache_builder.recipe import load_recipe
 from data.cache import CostCache
 from data.errors import DataError, FingerprintMismatch, UsageError
 from data.token_network import TokenNetwork
+from data.tokens import Tokens, fit_vocabulary, token_inputs
 from rejector.grid import make_grid
+from rejector.inputs import InputRecord, open_inputs
 from rejector.losses import allocate
+from rejector.networks import make_network
 from rejector.route import route
 from rejector.runs import load_run
+from rejector.stacked import AutogradStack, Stack
 from rejector.streaming import open_streams
 from rejector.sweep import sweep
 from rejector.table import load_tables
@@ -231,50 +240,105 @@ def random_rows(rows: int = 30) -> torch.Tensor:
     return torch.cat(fields, dim=1)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_an_encoder_is_pytorchs_own_on_the_list_without_padding(layers):
-    """One list at a time, as long as it is: so neither padding nor neighbours can matter to ours."""
-    network, rows = random_network(layers=layers), random_rows()
-    theirs = []
-    for encoder in network.encoders:
-        layer = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", norm_first=True, batch_first=True)
-        stack = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(16), enable_nested_tensor=False).double()
-        names = {
-            "self_attn.in_proj_": "to_qkv.",
-            "self_attn.out_proj.": "from_heads.",
-            "linear1.": "mlp.0.",
-            "linear2.": "mlp.2.",
-            "norm1.": "norm_attention.",
-            "norm2.": "norm_mlp.",
-        }
-        ours, state = encoder.state_dict(), {}
-        for name in stack.state_dict():
-            if name.startswith("norm."):
-                state[name] = ours[name]
-                continue
-            _, place, rest = name.split(".", 2)
-            old = next(key for key in names if rest.startswith(key))
-            state[name] = ours[f"blocks.{place}.{rest.replace(old, names[old])}"]
-        stack.load_state_dict(state)
-        theirs.append(stack)
+class Textbook(nn.Module):
+    """A TokenNetwork with PyTorch's own encoder layers in it, and with its parameters."""
 
-    def textbook(row: torch.Tensor) -> torch.Tensor:
+    NAMES = {
+        "self_attn.in_proj_": "to_qkv.",
+        "self_attn.out_proj.": "from_heads.",
+        "linear1.": "mlp.0.",
+        "linear2.": "mlp.2.",
+        "norm1.": "norm_attention.",
+        "norm2.": "norm_mlp.",
+    }
+
+    def __init__(self, network: TokenNetwork, layers: int):
+        super().__init__()
+        self.lengths, self.head = network.lengths, copy.deepcopy(network.head)
+        self.embeddings = nn.ParameterList(encoder.embedding.detach().clone() for encoder in network.encoders)
+        self.summaries = nn.ParameterList(encoder.summary.detach().clone() for encoder in network.encoders)
+        self.stacks = nn.ModuleList()
+        for encoder in network.encoders:
+            layer = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", norm_first=True, batch_first=True)
+            stack = nn.TransformerEncoder(layer, layers, norm=nn.LayerNorm(16), enable_nested_tensor=False).double()
+            ours = encoder.state_dict()
+            stack.load_state_dict({name: ours[self.our_name(name)] for name in stack.state_dict()})
+            self.stacks.append(stack)
+
+    def our_name(self, name: str) -> str:
+        if name.startswith("norm."):
+            return name
+        _, place, rest = name.split(".", 2)
+        old = next(key for key in self.NAMES if rest.startswith(key))
+        return f"blocks.{place}.{rest.replace(old, self.NAMES[old])}"
+
+    def alone(self, row: torch.Tensor) -> torch.Tensor:
+        """One row, each list as long as it is: there is no padding and no mask."""
         seen = []
-        for encoder, stack, part in zip(network.encoders, theirs, row.split([7, 4]), strict=True):
-            codes = part[part != 0]
-            tokens = torch.cat([encoder.summary[None], encoder.embedding[codes]])
-            seen.append(stack(tokens[None])[0, 0])
-        first, _, last = network.head
-        return last(first(torch.cat(seen)).clamp(min=0))
+        parts = zip(self.embeddings, self.summaries, self.stacks, row.split(self.lengths), strict=True)
+        for embedding, summary, stack, part in parts:
+            seen.append(stack(torch.cat([summary[None], embedding[part[part != 0]]])[None])[0, 0])
+        return self.head(torch.cat(seen))
 
-    expected = torch.stack([textbook(row) for row in rows])
-    found = network(rows)
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows together, with the mask that PyTorch's layers take."""
+        seen = []
+        parts = zip(self.embeddings, self.summaries, self.stacks, rows.split(self.lengths, dim=1), strict=True)
+        for embedding, summary, stack, part in parts:
+            tokens = torch.cat([summary.expand(len(part), 1, -1), embedding[part]], dim=1)
+            padding = torch.cat([torch.zeros(len(part), 1, dtype=torch.bool), part == 0], dim=1)
+            seen.append(stack(tokens, src_key_padding_mask=padding)[:, 0])
+        return self.head(torch.cat(seen, dim=1))
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_a_network_is_pytorchs_own_on_lists_without_padding(layers):
+    """One row at a time, so that neither padding nor neighbours can matter; gradients too."""
+    network, rows = random_network(layers=layers), random_rows()
+    textbook = Textbook(network, layers)
+    found, expected = network(rows), torch.stack([textbook.alone(row) for row in rows])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-11)
     by = torch.randn(len(rows), 3, dtype=torch.float64)
-    shared = [value for encoder in network.encoders for value in (encoder.embedding, encoder.summary)]
-    gradients = [torch.autograd.grad(scores, shared, by) for scores in (found, expected)]
+    ours = [value for encoder in network.encoders for value in (encoder.embedding, encoder.summary)]
+    theirs = [value for pair in zip(textbook.embeddings, textbook.summaries, strict=True) for value in pair]
+    gradients = torch.autograd.grad(found, ours, by), torch.autograd.grad(expected, theirs, by)
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
+
+
+def test_a_grid_in_float64_is_trained_as_pytorchs_own_one_after_another():
+    """30 steps of AdamW on masked batches of two seeds, the surrogate written out."""
+    points = [grid_point(seed=seed, beta=(0.0, beta, 0.0)) for seed, beta in ((3, 0.1), (3, 0.0), (5, 0.2))]
+    generator = torch.Generator().manual_seed(0)
+    given = []
+    for _ in range(30):
+        torch.manual_seed(len(given))
+        rows = torch.stack([random_rows(24), random_rows(24)])
+        given.append((rows.double(), torch.rand(2, 24, 3, 1, generator=generator, dtype=torch.float64)))
+    shape = {"network": "token_transformer", "width": 11, "num_agents": 3, "hidden": 16, "layers": 2}
+    stack = AutogradStack(
+        points, torch.ones(3, 1), **shape, sizes=((20, 7), (11, 4)), weight_decay=0.05, dtype=torch.float64
+    )
+    losses = torch.stack([stack.step(rows, raw, 1e-2) for rows, raw in given])
+    for position, one in enumerate(points):
+        torch.manual_seed(one.seed)
+        network = Textbook(make_network(*shape.values(), ((20, 7), (11, 4))).double(), 2)
+        optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, weight_decay=0.05)
+        for step, (rows, raw) in enumerate(given):
+            place = [3, 5].index(one.seed)
+            costs = raw[place, :, :, 0] + torch.tensor(one.query_costs, dtype=torch.float64)
+            tau = costs.sum(dim=1, keepdim=True) - costs
+            loss = -(tau * network(rows[place].long()).log_softmax(dim=1)).sum(dim=1).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            assert losses[step, position].item() == pytest.approx(loss.item(), abs=1e-9)
+        expected = [*network.embeddings, *network.head.parameters()]
+        names = [f"encoders.{k}.embedding" for k in range(2)] + [
+            f"head.{k}.{n}" for k in (0, 2) for n in ("weight", "bias")
+        ]
+        for name, value in zip(names, expected, strict=True):
+            torch.testing.assert_close(stack.parameters[name][position], value.detach(), rtol=0, atol=1e-8)
 
 
 def test_neither_width_nor_neighbours_nor_order_matter():
@@ -327,6 +391,20 @@ def test_a_point_in_a_grid_is_trained_as_it_is_alone(home, cache, tmp_path):
         assert_same(train(cache, tmp_path, [point]), {point.run_id: together[point.run_id]})
 
 
+def test_with_dropout_too_and_it_is_for_training_alone(cache, tmp_path):
+    settings = {"dropout": 0.2, "epochs": 2, "layers": 1}
+    together = train(cache, tmp_path / "together", **settings)
+    for point in grid(cache)[1:3]:
+        assert_same(train(cache, tmp_path / "alone", [point], **settings), {point.run_id: together[point.run_id]})
+    without = train(cache, tmp_path / "without", grid(cache)[:1], **{**settings, "dropout": 0.0})
+    assert all((state["head.0.weight"] != together[run]["head.0.weight"]).any() for run, state in without.items())
+    facts = json.loads((tmp_path / "alone" / grid(cache)[1].run_id / "run.json").read_text())
+    rejector = load_run(tmp_path / "alone" / grid(cache)[1].run_id).rejector
+    table = load_tables(cache, ("validation",), column="tokens")["validation"]
+    risk = table.raw[torch.arange(len(table)), allocate(rejector.scores(table.features)), 0].mean()
+    assert facts["validation_risk"] == pytest.approx(float(risk), abs=0.1 + 1e-6)  # beta is 0.1 or 0
+
+
 @pytest.mark.parametrize("network", ["feature_transformer", "mlp"])
 def test_features_can_still_be_looked_at(cache, tmp_path, network):
     states = train(cache, tmp_path, grid(cache)[:1], network=network, epochs=1)
@@ -338,8 +416,11 @@ def test_where_there_are_no_tokens_a_transformer_reads_features(make_cache, tmp_
     config = TrainConfig(network="transformer")
     assert config.on(cache.record.inputs).network == "transformer"
     assert config.on({"tokens": {}, "features": {}}).network == "token_transformer"
-    with pytest.raises(UsageError, match="one block"):
-        TrainConfig(network="transformer", layers=3).on(cache.record.inputs)
+    for settings in ({"layers": 3}, {"dropout": 0.1}):
+        with pytest.raises(UsageError, match="one block"):
+            TrainConfig(network="transformer", **settings).on(cache.record.inputs)
+    with pytest.raises(UsageError, match="has none"):
+        TrainConfig(network="mlp", dropout=0.1)
     with pytest.raises(UsageError, match="has no tokens"):
         sweep(cache, grid(cache)[:1], [tmp_path / "run"], TrainConfig(network="token_transformer", layers=3))
 
@@ -379,6 +460,23 @@ def test_codes_that_training_has_not_seen_are_unknown(run, tmp_path):
     assert np.isfinite(found).all()
 
 
+def test_lists_that_a_dataset_has_made_itself_are_read_from_columns_of_their_names(tmp_path):
+    """Its record has vocabularies and lengths alone; codes come as lists."""
+    tokens = {"diagnoses": Tokens.encode([["a", "b"]], fit_vocabulary([["b", "a", "b"]]))}
+    record = InputRecord(column="tokens", made=token_inputs(tokens, {"diagnoses": 3}))
+    lists = [["b", "a"], [], None, ["new", "b", "a", "a"], ["", "a"]]
+    pl.DataFrame({"diagnoses": pl.Series(lists, dtype=pl.List(pl.String))}).write_parquet(tmp_path / "new.parquet")
+    inputs = open_inputs(tmp_path / "new.parquet", record, 3, rows_at_once=2)
+    rows = np.concatenate([features for _, features in inputs.batches])
+    assert rows.tolist() == [[2, 3, 0], [0, 0, 0], [0, 0, 0], [1, 2, 3], [3, 0, 0]]
+    pl.DataFrame({"diagnoses": ["b a"]}).write_parquet(tmp_path / "text.parquet")
+    refused(
+        lambda: list(open_inputs(tmp_path / "text.parquet", record, 3, rows_at_once=2).batches),
+        DataError,
+        "give lists of codes",
+    )
+
+
 def test_files_without_the_lists_are_refused(run, tmp_path):
     pl.DataFrame({"diagnoses": ["d1"], "x": [1]}).write_parquet(tmp_path / "new.parquet")
     refused(lambda: routed(run, tmp_path / "new.parquet", tmp_path / "out.parquet"), DataError, "note", "new.parquet")
@@ -402,3 +500,127 @@ def test_an_exported_rejector_allocates_every_row_alike(cache, run, tmp_path):
         expected = load_run(run).rejector.scores(table.features)
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
         assert agent.tolist() == allocate(expected).tolist()
+
+
+# --- interruptions, windows, processes --------------------------------------------------------------------------------
+
+
+SMALL = 22_000  # bytes, which hold some parts of the training split, and batches of four for two seeds
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("memory", "batch_size", "after"), [(None, 16, 20), (SMALL, 4, 70)])
+def test_training_that_was_killed_goes_on_to_the_same_weights(cache, tmp_path, monkeypatch, memory, batch_size, after):
+    settings = {"epochs": 2, "batch_size": batch_size, "memory": memory, "layers": 1}
+    whole = train(cache, tmp_path / "whole", **settings)
+    monkeypatch.setattr("rejector.training.BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr("rejector.checkpoint.Checkpoint.is_due", True)
+    step, left = Stack.step, after
+
+    def stop(stack, *args, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise Killed
+        return step(stack, *args, **kwargs)
+
+    monkeypatch.setattr(Stack, "step", stop)
+    with pytest.raises(Killed):
+        train(cache, tmp_path / "killed", **settings)
+    assert len(list((tmp_path / "killed").glob(".training-*"))) == 1
+    left = 10_000
+    assert_same(train(cache, tmp_path / "killed", **settings), whole)
+    steps = 2 * -(-len(open_streams(cache, ("train",), column="tokens")["train"]) // batch_size)
+    assert 10_000 - left <= steps - after + 4  # not from the beginning
+
+
+def test_a_window_is_other_batches_of_the_same_rows(cache, tmp_path):
+    """What is held of the split is bounded, and a bound that holds all of it changes nothing."""
+    from rejector.shuffled import Shuffled
+
+    stream = open_streams(cache, ("train",), column="tokens")["train"]
+    windows = Shuffled(stream, 4, [0], memory=SMALL)
+    assert windows.window_rows < len(stream)
+    rows = torch.cat([features[0] for _, (features, _) in windows.epoch(0)])
+    assert sorted(rows.tolist()) == sorted(torch.cat([f for f, _ in stream.in_order(50)]).tolist())
+    point, settings = grid(cache)[:1], {"epochs": 1, "batch_size": 4, "layers": 1}
+    everything = train(cache, tmp_path / "everything", point, memory=10**9, **settings)
+    assert_same(train(cache, tmp_path / "unbound", point, **settings), everything)
+    some = train(cache, tmp_path / "some", point, memory=SMALL, **settings)
+    name = "head.0.weight"
+    assert all(not torch.allclose(some[run][name], everything[run][name], atol=1e-4) for run in some)
+
+
+PROCESS = """
+import os, signal, sys
+import cli
+from rejector.checkpoint import Checkpoint
+from rejector.networks import make_network
+from rejector.stacked import AutogradStack, Stack
+
+kill_after, log = int(sys.argv.pop(1)), sys.argv.pop(1)
+save, step, saves = Checkpoint.save, Stack.step, []
+Checkpoint.is_due = property(lambda checkpoint: checkpoint.group.rank == 0)
+
+def save_and_die(checkpoint, progress):
+    save(checkpoint, progress)
+    saves.append(progress)
+    if len(saves) == kill_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def counted(*args, **kwargs):
+    if os.environ["RANK"] == "1":
+        print("step", file=open(log, "a"))
+    return step(*args, **kwargs)
+
+Checkpoint.save, Stack.step = save_and_die, counted
+cli.main()
+"""
+
+
+def test_two_processes_that_were_killed_go_on_to_what_one_process_trains(cache, tmp_path):
+    (tmp_path / "process.py").write_text(PROCESS)
+    log, out = tmp_path / "steps", tmp_path / "two"
+
+    def launch(kill_after: int) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+        command += [
+            str(tmp_path / "process.py"),
+            str(kill_after),
+            str(log),
+            "sweep",
+            str(cache.path),
+            "--out",
+            str(out),
+        ]
+        command += [
+            "--rejector",
+            "transformer",
+            "--hidden",
+            "16",
+            "--epochs",
+            "4",
+            "--batch-size",
+            "32",
+            "--lr",
+            "0.01",
+        ]
+        command += ["--seeds", "2", "--device", "cpu", "--format", "json"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=150)
+
+    killed = launch(2)
+    assert killed.returncode != 0
+    assert len(list(out.glob(".training-*"))) == 1, killed.stderr[-2000:]
+    before = len(log.read_text().split())
+    done = launch(0)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(json.loads(done.stdout)) == 2
+    steps = 4 * -(-len(open_streams(cache, ("train",), column="tokens")["train"]) // 32)
+    assert 0 < len(log.read_text().split()) - before <= steps / 2  # the first two epochs are not trained again
+    assert not list(out.glob(".training-*"))
+    one = train(cache, tmp_path / "one", grid(cache, betas=(0.0,)), epochs=4)
+    assert_same({run: load_file(out / run / "rejector.safetensors") for run in one}, one)

@@ -71,6 +71,12 @@ def test_odd_tables_equal_plain_pandas(tmp_path, seed):
         assert_equals_reference(dataset, reference_samples(folder, require), "categories")
 
 
+def codes_of(visits) -> dict[str, pd.DataFrame]:
+    """Tables in which each of these visits has one code."""
+    rows = pd.DataFrame({"hadm_id": visits, "seq_num": 1, "icd_code": "4019", "icd_version": 9})
+    return {"diagnoses_icd": rows, "procedures_icd": rows}
+
+
 def test_the_ten_categories_of_stay(tmp_path):
     """At, just below and just above every border, against PyHealth's function of whole days."""
     minutes = sorted({max(day * 1440 + shift, 0) for day in range(18) for shift in (-1, 0, 1)})
@@ -86,9 +92,8 @@ def test_the_ten_categories_of_stay(tmp_path):
     tables = odd_tables(0, patients=len(minutes))
     tables["admissions"] = pd.DataFrame(rows, columns=names)
     tables["patients"]["subject_id"] -= 10_000_000
-    tables["diagnoses_icd"]["hadm_id"] -= 20_000_000
-    tables["diagnoses_icd"] = pd.concat([tables["diagnoses_icd"].assign(hadm_id=2 * i).head(1) for i in range(99)])
-    dataset = load(write_hosp(tmp_path, tables | {"procedures_icd": tables["diagnoses_icd"]}), require=[])
+    tables |= codes_of([2 * subject for subject in range(len(minutes))])
+    dataset = load(write_hosp(tmp_path, tables), require=[])
     expected = {str(2 * subject): categorize_los(length // 1440) for subject, length in enumerate(minutes)}
     assert dict(zip(dataset.ids, dataset.target_reg.tolist(), strict=True)) == expected
     assert set(expected.values()) == set(range(10))
@@ -104,7 +109,8 @@ def test_visits_are_in_order_of_time_and_not_of_id(tmp_path):
         part = pd.DataFrame({"admittime": times, "dischtime": times, "hospital_expire_flag": flags})
         part = part.assign(subject_id=subject, hadm_id=[3 * subject + i for i in range(3)], admission_type="URGENT")
         visits = pd.concat([visits, part])
-    dataset = load(write_hosp(tmp_path, tables | {"admissions": visits}), require=[])
+    tables |= {"admissions": visits, **codes_of(visits["hadm_id"])}
+    dataset = load(write_hosp(tmp_path, tables), require=[])
     for visit, died in zip(dataset.ids, dataset.target_cla.tolist(), strict=True):
         subject, position = divmod(int(visit), 3)
         assert position != 0
@@ -299,6 +305,10 @@ def test_missing_and_damaged_files_are_named(made_up, tmp_path, table):
         refused(lambda: load(folder), DataError, f"{table}.csv.gz")
     file.unlink()
     refused(lambda: load(folder), DataError, f"{table}.csv.gz", "hosp")
+
+
+def test_visits_without_any_code_are_refused(made_up):
+    refused(lambda: load(made_up, min_count=10_000), DataError, "diagnoses", "10000 training visits")
 
 
 def test_prescriptions_may_be_absent_unless_required(made_up, tmp_path):

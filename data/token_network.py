@@ -62,6 +62,11 @@ class TokenNetwork(nn.Module):
             kept.append(rows[..., start : start + used])
         return torch.cat(kept, dim=-1), tuple(lengths)
 
+    @staticmethod
+    def longest_first(rows: Tensor) -> Tensor:
+        """Positions of rows (…, n, sum of lengths) in an order in which neighbours have about as many codes, (…, n)."""
+        return (rows != 0).sum(dim=-1).argsort(dim=-1, descending=True, stable=True)
+
     def multiply_adds(self, lengths: Sequence[int]) -> int:
         """Multiplications with an addition that a row takes whose lists are of these lengths."""
         encoders = sum(f.multiply_adds(length) for f, length in zip(self.encoders, lengths, strict=True))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -21,8 +21,8 @@ from .seeded_dropout import SeededDropout
 
 #: Activations of a layer that are worked on at once, in numbers. On a CPU more than this falls out of its cache.
 ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
-#: Rows of token lists that are scored at once, by all points of a stack together: a row is many tokens.
-TOKEN_ROWS_AT_ONCE = 4096
+#: Rows of token lists that are worked on at once, those of about the same length together: a row is many tokens.
+TOKEN_ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 #: What a point's state consists of, besides three numbers: a tensor of each kind for each parameter.
 KINDS = ("parameters", "exp_avg", "exp_avg_sq", "best")
@@ -31,6 +31,8 @@ KINDS = ("parameters", "exp_avg", "exp_avg_sq", "best")
 def points_at_once(device: str, batch_size: int, network: str, width: int, hidden: int, layers: int = 2) -> int:
     """How many rejectors an :class:`AutogradStack` should hold; more of them make further stacks."""
     kind = torch.device(device).type
+    if network == "token_transformer":
+        batch_size = min(batch_size, TOKEN_ROWS_AT_ONCE.get(kind, 1024))
     tokens = (1 + width) * hidden
     of_row = {
         "transformer": tokens,
@@ -261,17 +263,32 @@ class AutogradStack(Stack):
         return vmap(forward)(state, features[self.of_seed], *given)
 
     def _backward(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Tensor:
-        costs = total_costs(raw[self.of_seed], self.weights, self.beta)
-        scores = self._forward(self._leaves, features, keys)
-        losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
         self._flat_gradient.zero_()
-        scores.backward(gradient / features.shape[1])
-        return losses.mean(dim=1, dtype=torch.float64)
+        total = torch.zeros(len(self.points), device=features.device, dtype=torch.float64)
+        for x, block, of_rows in self._blocks(features, raw, keys):
+            costs = total_costs(block[self.of_seed], self.weights, self.beta)
+            scores = self._forward(self._leaves, x, of_rows)
+            losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
+            scores.backward(gradient / features.shape[1])
+            total += losses.sum(dim=1, dtype=torch.float64)
+        return total / features.shape[1]
+
+    def _blocks(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Iterator[tuple]:
+        """A batch as it is; of token lists some rows after the other, so that short ones do not pay for long ones."""
+        at_once = TOKEN_ROWS_AT_ONCE.get(self.device.type, 1024)
+        if not isinstance(self.template, TokenNetwork) or features.shape[1] <= at_once:
+            yield features, raw, keys
+            return
+        seeds = torch.arange(len(features), device=features.device)[:, None]
+        for rows in TokenNetwork.longest_first(features).split(at_once, dim=1):
+            yield features[seeds, rows], raw[seeds, rows], None if keys is None else keys[seeds, rows]
 
     @torch.inference_mode()
     def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
         if isinstance(self.template, TokenNetwork):
-            rows_at_once = min(rows_at_once, TOKEN_ROWS_AT_ONCE)
+            rows_at_once = len(self.points) * TOKEN_ROWS_AT_ONCE.get(self.device.type, 1024)
+            order = TokenNetwork.longest_first(features)
+            features, raw = features[order], raw[order]
         total = torch.zeros(len(self.points), device=features.device, dtype=torch.float64)
         step = max(1, rows_at_once // len(self.points))
         for x, costs in zip(features.split(step), raw.split(step), strict=True):

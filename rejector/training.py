@@ -68,8 +68,10 @@ class TrainedRejector:
         network, mean, std = self.network(), self.state["feature_mean"], self.state["feature_std"]
         with torch.inference_mode():
             if isinstance(network, TokenNetwork):
-                parts = [network.trimmed(part) for part in features.split(TOKEN_ROWS_AT_ONCE)]
-                return torch.cat([network(rows, lengths) for rows, lengths in parts])
+                order = network.longest_first(features)
+                parts = [network.trimmed(features[rows]) for rows in order.split(TOKEN_ROWS_AT_ONCE["cpu"])]
+                found = torch.cat([network(rows, lengths) for rows, lengths in parts])
+                return torch.empty_like(found).index_copy_(0, order, found)
             return torch.cat([network((part - mean) / std) for part in features.split(ROWS_AT_ONCE)])
 
 

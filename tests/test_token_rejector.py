@@ -30,7 +30,7 @@ from rejector.losses import allocate
 from rejector.networks import make_network
 from rejector.route import route
 from rejector.runs import load_run
-from rejector.stacked import AutogradStack, Stack
+from rejector.stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
 from rejector.streaming import open_streams
 from rejector.sweep import sweep
 from rejector.table import load_tables
@@ -306,8 +306,9 @@ def test_a_network_is_pytorchs_own_on_lists_without_padding(layers):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
-def test_a_grid_in_float64_is_trained_as_pytorchs_own_one_after_another():
-    """30 steps of AdamW on masked batches of two seeds, the surrogate written out."""
+def test_a_grid_in_float64_is_trained_as_pytorchs_own_one_after_another(monkeypatch):
+    """30 steps of AdamW on masked batches of two seeds, the surrogate written out; ours some rows at a time."""
+    monkeypatch.setitem(TOKEN_ROWS_AT_ONCE, "cpu", 10)
     points = [grid_point(seed=seed, beta=(0.0, beta, 0.0)) for seed, beta in ((3, 0.1), (3, 0.0), (5, 0.2))]
     generator = torch.Generator().manual_seed(0)
     given = []
@@ -391,9 +392,10 @@ def test_a_point_in_a_grid_is_trained_as_it_is_alone(home, cache, tmp_path):
         assert_same(train(cache, tmp_path, [point]), {point.run_id: together[point.run_id]})
 
 
-def test_with_dropout_too_and_it_is_for_training_alone(cache, tmp_path):
+def test_with_dropout_too_and_it_is_for_training_alone(cache, tmp_path, monkeypatch):
     settings = {"dropout": 0.2, "epochs": 2, "layers": 1}
     together = train(cache, tmp_path / "together", **settings)
+    monkeypatch.setitem(TOKEN_ROWS_AT_ONCE, "cpu", 9)  # also however many rows are worked on at once
     for point in grid(cache)[1:3]:
         assert_same(train(cache, tmp_path / "alone", [point], **settings), {point.run_id: together[point.run_id]})
     without = train(cache, tmp_path / "without", grid(cache)[:1], **{**settings, "dropout": 0.0})
@@ -559,7 +561,7 @@ import os, signal, sys
 import cli
 from rejector.checkpoint import Checkpoint
 from rejector.networks import make_network
-from rejector.stacked import AutogradStack, Stack
+from rejector.stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
 
 kill_after, log = int(sys.argv.pop(1)), sys.argv.pop(1)
 save, step, saves = Checkpoint.save, Stack.step, []

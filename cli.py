@@ -864,6 +864,28 @@ def digits(
 
 
 @app.command()
+def mimic(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in MIMIC-IV's layout.")],
+    patients: Annotated[int, typer.Option(min=1, help="299712 is the size of MIMIC-IV 2.2: 431,000 visits.")] = 40_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Draw made-up patients in MIMIC-IV's layout, their risk known: to try the experiment, and to check its answer.
+
+    Examples:
+
+        l2d mimic --out mimic
+
+        l2d build mimic4 --data mimic --out mimic.cache
+    """
+    from data.mimic4_generator import write_mimic4
+
+    written = write_mimic4(out, patients=patients, seed=seed)
+    print(out)
+    say(f"made-up patients: {patients:,}" + ("" if written else "; they were there already"))
+    say(f"next: l2d build mimic4 --data {quote(out)} --out mimic.cache")
+
+
+@app.command()
 def demo(
     name: Annotated[str, typer.Argument(help="support2 or digits")] = "support2",
     out: Annotated[

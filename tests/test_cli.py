@@ -31,6 +31,7 @@ COMMANDS = [
     "report",
     "export",
     "digits",
+    "mimic",
     "demo",
 ]
 

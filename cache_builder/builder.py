@@ -21,9 +21,9 @@ from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 
 from .agents import Agent
-from .answers import Answers, failures_in
+from .answers import NOTES, Answers, failures_in
 from .asking import Asker
-from .plan import agent_record, settle, write_record
+from .plan import agent_record, measured_in, settle, write_record
 from .prepare import prepare, wanted_of
 from .recipe import Recipe
 from .samples import sample_columns
@@ -157,6 +157,10 @@ class _Build:
                     write(chunk, self._ask_again(asker, chunk) if chunk in retry else self._ask(asker, chunk))
                     self.report.asked[name], self.report.failed[name] = asker.asked, asker.failed
                     self.report.unavailable[name] = asker.unavailable
+            mean = asker.seconds / asker.asked if agent.timed and todo else None
+            self._record_notes(agent, index, fingerprint, predictions, {"seconds": mean} if mean else {})
+        elif agent.config.price in NOTES:  # it may have been another when the agent was asked
+            self._record_notes(agent, index, fingerprint, predictions, {})
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
             for chunk in chunks:
                 self._write_costs(name, chunk)
@@ -187,7 +191,8 @@ class _Build:
     def _record_gflops(self, agent: Agent, index: int, fingerprint: dict) -> None:
         """Put what an answer costs to compute into ``agent.json``, once, before the first answer is written."""
         file = schema.agent_file(self.out, agent.config.name)
-        if store.read_json(file).get("gflops") is None:
+        record = store.read_json(file)
+        if record.get("gflops") is None:
             gflops = agent.gflops(self.dataset)
             if gflops is None and agent.config.price == "gflops":
                 raise UsageError(
@@ -195,7 +200,28 @@ class _Build:
                     where=f"agent {agent.config.name!r}",
                     hint="give a number",
                 )
-            write_record(file, agent_record(agent, index, fingerprint, gflops))
+            write_record(file, agent_record(agent, index, fingerprint, {**measured_in(record), "gflops": gflops}))
+
+    def _record_notes(
+        self, agent: Agent, index: int, fingerprint: dict, predictions: list[Path], timed: dict[str, float]
+    ) -> None:
+        """Put what answers cost in seconds and money into ``agent.json``: the mean of what they say, or as measured."""
+        file, name = schema.agent_file(self.out, agent.config.name), agent.config.name
+        measured = timed | measured_in(store.read_json(file))  # the first measurement stays
+        for note in NOTES:
+            parts = [part for part in predictions if note in store.column_names(part)]
+            values = [store.read_table(part, [note])[note].to_numpy() for part in parts]
+            known = np.concatenate([np.empty(0), *values])
+            known = known[~np.isnan(known)]
+            if len(known):
+                measured[note] = float(known.mean())
+            if agent.config.price == note and measured.get(note) is None:
+                raise UsageError(
+                    f"price = {note!r}, but its answers do not say it",
+                    where=f"agent {name!r}",
+                    hint=f"give a number; a `table` may name the column, {note} = …, a `python` agent return {note!r}",
+                )
+        write_record(file, agent_record(agent, index, fingerprint, measured))
 
     def _todo(self, parts: list[Path]) -> list[int]:
         """Chunks whose part is missing. A folder with something to do is not sealed."""
@@ -304,10 +330,10 @@ class _Build:
         name = agent.config.name
         record_file, file = schema.agent_file(self.out, name), schema.frozen_file(self.out, name)
         before = store.read_json(record_file) if record_file.is_file() else {"fingerprint": {}}
-        recorded, gflops = before["fingerprint"].get("frozen"), before.get("gflops")
+        recorded, measured = before["fingerprint"].get("frozen"), measured_in(before)
         if recorded is not None:
             fingerprint = {**fingerprint, "frozen": recorded}
-        write_record(record_file, agent_record(agent, index, fingerprint, gflops))
+        write_record(record_file, agent_record(agent, index, fingerprint, measured))
         if type(agent).freeze is Agent.freeze:
             return None, fingerprint
         if not file.is_file():
@@ -327,7 +353,7 @@ class _Build:
                 hint="restore this file, or delete the agent's folder and build again",
             )
         fingerprint = {**fingerprint, "frozen": found}
-        write_record(record_file, agent_record(agent, index, fingerprint, gflops))
+        write_record(record_file, agent_record(agent, index, fingerprint, measured))
         return load(file.read_bytes()), fingerprint
 
     def _answers_of(self, names: tuple[str, ...]) -> str:

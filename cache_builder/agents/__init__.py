@@ -11,6 +11,7 @@ KINDS = {
     "two_head": ("two_head", "TwoHeadConfig", "TwoHeadAgent"),
     "cluster_expert": ("cluster_expert", "ClusterExpertConfig", "ClusterExpertAgent"),
     "column": ("column", "ColumnConfig", "ColumnAgent"),
+    "table": ("table", "TableAnswersConfig", "TableAnswersAgent"),
     "average": ("average", "AverageConfig", "AverageAgent"),
     "small_faster_rcnn": ("small_faster_rcnn", "SmallFasterRCNNConfig", "SmallFasterRCNNAgent"),
     "torchvision_detector": ("torchvision_detector", "TorchvisionDetectorConfig", "TorchvisionDetectorAgent"),

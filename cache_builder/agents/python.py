@@ -15,7 +15,7 @@ from data.dataset import Batch, Dataset
 from data.errors import AgentFailure, UsageError
 from data.schema import NO_ANSWER
 
-from ..answers import Answers
+from ..answers import NOTES, Answers
 from .base import Agent, AgentConfig, file_digest
 
 
@@ -25,9 +25,9 @@ class PythonConfig(AgentConfig):
     ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require; or,
     for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image, corners in
     pixels and labels as class indices. With ``features = ["features"]`` it also has ``features`` (n, width), the
-    rejector's input. With ``partial = true`` the agent need not answer every sample: where a value is None or NaN (an
-    image's ``boxes`` None) it has no answer and is unavailable. The file is run, so treat it like any program: use only
-    your own.
+    rejector's input. ``seconds`` and ``paid`` (n,) say how long each answer took and what it cost. With ``partial =
+    true`` the agent need not answer every sample: where a value is None or NaN (an image's ``boxes`` None) it has no
+    answer and is unavailable. The file is run, so treat it like any program: use only your own.
     """
 
     kind: Literal["python"]
@@ -40,6 +40,7 @@ class PythonConfig(AgentConfig):
 
 class PythonAgent(Agent):
     config: PythonConfig
+    timed = True
     can_answer = ("cla", "reg", "boxes")
     can_show = ("features",)
     reads = ("features", "target_cla", "target_reg", "target_boxes", "images")
@@ -76,7 +77,7 @@ class PythonAgent(Agent):
 
     def ask(self, batch: Batch) -> Answers:
         found = self.function(batch, **self.config.options)
-        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg", "boxes", "features"}:
+        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg", "boxes", "features", *NOTES}:
             shown = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise AgentFailure(
                 f"agent {self.config.name!r} returned {shown}",

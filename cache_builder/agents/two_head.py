@@ -65,6 +65,7 @@ class TwoHeadNetwork(nn.Module):
 
 class TwoHeadAgent(Agent):
     config: TwoHeadConfig
+    timed = True
     can_answer = ("cla", "reg")
     reads = ("features", "split", "target_cla", "target_reg")
 

@@ -1,0 +1,375 @@
+"""From tables that people already have to a recipe: ``l2d import``. What it guesses it writes down, to be edited."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from data import store
+from data.errors import DataError, UsageError
+from data.features import MOST_CATEGORIES, columns_of
+from data.table import read_table
+
+from .agents.answer_file import ROW, AnswerFile
+from .agents.table import HOLE, agent_name
+
+FORMATS = ("predictions", "scores")
+#: Names that a column is known by when the command names none.
+ANNOTATORS = ("annotator", "rater", "agent", "reader", "expert", "model", "model_name", "annotator_id", "agent_id")
+LABELS = ("label", "answer", "prediction", "cla", "class", "pred", "vote")
+VALUES = ("value", "estimate", "reg", "answer", "prediction")
+SCORES = ("score", "performance", "quality", "correct", "label")
+PAID = ("cost", "total_cost", "price")
+PIPE = "{}|total_cost"  # RouterBench's column with what a model's answer cost
+SPLIT_NAMES = {"train", "validation", "test"}
+
+
+@dataclass
+class Source:
+    """What the user says of the files; None is found out.
+
+    Attributes:
+        features: a table with a row a sample: ids, targets, features.
+        answers: of the agents: a row an answer (long), or a column an agent (wide).
+        target, target_reg: columns of ``features`` with the truth.
+        annotator: column of a long file of answers that says whose they are.
+        cla, prob, reg: columns of ``answers``; of a wide file with ``{}`` for the agent's name.
+        paid: column of ``answers`` with what an answer cost.
+        model: the agent that is asked first and for nothing, agent 0; a network is trained if there is none.
+        columns: the rejector's features, SQL or columns; every usable column of ``features`` if empty.
+        labels: a label as written -> a class.
+        others: what to do about answers on other samples, ``refuse`` or ``drop``.
+    """
+
+    features: Path
+    answers: Path
+    id: str
+    target: str | None = None
+    target_reg: str | None = None
+    annotator: str | None = None
+    cla: str | None = None
+    prob: str | None = None
+    reg: str | None = None
+    paid: str | None = None
+    model: str | None = None
+    columns: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    others: str = "refuse"
+
+
+def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], None]) -> str:
+    """A recipe for answers of several agents to a classification or regression task, or to both.
+
+    Args:
+        folder: where the recipe will lie; paths are relative to it.
+        say: told what was found out.
+
+    Raises:
+        UsageError: a column that the command names is not there.
+        DataError: a file cannot be read, or it cannot be told what its columns are.
+    """
+    if source.target is None and source.target_reg is None:
+        raise UsageError(
+            "what is the truth?", hint="--target COLUMN (a class), --target-reg COLUMN (a number), or both"
+        )
+    table = read_table(source.features, source.id)
+    for option, column in (("--id", source.id), ("--target", source.target), ("--target-reg", source.target_reg)):
+        _need(column, table.columns, option, source.features)
+    lines = _dataset_lines(source, table, folder, say)
+    if source.target is not None:
+        lines += [
+            "",
+            "[costs.cla]",
+            'kind = "zero_one"        # or "brier", "absolute" where agents give probabilities',
+        ]
+    if source.target_reg is not None:
+        lines += ["", "[costs.reg]", 'kind = "smooth_l1"       # or "absolute", "squared"']
+    answers = _agent_lines(source, folder, say)
+    if source.model is None:
+        say("the model, agent 0, is a small network that is trained on the training split (--model NAME: one of yours)")
+        lines += ["", "[[agents]]", 'name = "model"', 'kind = "two_head"       # trained on the training split, once']
+    return "\n".join([*lines, *answers]) + "\n"
+
+
+def _dataset_lines(source: Source, table: pl.DataFrame, folder: Path, say: Callable[[str], None]) -> list[str]:
+    features, left = usable_features(table, {source.id, source.target, source.target_reg, "split"})
+    if source.answers != source.features:  # what annotators are asked is a target, not something known before
+        for name in AnswerFile(source.answers).columns:
+            if _quoted(name) in features:
+                features.remove(_quoted(name))
+                left[name] = f"since {source.answers.name} has answers of that name"
+    if source.columns:
+        features, left = [_quoted(column) if column in table.columns else column for column in source.columns], {}
+    for reason in dict.fromkeys(left.values()):
+        say(f"left out of the features, {reason}: {', '.join(name for name, why in left.items() if why == reason)}")
+    if not features:
+        raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
+    lines = ["[dataset]", f"path = {_relative(source.features, folder)}", f"id = {_text(_quoted(source.id))}"]
+    if source.target is not None:
+        lines.append(f"target_cla = {_text(_quoted(source.target))}")
+    if source.target_reg is not None:
+        lines.append(f"target_reg = {_text(_quoted(source.target_reg))}")
+    lines += ["features = [", *(f"  {_text(feature)}," for feature in features), "]"]
+    if "split" in table.columns and set(table["split"].unique().to_list()) == SPLIT_NAMES:
+        say("the column `split` says which split a sample is in")
+        lines.append('split = { column = "split" }')
+    elif source.target is not None:
+        lines.append(f"split = {{ stratify = [{_text(_quoted(source.target))}] }}")
+    return lines
+
+
+def _agent_lines(source: Source, folder: Path, say: Callable[[str], None]) -> list[str]:
+    """The ``[[agents]]`` whose answers the file has; with a model, that one first."""
+    file = AnswerFile(source.answers)
+    if source.id not in file.columns:
+        _need(source.id, file.columns, "--id", source.answers)
+    annotator = source.annotator or next((name for name in ANNOTATORS if name in file.columns), None)
+    if annotator is not None:
+        _need(annotator, file.columns, "--annotator", source.answers)
+        columns, names = _long_columns(source, file, annotator), file.values(annotator)
+        each = f"each = {_text(annotator)}"
+        say(f"{source.answers}: {len(names)} agents in the column {annotator!r}: {_some(names)}")
+    else:
+        columns, names = _wide_columns(source, file)
+        each = f"each = [{', '.join(_text(name) for name in names)}]"
+        say(f"{source.answers}: {len(names)} agents, a column each: {_some(names)}")
+    if source.model is not None and source.model not in names:
+        near = difflib.get_close_matches(source.model, names, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(f"--model {source.model}: there is no such agent", hint=f"{hint}there are {_some(names, 20)}")
+    common = ['kind = "table"', f"file = {_relative(source.answers, folder)}", f"id = {_text(source.id)}"]
+    if source.labels:
+        pairs = ", ".join(f"{_text(label)} = {_text(name)}" for label, name in source.labels.items())
+        common.append(f"labels = {{ {pairs} }}")
+    if source.others != "refuse":
+        common.append(f"others = {_text(source.others)}")
+    keys = [f"{key} = {_text(column)}" for key, column in columns.items()]
+    if source.paid is not None:
+        keys.append(f"paid = {_text(source.paid)}")
+    price = (
+        ['price = "paid"'] if source.paid is not None else ["price = 1.0             # relative: what asking one costs"]
+    )
+    if source.model is None:
+        return ["", "[[agents]]", *common, f"{each}   # an agent for each", *keys, *price]
+    lines: list[str] = []
+    for name in [source.model, *(name for name in names if name != source.model)]:
+        one = (
+            [f"each = [{_text(name)}]"]
+            if annotator is None
+            else [f"annotator = {_text(annotator)}", f"who = {_text(name)}"]
+        )
+        called = [] if annotator is None else [f"name = {_text(agent_name(name))}"]
+        lines += ["", "[[agents]]", *called, *common, *one, *keys, *price]
+    return lines
+
+
+def _long_columns(source: Source, file: AnswerFile, annotator: str) -> dict[str, str]:
+    """Which column of a long file has which answer: as the command says, by name, or the only one left."""
+    rest = [name for name in file.columns if name not in (source.id, annotator, source.paid)]
+    found: dict[str, str] = {}
+    for key, target, known in (("cla", source.target, LABELS), ("reg", source.target_reg, VALUES)):
+        given = getattr(source, key) or (source.prob if key == "cla" else None)
+        if target is None:
+            continue
+        if given is not None:
+            name = "prob" if getattr(source, key) is None else key
+            found[name] = _need(given, rest, f"--{name}", file.path)
+            continue
+        guesses = [name for name in (target, *known) if name in rest and name not in found.values()]
+        free = [name for name in rest if name not in found.values()]
+        if guesses or len(free) == 1:
+            found[key] = (guesses or free)[0]
+            continue
+        raise DataError(
+            f"which column has the answers about {target!r}?",
+            where=file.path,
+            hint=f"--{key} one of {', '.join(rest)}",
+        )
+    return found
+
+
+def _wide_columns(source: Source, file: AnswerFile) -> tuple[dict[str, str], list[str]]:
+    """Patterns of a wide file's columns, and the agents' names in the file's order."""
+    patterns = {key: getattr(source, key) for key in ("cla", "prob", "reg") if getattr(source, key) is not None}
+    if not patterns:
+        if source.target is not None and source.target_reg is not None:
+            raise DataError(
+                "whose answers are they? There is no column of annotators",
+                where=file.path,
+                hint='--annotator COLUMN, or for a column an agent and task: --cla "{}_class" --reg "{}_days"',
+            )
+        patterns = {"cla" if source.target is not None else "reg": "{}"}
+    for key, pattern in patterns.items():
+        if pattern.count("{}") != 1:
+            raise UsageError(
+                f"--{key} {pattern}: no column of annotators, so `{{}}` has to stand for an agent's name",
+                hint=f'--{key} "{{}}_{pattern}", or --annotator COLUMN',
+            )
+    skipped = {source.id, source.target, source.target_reg, source.paid}
+    names: list[str] | None = None
+    for pattern in patterns.values():
+        matching = _holes(pattern, [name for name in file.columns if name not in skipped])
+        names = matching if names is None else [name for name in names if name in matching]
+    if not names:
+        raise DataError("no column is an agent's", where=file.path, hint=f"it has {', '.join(file.columns)}")
+    return patterns, names
+
+
+def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
+    """Columns that a rejector can look at as SQL, and why the others are left out: column -> reason."""
+    features, left = [], {}
+    for name, column in zip(table.columns, table.iter_columns(), strict=True):
+        if name in taken:
+            continue
+        values = column.drop_nulls()
+        if values.n_unique() < 2:
+            left[name] = "of one value"
+        elif column.dtype == pl.String and values.n_unique() > MOST_CATEGORIES:
+            left[name] = f"text with more than {MOST_CATEGORIES} values"
+        elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
+            features.append(_quoted(name))
+        else:
+            left[name] = f"of type {column.dtype}"
+    return features, left
+
+
+def recipe_of_scores(source: Source, folder: Path, say: Callable[[str], None]) -> str:
+    """A recipe for scores from 0 to 1 that agents got on samples, as benchmarks of routers publish them.
+
+    The cost of a score is one minus it. A row is a score (long: EmbedLLM, LLMRouter, RouterBench raw), or a sample with
+    a column an agent (wide: RouterBench, with ``MODEL|total_cost`` for what it cost).
+
+    Raises:
+        UsageError: a column that the command names is not there.
+        DataError: a file cannot be read, it cannot be told what its columns are, or a score is not from 0 to 1.
+    """
+    file = AnswerFile(source.answers)
+    _need(source.id, file.columns, "--id", source.answers)
+    annotator = source.annotator or next((name for name in ANNOTATORS if name in file.columns), None)
+    if annotator is not None:
+        names = file.values(_need(annotator, file.columns, "--annotator", file.path))
+        score = source.reg or next((name for name in SCORES if name in file.columns), None)
+        if score is None:
+            raise DataError("which column has the scores?", where=file.path, hint=f"--reg one of {_some(file.columns)}")
+        paid = source.paid or next((name for name in PAID if name in file.columns), None)
+    else:
+        score = source.reg or HOLE
+        paid = source.paid or next((PIPE for name in file.columns if name.endswith(PIPE.removeprefix(HOLE))), None)
+        pattern = paid if source.reg is None and paid is not None else score
+        if pattern == HOLE:
+            raise DataError(
+                "which columns are agents?",
+                where=file.path,
+                hint='--annotator COLUMN, or for a column each --reg "{}_score"',
+            )
+        names = _holes(pattern, file.columns)
+    if not names:
+        raise DataError("no column is an agent's", where=file.path, hint=f"it has {_some(file.columns, 40)}")
+    means = {name: _check_scores(file, name, annotator, score, paid) for name in names}
+    model = source.model or min(names, key=lambda name: means[name])
+    if model not in names:
+        raise UsageError(f"--model {model}: there is no such agent", hint=f"there are {_some(names, 20)}")
+    if source.model is None:
+        say(
+            f"the model, agent 0, is {model}, " + ("the cheapest" if paid else "the first") + " (--model NAME: another)"
+        )
+    say(f"{source.answers}: {len(names)} agents: {_some(names)}")
+    of_agents = {column.replace(HOLE, name) for name in names for column in (score, paid) if column} | {annotator}
+    if annotator is None:
+        of_agents |= {column for column in file.columns for name in names if column.startswith(f"{name}|")}
+    table = read_table(source.features, source.id)
+    _need(source.id, table.columns, "--id", source.features)
+    lines = _dataset_lines(source, table.drop([c for c in table.columns if c in of_agents]), folder, say)
+    lines.insert(3, 'target_reg = "1.0"      # the best score; the cost of a score is its distance from it')
+    lines += ["", "[costs.reg]", 'kind = "absolute"']
+    for name in [model, *(name for name in names if name != model)]:
+        lines += ["", "[[agents]]", f"name = {_text(agent_name(name))}", 'kind = "table"']
+        lines += [f"file = {_relative(source.answers, folder)}", f"id = {_text(source.id)}"]
+        if annotator is not None:
+            lines += [f"annotator = {_text(annotator)}", f"who = {_text(name)}"]
+        lines.append(f"reg = {_text(score.replace(HOLE, name))}")
+        if paid is not None:
+            lines += [f"paid = {_text(paid.replace(HOLE, name))}", 'price = "paid"         # its mean']
+        if source.others != "refuse":
+            lines.append(f"others = {_text(source.others)}")
+    return "\n".join(lines) + "\n"
+
+
+def _check_scores(file: AnswerFile, name: str, annotator: str | None, score: str, paid: str | None) -> float:
+    """Mean price of an agent's answers, 0 where it is not known; its scores have to be from 0 to 1."""
+    rows = file.table if annotator is None else file.table.filter(pl.col(annotator) == name)
+    column = _need(score.replace(HOLE, name), file.columns, "--reg", file.path)
+    values = file.numbers(column, rows)
+    outside = (values < 0) | (values > 1)
+    if outside.any():
+        row = rows[ROW][int(outside.argmax())]
+        raise DataError(
+            f"{column} is {values[outside][0]:g}, not from 0 to 1",
+            where=file.where(row),
+            hint="divide the scores first",
+        )
+    if paid is None:
+        return 0.0
+    costs = file.numbers(_need(paid.replace(HOLE, name), file.columns, "--paid", file.path), rows)
+    return float(np.nanmean(costs)) if np.isfinite(costs).any() else 0.0
+
+
+def _holes(pattern: str, columns: list[str]) -> list[str]:
+    """What stands in the place of ``{}`` in the columns that are like the pattern."""
+    before, _, after = pattern.partition(HOLE)
+    shortest = len(before) + len(after)
+    fitting = [name for name in columns if name.startswith(before) and name.endswith(after) and len(name) > shortest]
+    return [name[len(before) : len(name) - len(after)] for name in fitting]
+
+
+def write_recipe(text: str, path: Path, *, overwrite: bool = False) -> None:
+    """Write the recipe, unless it is there.
+
+    Raises:
+        UsageError: another recipe is there and ``overwrite`` is False.
+    """
+    content = text.encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
+    if path.exists() and not overwrite:
+        raise UsageError(
+            "there is another recipe of that name",
+            where=path,
+            hint=f"build that one: l2d build {path} --out …; or --overwrite to write it anew",
+        )
+    store.commit_bytes(path, content, replace=overwrite)
+
+
+def _need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:
+    if column is not None and column not in columns:
+        near = difflib.get_close_matches(column, columns, n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise UsageError(
+            f"{option} {column}: there is no such column", where=path, hint=f"{hint}it has {_some(columns, 40)}"
+        )
+    return column
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return _text(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
+
+
+def _text(value: str) -> str:
+    """A TOML string."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _quoted(column: str) -> str:
+    """A column's name in SQL."""
+    return column if columns_of(column) == [column] else '"' + column.replace('"', '""') + '"'

@@ -20,7 +20,7 @@ from .agents import KINDS, AgentConfig, config_class
 from .costs import CostConfig, DetectionCosts
 
 SHIPPED = Path(__file__).parent / "recipes"
-RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file")}
+RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file", "path")}
 COSTS = {"table": CostConfig, "voc": DetectionCosts, "coco": DetectionCosts}  # by kind of dataset
 
 
@@ -170,6 +170,8 @@ def _agents(entry: Any, position: int, path: Path) -> list[AgentConfig]:
     if not isinstance(kind, str) or kind not in KINDS:
         _refuse_kind("agent", kind, KINDS, f"{path}, {label}")
     entry = dict(entry)
+    if kind == "python":
+        entry.setdefault("path", ".")  # modules beside the recipe can be imported
     names = [key for key, field in config_class(kind).model_fields.items() if str in typing.get_args(field.annotation)]
     paths = [key for key in RELATIVE_PATHS["agents"] if key not in names or not _is_name(entry.get(key))]
     _resolve(entry, paths, path)

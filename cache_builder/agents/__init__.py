@@ -10,6 +10,7 @@ from .base import Agent, AgentConfig
 KINDS = {
     "two_head": ("two_head", "TwoHeadConfig", "TwoHeadAgent"),
     "cluster_expert": ("cluster_expert", "ClusterExpertConfig", "ClusterExpertAgent"),
+    "simulated": ("simulated", "SimulatedConfig", "SimulatedAgent"),
     "column": ("column", "ColumnConfig", "ColumnAgent"),
     "table": ("table", "TableAnswersConfig", "TableAnswersAgent"),
     "average": ("average", "AverageConfig", "AverageAgent"),

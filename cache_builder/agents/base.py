@@ -34,7 +34,7 @@ class AgentConfig(Strict):
 
 
 #: Keys that came after caches had been built: part of an agent's fingerprint only where they are set.
-LATER_KEYS = ("features", "partial")
+LATER_KEYS = ("features", "partial", "factory")
 
 
 class Agent(ABC):

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+from collections.abc import Callable
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.boxes import Boxes
 from data.dataset import Batch, Dataset
-from data.errors import AgentFailure, UsageError
+from data.errors import AgentFailure, L2DError, UsageError
 from data.schema import NO_ANSWER
 
 from ..answers import NOTES, Answers
 from .base import Agent, AgentConfig, file_digest
+from .user_modules import beside, forget_modules, module_file, modules_beside
 
 
 class PythonConfig(AgentConfig):
     """``kind = "python"``: ``file`` defines ``function(batch, **options)`` returning a dict of arrays.
+
+    Or ``factory = "package.module:name"``, a function or class: ``name(**options)``, called once, gives the callable
+    that is asked, and loads what takes time. The module is one that is installed, or lies beneath ``path`` (the
+    recipe's folder). Files and modules may import others that lie beside them; these count as part of the agent.
 
     ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require; or,
     for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image, corners in
@@ -31,11 +39,19 @@ class PythonConfig(AgentConfig):
     """
 
     kind: Literal["python"]
-    file: Path
+    file: Path | None = None
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ask"
+    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")] | None = None
+    path: Path = Path(".")  # folder in which the factory's module is looked for first
     options: dict[str, Any] = {}
     partial: bool = False  # None or NaN in an answer is then no answer, instead of a wrong one
     version: str = ""  # if given, it tells answers apart instead of the file's content: change it when they change
+
+    @model_validator(mode="after")
+    def _file_or_factory(self):
+        if (self.file is None) == (self.factory is None):
+            raise ValueError("give `file`, or `factory`")
+        return self
 
 
 class PythonAgent(Agent):
@@ -43,40 +59,87 @@ class PythonAgent(Agent):
     timed = True
     can_answer = ("cla", "reg", "boxes")
     can_show = ("features",)
+    unfingerprinted: ClassVar[set[str]] = Agent.unfingerprinted | {"path"}
     reads = ("features", "target_cla", "target_reg", "target_boxes", "images")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
-        if not path.is_file():
+        if path is None:
+            self._find_factory()
+        elif not path.is_file():
             raise UsageError(
                 f"agent {self.config.name!r}: there is no such file",
                 where=path,
                 hint="relative paths are relative to the recipe",
             )
 
-    def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
-        path = self.config.file
-        loader = importlib.machinery.SourceFileLoader(f"l2d_agent_{self.config.name}", str(path))
-        spec = importlib.util.spec_from_loader(loader.name, loader)
-        module = importlib.util.module_from_spec(spec)
+    def _find_factory(self) -> None:
+        """Raises :class:`UsageError` if the factory's module is neither beneath ``path`` nor installed."""
+        module = self.config.factory.partition(":")[0]
         try:
-            spec.loader.exec_module(module)
-        except Exception as error:
+            with beside(self.config.path):
+                found = module_file(module, self.config.path) or importlib.util.find_spec(module.partition(".")[0])
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise UsageError(
+                f"agent {self.config.name!r}: there is no module {module!r}",
+                where=f"factory = {self.config.factory!r}",
+                hint=f"install it, or put it into {self.config.path}",
+            )
+
+    @property
+    def _folder(self) -> Path:
+        """Where modules that lie beside the agent's own are looked for."""
+        return self.config.path if self.config.file is None else self.config.file.parent
+
+    def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
+        config = self.config
+        where = f"factory = {config.factory!r}" if config.file is None else config.file
+        forget_modules()
+        try:
+            with beside(self._folder):
+                self.function = self._made() if config.file is None else self._defined()
+        except L2DError:
+            raise
+        except (Exception, SystemExit) as error:
+            whose = "its file" if config.factory is None else "its factory"
             raise AgentFailure(
-                f"agent {self.config.name!r}: its file fails: {error!r}",
-                where=path,
+                f"agent {config.name!r}: {whose} fails: {error!r}",
+                where=where,
                 hint="fix it and run the same command again",
             ) from error
-        if not callable(getattr(module, self.config.function, None)):
+
+    def _defined(self) -> Callable:
+        """The function that the file defines, ready to be given a batch."""
+        config = self.config
+        loader = importlib.machinery.SourceFileLoader(f"l2d_agent_{config.name}", str(config.file))
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+        loader.exec_module(module)
+        if not callable(getattr(module, config.function, None)):
             raise UsageError(
-                f"agent {self.config.name!r}: there is no function {self.config.function!r}",
-                where=path,
-                hint=f"define `def {self.config.function}(batch): return {{'cla': …}}`",
+                f"agent {config.name!r}: there is no function {config.function!r}",
+                where=config.file,
+                hint=f"define `def {config.function}(batch): return {{'cla': …}}`",
             )
-        self.function = getattr(module, self.config.function)
+        return partial(getattr(module, config.function), **config.options)
+
+    def _made(self) -> Callable:
+        """What the factory makes."""
+        module, _, name = self.config.factory.partition(":")
+        found = attrgetter(name)(importlib.import_module(module))
+        made = found(**self.config.options)
+        if not callable(made):
+            raise UsageError(
+                f"agent {self.config.name!r}: the factory made {type(made).__name__}, which cannot be called",
+                where=f"factory = {self.config.factory!r}",
+                hint="return a function of a batch",
+            )
+        return made
 
     def ask(self, batch: Batch) -> Answers:
-        found = self.function(batch, **self.config.options)
+        with beside(self._folder):  # for imports inside the function
+            found = self.function(batch)
         if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg", "boxes", "features", *NOTES}:
             shown = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise AgentFailure(
@@ -104,9 +167,17 @@ class PythonAgent(Agent):
         return {"boxes": Boxes.from_images([nothing if one is None else one for one in images]), "failure": gaps}
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
-        """Any column may have been read. The file counts by its content, unless a ``version`` speaks for it."""
-        fields = super().fingerprint(dataset)
+        """Any column may have been read. Files count by their content, unless a ``version`` speaks for them."""
+        config, fields = self.config, super().fingerprint(dataset)
         fields |= {name: value for name, value in dataset.content.items() if name.startswith("column ")}
-        by_content = file_digest(self.config.file) if self.config.file.is_file() else None
-        fields["file"] = self.config.file.name if self.config.version else by_content
+        own = config.file
+        if config.factory is not None:
+            own = module_file(config.factory.partition(":")[0], config.path)
+        by_content = file_digest(own) if own is not None and own.is_file() else None
+        fields["file"] = config.file.name if config.version and config.file else by_content
+        if config.version and config.factory:
+            fields["file"] = None
+        imported = [] if config.version or by_content is None else modules_beside(own, self._folder)
+        if imported:
+            fields["imports"] = {str(path.relative_to(self._folder)): file_digest(path) for path in imported}
         return fields

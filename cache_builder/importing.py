@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from data import store
+from data import schema, store
 from data.errors import DataError, UsageError
 from data.features import MOST_CATEGORIES, columns_of
 from data.table import read_table
@@ -20,7 +20,8 @@ from data.table import read_table
 from .agents.answer_file import ROW, AnswerFile
 from .agents.table import HOLE, agent_name
 
-FORMATS = ("predictions", "scores")
+#: First line of a recipe that an import has written; what follows is the digest of the other lines.
+SIGNATURE = "# Written by l2d import. Edit it as you like, then: l2d build THIS_FILE --out CACHE. "
 #: Names that a column is known by when the command names none.
 ANNOTATORS = ("annotator", "rater", "agent", "reader", "expert", "model", "model_name", "annotator_id", "agent_id")
 LABELS = ("label", "answer", "prediction", "cla", "class", "pred", "vote")
@@ -330,21 +331,27 @@ def _holes(pattern: str, columns: list[str]) -> list[str]:
 
 
 def write_recipe(text: str, path: Path, *, overwrite: bool = False) -> None:
-    """Write the recipe, unless it is there.
+    """Write the recipe. One that an import wrote and nobody has edited may be replaced.
 
     Raises:
         UsageError: another recipe is there and ``overwrite`` is False.
     """
-    content = text.encode()
-    if path.is_file() and path.read_bytes() == content:
+    content = f"{SIGNATURE}{schema.digest(text)}\n{text}".encode()
+    try:
+        before = path.read_bytes()
+    except FileNotFoundError:
+        store.commit_bytes(path, content)
         return
-    if path.exists() and not overwrite:
+    if before == content:
+        return
+    signature, _, rest = before.decode(errors="replace").partition("\n")
+    if signature != SIGNATURE + schema.digest(rest) and not overwrite:
         raise UsageError(
-            "there is another recipe of that name",
+            "there is a recipe of that name, which has been edited",
             where=path,
             hint=f"build that one: l2d build {path} --out …; or --overwrite to write it anew",
         )
-    store.commit_bytes(path, content, replace=overwrite)
+    store.commit_bytes(path, content, replace=True)
 
 
 def _need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:

@@ -170,7 +170,7 @@ def _agents(entry: Any, position: int, path: Path) -> list[AgentConfig]:
     if not isinstance(kind, str) or kind not in KINDS:
         _refuse_kind("agent", kind, KINDS, f"{path}, {label}")
     entry = dict(entry)
-    if kind == "python":
+    if kind in ("python", "torch"):
         entry.setdefault("path", ".")  # modules beside the recipe can be imported
     names = [key for key, field in config_class(kind).model_fields.items() if str in typing.get_args(field.annotation)]
     paths = [key for key in RELATIVE_PATHS["agents"] if key not in names or not _is_name(entry.get(key))]

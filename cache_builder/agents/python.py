@@ -6,7 +6,6 @@ import importlib.machinery
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,12 +14,12 @@ from pydantic import Field, model_validator
 
 from data.boxes import Boxes
 from data.dataset import Batch, Dataset
-from data.errors import AgentFailure, L2DError, UsageError
+from data.errors import AgentFailure, UsageError
 from data.schema import NO_ANSWER
 
 from ..answers import NOTES, Answers
 from .base import Agent, AgentConfig, file_digest
-from .user_modules import beside, forget_modules, module_file, modules_beside
+from .user_modules import FACTORY, beside, find_factory, make, modules_beside, own_files, run_safely
 
 
 class PythonConfig(AgentConfig):
@@ -41,7 +40,7 @@ class PythonConfig(AgentConfig):
     kind: Literal["python"]
     file: Path | None = None
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ask"
-    factory: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$")] | None = None
+    factory: Annotated[str, Field(pattern=FACTORY)] | None = None
     path: Path = Path(".")  # folder in which the factory's module is looked for first
     options: dict[str, Any] = {}
     partial: bool = False  # None or NaN in an answer is then no answer, instead of a wrong one
@@ -65,27 +64,12 @@ class PythonAgent(Agent):
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
         if path is None:
-            self._find_factory()
+            find_factory(self.config.factory, self.config.path, self.config.name)
         elif not path.is_file():
             raise UsageError(
                 f"agent {self.config.name!r}: there is no such file",
                 where=path,
                 hint="relative paths are relative to the recipe",
-            )
-
-    def _find_factory(self) -> None:
-        """Raises :class:`UsageError` if the factory's module is neither beneath ``path`` nor installed."""
-        module = self.config.factory.partition(":")[0]
-        try:
-            with beside(self.config.path):
-                found = module_file(module, self.config.path) or importlib.util.find_spec(module.partition(".")[0])
-        except (ImportError, ValueError):
-            found = None
-        if found is None:
-            raise UsageError(
-                f"agent {self.config.name!r}: there is no module {module!r}",
-                where=f"factory = {self.config.factory!r}",
-                hint=f"install it, or put it into {self.config.path}",
             )
 
     @property
@@ -95,20 +79,17 @@ class PythonAgent(Agent):
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
         config = self.config
-        where = f"factory = {config.factory!r}" if config.file is None else config.file
-        forget_modules()
-        try:
-            with beside(self._folder):
-                self.function = self._made() if config.file is None else self._defined()
-        except L2DError:
-            raise
-        except (Exception, SystemExit) as error:
-            whose = "its file" if config.factory is None else "its factory"
-            raise AgentFailure(
-                f"agent {config.name!r}: {whose} fails: {error!r}",
-                where=where,
-                hint="fix it and run the same command again",
-            ) from error
+        if config.file is not None:
+            with run_safely(config.name, "its file", config.file, config.file.parent):
+                self.function = self._defined()
+            return
+        self.function = make(config.factory, config.path, config.options, config.name)
+        if not callable(self.function):
+            raise UsageError(
+                f"agent {config.name!r}: the factory made {type(self.function).__name__}, which cannot be called",
+                where=f"factory = {config.factory!r}",
+                hint="return a function of a batch",
+            )
 
     def _defined(self) -> Callable:
         """The function that the file defines, ready to be given a batch."""
@@ -123,19 +104,6 @@ class PythonAgent(Agent):
                 hint=f"define `def {config.function}(batch): return {{'cla': …}}`",
             )
         return partial(getattr(module, config.function), **config.options)
-
-    def _made(self) -> Callable:
-        """What the factory makes."""
-        module, _, name = self.config.factory.partition(":")
-        found = attrgetter(name)(importlib.import_module(module))
-        made = found(**self.config.options)
-        if not callable(made):
-            raise UsageError(
-                f"agent {self.config.name!r}: the factory made {type(made).__name__}, which cannot be called",
-                where=f"factory = {self.config.factory!r}",
-                hint="return a function of a batch",
-            )
-        return made
 
     def ask(self, batch: Batch) -> Answers:
         with beside(self._folder):  # for imports inside the function
@@ -170,14 +138,12 @@ class PythonAgent(Agent):
         """Any column may have been read. Files count by their content, unless a ``version`` speaks for them."""
         config, fields = self.config, super().fingerprint(dataset)
         fields |= {name: value for name, value in dataset.content.items() if name.startswith("column ")}
-        own = config.file
         if config.factory is not None:
-            own = module_file(config.factory.partition(":")[0], config.path)
-        by_content = file_digest(own) if own is not None and own.is_file() else None
-        fields["file"] = config.file.name if config.version and config.file else by_content
-        if config.version and config.factory:
-            fields["file"] = None
-        imported = [] if config.version or by_content is None else modules_beside(own, self._folder)
+            fields["file"] = None if config.version else own_files(config.factory, config.path)
+            return fields
+        by_content = file_digest(config.file) if config.file.is_file() else None
+        fields["file"] = config.file.name if config.version else by_content
+        imported = [] if config.version or by_content is None else modules_beside(config.file, self._folder)
         if imported:
             fields["imports"] = {str(path.relative_to(self._folder)): file_digest(path) for path in imported}
         return fields

@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import importlib.util
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
+
+from data.errors import AgentFailure, L2DError, UsageError
+
+from .base import file_digest
+
+FACTORY = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"  # package.module:name
 
 #: Modules that agents have imported from their folders. Another agent may have others of these names.
 _IMPORTED: set[str] = set()
@@ -28,11 +38,59 @@ def beside(folder: Path) -> Iterator[None]:
                 _IMPORTED.add(name)
 
 
-def forget_modules() -> None:
-    """Have the next agent import its own modules, whatever they are called; those before keep theirs."""
+@contextmanager
+def run_safely(agent: str, what: str, where: object, folder: Path) -> Iterator[None]:
+    """Inside, code of the user's is loaded from a folder; what it raises becomes an :class:`AgentFailure`.
+
+    The agent imports its own modules, whatever they are called; those before keep theirs.
+    """
     for name in _IMPORTED:
         sys.modules.pop(name, None)
     _IMPORTED.clear()
+    try:
+        with beside(folder):
+            yield
+    except L2DError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise AgentFailure(
+            f"agent {agent!r}: {what} fails: {error!r}", where=where, hint="fix it and run the same command again"
+        ) from error
+
+
+def find_factory(factory: str, folder: Path, agent: str) -> None:
+    """Raises :class:`UsageError` if the factory's module is neither beneath a folder nor installed."""
+    module = factory.partition(":")[0]
+    try:
+        with beside(folder):
+            found = module_file(module, folder) or importlib.util.find_spec(module.partition(".")[0])
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise UsageError(
+            f"agent {agent!r}: there is no module {module!r}",
+            where=f"factory = {factory!r}",
+            hint=f"install it, or put it into {folder}",
+        )
+
+
+def make(factory: str, folder: Path, options: dict[str, Any], agent: str) -> Any:
+    """What a factory makes.
+
+    Raises:
+        AgentFailure: it cannot be imported, or raises.
+    """
+    module, _, name = factory.partition(":")
+    with run_safely(agent, "its factory", f"factory = {factory!r}", folder):
+        return attrgetter(name)(importlib.import_module(module))(**options)
+
+
+def own_files(factory: str, folder: Path) -> dict[str, str] | None:
+    """Digest of each file in a folder that a factory is made of; None for an installed module, which has a version."""
+    own = module_file(factory.partition(":")[0], folder)
+    if own is None:
+        return None
+    return {str(path.relative_to(folder)): file_digest(path) for path in [own, *modules_beside(own, folder)]}
 
 
 def module_file(module: str, folder: Path) -> Path | None:

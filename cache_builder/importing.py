@@ -78,7 +78,9 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
     """
     if source.target is None and source.target_reg is None:
         raise UsageError(
-            "what is the truth?", hint="--target COLUMN (a class), --target-reg COLUMN (a number), or both"
+            "what is the truth?",
+            where=source.features,
+            hint="--target COLUMN (a class), --target-reg COLUMN (a number), or both",
         )
     table = read_table(source.features, source.id)
     for option, column in (("--id", source.id), ("--target", source.target), ("--target-reg", source.target_reg)):
@@ -144,7 +146,11 @@ def _agent_lines(source: Source, folder: Path, say: Callable[[str], None]) -> li
     if source.model is not None and source.model not in names:
         near = difflib.get_close_matches(source.model, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
-        raise UsageError(f"--model {source.model}: there is no such agent", hint=f"{hint}there are {_some(names, 20)}")
+        raise UsageError(
+            f"--model {source.model}: there is no such agent",
+            where=source.answers,
+            hint=f"{hint}there are {_some(names, 20)}",
+        )
     common = ['kind = "table"', f"file = {_relative(source.answers, folder)}", f"id = {_text(source.id)}"]
     if source.labels:
         pairs = ", ".join(f"{_text(label)} = {_text(name)}" for label, name in source.labels.items())
@@ -211,6 +217,7 @@ def _wide_columns(source: Source, file: AnswerFile) -> tuple[dict[str, str], lis
         if pattern.count("{}") != 1:
             raise UsageError(
                 f"--{key} {pattern}: no column of annotators, so `{{}}` has to stand for an agent's name",
+                where=file.path,
                 hint=f'--{key} "{{}}_{pattern}", or --annotator COLUMN',
             )
     skipped = {source.id, source.target, source.target_reg, source.paid}
@@ -276,7 +283,9 @@ def recipe_of_scores(source: Source, folder: Path, say: Callable[[str], None]) -
     means = {name: _check_scores(file, name, annotator, score, paid) for name in names}
     model = source.model or min(names, key=lambda name: means[name])
     if model not in names:
-        raise UsageError(f"--model {model}: there is no such agent", hint=f"there are {_some(names, 20)}")
+        raise UsageError(
+            f"--model {model}: there is no such agent", where=source.answers, hint=f"there are {_some(names, 20)}"
+        )
     if source.model is None:
         say(
             f"the model, agent 0, is {model}, " + ("the cheapest" if paid else "the first") + " (--model NAME: another)"

@@ -166,7 +166,7 @@ class TableAnswersAgent(Agent):
             raise DataError(
                 f"sample {ids[position]!r} is not in the dataset ({int(strange.sum())} of {len(at)} rows)",
                 where=file.where(rows[ROW][position]),
-                hint=f'{self._hint_on_ids(dataset)}; others = "drop" leaves such answers out',
+                hint=f'{self._hint_on_ids(dataset)}; others = "drop" (--drop-others) leaves such answers out',
             )
         return at
 
@@ -205,8 +205,9 @@ class TableAnswersAgent(Agent):
             raise DataError(
                 f"{column} is {labels[position]!r}, which is no class{also}",
                 where=self.file.where(rows[ROW][position]),
-                hint=f"{close}the classes are {', '.join(classes)}; correct the file, or map it: "
-                f'labels = {{ "{labels[position]}" = "{near[0] if near else classes[0]}" }}',
+                hint=f"{close}the classes are {', '.join(classes)}; correct the file, or map it: labels = {{ "
+                f'"{labels[position]}" = "{near[0] if near else classes[0]}" }}, with `l2d import` '
+                f"--label {labels[position]}={near[0] if near else classes[0]}",
             )
         return np.array([np.nan if label is None else index[label] for label in labels], dtype=np.float64)
 

@@ -264,7 +264,7 @@ class _Checker:
             raise AgentFailure(
                 f"agent {self.agent!r} answered `{name}` with no numbers: {error}",
                 where=f"the batch from sample {self.ids[0]!r}",
-                hint="it must return arrays of numbers",
+                hint="it must return arrays of numbers; partial = true lets it return None where it has no answer",
             ) from error
         if array.shape != shape:
             raise AgentFailure(

@@ -114,7 +114,9 @@ def _dataset_lines(source: Source, table: pl.DataFrame, folder: Path, say: Calla
         say(f"left out of the features, {reason}: {', '.join(name for name, why in left.items() if why == reason)}")
     if not features:
         raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
-    lines = ["[dataset]", f"path = {_relative(source.features, folder)}", f"id = {_text(_quoted(source.id))}"]
+    names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
+    lines = [f"description = {_text(f'Imported from {names}')}", ""]
+    lines += ["[dataset]", f"path = {_relative(source.features, folder)}", f"id = {_text(_quoted(source.id))}"]
     if source.target is not None:
         lines.append(f"target_cla = {_text(_quoted(source.target))}")
     if source.target_reg is not None:
@@ -297,7 +299,7 @@ def recipe_of_scores(source: Source, folder: Path, say: Callable[[str], None]) -
     table = read_table(source.features, source.id)
     _need(source.id, table.columns, "--id", source.features)
     lines = _dataset_lines(source, table.drop([c for c in table.columns if c in of_agents]), folder, say)
-    lines.insert(3, 'target_reg = "1.0"      # the best score; the cost of a score is its distance from it')
+    lines.insert(5, 'target_reg = "1.0"      # the best score; the cost of a score is its distance from it')
     lines += ["", "[costs.reg]", 'kind = "absolute"']
     for name in [model, *(name for name in names if name != model)]:
         lines += ["", "[[agents]]", f"name = {_text(agent_name(name))}", 'kind = "table"']

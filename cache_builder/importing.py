@@ -85,6 +85,14 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
     table = read_table(source.features, source.id)
     for option, column in (("--id", source.id), ("--target", source.target), ("--target-reg", source.target_reg)):
         _need(column, table.columns, option, source.features)
+    if source.target is not None and table[source.target].dtype.is_float():
+        values = table[source.target].drop_nulls()
+        if (values != values.round(0)).any():
+            raise UsageError(
+                f"--target {source.target} is a number, not a class",
+                where=source.features,
+                hint=f"--target-reg {source.target}",
+            )
     lines = _dataset_lines(source, table, folder, say)
     if source.target is not None:
         lines += [

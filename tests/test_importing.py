@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -13,6 +12,7 @@ import polars as pl
 import pytest
 from conftest import refused
 
+import cli
 from cache_builder.builder import build
 from cache_builder.importing import Source, recipe_of_predictions, recipe_of_scores, write_recipe
 from cache_builder.recipe import load_recipe
@@ -109,6 +109,7 @@ def test_a_wide_table_has_an_agent_a_column(tables):
         ({"target": "ill", "annotator": "readers"}, UsageError, ["--annotator readers", "did you mean 'reader'"]),
         ({"target": "ill", "cla": "vote"}, UsageError, ["--cla vote", "ill"]),
         ({"target": "age"}, DataError, ["--cla", "age"]),
+        ({"target": "days"}, UsageError, ["--target days is a number", "--target-reg days"]),
         ({"target": "ill", "columns": ["agee"]}, DataError, ["agee"]),
     ],
 )
@@ -178,48 +179,36 @@ def test_scores_of_routerbench_and_of_a_long_table_are_the_same(tmp_path):
     )
 
 
-def l2d(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "cli", *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={
-            "PYTHONPATH": str(Path(__file__).parent.parent),
-            "PATH": "/usr/bin:/bin",
-            "OMP_NUM_THREADS": "1",
-            "HOME": str(folder),
-        },
-    )
+@pytest.fixture
+def l2d(monkeypatch, capfd):
+    """Run a command in this process: returns (exit code, stderr)."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["l2d", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        return stopped.value.code or 0, capfd.readouterr().err
+
+    return run
 
 
-def test_three_commands_from_two_files_to_a_report(tables):
-    votes = (tables / "votes.csv").read_text()
-    (tables / "votes.csv").write_text(
-        votes.replace("0010,Ann,yes", "0010,Ann,yse").replace("0010,Ann,no", "0010,Ann,yse")
-    )
-    command = [
-        "import",
-        "predictions",
-        "features.csv",
-        "votes.csv",
-        "--id",
-        "case no",
-        "--target",
-        "ill",
-        "--out",
-        "my.cache",
-    ]
-    done = l2d(tables, *command)
-    row = 1 + next(k for k, line in enumerate((tables / "votes.csv").read_text().splitlines()) if "yse" in line)
-    assert done.returncode == 3, done.stderr
-    assert all(word in done.stderr for word in ("'Ann'", "'yse'", f"votes.csv, row {row}", "--label yse=yes"))
-    done = l2d(tables, *command, "--label", "yse=yes")
-    assert done.returncode == 0, done.stderr
-    assert "no answer: Bob on 50 samples, Cleo on 100 samples" in done.stderr
-    done = l2d(tables, "sweep", "my.cache", "--out", "my.runs", "--seeds", "1", "--epochs", "3", "--failures", "drop")
-    assert done.returncode == 0, done.stderr
-    done = l2d(tables, "report", "my.runs", "--out", "report.html")
-    assert done.returncode == 0, done.stderr
+def test_three_commands_from_two_files_to_a_report(tables, l2d, monkeypatch):
+    monkeypatch.chdir(tables)
+    lines = (tables / "votes.csv").read_text().splitlines()
+    row = next(k for k, line in enumerate(lines) if line.startswith("0010,Ann,"))
+    lines[row] = "0010,Ann,yse," + lines[row].rpartition(",")[2]
+    (tables / "votes.csv").write_text("\n".join(lines) + "\n")
+    command = ["import", "predictions", "features.csv", "votes.csv", "--id", "case no", "--target", "ill"]
+    command += ["--out", "my.cache"]
+    code, told = l2d(*command)
+    assert code == 3
+    assert all(word in told for word in ("'Ann'", "'yse'", f"votes.csv, row {row + 1}", "--label yse=yes"))
+    code, told = l2d(*command, "--label", "yse=yes")
+    assert code == 0, told
+    assert "no answer: Bob on 50 samples, Cleo on 100 samples" in told
+    code, told = l2d("sweep", "my.cache", "--out", "my.runs", "--seeds", "1", "--epochs", "3", "--failures", "drop")
+    assert code == 0, told
+    code, told = l2d("report", "my.runs", "--out", "report.html")
+    assert code == 0, told
     assert "Cleo" in (tables / "report.html").read_text()

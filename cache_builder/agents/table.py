@@ -205,7 +205,7 @@ class TableAnswersAgent(Agent):
             raise DataError(
                 f"{column} is {labels[position]!r}, which is no class{also}",
                 where=self.file.where(rows[ROW][position]),
-                hint=f"{close}the classes are {', '.join(classes)}; correct the file, or map it: labels = {{ "
+                hint=f"{close}the classes are {', '.join(classes[:20])}; correct the file, or map it: labels = {{ "
                 f'"{labels[position]}" = "{near[0] if near else classes[0]}" }}, with `l2d import` '
                 f"--label {labels[position]}={near[0] if near else classes[0]}",
             )

@@ -198,7 +198,8 @@ def import_tables(
 
         l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
     """
-    from cache_builder.importing import Source, recipe_of_predictions, recipe_of_scores, write_recipe
+    from cache_builder.importing import Source, recipe_of_predictions, write_recipe
+    from cache_builder.importing_scores import recipe_of_scores
 
     most = "FEATURES and ANSWERS" if kind == ImportFormat.predictions else "one file, or FEATURES and SCORES"
     if len(files) != 2 and (kind == ImportFormat.predictions or len(files) != 1):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from data import schema, store
@@ -17,8 +16,8 @@ from data.errors import DataError, UsageError
 from data.features import MOST_CATEGORIES, columns_of
 from data.table import read_table
 
-from .agents.answer_file import ROW, AnswerFile
-from .agents.table import HOLE, agent_name
+from .agents.annotators import HOLE, agent_name
+from .agents.answer_file import AnswerFile
 
 #: First line of a recipe that an import has written; what follows is the digest of the other lines.
 SIGNATURE = "# Written by l2d import. Edit it as you like, then: l2d build THIS_FILE --out CACHE. "
@@ -26,9 +25,6 @@ SIGNATURE = "# Written by l2d import. Edit it as you like, then: l2d build THIS_
 ANNOTATORS = ("annotator", "rater", "agent", "reader", "expert", "model", "model_name", "annotator_id", "agent_id")
 LABELS = ("label", "answer", "prediction", "cla", "class", "pred", "vote")
 VALUES = ("value", "estimate", "reg", "answer", "prediction")
-SCORES = ("score", "performance", "quality", "correct", "label")
-PAID = ("cost", "total_cost", "price")
-PIPE = "{}|total_cost"  # RouterBench's column with what a model's answer cost
 SPLIT_NAMES = {"train", "validation", "test"}
 
 
@@ -84,7 +80,7 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
         )
     table = read_table(source.features, source.id)
     for option, column in (("--id", source.id), ("--target", source.target), ("--target-reg", source.target_reg)):
-        _need(column, table.columns, option, source.features)
+        need(column, table.columns, option, source.features)
     if source.target is not None and table[source.target].dtype.is_float():
         values = table[source.target].drop_nulls()
         if (values != values.round(0)).any():
@@ -93,7 +89,7 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
                 where=source.features,
                 hint=f"--target-reg {source.target}",
             )
-    lines = _dataset_lines(source, table, folder, say)
+    lines = dataset_lines(source, table, folder, say)
     if source.target is not None:
         lines += [
             "",
@@ -109,32 +105,33 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
     return "\n".join([*lines, *answers]) + "\n"
 
 
-def _dataset_lines(source: Source, table: pl.DataFrame, folder: Path, say: Callable[[str], None]) -> list[str]:
+def dataset_lines(source: Source, table: pl.DataFrame, folder: Path, say: Callable[[str], None]) -> list[str]:
+    """The ``[dataset]`` of a recipe; what is left out of its features is told."""
     features, left = usable_features(table, {source.id, source.target, source.target_reg, "split"})
     if source.answers != source.features:  # what annotators are asked is a target, not something known before
         for name in AnswerFile(source.answers).columns:
-            if _quoted(name) in features:
-                features.remove(_quoted(name))
+            if quoted(name) in features:
+                features.remove(quoted(name))
                 left[name] = f"since {source.answers.name} has answers of that name"
     if source.columns:
-        features, left = [_quoted(column) if column in table.columns else column for column in source.columns], {}
+        features, left = [quoted(column) if column in table.columns else column for column in source.columns], {}
     for reason in dict.fromkeys(left.values()):
         say(f"left out of the features, {reason}: {', '.join(name for name, why in left.items() if why == reason)}")
     if not features:
         raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
-    lines = [f"description = {_text(f'Imported from {names}')}", ""]
-    lines += ["[dataset]", f"path = {_relative(source.features, folder)}", f"id = {_text(_quoted(source.id))}"]
+    lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
+    lines += ["[dataset]", f"path = {relative(source.features, folder)}", f"id = {toml_text(quoted(source.id))}"]
     if source.target is not None:
-        lines.append(f"target_cla = {_text(_quoted(source.target))}")
+        lines.append(f"target_cla = {toml_text(quoted(source.target))}")
     if source.target_reg is not None:
-        lines.append(f"target_reg = {_text(_quoted(source.target_reg))}")
-    lines += ["features = [", *(f"  {_text(feature)}," for feature in features), "]"]
+        lines.append(f"target_reg = {toml_text(quoted(source.target_reg))}")
+    lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
     if "split" in table.columns and set(table["split"].unique().to_list()) == SPLIT_NAMES:
         say("the column `split` says which split a sample is in")
         lines.append('split = { column = "split" }')
     elif source.target is not None:
-        lines.append(f"split = {{ stratify = [{_text(_quoted(source.target))}] }}")
+        lines.append(f"split = {{ stratify = [{toml_text(quoted(source.target))}] }}")
     return lines
 
 
@@ -142,34 +139,34 @@ def _agent_lines(source: Source, folder: Path, say: Callable[[str], None]) -> li
     """The ``[[agents]]`` whose answers the file has; with a model, that one first."""
     file = AnswerFile(source.answers)
     if source.id not in file.columns:
-        _need(source.id, file.columns, "--id", source.answers)
+        need(source.id, file.columns, "--id", source.answers)
     annotator = source.annotator or next((name for name in ANNOTATORS if name in file.columns), None)
     if annotator is not None:
-        _need(annotator, file.columns, "--annotator", source.answers)
+        need(annotator, file.columns, "--annotator", source.answers)
         columns, names = _long_columns(source, file, annotator), file.values(annotator)
-        each = f"each = {_text(annotator)}"
-        say(f"{source.answers}: {len(names)} agents in the column {annotator!r}: {_some(names)}")
+        each = f"each = {toml_text(annotator)}"
+        say(f"{source.answers}: {len(names)} agents in the column {annotator!r}: {some(names)}")
     else:
         columns, names = _wide_columns(source, file)
-        each = f"each = [{', '.join(_text(name) for name in names)}]"
-        say(f"{source.answers}: {len(names)} agents, a column each: {_some(names)}")
+        each = f"each = [{', '.join(toml_text(name) for name in names)}]"
+        say(f"{source.answers}: {len(names)} agents, a column each: {some(names)}")
     if source.model is not None and source.model not in names:
         near = difflib.get_close_matches(source.model, names, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
             f"--model {source.model}: there is no such agent",
             where=source.answers,
-            hint=f"{hint}there are {_some(names, 20)}",
+            hint=f"{hint}there are {some(names, 20)}",
         )
-    common = ['kind = "table"', f"file = {_relative(source.answers, folder)}", f"id = {_text(source.id)}"]
+    common = ['kind = "table"', f"file = {relative(source.answers, folder)}", f"id = {toml_text(source.id)}"]
     if source.labels:
-        pairs = ", ".join(f"{_text(label)} = {_text(name)}" for label, name in source.labels.items())
+        pairs = ", ".join(f"{toml_text(label)} = {toml_text(name)}" for label, name in source.labels.items())
         common.append(f"labels = {{ {pairs} }}")
     if source.others != "refuse":
-        common.append(f"others = {_text(source.others)}")
-    keys = [f"{key} = {_text(column)}" for key, column in columns.items()]
+        common.append(f"others = {toml_text(source.others)}")
+    keys = [f"{key} = {toml_text(column)}" for key, column in columns.items()]
     if source.paid is not None:
-        keys.append(f"paid = {_text(source.paid)}")
+        keys.append(f"paid = {toml_text(source.paid)}")
     price = (
         ['price = "paid"'] if source.paid is not None else ["price = 1.0             # relative: what asking one costs"]
     )
@@ -178,11 +175,11 @@ def _agent_lines(source: Source, folder: Path, say: Callable[[str], None]) -> li
     lines: list[str] = []
     for name in [source.model, *(name for name in names if name != source.model)]:
         one = (
-            [f"each = [{_text(name)}]"]
+            [f"each = [{toml_text(name)}]"]
             if annotator is None
-            else [f"annotator = {_text(annotator)}", f"who = {_text(name)}"]
+            else [f"annotator = {toml_text(annotator)}", f"who = {toml_text(name)}"]
         )
-        called = [] if annotator is None else [f"name = {_text(agent_name(name))}"]
+        called = [] if annotator is None else [f"name = {toml_text(agent_name(name))}"]
         lines += ["", "[[agents]]", *called, *common, *one, *keys, *price]
     return lines
 
@@ -197,7 +194,7 @@ def _long_columns(source: Source, file: AnswerFile, annotator: str) -> dict[str,
             continue
         if given is not None:
             name = "prob" if getattr(source, key) is None else key
-            found[name] = _need(given, rest, f"--{name}", file.path)
+            found[name] = need(given, rest, f"--{name}", file.path)
             continue
         guesses = [name for name in (target, *known) if name in rest and name not in found.values()]
         free = [name for name in rest if name not in found.values()]
@@ -233,7 +230,7 @@ def _wide_columns(source: Source, file: AnswerFile) -> tuple[dict[str, str], lis
     skipped = {source.id, source.target, source.target_reg, source.paid}
     names: list[str] | None = None
     for pattern in patterns.values():
-        matching = _holes(pattern, [name for name in file.columns if name not in skipped])
+        matching = holes(pattern, [name for name in file.columns if name not in skipped])
         names = matching if names is None else [name for name in names if name in matching]
     if not names:
         raise DataError("no column is an agent's", where=file.path, hint=f"it has {', '.join(file.columns)}")
@@ -252,96 +249,13 @@ def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[s
         elif column.dtype == pl.String and values.n_unique() > MOST_CATEGORIES:
             left[name] = f"text with more than {MOST_CATEGORIES} values"
         elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
-            features.append(_quoted(name))
+            features.append(quoted(name))
         else:
             left[name] = f"of type {column.dtype}"
     return features, left
 
 
-def recipe_of_scores(source: Source, folder: Path, say: Callable[[str], None]) -> str:
-    """A recipe for scores from 0 to 1 that agents got on samples, as benchmarks of routers publish them.
-
-    The cost of a score is one minus it. A row is a score (long: EmbedLLM, LLMRouter, RouterBench raw), or a sample with
-    a column an agent (wide: RouterBench, with ``MODEL|total_cost`` for what it cost).
-
-    Raises:
-        UsageError: a column that the command names is not there.
-        DataError: a file cannot be read, it cannot be told what its columns are, or a score is not from 0 to 1.
-    """
-    file = AnswerFile(source.answers)
-    _need(source.id, file.columns, "--id", source.answers)
-    annotator = source.annotator or next((name for name in ANNOTATORS if name in file.columns), None)
-    if annotator is not None:
-        names = file.values(_need(annotator, file.columns, "--annotator", file.path))
-        score = source.reg or next((name for name in SCORES if name in file.columns), None)
-        if score is None:
-            raise DataError("which column has the scores?", where=file.path, hint=f"--reg one of {_some(file.columns)}")
-        paid = source.paid or next((name for name in PAID if name in file.columns), None)
-    else:
-        score = source.reg or HOLE
-        paid = source.paid or next((PIPE for name in file.columns if name.endswith(PIPE.removeprefix(HOLE))), None)
-        pattern = paid if source.reg is None and paid is not None else score
-        if pattern == HOLE:
-            raise DataError(
-                "which columns are agents?",
-                where=file.path,
-                hint='--annotator COLUMN, or for a column each --reg "{}_score"',
-            )
-        names = _holes(pattern, file.columns)
-    if not names:
-        raise DataError("no column is an agent's", where=file.path, hint=f"it has {_some(file.columns, 40)}")
-    means = {name: _check_scores(file, name, annotator, score, paid) for name in names}
-    model = source.model or min(names, key=lambda name: means[name])
-    if model not in names:
-        raise UsageError(
-            f"--model {model}: there is no such agent", where=source.answers, hint=f"there are {_some(names, 20)}"
-        )
-    if source.model is None:
-        say(
-            f"the model, agent 0, is {model}, " + ("the cheapest" if paid else "the first") + " (--model NAME: another)"
-        )
-    say(f"{source.answers}: {len(names)} agents: {_some(names)}")
-    of_agents = {column.replace(HOLE, name) for name in names for column in (score, paid) if column} | {annotator}
-    if annotator is None:
-        of_agents |= {column for column in file.columns for name in names if column.startswith(f"{name}|")}
-    table = read_table(source.features, source.id)
-    _need(source.id, table.columns, "--id", source.features)
-    lines = _dataset_lines(source, table.drop([c for c in table.columns if c in of_agents]), folder, say)
-    lines.insert(5, 'target_reg = "1.0"      # the best score; the cost of a score is its distance from it')
-    lines += ["", "[costs.reg]", 'kind = "absolute"']
-    for name in [model, *(name for name in names if name != model)]:
-        lines += ["", "[[agents]]", f"name = {_text(agent_name(name))}", 'kind = "table"']
-        lines += [f"file = {_relative(source.answers, folder)}", f"id = {_text(source.id)}"]
-        if annotator is not None:
-            lines += [f"annotator = {_text(annotator)}", f"who = {_text(name)}"]
-        lines.append(f"reg = {_text(score.replace(HOLE, name))}")
-        if paid is not None:
-            lines += [f"paid = {_text(paid.replace(HOLE, name))}", 'price = "paid"         # its mean']
-        if source.others != "refuse":
-            lines.append(f"others = {_text(source.others)}")
-    return "\n".join(lines) + "\n"
-
-
-def _check_scores(file: AnswerFile, name: str, annotator: str | None, score: str, paid: str | None) -> float:
-    """Mean price of an agent's answers, 0 where it is not known; its scores have to be from 0 to 1."""
-    rows = file.table if annotator is None else file.table.filter(pl.col(annotator) == name)
-    column = _need(score.replace(HOLE, name), file.columns, "--reg", file.path)
-    values = file.numbers(column, rows)
-    outside = (values < 0) | (values > 1)
-    if outside.any():
-        row = rows[ROW][int(outside.argmax())]
-        raise DataError(
-            f"{column} is {values[outside][0]:g}, not from 0 to 1",
-            where=file.where(row),
-            hint="divide the scores first",
-        )
-    if paid is None:
-        return 0.0
-    costs = file.numbers(_need(paid.replace(HOLE, name), file.columns, "--paid", file.path), rows)
-    return float(np.nanmean(costs)) if np.isfinite(costs).any() else 0.0
-
-
-def _holes(pattern: str, columns: list[str]) -> list[str]:
+def holes(pattern: str, columns: list[str]) -> list[str]:
     """What stands in the place of ``{}`` in the columns that are like the pattern."""
     before, _, after = pattern.partition(HOLE)
     shortest = len(before) + len(after)
@@ -373,29 +287,32 @@ def write_recipe(text: str, path: Path, *, overwrite: bool = False) -> None:
     store.commit_bytes(path, content, replace=True)
 
 
-def _need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:
+def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:
+    """A column's name, if there is one of it; otherwise a :class:`UsageError` that names the option."""
     if column is not None and column not in columns:
         near = difflib.get_close_matches(column, columns, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
-            f"{option} {column}: there is no such column", where=path, hint=f"{hint}it has {_some(columns, 40)}"
+            f"{option} {column}: there is no such column", where=path, hint=f"{hint}it has {some(columns, 40)}"
         )
     return column
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def some(names: list[str], most: int = 8) -> str:
+    """The first names of a list, and how many there are."""
     return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
 
 
-def _relative(path: Path, folder: Path) -> str:
-    return _text(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
+def relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder, as a TOML string."""
+    return toml_text(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
 
 
-def _text(value: str) -> str:
+def toml_text(value: str) -> str:
     """A TOML string."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _quoted(column: str) -> str:
+def quoted(column: str) -> str:
     """A column's name in SQL."""
     return column if columns_of(column) == [column] else '"' + column.replace('"', '""') + '"'

@@ -176,7 +176,7 @@ def _agents(entry: Any, position: int, path: Path) -> list[AgentConfig]:
     paths = [key for key in RELATIVE_PATHS["agents"] if key not in names or not _is_name(entry.get(key))]
     _resolve(entry, paths, path)
     if kind == "table" and "each" in entry:
-        from .agents.table import HOLE, expand
+        from .agents.annotators import HOLE, expand
 
         trial = {**entry, "name": str(entry.get("name", "x")).replace(HOLE, "x")}
         _validate(config_class(kind), trial, path, f"{label} ")

@@ -14,7 +14,8 @@ from conftest import refused
 
 import cli
 from cache_builder.builder import build
-from cache_builder.importing import Source, recipe_of_predictions, recipe_of_scores, write_recipe
+from cache_builder.importing import Source, recipe_of_predictions, write_recipe
+from cache_builder.importing_scores import recipe_of_scores
 from cache_builder.recipe import load_recipe
 from data.cache import CostCache
 from data.errors import DataError, UsageError

@@ -14,7 +14,8 @@
 
 A predictions part has the columns its agent answers: ``pred_cla`` (int32 class index), ``pred_prob`` (:func:`dense`,
 one number a class), ``pred_reg`` (float32), ``pred_boxes`` (:data:`BOXES`); and ``failure``, why there is no answer, or
-null. A partial agent, which answers some samples only, has :data:`NO_ANSWER` there on the others.
+null, which is :data:`NO_ANSWER` where a partial agent is unavailable; where known ``seconds`` and ``paid`` (float64),
+how long the answer took and what it cost.
 
 Names are computed, never listed. Chunk ``k`` holds the same samples in the same order for every agent. Costs are raw:
 ``beta`` and ``lambda`` are applied when the table is read. Costs stand apart from predictions so that another cost

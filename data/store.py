@@ -276,6 +276,12 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
             return file.read(columns=columns)
 
 
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a part."""
+    with corruption_named(path):
+        return pq.read_schema(path).names
+
+
 def facts_of(table: pa.Table) -> dict[str, str]:
     """What :func:`commit_table` was told the part is. Damaged names and values come out with replacement characters."""
     metadata = table.schema.metadata or {}

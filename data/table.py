@@ -105,7 +105,7 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
             names the file.
     """
-    table = _read(config.path, config.id)
+    table = read_table(config.path, config.id)
     try:
         return _prepare(table, config, name)
     except DataError as error:
@@ -196,7 +196,13 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
 MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
 
 
-def _read(path: Path, id_column: str) -> pl.DataFrame:
+def read_table(path: Path, id_column: str) -> pl.DataFrame:
+    """A Parquet or CSV file; in a CSV, ids that stand in a column are text.
+
+    Raises:
+        DataError: there is no such file, it is of another kind, or it cannot be read.
+    """
+    id_column = id_column.strip('"')
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
     try:

@@ -18,6 +18,7 @@ import cli
 
 COMMANDS = [
     "build",
+    "import",
     "status",
     "verify",
     "audit",
@@ -85,7 +86,7 @@ def test_training_options_default_to_what_the_library_defaults_to(command):
 
 def test_readme_names_every_command_and_no_other():
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    registered = {command.callback.__name__ for command in cli.app.registered_commands}
+    registered = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     assert registered == set(COMMANDS)
     for command in COMMANDS:
         assert f"`l2d {command}" in readme, command

@@ -38,6 +38,7 @@ class TwoHeadConfig(AgentConfig):
 
 class TwoHeadAgent(Agent):
     config: TwoHeadConfig
+    timed = True
     can_answer = ("cla", "reg")
     reads = ("features", "split", "target_cla", "target_reg")
 

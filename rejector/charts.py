@@ -1,0 +1,292 @@
+"""The look of the figures, and the four forms they have: curves, dots with intervals, bars with intervals, stacked shares.
+
+Charts are Vega-Lite specifications made with Altair. They carry no colours of their own: agents take theirs from the
+range ``category`` in the agents' order, everything else is drawn in a named style; both are in :func:`theme`, light or
+dark. So one specification serves the page by day and by night, and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+#: Okabe and Ito's palette, told apart with any colour vision; by night the dark ones are lifted. Then Tol's "muted".
+PALETTES = {
+    "light": [
+        "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B8A800", "#7A5195",
+        "#332288", "#88CCEE", "#117733", "#DDCC77", "#CC6677", "#AA4499", "#44AA99", "#999933",
+    ],
+    "dark": [
+        "#3C96D6", "#E69F00", "#1FB58A", "#D991B8", "#8CCBF0", "#E5702A", "#D6C83C", "#A583C4",
+        "#7B6FD0", "#A8DDF5", "#3FA35F", "#E5D88F", "#DD8694", "#C56BB4", "#66C2B2", "#B5B550",
+    ],
+}  # fmt: skip
+_DARK_TEXT_ON = {1, 3, 4, 6, 9, 11, 14, 15}  # palette slots on which black is easier to read than white, in both
+
+SCHEMES = {
+    "light": {"ink": "#1b1f24", "soft": "#5b6570", "line": "#d4d9df", "paper": "#ffffff"},
+    "dark": {"ink": "#e8ecf1", "soft": "#a3adb8", "line": "#39424c", "paper": "#12161b"},
+}
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+
+Rows = Sequence[dict[str, Any]]
+
+
+def text_on(position: int) -> str:
+    """Colour of text on the colour of the agent at this position."""
+    return "#111111" if position % 16 in _DARK_TEXT_ON else "#ffffff"
+
+
+def theme(scheme: str, *, font: str = FONT) -> dict[str, Any]:
+    """Vega-Lite's ``config`` for the scheme ``light`` or ``dark``."""
+    look = SCHEMES[scheme]
+    ink, soft, line = look["ink"], look["soft"], look["line"]
+    axis = {"labelColor": soft, "titleColor": ink, "gridColor": line, "domainColor": line, "tickColor": line}
+    axis |= {"labelFontSize": 11, "titleFontSize": 11.5, "titleFontWeight": "normal", "labelLimit": 190}
+    return {
+        "background": "transparent",
+        "font": font,
+        "view": {"stroke": None},
+        "range": {"category": PALETTES[scheme]},
+        "axis": axis,
+        "axisX": {"grid": False},
+        "axisY": {"domain": False, "ticks": False},
+        "title": {"color": ink, "anchor": "start", "fontSize": 12.5, "fontWeight": 600, "offset": 8},
+        "legend": {"labelColor": ink, "titleColor": ink, "labelFontSize": 11, "title": None, "symbolStrokeWidth": 0},
+        "text": {"color": soft, "fontSize": 11},
+        "style": {
+            "system": {"color": ink},
+            "system-line": {"color": ink, "strokeWidth": 2.2},
+            "system-band": {"color": ink, "opacity": 0.14},
+            "system-point": {"color": ink, "opacity": 1, "size": 60},
+            "other": {"color": soft, "opacity": 1, "size": 45},
+            "other-line": {"color": soft, "strokeWidth": 1.2, "opacity": 0.8},
+            "agent-point": {"opacity": 1, "size": 75},
+            "whisker": {"color": ink, "strokeWidth": 1.6, "opacity": 0.75},
+            "bound": {"color": soft, "strokeWidth": 1.4},
+            "hollow": {"color": soft, "opacity": 1, "strokeWidth": 1.6, "size": 55},
+            "zero": {"color": soft, "strokeWidth": 1},
+            "label": {"color": soft, "fontSize": 11},
+            "strong-label": {"color": ink, "fontSize": 11},
+        },
+    }
+
+
+def agent_colour(agents: Sequence[str], field: str = "agent") -> alt.Color:
+    """Colour by agent: the n-th agent has the palette's n-th colour, wherever it occurs."""
+    scale = alt.Scale(domain=list(agents), range="category")
+    return alt.Color(f"{field}:N", scale=scale, sort=list(agents), legend=alt.Legend(orient="bottom", columns=4))
+
+
+def values(rows: Rows) -> alt.InlineData:
+    """Rows as the data of a chart."""
+    return alt.InlineData(values=list(rows))
+
+
+def tooltip(*fields: tuple[str, str, str]) -> list[alt.Tooltip]:
+    """What is shown under the pointer: (column and its type, title, number format)."""
+    return [
+        alt.Tooltip(name, title=title, format=format) if format else alt.Tooltip(name, title=title)
+        for name, title, format in fields
+    ]
+
+
+def curve(
+    rows: Rows,
+    *,
+    x: str,
+    order: Sequence[str],
+    x_title: str,
+    y_title: str,
+    agents: Sequence[str],
+    alone: Rows = (),
+    bounds: Rows = (),
+    format: str = ".3f",
+) -> alt.LayerChart:
+    """A quantity along a sweep: mean and deviation of each series, agents alone as levels, bounds as dashed curves.
+
+    Args:
+        rows: ``x``, ``series``, ``value``, ``low``, ``high``, ``seeds``; the first row's series is the one discussed.
+        x: column of the sweep, as text; evenly spaced, in ``order``.
+        alone: ``agent``, ``value``.
+        bounds: ``x``, ``bound``, ``value``.
+        format: of the numbers under the pointer.
+    """
+    main = rows[0]["series"]
+    across = alt.X(f"{x}:N", sort=list(order), title=x_title, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    up = alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False, padding=14))
+    layers = []
+    if alone:
+        shown = tooltip(("agent:N", "alone", ""), ("value:Q", y_title, format))
+        base = alt.Chart(values(alone)).encode(y=up, color=agent_colour(agents), tooltip=shown)
+        layers.append(base.mark_rule(strokeDash=[6, 3], strokeWidth=1.6))
+        named = alt.Chart(values(alone)).transform_calculate(label="datum.agent + ' alone'")
+        layers.append(
+            named.mark_text(align="left", dy=-6, dx=2, style="label").encode(y=up, x=alt.value(0), text="label:N")
+        )
+    if bounds:
+        shown = tooltip(("bound:N", "baseline", ""), (f"{x}:N", x_title, ""), ("value:Q", y_title, format))
+        dash = alt.StrokeDash(
+            "bound:N",
+            scale=alt.Scale(range=[[2, 2], [7, 3], [7, 3, 2, 3], [1, 4]]),
+            sort=list(dict.fromkeys(row["bound"] for row in bounds)),
+            legend=alt.Legend(orient="bottom", columns=2, symbolStrokeColor="#808080", symbolStrokeWidth=1.4),
+        )
+        base = alt.Chart(values(bounds)).encode(x=across, y=up, detail="bound:N")
+        layers.append(base.mark_line(style="bound").encode(strokeDash=dash))
+        layers.append(base.mark_point(style="bound", opacity=0, size=200).encode(tooltip=shown))
+    shown = tooltip(
+        ("series:N", "rejector", ""), (f"{x}:N", x_title, ""), ("value:Q", f"{y_title}, mean", format),
+        ("std:Q", "std over seeds", format), ("seeds:Q", "seeds", ""),
+    )  # fmt: skip
+    for series in dict.fromkeys(row["series"] for row in rows):
+        line = alt.Chart(values([row for row in rows if row["series"] == series])).encode(x=across)
+        style = "system" if series == main else "other"
+        if series == main:
+            layers.append(line.mark_area(style="system-band").encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"))
+        layers.append(line.mark_line(style=f"{style}-line").encode(y=up))
+        points = line.mark_point(style=f"{style}-point" if series == main else "hollow", filled=series == main)
+        layers.append(points.encode(y=up, tooltip=shown))
+    return alt.layer(*layers).properties(height=260)
+
+
+def stacked_shares(
+    rows: Rows,
+    *,
+    by: str,
+    order: Sequence[str],
+    agents: Sequence[str],
+    title: str | None,
+    unit: str,
+    across: bool,
+    pair: Sequence[str] = (),
+) -> alt.LayerChart:
+    """Who answers, stacked to 100 %: bars side by side (``across``), or one below the other for long names.
+
+    Args:
+        rows: ``by``, ``agent``, ``share`` in percent, ``std``, ``ink``, ``from`` and ``to`` (ends of the segment).
+        by: column that names the bar, in ``order``.
+        title: of that column.
+        unit: what is shared out.
+        pair: values of the column ``who``, a bar each beside one another; the first is drawn in full, others paler.
+    """
+    scale = alt.Scale(domain=[0, 100], nice=False)
+    shown = [(f"{by}:N", title or "bar", ""), ("agent:N", "agent", ""), ("share:Q", f"share of {unit}, %", ".1f")]
+    shown += [("std:Q", "std over seeds", ".1f")] if "std" in rows[0] else []
+    shown += [("samples:Q", unit, ",d")] if "samples" in rows[0] else []
+    base = alt.Chart(values(rows))
+    if across:
+        axis = alt.Axis(labelAngle=0, labelOverlap=True)
+        place: dict[str, Any] = {"x": alt.X(f"{by}:N", sort=list(order), title=title, axis=axis)}
+        ends = {"y": alt.Y("from:Q", scale=scale, title=f"share of {unit} (%)"), "y2": "to:Q"}
+        middle: dict[str, Any] = {"y": alt.Y("middle:Q", scale=scale)}
+        size: dict[str, Any] = {"width": alt.RelativeBandSize(0.8)}
+    else:
+        axis = alt.Axis(labelLimit=150)
+        place = {"y": alt.Y(f"{by}:N", sort=list(order), title=title, axis=axis)}
+        ends = {"x": alt.X("from:Q", scale=scale, title=f"share of {unit} (%)"), "x2": "to:Q"}
+        middle = {"x": alt.X("middle:Q", scale=scale)}
+        size = {"height": alt.RelativeBandSize(0.9 if pair else 0.72)}
+    if pair:
+        place["yOffset"] = alt.YOffset("who:N", sort=list(pair))
+        place["opacity"] = alt.Opacity(
+            "who:N", scale=alt.Scale(domain=list(pair), range=[1.0] + [0.45] * (len(pair) - 1)), legend=None
+        )
+        shown.insert(0, ("who:N", "who decides", ""))
+    told = tooltip(*shown)
+    drawn = base.mark_bar(**size).encode(**place, **ends, color=agent_colour(agents), tooltip=told)
+    place.pop("opacity", None)
+    some = base.transform_filter("datum.share >= 8" + (f" && datum.who === '{pair[0]}'" if pair else ""))
+    text = (
+        some.transform_calculate(middle="(datum.from + datum.to) / 2")
+        .mark_text(fontSize=10.5)
+        .encode(**place, **middle, text=alt.Text("share:Q", format=".0f"), color=alt.Color("ink:N", scale=None))
+    )
+    return alt.layer(drawn, text).properties(height=260 if across else alt.Step(15 if pair else 30))
+
+
+def dots(
+    rows: Rows,
+    *,
+    by: str,
+    order: Sequence[str],
+    x_title: str,
+    agents: Sequence[str],
+    interval: str,
+    zero: bool = False,
+    title: str | None = None,
+    format: str = ".4f",
+) -> alt.LayerChart:
+    """A value of each of a few things, one below the other, with its interval.
+
+    Args:
+        rows: ``by``, ``value``, ``low``, ``high``, ``kind``: ``system``, ``other``, ``agent`` (then ``agent`` names it)
+            or ``bound``.
+        by: column that names the row, in ``order``.
+        interval: what ``low`` and ``high`` are.
+        zero: draw a line at zero.
+    """
+    names = alt.Y(f"{by}:N", sort=list(order), title=title, axis=alt.Axis(labelLimit=185, grid=True))
+    along = alt.X("value:Q", title=x_title, scale=alt.Scale(zero=False, padding=10), axis=alt.Axis(tickCount=5))
+    shown = [(f"{by}:N", title or "who", ""), ("value:Q", x_title, format)]
+    shown += [("low:Q", f"{interval}, from", format), ("high:Q", "to", format)]
+    shown += [("samples:Q", "samples", ",d")] if "samples" in rows[0] else []
+    told = tooltip(*shown)
+    layers = [alt.Chart(values([{"zero": 0}])).mark_rule(style="zero").encode(x="zero:Q")] if zero else []
+    ranged = [row for row in rows if row["high"] > row["low"]]
+    if ranged:
+        layers.append(alt.Chart(values(ranged)).mark_rule(style="whisker").encode(y=names, x="low:Q", x2="high:Q"))
+    styles = {"system": "system-point", "other": "other", "bound": "hollow", "agent": "agent-point"}
+    for kind, style in styles.items():
+        some = [row for row in rows if row["kind"] == kind]
+        if some:
+            base = alt.Chart(values(some)).mark_point(style=style, filled=kind != "bound", size=75)
+            colour = {"color": agent_colour(agents)} if kind == "agent" else {}
+            layers.append(base.encode(y=names, x=along, tooltip=told, **colour))
+    return alt.layer(*layers).properties(height=alt.Step(24))
+
+
+def scatter(
+    points: Rows, *, x_title: str, y_title: str, agents: Sequence[str], lines: dict[str, Rows] | None = None, down: bool
+) -> alt.LayerChart:
+    """Two quantities against each other.
+
+    Args:
+        points: ``x``, ``y``, ``x_low``, ``x_high``, ``y_low``, ``y_high``, ``name``, ``kind`` as in :func:`dots`,
+            ``label`` (written beside the point; may be empty), ``text``: what the interval is.
+        lines: style -> vertices ``x``, ``y``, in order.
+        down: whether less of ``y`` is better: the axis is then turned around, so that better is always up.
+    """
+    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=18), axis=alt.Axis(tickCount=6))
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, padding=18, reverse=down), axis=alt.Axis(tickCount=6))
+    layers = []
+    for style, vertices in (lines or {}).items():
+        base = alt.Chart(values([{**row, "order": n} for n, row in enumerate(vertices)]))
+        dash = {"strokeDash": [6, 3]} if style == "bound" else {}
+        layers.append(base.mark_line(style=style, **dash).encode(x=x, y=y, order="order:Q"))
+    told = tooltip(("name:N", "who", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", ""))
+    for ends in (("x_low", "x_high"), ("y_low", "y_high")):
+        some = [row for row in points if row[ends[1]] > row[ends[0]]]
+        if some:
+            place = {"y": y, "x": "x_low:Q", "x2": "x_high:Q"} if ends[0] == "x_low" else {
+                "x": x, "y": alt.Y("y_low:Q", title=y_title), "y2": "y_high:Q"}  # fmt: skip
+            layers.append(alt.Chart(values(some)).mark_rule(style="whisker").encode(**place))
+    styles = {"bound": "hollow", "other": "other", "agent": "agent-point", "system": "system-point"}
+    for kind, style in styles.items():
+        some = [row for row in points if row["kind"] == kind]
+        if some:
+            shape = {"shape": "square", "size": 90} if kind == "agent" else {}
+            base = alt.Chart(values(some)).mark_point(style=style, filled=kind != "bound", **shape)
+            colour = {"color": agent_colour(agents)} if kind == "agent" else {}
+            layers.append(base.encode(x=x, y=y, tooltip=told, **colour))
+    named = [row for row in points if row["label"]]
+    if named:
+        for kind in ("system", "label"):
+            some = [row for row in named if (row["kind"] == "system") == (kind == "system")]
+            if some:
+                style = "strong-label" if kind == "system" else "label"
+                base = alt.Chart(values(some)).mark_text(style=style, dy=-11)
+                layers.append(base.encode(x=x, y=y, text="label:N"))
+    return alt.layer(*layers).properties(height=300)

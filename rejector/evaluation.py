@@ -31,6 +31,9 @@ class Evaluation:
     result: dict[str, Any]
     losses: np.ndarray  # deferral loss of each sample, float64 (n,)
     rivals: dict[str, np.ndarray]  # oracle, best_agent, random_same_shares: loss of each sample, float64 (n,)
+    margin: np.ndarray  # the model's score less the best expert's, float32 (n,)
+    kept: np.ndarray  # cost of each sample if the model answers, float32 (n,)
+    deferred: np.ndarray  # cost of each sample if the best-scored expert answers, float32 (n,)
 
 
 def evaluate_runs(paths: list[Path], split: str = "test") -> list[Evaluation]:
@@ -76,7 +79,8 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
     table = measured.table
     names = [agent.name for agent in cache.agents]
     costs = point_costs(table.raw, run.point, cache.record.tasks)
-    allocation = allocate(run.rejector.scores(table.features))
+    scores = run.rejector.scores(table.features)
+    allocation = allocate(scores)
     losses = deferral_loss(allocation, costs).double().numpy()
     rates = baselines.allocation_rates(allocation, len(names))
     best = baselines.best_constant(costs)
@@ -107,7 +111,9 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
     }
     if run.point.cost is not None:
         result["cost"] = run.point.cost
-    return Evaluation(run, cache, result, losses, rivals)
+    margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
+    deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
+    return Evaluation(run, cache, result, losses, rivals, margin, costs[:, 0].numpy(), deferred)
 
 
 def _oracle(measured: Measured, costs: torch.Tensor, names: list[str]) -> dict[str, Any]:

@@ -12,6 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
+from data.errors import UsageError
+from rejector.cost_quality import cost_quality
+from rejector.coverage import model_curve, system_curve
 from rejector.evaluation import evaluate_runs
 
 METHODS = ["classification-only", "multi-task"]
@@ -229,3 +232,38 @@ def test_a_cost_expression_takes_the_place_of_the_weighted_sum(make_cache, make_
     assert result["cost"] == "greatest(cost_cla, 0.2 * cost_reg)"
     assert result["deferral_loss"] == pytest.approx(costs[np.arange(len(costs)), files.chosen(run)].mean(), abs=1e-6)
     assert result["oracle_loss"] == pytest.approx(costs.min(axis=1).mean(), abs=1e-6)
+
+
+def test_the_system_curve_passes_through_the_rejectors_own_coverage(trained):
+    for evaluation in trained[2]:
+        curve, result = system_curve(evaluation), evaluation.result
+        at = int(np.argmin(np.abs(curve.coverage - result["allocation"]["model"])))
+        assert curve.risk[at] == pytest.approx(result["deferral_loss"], abs=1e-6)
+        assert curve.risk[-1] == pytest.approx(result["agents"]["model"]["mean_cost"], abs=1e-6)
+        assert model_curve(evaluation).risk[-1] == pytest.approx(curve.risk[-1], abs=1e-6)
+
+
+def test_operating_points_are_prices_and_metrics_of_the_results(trained):
+    folder, _, evaluations = trained
+    files = Files(folder)
+    found = cost_quality(evaluations)
+    assert [point.seeds for point in found.points] == [3, 3]
+    for point in found.points:
+        members = [e for e in evaluations if e.result["method"] == point.name]
+        shares = np.mean([list(e.result["allocation"].values()) for e in members], axis=0)
+        assert point.cost == pytest.approx(shares @ [0.0, 2.0, 1.0, 4.0])
+        paid = shares @ np.array(list(BETA.values()))
+        loss = np.mean([e.result["deferral_loss"] for e in members])
+        assert point.quality == pytest.approx(loss - paid, abs=1e-6)
+    alone = {point.name: point for point in found.baselines}
+    assert set(alone) == {*AGENTS, "everyone", "oracle"}
+    for agent, price in zip([*AGENTS, "everyone"], [0.0, 2.0, 1.0, 4.0, 3.0], strict=True):
+        assert (alone[agent].cost, alone[agent].quality) == pytest.approx((price, files.raw[agent].mean()), abs=1e-6)
+    accuracy = cost_quality(evaluations, "accuracy")
+    assert not accuracy.lower_is_better
+    assert found.lower_is_better
+    assert [point.quality for point in accuracy.baselines if point.name == "model"] == [
+        evaluations[0].result["agents"]["model"]["accuracy"]
+    ]
+    with pytest.raises(UsageError, match="no metric 'map'"):
+        cost_quality(evaluations, "map")

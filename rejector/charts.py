@@ -1,4 +1,4 @@
-"""The look of the figures, and the four forms they have: curves, dots with intervals, bars with intervals, stacked shares.
+"""The look of the figures, and the forms they have: curves, stacked shares, dots with intervals, scatter.
 
 Charts are Vega-Lite specifications made with Altair. They carry no colours of their own: agents take theirs from the
 range ``category`` in the agents' order, everything else is drawn in a named style; both are in :func:`theme`, light or
@@ -128,14 +128,14 @@ def curve(
         )
     if bounds:
         shown = tooltip(("bound:N", "baseline", ""), (f"{x}:N", x_title, ""), ("value:Q", y_title, format))
-        dash = alt.StrokeDash(
-            "bound:N",
-            scale=alt.Scale(range=[[2, 2], [7, 3], [7, 3, 2, 3], [1, 4]]),
-            sort=list(dict.fromkeys(row["bound"] for row in bounds)),
-            legend=alt.Legend(orient="bottom", columns=2, symbolStrokeColor="#808080", symbolStrokeWidth=1.4),
-        )
+        named = list(dict.fromkeys(row["bound"] for row in bounds))
+        scale = alt.Scale(domain=named, range=[[2, 2], [7, 3], [7, 3, 2, 3], [1, 4]])
+        dash = alt.StrokeDash("bound:N", scale=scale, legend=None)
         base = alt.Chart(values(bounds)).encode(x=across, y=up, detail="bound:N")
         layers.append(base.mark_line(style="bound").encode(strokeDash=dash))
+        first = [row for row in bounds if row[x] == order[0]]
+        labels = alt.Chart(values(first)).mark_text(style="label", align="left", dx=-4, dy=-8)
+        layers.append(labels.encode(x=across, y=up, text="bound:N"))
         layers.append(base.mark_point(style="bound", opacity=0, size=200).encode(tooltip=shown))
     shown = tooltip(
         ("series:N", "rejector", ""), (f"{x}:N", x_title, ""), ("value:Q", f"{y_title}, mean", format),
@@ -184,16 +184,15 @@ def stacked_shares(
         middle: dict[str, Any] = {"y": alt.Y("middle:Q", scale=scale)}
         size: dict[str, Any] = {"width": alt.RelativeBandSize(0.8)}
     else:
-        axis = alt.Axis(labelLimit=150)
-        place = {"y": alt.Y(f"{by}:N", sort=list(order), title=title, axis=axis)}
-        ends = {"x": alt.X("from:Q", scale=scale, title=f"share of {unit} (%)"), "x2": "to:Q"}
+        place = {"y": alt.Y(f"{by}:N", sort=list(order), title=title)}
+        few = alt.Axis(tickCount=5)
+        ends = {"x": alt.X("from:Q", scale=scale, axis=few, title=f"share of {unit} (%)"), "x2": "to:Q"}
         middle = {"x": alt.X("middle:Q", scale=scale)}
         size = {"height": alt.RelativeBandSize(0.9 if pair else 0.72)}
     if pair:
         place["yOffset"] = alt.YOffset("who:N", sort=list(pair))
-        place["opacity"] = alt.Opacity(
-            "who:N", scale=alt.Scale(domain=list(pair), range=[1.0] + [0.45] * (len(pair) - 1)), legend=None
-        )
+        pale = alt.Scale(domain=list(pair), range=[1.0] + [0.45] * (len(pair) - 1))
+        place["opacity"] = alt.Opacity("who:O", scale=pale, sort=list(pair), legend=None)
         shown.insert(0, ("who:N", "who decides", ""))
     told = tooltip(*shown)
     drawn = base.mark_bar(**size).encode(**place, **ends, color=agent_colour(agents), tooltip=told)
@@ -204,7 +203,7 @@ def stacked_shares(
         .mark_text(fontSize=10.5)
         .encode(**place, **middle, text=alt.Text("share:Q", format=".0f"), color=alt.Color("ink:N", scale=None))
     )
-    return alt.layer(drawn, text).properties(height=260 if across else alt.Step(15 if pair else 30))
+    return alt.layer(drawn, text).properties(height=260 if across else (34 if pair else 30) * len(order))
 
 
 def dots(
@@ -228,7 +227,7 @@ def dots(
         interval: what ``low`` and ``high`` are.
         zero: draw a line at zero.
     """
-    names = alt.Y(f"{by}:N", sort=list(order), title=title, axis=alt.Axis(labelLimit=185, grid=True))
+    names = alt.Y(f"{by}:N", sort=list(order), title=title, axis=alt.Axis(grid=True))
     along = alt.X("value:Q", title=x_title, scale=alt.Scale(zero=False, padding=10), axis=alt.Axis(tickCount=5))
     shown = [(f"{by}:N", title or "who", ""), ("value:Q", x_title, format)]
     shown += [("low:Q", f"{interval}, from", format), ("high:Q", "to", format)]
@@ -245,7 +244,7 @@ def dots(
             base = alt.Chart(values(some)).mark_point(style=style, filled=kind != "bound", size=75)
             colour = {"color": agent_colour(agents)} if kind == "agent" else {}
             layers.append(base.encode(y=names, x=along, tooltip=told, **colour))
-    return alt.layer(*layers).properties(height=alt.Step(24))
+    return alt.layer(*layers).properties(height=max(26 * len(order), 60))
 
 
 def scatter(
@@ -266,7 +265,9 @@ def scatter(
         base = alt.Chart(values([{**row, "order": n} for n, row in enumerate(vertices)]))
         dash = {"strokeDash": [6, 3]} if style == "bound" else {}
         layers.append(base.mark_line(style=style, **dash).encode(x=x, y=y, order="order:Q"))
-    told = tooltip(("name:N", "who", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", ""))
+    told = tooltip(
+        ("name:N", "who", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", "")
+    )
     for ends in (("x_low", "x_high"), ("y_low", "y_high")):
         some = [row for row in points if row[ends[1]] > row[ends[0]]]
         if some:
@@ -281,12 +282,20 @@ def scatter(
             base = alt.Chart(values(some)).mark_point(style=style, filled=kind != "bound", **shape)
             colour = {"color": agent_colour(agents)} if kind == "agent" else {}
             layers.append(base.encode(x=x, y=y, tooltip=told, **colour))
-    named = [row for row in points if row["label"]]
-    if named:
-        for kind in ("system", "label"):
-            some = [row for row in named if (row["kind"] == "system") == (kind == "system")]
+    low, high = (edge(row["x"] for row in points) for edge in (min, max))
+    for kind in ("system", "label"):
+        for align, begin, end in (("left", -1.0, 0.2), ("center", 0.2, 0.8), ("right", 0.8, 2.0)):
+            some = [
+                row
+                for row in points
+                if row["label"]
+                and (row["kind"] == "system") == (kind == "system")
+                and begin <= (row["x"] - low) / (high - low or 1.0) < end
+            ]
             if some:
-                style = "strong-label" if kind == "system" else "label"
-                base = alt.Chart(values(some)).mark_text(style=style, dy=-11)
+                style, dy = ("strong-label", 14) if kind == "system" else ("label", -12)
+                base = alt.Chart(values(some)).mark_text(
+                    style=style, dy=dy, align=align, dx={"left": -5, "right": 5}.get(align, 0)
+                )
                 layers.append(base.encode(x=x, y=y, text="label:N"))
     return alt.layer(*layers).properties(height=300)

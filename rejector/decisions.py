@@ -1,4 +1,4 @@
-"""What a run decided on each sample of a split, and what each agent would have cost there: its ``allocations.parquet``."""
+"""What runs decided on each sample, and what each agent would have cost there: their ``allocations.parquet``."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ class Decisions:
         ids: sample ids, n of them.
         agents: names, A of them.
         chosen: index of the agent, int64 (seeds, n).
+        scores: of the rejector, float64 (seeds, n, A).
         costs: total cost of each agent on each sample, float64 (n, A); infinite where an agent has no answer.
     """
 
     ids: list[str]
     agents: list[str]
     chosen: np.ndarray
+    scores: np.ndarray
     costs: np.ndarray
 
     @property
@@ -64,16 +66,21 @@ def decisions_of(members: list[Evaluation]) -> Decisions:
     split = members[0].result["split"]
     agents = [agent.name for agent in members[0].cache.agents]
     cost_columns = [f"cost_{index}" for index in range(len(agents))]
-    chosen = []
+    score_columns = [f"score_{index}" for index in range(len(agents))]
+    chosen, scores = [], []
     for number, member in enumerate(members):
-        columns = ["sample_id", "split", "agent_index", *(cost_columns if number == 0 else [])]
+        columns = ["sample_id", "split", "agent_index", *score_columns, *(cost_columns if number == 0 else [])]
         table = store.read_table(member.run.path / ALLOCATIONS_FILE, columns=columns)
         table = table.filter(pc.equal(table["split"], split))
         chosen.append(table["agent_index"].to_numpy().astype(np.int64))
+        scores.append(_matrix(table, score_columns))
         if number == 0:
-            first = table
-    costs = np.stack([first[name].to_numpy() for name in cost_columns], axis=1).astype(np.float64)
-    return Decisions(ids=first["sample_id"].to_pylist(), agents=agents, chosen=np.stack(chosen), costs=costs)
+            ids, costs = table["sample_id"].to_pylist(), _matrix(table, cost_columns)
+    return Decisions(ids=ids, agents=agents, chosen=np.stack(chosen), scores=np.stack(scores), costs=costs)
+
+
+def _matrix(table: pa.Table, names: list[str]) -> np.ndarray:
+    return np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.float64)
 
 
 def sample_columns(members: list[Evaluation], ids: list[str]) -> pa.Table:

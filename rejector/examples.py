@@ -173,7 +173,9 @@ def _pictures(
     if folder is None:
         small = {sample: answers[sample]["target"].get("image") for sample in ids}
         return {
-            sample: "data:image/png;base64," + base64.b64encode(image).decode() for sample, image in small.items() if image
+            sample: "data:image/png;base64," + base64.b64encode(image).decode()
+            for sample, image in small.items()
+            if image
         }
     if not folder.is_dir():
         raise UsageError("there is no such folder of images", where=folder, hint="the folder the dataset lies in")

@@ -1,7 +1,7 @@
 """Where each agent wins: samples in bins by a column or an SQL expression, who gets them, and what that saves.
 
-Bins are there to be looked at. A numeric column with more than a handful of values is cut at its quantiles, a text column
-keeps its most frequent values.
+Bins are there to be looked at: a numeric column with more than a handful of values is cut at its quantiles, a text
+column keeps its most frequent values.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Bins:
 
 
 def bins_by(columns: pa.Table, expression: str) -> Bins:
-    """Bins by one SQL expression over columns of the samples, such as ``cluster``, ``age`` or ``age > 60 AND sex = 'male'``.
+    """Bins by one SQL expression over columns of the samples, such as ``cluster``, ``age`` or ``age > 60``.
 
     Args:
         columns: of :func:`rejector.decisions.sample_columns`, n rows.
@@ -132,8 +132,8 @@ def _bins(title: str, labels: list[str], index: np.ndarray) -> Bins:
 def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list[Bins]:
     """Bins by the columns that tell most about who is cheap.
 
-    A column is worth what sending each of its bins to its best agent saves against the best constant agent, in hindsight.
-    Targets do not count, nor single classes of a category (``ward = a``).
+    A column is worth what sending each of its bins to its best agent saves against the best constant agent, in
+    hindsight. Targets do not count, nor single classes of a category (``ward = a``).
 
     Args:
         columns: of :func:`rejector.decisions.sample_columns`, of the same samples.
@@ -163,8 +163,8 @@ def group_rows(decisions: Decisions, bins: Bins, best_agent: int) -> list[dict[s
         best_agent: index of the best constant agent on the whole split.
 
     Returns:
-        Rows of ``bin``, ``samples``, ``loss``, ``oracle_loss``, ``shares`` and ``cheapest_shares`` (agent -> share), and
-        ``against_best`` and ``against_oracle``: differences in deferral loss with their 95 % intervals, seeds averaged.
+        Rows of ``bin``, ``samples``, ``loss``, ``oracle_loss``, ``shares`` and ``cheapest_shares`` (agent -> share),
+        ``against_best`` and ``against_oracle``: differences in deferral loss with 95 % intervals, seeds averaged.
     """
     losses, oracle = decisions.losses, decisions.oracle
     best = decisions.costs[:, best_agent]

@@ -8,6 +8,7 @@ dark. So one specification serves the page by day and by night, and files.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import altair as alt
@@ -133,8 +134,9 @@ def curve(
         dash = alt.StrokeDash("bound:N", scale=scale, legend=None)
         base = alt.Chart(values(bounds)).encode(x=across, y=up, detail="bound:N")
         layers.append(base.mark_line(style="bound").encode(strokeDash=dash))
-        first = [row for row in bounds if row[x] == order[0]]
-        labels = alt.Chart(values(first)).mark_text(style="label", align="left", dx=-4, dy=-8)
+        place = _most_room([*bounds, *(row for row in rows if row["series"] == main)], x, [r["value"] for r in alone])
+        some = [row for row in bounds if row[x] == place]
+        labels = alt.Chart(values(some)).mark_text(style="label", dy=-8)
         layers.append(labels.encode(x=across, y=up, text="bound:N"))
         layers.append(base.mark_point(style="bound", opacity=0, size=200).encode(tooltip=shown))
     shown = tooltip(
@@ -150,6 +152,20 @@ def curve(
         points = line.mark_point(style=f"{style}-point" if series == main else "hollow", filled=series == main)
         layers.append(points.encode(y=up, tooltip=shown))
     return alt.layer(*layers).properties(height=260)
+
+
+def _most_room(rows: Rows, x: str, levels: Sequence[float]) -> str:
+    """Where along ``x``, its ends aside, the values lie farthest from each other and from levels."""
+    at: dict[str, list[float]] = {}
+    for row in rows:
+        at.setdefault(row[x], []).append(row["value"])
+    places = list(at)[1:-1] or list(at)
+
+    def room(place: str) -> float:
+        heights = sorted([*at[place], *levels])
+        return min((high - low for low, high in pairwise(heights)), default=0.0)
+
+    return max(places, key=room)
 
 
 def stacked_shares(

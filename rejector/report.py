@@ -12,7 +12,6 @@ from typing import Any
 
 from data import store
 from data.cache import CacheRecord
-from data.errors import UsageError
 from data.render import format_value
 
 from . import charts
@@ -20,11 +19,12 @@ from .decisions import Decisions, decisions_of, sample_columns
 from .evaluation import Evaluation
 from .examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
 from .figures import Figure, compare, sweep
+from .findings import findings
 from .intervals import RESAMPLES
 from .layout import Layout, agents_of, labels_of, lay_out
 from .reproduce import commands
 from .runs import read_facts
-from .summary import findings, headline, paper_table, regret_table
+from .summary import headline, paper_table, regret_table
 from .trade_offs import by_group, quality_for_cost, risk_for_coverage
 from .where import bins_by, most_telling
 
@@ -127,7 +127,7 @@ def write_report(
 
 def _json(value: object) -> str:
     """JSON that may stand in a script element."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("</", "<\\/")
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
 def _for_page(spec: dict[str, Any]) -> dict[str, Any]:
@@ -240,14 +240,25 @@ def _answer(values: dict[str, Any], record: CacheRecord, prefix: str) -> str:
     return ", ".join(parts)
 
 
-def _boxes(values: dict[str, Any], prefix: str, record) -> list[dict[str, Any]]:
-    """Boxes worth drawing, the surest last, so that they are on top."""
+def _boxes(values: dict[str, Any], prefix: str, record: CacheRecord) -> list[dict[str, Any]]:
+    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, so that it can be named."""
     found = [box for box in values.get(f"{prefix}_boxes") or [] if box["score"] >= LEAST_SCORE]
     found.sort(key=lambda box: box["score"])
-    for box in found:
+    for number, box in enumerate(found):
         name = record.classes[box["label"]] if box["label"] < len(record.classes) else str(box["label"])
         box["text"] = name if prefix == "target" else f"{name} {100 * box['score']:.0f}"
+        box["clear"] = all(_overlap(box, surer) < 0.35 for surer in found[number + 1 :])
     return found
+
+
+def _overlap(one: dict[str, float], other: dict[str, float]) -> float:
+    """Intersection over union."""
+    width = min(one["x2"], other["x2"]) - max(one["x1"], other["x1"])
+    height = min(one["y2"], other["y2"]) - max(one["y1"], other["y1"])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box["x2"] - box["x1"]) * (box["y2"] - box["y1"]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
 
 
 def _run_rows(evaluations: list[Evaluation]) -> list[dict[str, str]]:
@@ -267,56 +278,3 @@ def _run_rows(evaluations: list[Evaluation]) -> list[dict[str, str]]:
             }
         )
     return rows
-
-
-def picture(figures: list[Figure], format: str, *, columns: int = 3) -> bytes:
-    """Figures as one picture on white, their panels in rows.
-
-    Args:
-        format: ``png`` or ``svg``.
-        columns: panels side by side.
-    """
-    import vl_convert
-
-    panels = [panel for figure in figures for panel in figure.panels]
-    columns = min(columns, len(panels))
-    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
-    spec = {
-        "$schema": f"https://vega.github.io/schema/vega-lite/v{VEGA_LITE.split('.')[0]}.json",
-        "vconcat": [
-            {"hconcat": [{**panel.spec, "title": panel.title, "width": 360} for panel in row], "spacing": 40}
-            for row in rows
-        ],
-        "spacing": 36,
-        "resolve": {"scale": {"color": "shared"}},
-    }
-    config = {**charts.theme("light", font="sans-serif"), "background": "white", "padding": 16}
-    convert = {"png": vl_convert.vegalite_to_png, "svg": vl_convert.vegalite_to_svg}
-    if format not in convert:
-        raise UsageError(f"there is no figure format {format!r}", hint=f"choose from {', '.join(convert)}")
-    more = {"scale": 2} if format == "png" else {}
-    made = convert[format](spec, vl_version=VEGA_LITE, config=config, **more)
-    return made if isinstance(made, bytes) else made.encode()
-
-
-def write_figure(evaluations: list[Evaluation], out: Path) -> None:
-    """Write rejectors beside baselines, and the sweep, on the first cache as one picture: PNG, or SVG by its name."""
-    layout = lay_out(by_cache(evaluations)[0])
-    found = [figure for figure in (compare(layout), sweep(layout)) if figure is not None]
-    store.commit_bytes(out, picture(found, out.suffix.lower().lstrip(".") or "png"), replace=True)
-
-
-def write_figures(
-    evaluations: list[Evaluation], folder: Path, *, format: str = "png", by: list[str] | None = None
-) -> list[Path]:
-    """Write every figure of the page to a folder, ``CACHE-FIGURE.png`` or ``.svg``; returns the files."""
-    written = []
-    caches = by_cache(evaluations)
-    names = [members[0].cache.record.name for members in caches]
-    for number, members in enumerate(caches):
-        name = names[number] if names.count(names[number]) == 1 else f"{names[number]}-{number + 1}"
-        for figure in figures_of(lay_out(members), by):
-            file = folder / f"{name}-{figure.name}.{format}"
-            store.commit_bytes(file, picture([figure], format), replace=True)
-            written.append(file)
-    return written

@@ -158,7 +158,7 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
     y = alt.Y("risk:Q", title="mean deferral loss", scale=alt.Scale(zero=False, padding=12))
     told = charts.tooltip(("order:N", "order", ""), ("coverage:Q", "kept, %", ".1f"), ("risk:Q", "loss", ".4f"))
     layers = []
-    looks = {SCORES: ("system-line", [1, 0], -9), BEST: ("bound", [6, 3], 13), RANDOM: ("bound", [2, 2], -9)}
+    looks = {SCORES: ("system-line", [1, 0], 0), BEST: ("bound", [6, 3], 14), RANDOM: ("bound", [2, 2], -9)}
     for name, (style, dash, dy) in looks.items():
         some = [row for row in rows if row["order"] == name]
         base = alt.Chart(charts.values(some)).encode(x=x, y=y, detail="seed:N")
@@ -167,7 +167,9 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
         if name != SCORES:
             at, height = ([row[key] for row in some if row["seed"] == 0] for key in ("coverage", "risk"))
             label = {"coverage": 50.0, "risk": float(np.interp(50.0, at, height)), "label": name}
-            text = alt.Chart(charts.values([label])).mark_text(style="label", dy=dy)
+            text = alt.Chart(charts.values([label])).mark_text(
+                style="label", dy=dy, align="left" if dy > 0 else "right"
+            )
             layers.append(text.encode(x=x, y=y, text="label:N"))
     point = alt.Chart(charts.values([mark])).encode(x=x, y=y)
     layers.append(point.mark_point(style="system-point", filled=True, size=90).encode(tooltip=told[1:]))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
-BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND",
@@ -30,14 +32,13 @@ class Chromium:
     def __init__(self, profile: Path):
         inbound, self._write = os.pipe()
         self._read, outbound = os.pipe()
-        for end in (inbound, outbound):
-            os.set_inheritable(end, True)
-        command = ["sh", "-c", f'exec "$@" 3<&{inbound} 4>&{outbound}', "sh", BROWSER, *FLAGS, f"--user-data-dir={profile}"]
-        self.process = subprocess.Popen(
-            command, pass_fds=(inbound, outbound), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        os.close(inbound)
-        os.close(outbound)
+        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (inbound, outbound)]  # not 3 or 4, where they have to go
+        start = "import os, sys; [os.dup2(int(end), to) for end, to in zip(sys.argv[1:3], (3, 4))]; "
+        start += "os.execv(sys.argv[3], sys.argv[3:])"
+        command = [sys.executable, "-S", "-c", start, *map(str, ends), BROWSER, *FLAGS, f"--user-data-dir={profile}"]
+        self.process = subprocess.Popen(command, pass_fds=ends, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for end in (inbound, outbound, *ends):
+            os.close(end)
         self._buffer, self._number, self._session = b"", 0, None
         self.events: list[dict[str, Any]] = []
         target = self("Target.createTarget", url="about:blank")["targetId"]
@@ -71,7 +72,7 @@ class Chromium:
         return json.loads(message)
 
     def open(self, page: Path, *, width: int, scheme: str, ready: str) -> None:
-        """Load a file at a width in CSS pixels, ``light`` or ``dark``, and wait until ``ready`` (JavaScript) is true."""
+        """Load a file at a width in CSS pixels, ``light`` or ``dark``; wait until ``ready`` (JavaScript) is true."""
         self.events.clear()
         self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])

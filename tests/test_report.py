@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import chromium
@@ -11,10 +13,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from data.cache import CostCache
 from rejector.decisions import decisions_of, sample_columns
 from rejector.evaluation import evaluate_runs
+from rejector.grid import make_grid
 from rejector.layout import lay_out
 from rejector.report import write_report
+from rejector.reproduce import commands
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +209,8 @@ def test_agents_keep_their_colour_throughout(browser, page, evaluations):
         "getComputedStyle(c.querySelector('.dot')).backgroundColor]))"
     )
     bars = browser.ask(
-        "[...document.querySelectorAll('.chart path[aria-roledescription=bar]')].map(p => [p.getAttribute('aria-label'), "
-        "getComputedStyle(p).fill])"
+        "[...document.querySelectorAll('.chart path[aria-roledescription=bar]')].map("
+        "p => [p.getAttribute('aria-label'), getComputedStyle(p).fill])"
     )
     assert len(bars) > 30
     for label, colour in bars:
@@ -227,3 +232,27 @@ def test_decisions_agree_with_the_evaluation(evaluations):
     columns = sample_columns(layout.focus, decisions.ids[::-1])
     assert columns["sample_id"].to_pylist() == decisions.ids[::-1]
     assert {"ward", "x1", "target_cla"} <= set(columns.column_names)
+
+
+@pytest.mark.timeout(120)
+def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, monkeypatch):
+    """Each command, parsed by the command line itself, asks for the very runs and settings it stands for."""
+    import cli
+
+    asked = {}
+
+    def record(cache, grid, config, folder_of, device, overwrite):
+        for point in make_grid(CostCache(cache), **grid):
+            asked[folder_of(point)] = (replace(point, run_id=""), config)
+        return None
+
+    monkeypatch.setattr(cli, "_sweep", record)
+    *training, report = commands(evaluations, tmp_path / "report.html")
+    assert [shlex.split(line)[:2] for line in training] == [["l2d", "sweep"], ["l2d", "sweep"]]
+    alone = commands(evaluations[3:4], tmp_path / "report.html")[:-1]
+    assert shlex.split(alone[0])[:2] == ["l2d", "train"]
+    for line in [*training, *alone]:
+        cli.app(shlex.split(line)[1:], standalone_mode=False)
+    assert asked == {e.run.path: (replace(e.run.point, run_id=""), e.run.rejector.config) for e in evaluations}
+    assert shlex.split(report) == ["l2d", "report", *map(str, {run.parent: None for run in runs}), "--out",
+                                   str(tmp_path / "report.html")]  # fmt: skip

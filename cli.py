@@ -314,7 +314,15 @@ def sweep(
 
 
 @app.command()
-def evaluate(runs: RunsArgument, split: Split = Split.test, format: FormatOption = Format.table):
+def evaluate(
+    runs: RunsArgument,
+    split: Split = Split.test,
+    group: Annotated[
+        str | None,
+        typer.Option(help="A kept column: samples of one value are resampled together. Default: `group`, if kept."),
+    ] = None,
+    format: FormatOption = Format.table,
+):
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
 
     Examples:
@@ -322,8 +330,10 @@ def evaluate(runs: RunsArgument, split: Split = Split.test, format: FormatOption
         l2d evaluate runs
 
         l2d evaluate run --split validation --format json
+
+        l2d evaluate runs --group patient
     """
-    _evaluate(runs, split, format)
+    _evaluate(runs, split, format, group=group)
 
 
 @app.command()
@@ -553,16 +563,18 @@ def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, ov
     return done.folders
 
 
-def _evaluate(paths: list[Path], split: Split, format: Format, *, one: bool | None = None) -> None:
+def _evaluate(
+    paths: list[Path], split: Split, format: Format, *, one: bool | None = None, group: str | None = None
+) -> None:
     """Print evaluations; as JSON one object for one run, a list for a sweep."""
     import json
 
     from data.render import print_rows, print_table
     from rejector.evaluation import evaluate_runs
     from rejector.runs import RUN_FILE, find_runs
-    from rejector.summary import flat_rows, headline, paper_table, regret_table, settings_of
+    from rejector.summary import comparison_table, findings, flat_rows, headline, paper_table, settings_of
 
-    evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value)
+    evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value, group=group)
     if format == Format.json:
         ordered = [evaluation.result for members in settings_of(evaluations) for evaluation in members]
         if one is None:
@@ -574,7 +586,10 @@ def _evaluate(paths: list[Path], split: Split, format: Format, *, one: bool | No
             by_cache.setdefault(evaluation.cache.path, []).append(evaluation)
         for members in by_cache.values():
             print_table(paper_table(members), title=headline(members))
-            print_table(regret_table(members), title="Difference in deferral loss (below 0: the rejector is better)")
+            print_table(
+                comparison_table(members), title="Difference in deferral loss (below 0: the rejector is better)"
+            )
+            print("\n".join(findings(members)) + "\n")
     else:
         print_rows(flat_rows(evaluations), format.value)
 

@@ -1,7 +1,11 @@
-"""What a rejector is measured against, all from the same cost table."""
+"""What a rejector is measured against, all from the same cost table.
+
+A cost of infinity says that the agent is unavailable on that sample: nothing here ever allocates to it.
+"""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +18,8 @@ def allocation_rates(allocation: Tensor, num_agents: int) -> Tensor:
 def random_same_shares(rates: Tensor, costs: Tensor) -> Tensor:
     """Expected deferral loss of each sample if agents are drawn at random at these shares.
 
-    The expectation itself, not a draw: ``sum_j rate_j c_j``.
+    The expectation itself, not a draw: ``sum_j rate_j c_j``, over the agents available on the sample, shares rescaled.
+    Where no agent with a share is available, over all that are, alike.
 
     Args:
         rates: (agents,), summing to 1.
@@ -23,18 +28,94 @@ def random_same_shares(rates: Tensor, costs: Tensor) -> Tensor:
     Returns:
         (n,) float64.
     """
-    return costs.double() @ rates.double()
+    available = costs.isfinite()
+    if available.all():
+        return costs.double() @ rates.double()
+    weights = rates.double() * available
+    weights = torch.where(weights.sum(dim=1, keepdim=True) > 0, weights, available.double())
+    known = costs.double().masked_fill(~available, 0.0)
+    return (weights * known).sum(dim=1) / weights.sum(dim=1)
 
 
-def best_constant(costs: Tensor) -> int:
-    """The agent with the lowest mean cost, ties to the lowest index.
+def best_constant(costs: Tensor) -> int | None:
+    """The agent with the lowest mean cost, ties to the lowest index; None if each is unavailable somewhere.
 
-    On the evaluated split itself, so in hindsight: the hardest constant agent to beat.
+    On the validation split this is the constant agent one would have chosen; on the evaluated split itself it is chosen
+    in hindsight, the hardest constant agent to beat.
     """
     means = costs.double().mean(dim=0)
-    return int((means == means.min()).nonzero()[0])
+    return int((means == means.min()).nonzero()[0]) if means.isfinite().any() else None
 
 
 def oracle(costs: Tensor) -> Tensor:
     """Cost of the cheapest agent of each sample (n,): the lower bound of any rejector (Lemma 4.2)."""
     return costs.double().amin(dim=1)
+
+
+# --- confidence thresholds --------------------------------------------------------------------------------------------
+
+
+def choose_threshold(confidence: np.ndarray, costs: np.ndarray) -> tuple[int, float] | None:
+    """Chow's rule on validation: whom to defer to where the model's confidence is below which threshold.
+
+    Of all experts and thresholds the pair with the lowest mean cost; ties to the lowest index, then to the higher
+    threshold. An expert that is unavailable leaves the sample to the model, and the other way round.
+
+    Args:
+        confidence: of the model, (n,); minus infinity where it has no answer.
+        costs: total costs (n, agents), the model first.
+
+    Returns:
+        Index of the expert, and the threshold, infinity if everything is deferred; None if no expert can stand in
+        wherever the model is unavailable.
+    """
+    order = np.argsort(confidence, kind="stable")
+    ordered = confidence[order]
+    last = np.concatenate([[True], ordered[1:] != ordered[:-1], [True]])  # thresholds that split no group of ties
+    best: tuple[float, int, float] | None = None
+    for expert in range(1, costs.shape[1]):
+        kept, deferred = stand_in(costs[order, 0], costs[order, expert])
+        if not np.isfinite(kept).all():
+            continue
+        totals = kept.sum() + np.concatenate([[0.0], np.cumsum(deferred - kept)])
+        totals[~last] = np.inf
+        count = len(totals) - 1 - int(totals[::-1].argmin())  # deferred at the lowest total, the most at a tie
+        if best is None or totals[count] < best[0]:
+            best = (float(totals[count]), expert, float(ordered[count]) if count < len(ordered) else np.inf)
+    return None if best is None else best[1:]
+
+
+def stand_in(kept: np.ndarray, deferred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Costs of the model and of an expert (n,), each answering for the other where that one is unavailable."""
+    kept, deferred = np.asarray(kept, dtype=np.float64), np.asarray(deferred, dtype=np.float64)
+    return np.where(np.isfinite(kept), kept, deferred), np.where(np.isfinite(deferred), deferred, kept)
+
+
+def threshold_losses(confidence: np.ndarray, costs: np.ndarray, expert: int, threshold: float) -> np.ndarray:
+    """Loss of each sample (n,) where an expert answers below a threshold and the model from it on."""
+    kept, deferred = stand_in(costs[:, 0], costs[:, expert])
+    return np.where(confidence < threshold, deferred, kept)
+
+
+def same_coverage_losses(confidence: np.ndarray, costs: np.ndarray, expert: int, kept_share: float) -> np.ndarray:
+    """Loss of each sample (n,) where the model keeps a given share, the samples it is surest of.
+
+    Where the share ends within a group of tied confidences, the expectation over which of them are kept.
+    """
+    kept, deferred = stand_in(costs[:, 0], costs[:, expert])
+    _, group, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
+    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    share = np.clip((kept_share * len(confidence) - before) / counts, 0.0, 1.0)[group]
+    return share * kept + (1 - share) * deferred
+
+
+def same_coverage_expert(confidence: np.ndarray, costs: np.ndarray, kept_share: float) -> int:
+    """The expert to defer to where the model keeps a share: the one of the lowest mean cost on validation."""
+    means = [same_coverage_losses(confidence, costs, expert, kept_share).mean() for expert in range(1, costs.shape[1])]
+    return 1 + int(np.argmin(means))
+
+
+def model_confidence(probabilities: np.ndarray, answered: np.ndarray | None = None) -> np.ndarray:
+    """The model's highest class probability (n,), from (n, classes); minus infinity where it has no answer."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    return confidence if answered is None else np.where(answered, confidence, -np.inf)

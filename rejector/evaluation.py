@@ -13,82 +13,104 @@ from data.cache import CostCache
 from data.errors import UsageError
 
 from . import baselines
-from .intervals import paired_interval
-from .losses import allocate, deferral_loss, oracle_allocation
-from .metrics import task_metrics
+from .comparisons import by_setting, compare, mean_std, setting_of
+from .groups import read_groups
+from .losses import allocate, deferral_loss
 from .networks import INPUT_OF
+from .opponents import VALIDATION, Measured, Opponents
 from .runs import Run, load_run, open_cache
-from .table import CostTable, load_tables
-from .training import point_costs, reference_point_costs
+from .table import load_tables
+
+__all__ = ["Evaluation", "by_setting", "evaluate_runs", "mean_std", "setting_of"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One run on one split: the JSON object users see, and the per-sample losses behind it."""
+    """One run on one split: the JSON object users see, and the arrays behind it.
+
+    Attributes:
+        result: plain values; ``docs/evaluation.md`` defines each.
+        losses: deferral loss of each sample, float64 (n,).
+        rivals: baseline -> its loss on each sample (n,): ``oracle``, ``random_same_shares`` and those that apply of
+            ``best_agent``, ``best_constant``, ``confidence``, ``confidence_same_coverage``, ``averaging``.
+        allocation: agent index of each sample, int64 (n,).
+        margin: the model's score less the best expert's, float32 (n,).
+        deferred: cost of each sample if the best-scored expert answers, float32 (n,).
+        opponents: agents alone and baselines, shared by the runs that have the same costs.
+        measured: the table, shared by the runs on one cache and split.
+    """
 
     run: Run
     cache: CostCache
     result: dict[str, Any]
-    losses: np.ndarray  # deferral loss of each sample, float64 (n,)
-    rivals: dict[str, np.ndarray]  # oracle, best_agent, random_same_shares: loss of each sample, float64 (n,)
-    margin: np.ndarray  # the model's score less the best expert's, float32 (n,)
-    kept: np.ndarray  # cost of each sample if the model answers, float32 (n,)
-    deferred: np.ndarray  # cost of each sample if the best-scored expert answers, float32 (n,)
+    losses: np.ndarray
+    rivals: dict[str, np.ndarray]
+    allocation: np.ndarray
+    margin: np.ndarray
+    deferred: np.ndarray
+    opponents: Opponents
+    measured: Measured
+
+    @property
+    def kept(self) -> np.ndarray:
+        """Cost of each sample if the model answers, float32 (n,)."""
+        return self.opponents.costs[:, 0].numpy()
 
 
-def evaluate_runs(paths: list[Path], split: str = "test") -> list[Evaluation]:
+def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None = None) -> list[Evaluation]:
     """Evaluate runs, reading each cache once.
 
+    Args:
+        paths: folders of runs.
+        split: to evaluate on; constant agent and thresholds are chosen on validation whatever it is.
+        group: a kept column whose values belong together, for intervals; None: ``group`` where it is kept.
+
     Raises:
-        UsageError: no runs.
+        UsageError: no runs, or no such column.
         FingerprintMismatch: a cache is no longer what a run was trained on.
     """
     if not paths:
         raise UsageError("no runs to evaluate", hint="give a run, or a folder of runs")
-    tables: dict[tuple, tuple[CostCache, Measured]] = {}
+    tables: dict[tuple, Measured] = {}
     evaluations = []
     for path in paths:
         run = load_run(path)
         cache, failures = open_cache(run), run.rejector.config.failures  # every run is checked against its cache
         column = INPUT_OF[run.rejector.config.network]
-        key = (run.cache_path, failures, column)
+        key = (run.cache_path, tuple(run.agents), failures, column)
         if key not in tables:
-            table = load_tables(cache, (split,), column=column, predictions=True, failures=failures)[split]
-            tables[key] = (cache, Measured(table, cache.record.costs))
-        evaluations.append(_evaluate(run, *tables[key]))
-    _compare_settings(evaluations)
+            splits = tuple(dict.fromkeys((split, VALIDATION)))
+            loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)
+            tables[key] = Measured(loaded, split, cache)
+            tables[key].groups = read_groups(cache, loaded[split], group)
+        evaluations.append(_evaluate(run, cache, tables[key]))
+    same_samples: dict[tuple, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        key = (evaluation.run.cache_path, evaluation.run.rejector.config.failures, len(evaluation.losses))
+        same_samples.setdefault(key, []).append(evaluation)
+    for members in same_samples.values():
+        compare(members)
     return evaluations
 
 
-class Measured:
-    """A table whose task metrics are worked out once per allocation: agents alone come back in every run."""
-
-    def __init__(self, table: CostTable, costs: dict):
-        self.table, self.costs = table, costs
-        self._known: dict[tuple, dict[str, float]] = {}
-
-    def metrics(self, chosen: np.ndarray, names: list[str]) -> dict[str, float]:
-        """:func:`rejector.metrics.task_metrics` of this table."""
-        key = (tuple(names), chosen.tobytes())
-        if key not in self._known:
-            self._known[key] = task_metrics(self.table, chosen, names, self.costs)
-        return dict(self._known[key])
-
-
 def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
-    table = measured.table
-    names = [agent.name for agent in cache.agents]
-    costs = point_costs(table.raw, run.point, cache.record.tasks)
-    scores = run.rejector.scores(table.features)
+    table, names, opponents = measured.table, measured.names, measured.opponents(run.point)
+    costs = opponents.costs
+    scores = run.rejector.scores(table.features).masked_fill(costs.isinf(), -torch.inf)
     allocation = allocate(scores)
     losses = deferral_loss(allocation, costs).double().numpy()
     rates = baselines.allocation_rates(allocation, len(names))
-    best = baselines.best_constant(costs)
+    same_coverage = opponents.same_coverage(float(rates[0]))
     rivals = {
-        "oracle": baselines.oracle(costs).numpy(),
-        "best_agent": costs[:, best].double().numpy(),
+        "oracle": opponents.losses["oracle"],
+        "best_agent": opponents.alone.get(opponents.best_agent),
+        "best_constant": opponents.alone[opponents.best_constant] if opponents.constant_answers else None,
         "random_same_shares": baselines.random_same_shares(rates, costs).numpy(),
+        "confidence": opponents.losses.get("confidence"),
+        "confidence_same_coverage": same_coverage,
+        "averaging": opponents.losses.get("averaging"),
     }
+    rivals = {name: values for name, values in rivals.items() if values is not None}
     result = {
         "run_id": run.point.run_id,
         "method": run.point.method,
@@ -98,105 +120,52 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
         "seed": run.point.seed,
         "split": table.split,
         "num_samples": len(table),
+        "num_groups": None if measured.groups is None else len(np.unique(measured.groups)),
         "deferral_loss": float(losses.mean()),
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
+        "coverage": float(rates[0]),
         "metrics": measured.metrics(allocation.numpy(), names),
-        "agents": _alone(cache, measured, run, costs),
-        "oracle": _oracle(measured, costs, names),
-        "oracle_loss": float(rivals["oracle"].mean()),
-        "best_agent": names[best],
-        "best_agent_loss": float(rivals["best_agent"].mean()),
-        "random_same_shares_loss": float(rivals["random_same_shares"].mean()),
-        "regret": {name: paired_interval(losses - rival).to_json() for name, rival in rivals.items()},
+        "agents": _alone(cache, measured, opponents),
+        "oracle": {
+            "allocation": _shares(opponents.oracle_allocation, names),
+            "metrics": measured.metrics(opponents.oracle_allocation, names),
+        },
+        "best_agent": opponents.best_agent,
+        "best_constant": opponents.best_constant,
+        **dict.fromkeys(("best_agent_loss", "best_constant_loss")),  # None where no agent answers every sample
+        **{f"{name}_loss": float(values.astype(np.float64).mean()) for name, values in rivals.items()},
     }
+    if "confidence" in rivals:
+        expert, threshold = opponents.threshold
+        below = float((measured.confidence[0] < threshold).mean())
+        at = threshold if np.isfinite(threshold) else None
+        result["confidence"] = {"expert": names[expert], "threshold": at, "coverage": 1.0 - below}
+    if measured.averages is not None:
+        result["averaging"] = {"agents": names, "metrics": measured.average_metrics()}
     if run.point.cost is not None:
         result["cost"] = run.point.cost
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
-    return Evaluation(run, cache, result, losses, rivals, margin, costs[:, 0].numpy(), deferred)
+    return Evaluation(run, cache, result, losses, rivals, allocation.numpy(), margin, deferred, opponents, measured)
 
 
-def _oracle(measured: Measured, costs: torch.Tensor, names: list[str]) -> dict[str, Any]:
-    """Allocation and metrics of the Bayes rejector with known costs."""
-    allocation = oracle_allocation(costs)
-    rates = baselines.allocation_rates(allocation, len(names)).tolist()
-    return {
-        "allocation": dict(zip(names, rates, strict=True)),
-        "metrics": measured.metrics(allocation.numpy(), names),
-    }
+def _shares(allocation: np.ndarray, names: list[str]) -> dict[str, float]:
+    rates = baselines.allocation_rates(torch.from_numpy(allocation), len(names))
+    return dict(zip(names, rates.tolist(), strict=True))
 
 
-def _alone(cache: CostCache, measured: Measured, run: Run, costs: torch.Tensor) -> dict[str, dict[str, float]]:
-    """Each agent, and each reference, when it answers everything. A reference pays for all the queries it makes."""
+def _alone(cache: CostCache, measured: Measured, opponents: Opponents) -> dict[str, dict[str, Any]]:
+    """Each agent, and each reference, when it answers everything. A reference pays for all the queries it makes.
+
+    ``mean_cost`` is None where one is unavailable on a sample.
+    """
     alone = {}
-    table = measured.table
-    names = [agent.name for agent in cache.agents]
-    everyone = np.zeros(len(table), dtype=np.int64)
-    reference_costs = reference_point_costs(table, run.point, cache.record.tasks)
+    everyone = np.zeros(len(measured.table), dtype=np.int64)
     for agent in cache.agents + cache.references:
-        if agent.role == "agent":
-            cost = costs[:, names.index(agent.name)]
-        else:
-            queries = sum(run.point.query_costs[names.index(name)] for name in agent.queries if name in names)
-            cost = reference_costs[:, cache.references.index(agent)] + queries
+        mean = float(opponents.alone[agent.name].astype(np.float64).mean())
         alone[agent.name] = {
             "role": agent.role,
-            "mean_cost": float(cost.double().mean()),
+            "mean_cost": mean if np.isfinite(mean) else None,
             **measured.metrics(everyone, [agent.name]),
         }
     return alone
-
-
-def _compare_settings(evaluations: list[Evaluation]) -> None:
-    """Add ``over_seeds`` to each result: means and deviations over the seeds of its setting, with intervals.
-
-    Intervals resample samples and average the seeds, so they speak of new samples for these trained rejectors.
-    """
-    settings = by_setting(evaluations)
-    mean_losses = {key: np.mean([e.losses for e in members], axis=0) for key, members in settings.items()}
-    for key, members in settings.items():
-        losses = mean_losses[key]
-        summary: dict[str, Any] = {
-            "seeds": len(members),
-            "deferral_loss": mean_std([e.result["deferral_loss"] for e in members]),
-            "allocation": {
-                name: mean_std([e.result["allocation"][name] for e in members])
-                for name in members[0].result["allocation"]
-            },
-            "metrics": {
-                name: mean_std([e.result["metrics"][name] for e in members])
-                for name in members[0].result["metrics"]
-                if all(name in e.result["metrics"] for e in members)
-            },
-            "random_same_shares_loss": mean_std([e.result["random_same_shares_loss"] for e in members]),
-            "regret": {
-                rival: paired_interval(losses - np.mean([e.rivals[rival] for e in members], axis=0)).to_json()
-                for rival in members[0].rivals
-            },
-        }
-        method, *rest = key
-        for (other, *other_rest), other_losses in mean_losses.items():
-            if other != method and other_rest == rest:
-                summary["regret"][other] = paired_interval(losses - other_losses).to_json()
-        for evaluation in evaluations:
-            if setting_of(evaluation) == key:
-                evaluation.result["over_seeds"] = summary
-
-
-def setting_of(evaluation: Evaluation) -> tuple:
-    """What repetitions share: method, then everything else but the seed (lambda, beta, nu, cost, training, cache)."""
-    run = evaluation.run
-    return (*run.point.setting, run.rejector.config, run.cache_path)
-
-
-def by_setting(evaluations: list[Evaluation]) -> dict[tuple, list[Evaluation]]:
-    """Evaluations by setting; a seed that was trained twice counts once."""
-    settings: dict[tuple, dict[int, Evaluation]] = {}
-    for evaluation in evaluations:
-        settings.setdefault(setting_of(evaluation), {}).setdefault(evaluation.run.point.seed, evaluation)
-    return {key: list(members.values()) for key, members in settings.items()}
-
-
-def mean_std(values: list[float]) -> dict[str, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}

@@ -2,91 +2,105 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from .comparisons import BOUNDS
+from .evaluation import Evaluation
+from .findings import findings
+from .settings import (
+    RIVAL_TITLES,
+    method_title,
+    rival_title,
+    setting_text,
+    settings_of,
+    shown_differences,
+    varying_settings,
+    verdict,
+)
 
-from .costs import METHOD_SOURCES
-from .evaluation import Evaluation, by_setting
+__all__ = [
+    "comparison_table",
+    "findings",
+    "flat_rows",
+    "headline",
+    "method_title",
+    "paper_table",
+    "regret_table",
+    "settings_of",
+]
 
-FEWEST_SAMPLES = 30  # below it a bootstrap interval says little
+FEW_SETTINGS = 3  # up to here every baseline gets a row
 METRIC_TITLES = {
     "answered": ("answered %", 100.0, 1),
     "map": ("mAP %", 100.0, 1),
     "map_50": ("mAP50 %", 100.0, 1),
     "accuracy": ("Acc %", 100.0, 1),
+    "balanced_accuracy": ("bal. Acc %", 100.0, 1),
     "brier": ("Brier", 1.0, 4),
     "auroc": ("AUROC", 1.0, 3),
+    "average_precision": ("AP", 1.0, 3),
     "smooth_l1": ("sL1", 1.0, 3),
     "mean_absolute_error": ("MAE", 1.0, 3),
 }
-RIVAL_TITLES = {"best_agent": "best constant agent", "random_same_shares": "random, same shares", "oracle": "oracle"}
-
-
-def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
-    """Evaluations grouped by setting (everything but the seed), multi-task last, in order of beta and nu."""
-    groups = by_setting(evaluations)
-
-    def key(members: list[Evaluation]) -> tuple:
-        point = members[0].run.point
-        return (
-            str(members[0].run.cache_path),
-            point.method == "multi-task",
-            point.method,
-            str(point.weights),
-            point.nu,
-        )
-
-    return sorted(groups.values(), key=lambda members: (*key(members), sum(members[0].run.point.query_costs)))
 
 
 def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
-    """Rows in the form of the paper's Table 1, then (after a None) each agent alone and the bounds.
+    """Rows in the form of the paper's Table 1, then (after a None) each agent alone and the other baselines.
 
-    Agents alone are shown at the first setting's ``beta`` and ``lambda``.
+    Baselines are shown at the first setting's ``beta`` and ``lambda``; random allocation and the oracle at every one,
+    but not in a long sweep, which has them in :func:`comparison_table`.
     """
     groups = settings_of(evaluations)
     first = groups[0][0].result
     present = {name for members in groups for member in members for name in member.result["metrics"]}
     metrics = [name for name in METRIC_TITLES if name in present]
-    varying = _varying(groups)
+    varying = varying_settings(groups)
     rows: list[dict | None] = []
     for members in groups:
         result, summary = members[0].result, members[0].result["over_seeds"]
         row = {"rejector": method_title(result["method"])}
-        row |= {name: _setting_text(members[0], name) for name in varying}
+        row |= {name: setting_text(members[0], name) for name in varying}
         for name in metrics:
             title, scale, digits = METRIC_TITLES[name]
             has = name in summary["metrics"]
             row[title] = _mean_std(summary["metrics"][name], scale, digits, len(members)) if has else ""
         row["deferral loss"] = _mean_std(summary["deferral_loss"], 1.0, 4, len(members))
-        for agent, share in summary["allocation"].items():
-            row[f"{agent} %"] = _mean_std(share, 100.0, 1, len(members))
+        row |= _share_cells({agent: share["mean"] for agent, share in summary["allocation"].items()})
         rows.append(row)
 
     rows.append(None)
     blank = dict.fromkeys(rows[0], "")
-    at_first = {name: _setting_text(groups[0][0], name) for name in varying}
+    at_first = {name: setting_text(groups[0][0], name) for name in varying}
     agents = list(first["allocation"])
     for name, alone in first["agents"].items():
         title = f"{name} alone" if alone["role"] == "agent" else f"{name} (reference)"
-        row = {**blank, "rejector": title + (" (best constant agent)" if name == first["best_agent"] else "")}
-        row |= at_first | _metric_cells(alone, metrics) | {"deferral loss": f"{alone['mean_cost']:.4f}"}
+        row = {**blank, "rejector": title + (" (best constant agent)" if name == first["best_constant"] else "")}
+        row |= at_first | _metric_cells(alone, metrics) | {"deferral loss": _number(alone["mean_cost"])}
         if alone["role"] == "agent":
             row |= {f"{agent} %": "100" if agent == name else "0" for agent in agents}
         rows.append(row)
+    for rival in ("averaging", "confidence"):
+        if f"{rival}_loss" not in first:
+            continue
+        row = {**blank, "rejector": RIVAL_TITLES[rival], **at_first, "deferral loss": _number(first[f"{rival}_loss"])}
+        if rival == "averaging":
+            row |= _metric_cells(first["averaging"]["metrics"], metrics)
+        else:
+            kept, expert = first["confidence"]["coverage"], first["confidence"]["expert"]
+            row |= _share_cells({**dict.fromkeys(agents, 0.0), agents[0]: kept, expert: 1 - kept})
+        rows.append(row)
+    if len(groups) > FEW_SETTINGS:
+        return rows
     for members in groups:
         summary = members[0].result["over_seeds"]
         row = {**blank, "rejector": f"random, shares of {method_title(members[0].result['method'])}"}
-        row |= {name: _setting_text(members[0], name) for name in varying}
+        row |= {name: setting_text(members[0], name) for name in varying}
         row |= {"deferral loss": f"{summary['random_same_shares_loss']['mean']:.4f}"}
-        row |= {f"{agent} %": f"{100 * share['mean']:.1f}" for agent, share in summary["allocation"].items()}
-        rows.append(row)
+        rows.append(row | _share_cells({agent: share["mean"] for agent, share in summary["allocation"].items()}))
     bounds: dict[tuple, dict] = {}
     for members in groups:
-        result, shown = members[0].result, {name: _setting_text(members[0], name) for name in varying}
+        result, shown = members[0].result, {name: setting_text(members[0], name) for name in varying}
         row = {**blank, "rejector": "oracle (lower bound)"} | shown
         row |= _metric_cells(result["oracle"]["metrics"], metrics)
-        row |= {"deferral loss": f"{result['oracle_loss']:.4f}"}
-        row |= {f"{agent} %": f"{100 * share:.1f}" for agent, share in result["oracle"]["allocation"].items()}
+        row |= {"deferral loss": f"{result['oracle_loss']:.4f}"} | _share_cells(result["oracle"]["allocation"])
         bounds.setdefault((members[0].run.point.beta_text, str(members[0].run.point.weights)), row)
     return [*rows, *bounds.values()]
 
@@ -94,28 +108,57 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
 def regret_table(evaluations: list[Evaluation]) -> list[dict]:
     """Difference in deferral loss against every rival, with its 95 % interval; below 0 the rejector is better."""
     groups = settings_of(evaluations)
-    varying = _varying(groups)
+    varying = varying_settings(groups)
     rows = []
     for members in groups:
         result = members[0].result
-        for rival, interval in result["over_seeds"]["regret"].items():
-            title = RIVAL_TITLES.get(rival) or method_title(rival)
-            if rival == "best_agent":
-                title += f" ({result['best_agent']})"
-            low, high = interval["low"], interval["high"]
-            verdict = "better" if high < 0 else "worse" if low > 0 else "no difference shown"
-            if result["num_samples"] < FEWEST_SAMPLES:
-                verdict = f"too few samples ({result['num_samples']})"
+        for rival, difference in shown_differences(result).items():
+            low, high = difference["low"], difference["high"]
             rows.append(
                 {
                     "rejector": method_title(result["method"]),
-                    **{name: _setting_text(members[0], name) for name in varying},
-                    "against": title,
-                    "difference": f"{interval['value']:+.4f}",
+                    **{name: setting_text(members[0], name) for name in varying},
+                    "against": rival_title(rival, result),
+                    "difference": f"{difference['value']:+.4f}",
                     "95 % interval": f"[{low:+.4f}, {high:+.4f}]",
-                    "": "" if rival == "oracle" else verdict,
+                    "p (Holm)": "" if rival in BOUNDS else _p_text(difference["p_holm"]),
+                    "": "" if rival in BOUNDS else verdict(result, difference),
                 }
             )
+    return rows
+
+
+def comparison_table(evaluations: list[Evaluation]) -> list[dict]:
+    """What a terminal shows of :func:`regret_table`: all of it for a few settings, of a sweep a row a setting.
+
+    In a sweep a cell is the difference with its interval, and ``~`` where no difference is shown or ``!`` where the
+    rejector is worse, after Holm's adjustment.
+    """
+    groups = settings_of(evaluations)
+    if len(groups) <= FEW_SETTINGS:
+        rows, above = regret_table(evaluations), {}
+        for row in rows:  # a setting is named once
+            same = {name: row[name] for name in list(row)[: list(row).index("against")]}
+            if same == above:
+                row |= dict.fromkeys(same, "")
+            above = same
+        return rows
+    columns = ("best_constant", "random_same_shares", "confidence", "oracle")
+    present = [name for name in columns if any(name in members[0].result["regret"] for members in groups)]
+    rows = []
+    for members in groups:
+        result, cells = members[0].result, {}
+        for rival in present:
+            difference = result["over_seeds"]["regret"].get(rival)
+            text = ""
+            if difference is not None:
+                mark = {"better": "", "worse": " !"}.get(
+                    "better" if rival in BOUNDS else verdict(result, difference), " ~"
+                )
+                text = f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]{mark}"
+            cells[RIVAL_TITLES[rival]] = text
+        setting = {name: setting_text(members[0], name) for name in varying_settings(groups)}
+        rows.append({"rejector": method_title(result["method"]), **setting, **cells})
     return rows
 
 
@@ -130,12 +173,12 @@ def flat_rows(evaluations: list[Evaluation]) -> list[dict]:
         simple |= {f"share_{agent}": share for agent, share in result["allocation"].items()}
         simple |= result["metrics"]
         for rival, interval in result["regret"].items():
-            simple |= {f"regret_{rival}{end}": interval[key] for end, key in _ENDS.items()}
+            simple |= {f"regret_{rival}{end}": interval[key] for end, key in _ENDS.items() if key in interval}
         rows.append(simple)
     return rows
 
 
-_ENDS = {"": "value", "_low": "low", "_high": "high"}
+_ENDS = {"": "value", "_low": "low", "_high": "high", "_p": "p"}
 
 
 def headline(evaluations: list[Evaluation]) -> str:
@@ -144,32 +187,29 @@ def headline(evaluations: list[Evaluation]) -> str:
     seeds = len({evaluation.run.point.seed for evaluation in evaluations})
     parts = [f"{evaluations[0].cache.record.name}: {result['split']} split, {result['num_samples']:,} samples"]
     parts.append(f"{seeds} seeds, mean ± std" if seeds > 1 else "1 seed")
-    varying = _varying(settings_of(evaluations))
+    varying = varying_settings(settings_of(evaluations))
     for name in ("lambda", "beta", "nu"):
         if name not in varying:
             title = "cost" if name == "lambda" and evaluations[0].run.point.cost else name
-            parts.append(f"{title} {_setting_text(evaluations[0], name)}")
+            parts.append(f"{title} {setting_text(evaluations[0], name)}")
     unit = evaluations[0].cache.record.unit_reg
     if unit and "smooth_l1" in result["metrics"]:
         parts.append(f"sL1 and MAE of {unit}")
+    if result["num_groups"] is not None:
+        parts.append(f"intervals over {result['num_groups']:,} groups")
     return ", ".join(parts)
 
 
-def method_title(method: str) -> str:
-    """A method's name with its source."""
-    source = METHOD_SOURCES.get(method)
-    return method if source is None or method == "multi-task" else f"{method} ({source})"
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
-def _varying(groups: list[list[Evaluation]]) -> list[str]:
-    names = ("lambda", "beta", "nu", *asdict(groups[0][0].run.rejector.config))
-    return [name for name in names if len({_setting_text(members[0], name) for members in groups}) > 1]
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _setting_text(evaluation: Evaluation, name: str) -> str:
-    point, config = evaluation.run.point, evaluation.run.rejector.config
-    texts = {"lambda": point.cost or str(point.weights), "beta": point.beta_text, "nu": f"{point.nu:g}"}
-    return texts[name] if name in texts else str(getattr(config, name))
+def _share_cells(shares: dict[str, float]) -> dict[str, str]:
+    return {f"{agent} %": f"{100 * share:.1f}" for agent, share in shares.items()}
 
 
 def _metric_cells(values: dict[str, float], metrics: list[str]) -> dict[str, str]:

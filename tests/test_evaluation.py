@@ -17,6 +17,15 @@ from rejector.cost_quality import cost_quality
 from rejector.coverage import model_curve, system_curve
 from rejector.evaluation import evaluate_runs
 
+RIVALS = {
+    "oracle",
+    "best_agent",
+    "best_constant",
+    "random_same_shares",
+    "confidence",
+    "confidence_same_coverage",
+    "averaging",
+}
 METHODS = ["classification-only", "multi-task"]
 AGENTS = ["model", "expert", "cheap", "asked"]
 BETA = {"model": 0.0, "expert": 0.05 * 2 / 4, "cheap": 0.05 * 1 / 4, "asked": 0.05}
@@ -69,8 +78,10 @@ class Files:
             errors.append(prediction["pred_reg"][row] - self.samples["target_reg"][row])
         sizes = [abs(error) for error in errors]
         losses = [min(5.0, 0.5 * e * e if e < 1 else e - 0.5) for e in sizes]
+        truth = self.samples["target_cla"].to_numpy()
         return {
             "accuracy": np.mean(right),
+            "balanced_accuracy": np.mean([np.array(right)[truth == label].mean() for label in (0, 1)]),
             "smooth_l1": np.mean(losses),
             "mean_absolute_error": np.mean(sizes),
         }
@@ -157,9 +168,9 @@ def test_a_reference_pays_for_its_members_and_gets_no_sample(trained):
 def test_regret_is_the_difference_to_each_rival_with_an_interval(trained):
     for evaluation in trained[2]:
         result = evaluation.result
-        assert set(result["regret"]) == {"oracle", "best_agent", "random_same_shares"}
+        assert set(result["regret"]) == RIVALS
         for rival, interval in result["regret"].items():
-            assert set(interval) == {"value", "low", "high"}
+            assert set(interval) == {"value", "low", "high"} | ({"p"} if rival != "oracle" else set())
             assert interval["value"] == pytest.approx(result["deferral_loss"] - result[f"{rival}_loss"], abs=1e-9)
             assert interval["low"] <= interval["value"] <= interval["high"]
         assert result["regret"]["oracle"]["low"] >= 0
@@ -179,7 +190,7 @@ def test_seeds_of_a_setting_are_summed_up_and_methods_compared(trained):
         accuracies = [e.result["metrics"]["accuracy"] for e in members]
         assert summary["metrics"]["accuracy"]["mean"] == pytest.approx(statistics.mean(accuracies))
         other = next(name for name in METHODS if name != method)
-        assert set(summary["regret"]) == {"oracle", "best_agent", "random_same_shares", other}
+        assert set(summary["regret"]) == {*RIVALS, other}
         ours, theirs = (np.mean([e.losses for e in group], axis=0) for group in (members, by_method[other]))
         assert summary["regret"][other]["value"] == pytest.approx((ours - theirs).mean(), abs=1e-9)
 
@@ -192,7 +203,7 @@ def test_runs_of_another_beta_are_neither_seeds_nor_rivals(trained, make_runs, t
     summary = evaluate_runs([runs[-1], *cheaper])[0].result["over_seeds"]
     assert summary["seeds"] == 1
     assert summary["deferral_loss"]["std"] == 0
-    assert set(summary["regret"]) == {"oracle", "best_agent", "random_same_shares"}
+    assert set(summary["regret"]) == RIVALS
 
 
 def test_runs_of_another_network_are_not_seeds_of_one_setting(trained, make_runs, tmp_path):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
 
 from rejector.baselines import allocation_rates, best_constant, oracle, random_same_shares
-from rejector.intervals import paired_interval
-from rejector.metrics import auroc, smooth_l1
+from rejector.metrics import auroc, average_precision, balanced_accuracy, sample_metrics, smooth_l1, task_metrics
+from rejector.table import CostTable
 
 
 def test_best_constant_agent_has_the_lowest_mean_and_the_lowest_index_at_a_tie():
@@ -47,21 +47,67 @@ def test_smooth_l1_is_that_of_torch_and_clamped(beta):
     np.testing.assert_allclose(smooth_l1(error, beta, 2.0), np.minimum(expected, 2.0), rtol=1e-12)
 
 
-def test_intervals_hold_the_true_mean_about_95_times_in_100():
-    generator = np.random.default_rng(0)
-    intervals = [paired_interval(0.3 + generator.normal(size=100)) for _ in range(200)]
-    assert 0.90 <= np.mean([interval.low <= 0.3 <= interval.high for interval in intervals]) <= 0.99
+@pytest.mark.parametrize("levels", [2, 5, 10_000])
+def test_average_precision_is_that_of_scikit_learn_with_ties(levels):
+    generator = np.random.default_rng(levels)
+    target = (generator.random(400) < 0.2).astype(int)
+    score = np.floor((generator.random(400) * 0.7 + 0.3 * target) * levels) / levels
+    assert average_precision(target, score) == pytest.approx(average_precision_score(target, score), abs=1e-12)
+    assert average_precision(target, np.zeros(400)) == pytest.approx(target.mean())
 
 
-def test_bootstrap_and_normal_interval_agree_and_stand_at_the_mean():
-    differences = np.random.default_rng(1).exponential(size=2000) - 0.5
-    found = paired_interval(differences)
-    half = 1.96 * differences.std(ddof=1) / 2000**0.5
-    assert found.value == pytest.approx(differences.mean(), abs=1e-12)
-    assert found.low == pytest.approx(differences.mean() - half, abs=0.1 * half)
-    assert found.high == pytest.approx(differences.mean() + half, abs=0.1 * half)
-    assert paired_interval(differences) == found
-    many = np.random.default_rng(2).normal(size=100_000)
-    wide = paired_interval(many)
-    assert (wide.high - wide.low) / 2 == pytest.approx(1.96 * many.std(ddof=1) / 100_000**0.5, rel=1e-3)
-    assert wide.value == pytest.approx(many.mean(), abs=1e-12)
+@pytest.mark.parametrize("classes", [2, 4])
+def test_balanced_accuracy_is_that_of_scikit_learn(classes):
+    generator = np.random.default_rng(classes)
+    target = generator.integers(0, classes, 300)
+    answer = np.where(generator.random(300) < 0.6, target, generator.integers(0, classes, 300))
+    assert balanced_accuracy(target, answer) == pytest.approx(balanced_accuracy_score(target, answer), abs=1e-12)
+
+
+def table_of(generator: np.random.Generator, classes: int, rows: int = 200) -> CostTable:
+    """Two agents with probabilities and values."""
+    target = generator.integers(0, classes, rows)
+    predictions = {}
+    for name in ("one", "two"):
+        chances = generator.dirichlet(np.ones(classes), rows)
+        chances[np.arange(rows), target] += generator.random(rows)
+        chances /= chances.sum(axis=1, keepdims=True)
+        predictions[name] = {
+            "pred_prob": chances,
+            "pred_cla": chances.argmax(axis=1),
+            "pred_reg": generator.normal(size=rows),
+        }
+    return CostTable(
+        split="test",
+        ids=[f"s{row}" for row in range(rows)],
+        features=torch.zeros(rows, 1),
+        raw=torch.zeros(rows, 2, 2),
+        targets={"target_cla": target, "target_reg": generator.normal(size=rows)},
+        predictions=predictions,
+    )
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_metrics_of_a_system_are_those_of_the_mixed_answers(classes):
+    generator = np.random.default_rng(classes)
+    table = table_of(generator, classes)
+    chosen, costs = generator.integers(0, 2, 200), {"reg": {"kind": "smooth_l1", "beta": 1.0, "clamp": 2.0}}
+    found = task_metrics(table, chosen, ["one", "two"], costs)
+    target = table.targets["target_cla"]
+    chances = np.array(
+        [table.predictions["one" if c == 0 else "two"]["pred_prob"][row] for row, c in enumerate(chosen)]
+    )
+    assert found["accuracy"] == pytest.approx((chances.argmax(axis=1) == target).mean())
+    if classes == 2:
+        assert found["auroc"] == pytest.approx(roc_auc_score(target, chances[:, 1]))
+        assert found["average_precision"] == pytest.approx(average_precision_score(target, chances[:, 1]))
+        assert found["brier"] == pytest.approx(brier_score_loss(target, chances[:, 1]))
+    else:
+        expected = roc_auc_score(target, chances, multi_class="ovr", average="macro")
+        assert found["auroc"] == pytest.approx(expected)
+        assert "average_precision" not in found
+    by_sample = sample_metrics(table, chosen, ["one", "two"], costs)
+    assert set(by_sample) == {"accuracy", "brier", "smooth_l1", "mean_absolute_error"}
+    assert {name: values.mean() for name, values in by_sample.items()} == pytest.approx(
+        {name: found[name] for name in by_sample}
+    )

@@ -1,0 +1,84 @@
+"""How evaluations are put in order and named: settings, methods, rivals, verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from .comparisons import BOUNDS, by_setting
+from .costs import METHOD_SOURCES
+from .evaluation import Evaluation
+
+METHOD_OF_PAPER = "multi-task"
+FEWEST_SAMPLES = 30  # (or groups) below it a bootstrap interval says little
+LEVEL = 0.05  # of p-values after Holm's adjustment
+RIVAL_TITLES = {
+    "best_constant": "best constant agent",
+    "best_agent": "best agent in hindsight",
+    "random_same_shares": "random, same shares",
+    "confidence": "confidence threshold",
+    "confidence_same_coverage": "confidence, same coverage",
+    "averaging": "average of all agents",
+    "oracle": "oracle",
+}
+
+
+def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
+    """Evaluations grouped by setting (everything but the seed), multi-task last, in order of beta and nu."""
+    groups = by_setting(evaluations)
+
+    def key(members: list[Evaluation]) -> tuple:
+        point = members[0].run.point
+        return (
+            str(members[0].run.cache_path),
+            point.method == METHOD_OF_PAPER,
+            point.method,
+            str(point.weights),
+            point.nu,
+        )
+
+    return sorted(groups.values(), key=lambda members: (*key(members), sum(members[0].run.point.query_costs)))
+
+
+def method_title(method: str) -> str:
+    """A method's name with its source."""
+    source = METHOD_SOURCES.get(method)
+    return method if source is None or method == METHOD_OF_PAPER else f"{method} ({source})"
+
+
+def varying_settings(groups: list[list[Evaluation]]) -> list[str]:
+    """Names of what differs between settings: ``lambda``, ``beta``, ``nu`` or a training option."""
+    names = ("lambda", "beta", "nu", *asdict(groups[0][0].run.rejector.config))
+    return [name for name in names if len({setting_text(members[0], name) for members in groups}) > 1]
+
+
+def setting_text(evaluation: Evaluation, name: str) -> str:
+    """Value of one of :func:`varying_settings`."""
+    point, config = evaluation.run.point, evaluation.run.rejector.config
+    texts = {"lambda": point.cost or str(point.weights), "beta": point.beta_text, "nu": f"{point.nu:g}"}
+    return texts[name] if name in texts else str(getattr(config, name))
+
+
+def verdict(result: dict, difference: dict) -> str:
+    """Whether a rejector is better: ``p_holm`` of its difference below 5 %, and what to say where samples are few."""
+    units = result["num_groups"] or result["num_samples"]
+    if units < FEWEST_SAMPLES:
+        return f"too few {'samples' if result['num_groups'] is None else 'groups'} ({units})"
+    if difference["p_holm"] >= LEVEL:
+        return "no difference shown"
+    return "better" if difference["value"] < 0 else "worse"
+
+
+def rival_title(rival: str, result: dict) -> str:
+    """A rival's name for tables."""
+    title = RIVAL_TITLES.get(rival) or method_title(rival)
+    return f"{title} ({result[rival]})" if rival in ("best_constant", "best_agent") else title
+
+
+def shown_differences(result: dict) -> dict[str, dict]:
+    """Differences worth a row: the best agent in hindsight only where it is another than the one chosen."""
+    regret = dict(result["over_seeds"]["regret"])
+    if result["best_agent"] == result["best_constant"]:
+        regret.pop("best_agent", None)
+    order = [name for name in RIVAL_TITLES if name in regret and name not in BOUNDS]
+    order += [name for name in regret if name not in RIVAL_TITLES]
+    return {name: regret[name] for name in [*order, *(name for name in BOUNDS if name in regret)]}

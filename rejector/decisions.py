@@ -1,4 +1,4 @@
-"""What runs decided on each sample, and what each agent would have cost there: their ``allocations.parquet``."""
+"""What the runs of a setting decided on each sample, and what is known of the samples."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data import schema, store
+from data import schema
 
+from .comparisons import mean_losses
 from .evaluation import Evaluation
-from .runs import ALLOCATIONS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,20 +23,17 @@ class Decisions:
         ids: sample ids, n of them.
         agents: names, A of them.
         chosen: index of the agent, int64 (seeds, n).
-        scores: of the rejector, float64 (seeds, n, A).
         costs: total cost of each agent on each sample, float64 (n, A); infinite where an agent has no answer.
+        losses: cost of whom each sample was sent to, the mean of the seeds, float64 (n,).
+        groups: of samples that belong together, int64 (n,), for intervals; None where each stands alone.
     """
 
     ids: list[str]
     agents: list[str]
     chosen: np.ndarray
-    scores: np.ndarray
     costs: np.ndarray
-
-    @property
-    def losses(self) -> np.ndarray:
-        """Cost of whom each sample was sent to, the mean of the seeds: float64 (n,)."""
-        return np.mean([self.costs[np.arange(len(self.ids)), of_seed] for of_seed in self.chosen], axis=0)
+    losses: np.ndarray
+    groups: np.ndarray | None = None
 
     @property
     def oracle(self) -> np.ndarray:
@@ -59,28 +56,16 @@ def decisions_of(members: list[Evaluation]) -> Decisions:
 
     Args:
         members: evaluations that differ in their seed alone.
-
-    Raises:
-        CorruptPart: a file of allocations is damaged.
     """
-    split = members[0].result["split"]
-    agents = [agent.name for agent in members[0].cache.agents]
-    cost_columns = [f"cost_{index}" for index in range(len(agents))]
-    score_columns = [f"score_{index}" for index in range(len(agents))]
-    chosen, scores = [], []
-    for number, member in enumerate(members):
-        columns = ["sample_id", "split", "agent_index", *score_columns, *(cost_columns if number == 0 else [])]
-        table = store.read_table(member.run.path / ALLOCATIONS_FILE, columns=columns)
-        table = table.filter(pc.equal(table["split"], split))
-        chosen.append(table["agent_index"].to_numpy().astype(np.int64))
-        scores.append(_matrix(table, score_columns))
-        if number == 0:
-            ids, costs = table["sample_id"].to_pylist(), _matrix(table, cost_columns)
-    return Decisions(ids=ids, agents=agents, chosen=np.stack(chosen), scores=np.stack(scores), costs=costs)
-
-
-def _matrix(table: pa.Table, names: list[str]) -> np.ndarray:
-    return np.stack([table[name].to_numpy() for name in names], axis=1).astype(np.float64)
+    first = members[0]
+    return Decisions(
+        ids=first.measured.table.ids,
+        agents=first.measured.names,
+        chosen=np.stack([member.allocation for member in members]),
+        costs=first.opponents.costs.double().numpy(),
+        losses=mean_losses(members),
+        groups=first.measured.groups,
+    )
 
 
 def sample_columns(members: list[Evaluation], ids: list[str]) -> pa.Table:

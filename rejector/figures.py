@@ -14,9 +14,10 @@ import altair as alt
 import numpy as np
 
 from . import charts
+from .comparisons import mean_std
 from .cost_quality import LOWER_IS_BETTER
 from .layout import METRIC_NAMES, Group, Layout, agents_of, labels_of, main_metrics, scaled, units_of
-from .summary import RIVAL_TITLES, method_title
+from .settings import RIVAL_TITLES, rival_title, shown_differences
 
 BETA_TITLE = "query cost β of the dearest expert"
 
@@ -91,8 +92,10 @@ def _losses(layout: Layout, names: list[str]) -> Panel:
         loss = members[0].result["over_seeds"]["deferral_loss"]
         kind = "system" if members is layout.focus else "other"
         rows.append(_dot(name, loss["mean"], loss["std"], kind))
-    random = result["over_seeds"]["random_same_shares_loss"]
-    rows.append(_dot("random, same shares", random["mean"], random["std"], "bound"))
+    for rival in ("random_same_shares", "confidence", "confidence_same_coverage", "averaging"):
+        if f"{rival}_loss" in result:
+            found = mean_std([member.result[f"{rival}_loss"] for member in layout.focus])
+            rows.append(_dot(RIVAL_TITLES[rival], found["mean"], found["std"], "bound"))
     for agent, alone in result["agents"].items():
         if _finite(alone.get("mean_cost")):
             is_agent = alone["role"] == "agent"
@@ -120,19 +123,19 @@ def _finite(value: float | None) -> bool:
     return value is not None and bool(np.isfinite(value))
 
 
-def rival_title(rival: str, result: dict[str, Any]) -> str:
-    """A baseline's name as readers know it."""
-    title = RIVAL_TITLES.get(rival) or method_title(rival).split(" (")[0]
-    return f"{title} ({result['best_agent']})" if rival == "best_agent" else title
-
-
 def _differences(layout: Layout) -> Panel:
     result = layout.focus[0].result
     rows = []
-    for rival, interval in result["over_seeds"]["regret"].items():
-        if all(_finite(interval[end]) for end in ("value", "low", "high")):
-            kind = "bound" if rival == "oracle" else "system"
-            rows.append({"name": rival_title(rival, result), "rival": rival, **interval, "kind": kind})
+    told = {rival_title(rival, result): interval for rival, interval in shown_differences(result).items()}
+    constants = (result["best_constant"], result["best_agent"])
+    told |= {
+        f"{agent} alone": interval
+        for agent, interval in result["over_seeds"]["agents"].items()
+        if agent not in constants and result["agents"][agent]["role"] == "agent"
+    }
+    for name, interval in told.items():
+        ends = {end: interval[end] for end in ("value", "low", "high")}
+        rows.append({"name": name.split(" (Mao")[0], **ends, "kind": "bound" if name == "oracle" else "system"})
     rows.sort(key=lambda row: row["value"])
     chart = charts.dots(
         rows, by="name", order=[row["name"] for row in rows], x_title="difference in deferral loss",
@@ -299,7 +302,7 @@ def _loss_against_beta(swept: list[list[Group]], names: list[str], betas: list[s
             loss = members[0].result["over_seeds"]["deferral_loss"]
             rows.append(_curve_point(members, name, loss["mean"], loss["std"]))
     for key, title in (
-        ("best_agent_loss", "best constant agent"),
+        ("best_constant_loss", "best constant agent"),
         ("random_same_shares_loss", "random, same shares"),
         ("oracle_loss", "oracle"),
     ):

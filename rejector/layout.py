@@ -7,15 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from .evaluation import Evaluation, setting_of
-from .summary import METRIC_TITLES, settings_of
+from .comparisons import setting_of
+from .evaluation import Evaluation
+from .settings import METHOD_OF_PAPER, settings_of
+from .summary import METRIC_TITLES
 
 Group = list[Evaluation]  # the seeds of one setting
 FEWEST_BETAS = 3  # a sweep is drawn as a curve from so many on
 METRIC_NAMES = {
-    "map": "mAP (%)", "map_50": "mAP50 (%)", "accuracy": "accuracy (%)", "brier": "Brier score", "auroc": "AUROC",
-    "smooth_l1": "smooth L1", "mean_absolute_error": "mean absolute error", "answered": "answered (%)",
-    "task_loss": "loss without query costs",
+    "map": "mAP (%)", "map_50": "mAP50 (%)", "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)",
+    "brier": "Brier score", "auroc": "AUROC", "average_precision": "average precision", "smooth_l1": "smooth L1",
+    "mean_absolute_error": "mean absolute error", "answered": "answered (%)", "task_loss": "loss without query costs",
 }  # fmt: skip
 
 
@@ -50,7 +52,7 @@ def lay_out(evaluations: list[Evaluation]) -> Layout:
         at_beta.setdefault(members[0].run.point.beta, []).append(members)
         series.setdefault(_series_key(members), []).append(members)
     compared = max(at_beta.values(), key=lambda some: (len(some), max(map(_spread, some))))
-    focus = max(compared, key=lambda members: (members[0].run.point.method == "multi-task", _spread(members)))
+    focus = max(compared, key=lambda members: (members[0].run.point.method == METHOD_OF_PAPER, _spread(members)))
     swept = [some for some in series.values() if len({m[0].run.point.beta for m in some}) >= FEWEST_BETAS]
     swept.sort(
         key=lambda some: (_series_key(some[0]) != _series_key(focus), some[0][0].run.point.method != "multi-task")
@@ -111,3 +113,8 @@ def scaled(name: str, value: float) -> float:
 def units_of(members: Group) -> str:
     """What the samples are called."""
     return "images" if "map" in members[0].cache.record.tasks else "samples"
+
+
+def constant_of(result: dict[str, Any]) -> str | None:
+    """The constant agent to be measured against: validation's, else that of hindsight; None if none answers all."""
+    return result["best_constant"] if result["best_constant_loss"] is not None else result["best_agent"]

@@ -21,7 +21,7 @@ from .examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
 from .figures import Figure, compare, sweep
 from .findings import findings
 from .intervals import RESAMPLES
-from .layout import Layout, agents_of, labels_of, lay_out
+from .layout import Layout, agents_of, constant_of, labels_of, lay_out
 from .reproduce import commands
 from .runs import read_facts
 from .summary import headline, paper_table, regret_table
@@ -71,7 +71,7 @@ def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tupl
         others = columns.drop_columns(known) if known else columns
         chosen += most_telling(others, decisions, most=2 - len(chosen))
     made = [sweep(layout), compare(layout), quality_for_cost(layout), risk_for_coverage(layout, decisions)]
-    has_best = layout.focus[0].result["best_agent"] is not None
+    has_best = constant_of(layout.focus[0].result) is not None
     made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1) if has_best]
     return [figure for figure in made if figure is not None], columns
 
@@ -187,13 +187,15 @@ def _cards(layout: Layout) -> list[tuple[str, str, str]]:
     """The focus in four figures: title, value, what else there is to say."""
     result = layout.focus[0].result
     loss = result["over_seeds"]["deferral_loss"]
-    best, oracle = result["best_agent_loss"], result["oracle_loss"]
+    constant, oracle = constant_of(result), result["oracle_loss"]
     spread = f"± {loss['std']:.4f} over {len(layout.focus)} seeds" if len(layout.focus) > 1 else "one seed"
     cards = [("Deferral loss", f"{loss['mean']:.4f}", spread)]
-    if result["best_agent"] is not None:
-        cards.append(("Best constant agent", f"{best:.4f}", f"{result['best_agent']} alone"))
-    cards.append(("Oracle", f"{oracle:.4f}", "the cheapest agent each time"))
-    if result["best_agent"] is not None and best > oracle:
+    bound = ("Oracle", f"{oracle:.4f}", "the cheapest agent each time")
+    if constant is None:
+        return [*cards, bound]
+    best = result["agents"][constant]["mean_cost"]
+    cards += [("Best constant agent", f"{best:.4f}", f"{constant} alone"), bound]
+    if best > oracle:
         closed = (best - loss["mean"]) / (best - oracle)
         more = "of what lies between the best constant agent and the oracle"
         if closed <= 0:

@@ -12,7 +12,7 @@ from .cost_quality import OperatingPoint, cost_quality, metrics_of
 from .curves import RiskCoverage, deferral_curve
 from .decisions import Decisions
 from .figures import Figure, Panel, capital, panel, shares_table, shares_text, stack
-from .layout import METRIC_NAMES, Layout, agents_of, main_metrics, scaled, units_of
+from .layout import METRIC_NAMES, Layout, agents_of, constant_of, main_metrics, scaled, units_of
 from .where import Bins, group_rows
 
 DRAWN = 120  # points of a curve
@@ -97,18 +97,13 @@ def _ends(positions: list[int]) -> list[int]:
 
 
 def risk_for_coverage(layout: Layout, decisions: Decisions) -> Figure | None:
-    """Risk of the system against the share that its model keeps. None where the scores do not order the samples."""
-    kept = decisions.costs[:, 0]
-    curves: list[RiskCoverage] = []
-    for scores in decisions.scores:
-        experts = scores[:, 1:].argmax(axis=1)
-        deferred = decisions.costs[np.arange(len(kept)), 1 + experts]
-        if not (np.isfinite(kept).all() and np.isfinite(deferred).all()):
-            return None
-        curves.append(deferral_curve(scores[:, 0] - scores[:, 1:].max(axis=1), kept, deferred))
-    first = decisions.scores[0]
-    deferred = decisions.costs[np.arange(len(kept)), 1 + first[:, 1:].argmax(axis=1)]
-    best = deferral_curve(deferred - kept, kept, deferred)
+    """Risk of the system against the share that its model keeps. None where somebody has no answer."""
+    focus = layout.focus
+    if not all(np.isfinite(member.kept).all() and np.isfinite(member.deferred).all() for member in focus):
+        return None
+    curves = [deferral_curve(member.margin, member.kept, member.deferred) for member in focus]
+    first = focus[0]
+    best = deferral_curve(first.deferred - first.kept, first.kept, first.deferred)
     rows = []
     for seed, curve in enumerate(curves):
         rows += _thin(curve, SCORES, seed)
@@ -183,7 +178,7 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
 def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> Figure:
     """Who answers in each bin, who is cheapest there, and regret against the best constant agent and the oracle."""
     result = layout.focus[0].result
-    agents, best = decisions.agents, result["best_agent"]
+    agents, best = decisions.agents, constant_of(result)
     rows = group_rows(decisions, bins, agents.index(best))
     order = [f"{row['bin']} ({row['samples']:,})" for row in rows]
     shares = []

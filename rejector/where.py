@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from data.errors import UsageError
 
 from .decisions import Decisions
-from .intervals import paired_interval
+from .intervals import paired_intervals
 
 MOST_BINS = 8  # of a text column, "other" aside
 MOST_NUMBERS = 12  # whole numbers that are bins of their own
@@ -160,21 +160,23 @@ def group_rows(decisions: Decisions, bins: Bins, best_agent: int) -> list[dict[s
     """What happens in each bin that has samples.
 
     Args:
-        best_agent: index of the best constant agent on the whole split.
+        best_agent: index of the best constant agent; it answers every sample.
 
     Returns:
         Rows of ``bin``, ``samples``, ``loss``, ``oracle_loss``, ``shares`` and ``cheapest_shares`` (agent -> share),
         ``against_best`` and ``against_oracle``: differences in deferral loss with 95 % intervals, seeds averaged.
     """
     losses, oracle = decisions.losses, decisions.oracle
-    best = decisions.costs[:, best_agent]
+    rivals = {"best": decisions.costs[:, best_agent], "oracle": oracle}
     rows = []
     for number, label in enumerate(bins.labels):
         members = np.flatnonzero(bins.index == number)
         if not len(members):
             continue
-        named = [dict(zip(decisions.agents, values.tolist(), strict=True)) for values in
-                 (decisions.shares(members), decisions.cheapest_shares(members))]  # fmt: skip
+        groups = None if decisions.groups is None else decisions.groups[members]
+        found = paired_intervals(((losses - rival)[members] for rival in rivals.values()), groups)
+        shares = decisions.shares(members), decisions.cheapest_shares(members)
+        named = [dict(zip(decisions.agents, values.tolist(), strict=True)) for values in shares]
         rows.append(
             {
                 "bin": label,
@@ -183,8 +185,10 @@ def group_rows(decisions: Decisions, bins: Bins, best_agent: int) -> list[dict[s
                 "oracle_loss": float(oracle[members].mean()),
                 "shares": named[0],
                 "cheapest_shares": named[1],
-                "against_best": paired_interval(losses[members] - best[members]).to_json(),
-                "against_oracle": paired_interval(losses[members] - oracle[members]).to_json(),
+                **{
+                    f"against_{rival}": {"value": interval.value, "low": interval.low, "high": interval.high}
+                    for rival, interval in zip(rivals, found, strict=True)
+                },
             }
         )
     return rows

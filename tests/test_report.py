@@ -100,12 +100,24 @@ def test_the_comparison_shows_every_baseline_and_its_interval(page, evaluations)
         expected[title] = alone["mean_cost"]
     expected |= {"oracle": result["oracle_loss"]}
     assert {name: losses[name] for name in expected} == pytest.approx(expected)
-    shown = {row["rival"]: row for row in rows_of(specs["cache1-rejectors-difference"], "rival")}
-    assert set(shown) == set(result["over_seeds"]["regret"])
-    for rival, interval in result["over_seeds"]["regret"].items():
-        assert {end: shown[rival][end] for end in ("value", "low", "high")} == pytest.approx(
-            {end: interval[end] for end in ("value", "low", "high")}
-        )
+    shown = {row["name"]: row for row in rows_of(specs["cache1-rejectors-difference"], "low")}
+    regret = result["over_seeds"]["regret"]
+    names = {
+        "oracle": regret["oracle"],
+        "random, same shares": regret["random_same_shares"],
+        f"best constant agent ({result['best_constant']})": regret["best_constant"],
+        "classification-only": regret["classification-only"],
+        "regression-only": regret["regression-only"],
+        **{
+            f"{agent} alone": result["over_seeds"]["agents"][agent]
+            for agent in result["allocation"]
+            if agent not in (result["best_constant"], result["best_agent"])
+        },
+    }
+    assert set(names) <= set(shown)
+    for name, interval in names.items():
+        for end in ("value", "low", "high"):
+            assert shown[name][end] == pytest.approx(interval[end]), name
 
 
 def test_groups_are_counted_by_an_independent_reader(page, evaluations, runs):
@@ -116,7 +128,7 @@ def test_groups_are_counted_by_an_independent_reader(page, evaluations, runs):
     parts = [pl.read_parquet(path / "allocations.parquet") for path in focus]
     table = pl.concat(parts).filter(pl.col("split") == "test").join(samples.select("sample_id", "ward"), on="sample_id")
     agents = list(evaluations[0].result["allocation"])
-    best = agents.index(lay_out(evaluations).focus[0].result["best_agent"])
+    best = agents.index(lay_out(evaluations).focus[0].result["best_constant"])
     specs = specs_of(page)
     for (ward,), members in table.group_by("ward"):
         label = f"{ward} ({members['sample_id'].n_unique()})"
@@ -146,7 +158,7 @@ def test_the_page_has_a_place_for_every_chart_and_says_everything_in_words(page,
     assert {name.split("-")[1] for name in specs} == {"sweep", "rejectors", "cost", "risk", "where"}
     assert sum(name.startswith("cache1-where-") for name in specs) == 9  # three groupings, three panels each
     assert "multi-task" in text
-    assert "oracle (lower bound)" in text  # the paper's table
+    assert "classification-only (Mao et al. 2023a)" in text  # the paper’s table
     assert len(text) < 3_000_000
     loads = re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', text.split("<script>")[0])
     assert loads == []

@@ -21,8 +21,8 @@ def decisions(costs: np.ndarray, chosen: np.ndarray) -> Decisions:
         ids=[f"s{row}" for row in range(len(costs))],
         agents=[f"agent_{j}" for j in range(costs.shape[1])],
         chosen=chosen,
-        scores=np.zeros((len(chosen), *costs.shape)),
         costs=costs,
+        losses=costs[np.arange(len(costs)), chosen].mean(axis=0),
     )
 
 

@@ -299,19 +299,25 @@ def scatter(
             colour = {"color": agent_colour(agents)} if kind == "agent" else {}
             layers.append(base.encode(x=x, y=y, tooltip=told, **colour))
     low, high = (edge(row["x"] for row in points) for edge in (min, max))
-    for kind in ("system", "label"):
-        for align, begin, end in (("left", -1.0, 0.2), ("center", 0.2, 0.8), ("right", 0.8, 2.0)):
-            some = [
-                row
-                for row in points
-                if row["label"]
-                and (row["kind"] == "system") == (kind == "system")
-                and begin <= (row["x"] - low) / (high - low or 1.0) < end
-            ]
-            if some:
-                style, dy = ("strong-label", 14) if kind == "system" else ("label", -12)
-                base = alt.Chart(values(some)).mark_text(
-                    style=style, dy=dy, align=align, dx={"left": -5, "right": 5}.get(align, 0)
-                )
-                layers.append(base.encode(x=x, y=y, text="label:N"))
+    labels: dict[tuple, list[dict[str, Any]]] = {}
+    for row in points:
+        if row["label"]:
+            along = (row["x"] - low) / (high - low or 1.0)
+            labels.setdefault(_label_place(row["kind"], along), []).append(row)
+    for (style, align, dx, dy), some in labels.items():
+        base = alt.Chart(values(some)).mark_text(style=style, align=align, dx=dx, dy=dy)
+        layers.append(base.encode(x=x, y=y, text="label:N"))
     return alt.layer(*layers).properties(height=300)
+
+
+def _label_place(kind: str, along: float) -> tuple[str, str, int, int]:
+    """Style, alignment and offsets of a point's label: agents' above, rejectors' below, others' beside them.
+
+    Args:
+        along: where the point lies between the leftmost (0) and the rightmost (1).
+    """
+    side = "left" if along < 0.2 else "right" if along > 0.8 else "center"
+    if kind == "bound":
+        return ("label", "right", -9, 0) if along > 0.6 else ("label", "left", 9, 0)
+    shift = {"left": -5, "right": 5, "center": 0}[side]
+    return ("strong-label", side, shift, 14) if kind == "system" else ("label", side, shift, -12)

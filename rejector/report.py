@@ -22,10 +22,12 @@ from .figures import Figure, compare, sweep
 from .findings import findings
 from .intervals import RESAMPLES
 from .layout import Layout, agents_of, constant_of, labels_of, lay_out
+from .price_of_quality import quality_for_cost
 from .reproduce import commands
 from .runs import read_facts
+from .settings import verdict
 from .summary import headline, paper_table, regret_table
-from .trade_offs import by_group, quality_for_cost, risk_for_coverage
+from .trade_offs import by_group, risk_for_coverage
 from .where import bins_by, most_telling
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -161,6 +163,7 @@ def _section(number: int, members: list[Evaluation], by: list[str] | None, image
         "id": f"cache{number}",
         "name": record.name,
         "headline": headline(members),
+        "answer": _answer_of(layout),
         "findings": findings(members),
         "cards": _cards(layout),
         "focus": label,
@@ -181,6 +184,24 @@ def _section(number: int, members: list[Evaluation], by: list[str] | None, image
             for a in cache.all_agents
         ],
     }
+
+
+def _answer_of(layout: Layout) -> str:
+    """Does the rejector beat the best constant agent? In one sentence."""
+    result = layout.focus[0].result
+    constant = constant_of(result)
+    if constant is None:
+        return "No agent answers every sample, so there is no constant agent to beat."
+    difference = result["over_seeds"]["regret"][
+        "best_constant" if constant == result["best_constant"] else "best_agent"
+    ]
+    found = verdict(result, difference)
+    verbs = {"better": "beats", "worse": "is worse than"}
+    loss, alone = result["over_seeds"]["deferral_loss"]["mean"], result["agents"][constant]["mean_cost"]
+    where = f"At β {layout.focus[0].run.point.beta_text} the" if layout.swept else "The"
+    told = f"{difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+    verb = verbs.get(found, "does not beat")
+    return f"{where} rejector {verb} the best constant agent, {constant}: {loss:.4f} against {alone:.4f}, {told}."
 
 
 def _cards(layout: Layout) -> list[tuple[str, str, str]]:

@@ -1,4 +1,4 @@
-"""Figures of choices: quality against cost, risk against coverage, and where each agent wins."""
+"""Figures of who should answer what: risk against coverage, and where each agent wins."""
 
 from __future__ import annotations
 
@@ -8,89 +8,14 @@ import altair as alt
 import numpy as np
 
 from . import charts
-from .cost_quality import OperatingPoint, cost_quality, metrics_of
 from .curves import RiskCoverage, deferral_curve
 from .decisions import Decisions
-from .figures import Figure, Panel, capital, panel, shares_table, shares_text, stack
-from .layout import METRIC_NAMES, Layout, agents_of, constant_of, main_metrics, scaled, units_of
+from .figures import Figure, Panel, panel, shares_table, shares_text, stack
+from .layout import Layout, constant_of, units_of
 from .where import Bins, group_rows
 
 DRAWN = 120  # points of a curve
 SCORES, BEST, RANDOM = "rejector’s scores", "best order of the same answers", "random order"
-
-
-def quality_for_cost(layout: Layout) -> Figure | None:
-    """Cost-quality curves, with Pareto set and hull. None where no agent has a price."""
-    evaluations = [evaluation for members in layout.groups for evaluation in members]
-    if not any(agent.price for agent in evaluations[0].cache.agents):
-        return None
-    metrics = [*(m for m in main_metrics(layout.focus) if m in metrics_of(evaluations)), "task_loss"]
-    panels = [_cost_quality(layout, metric) for metric in metrics[-3:]]
-    return Figure(
-        name="cost-quality",
-        title="Quality for cost",
-        panels=panels,
-        lead="Each point is a way to answer everything. Better is up, cheaper is left.",
-        note="Cost: mean price of the queries of one sample, in the unit of the recipe’s prices. Strong points: the "
-        "Pareto set, rejectors that no other beats in both; soft ones are beaten. Line: the non-decreasing hull, what "
-        "a coin between two rejectors reaches; dashed: that of the agents alone. Squares: agents alone. Circles: "
-        "references, and the oracle at each β. Whiskers: ± one standard deviation over seeds.",
-    )
-
-
-def _cost_quality(layout: Layout, metric: str) -> Panel:
-    evaluations = [evaluation for members in layout.groups for evaluation in members]
-    found = cost_quality(evaluations, metric)
-    title = METRIC_NAMES.get(metric, metric)
-    several = len({(point.name, point.setting) for point in found.points}) > 1
-    points = []
-    for position, point in enumerate(found.points):
-        name = f"β {point.beta}" if not several else f"{point.name}, β {point.beta}"
-        kind = "system" if position in found.pareto else "other"
-        points.append(_point(point, metric, name, kind))
-    for point in found.baselines:
-        kind = "agent" if point.kind == "agent" else "bound"
-        name = (
-            f"{point.name} alone"
-            if kind == "agent"
-            else f"oracle, β {point.beta}"
-            if point.name == "oracle"
-            else point.name
-        )
-        points.append(_point(point, metric, name, kind) | ({"agent": point.name} if kind == "agent" else {}))
-        points[-1]["label"] = point.name if point.kind != "oracle" else ""
-    for number in _ends(found.pareto):
-        points[number]["label"] = points[number]["name"]
-    lines = {
-        "system-line": [{"x": x, "y": scaled(metric, y)} for x, y in found.hull.tolist()],
-        "bound": [{"x": x, "y": scaled(metric, y)} for x, y in found.agents_hull.tolist()],
-    }
-    chart = charts.scatter(
-        points, x_title="mean price of the queries of a sample", y_title=title, agents=agents_of(layout.focus),
-        lines={style: line for style, line in lines.items() if len(line) > 1}, down=found.lower_is_better,
-    )  # fmt: skip
-    text = (
-        f"{title} against mean price: " + "; ".join(f"{p['name']}: {p['y']:.4g} at {p['x']:.4g}" for p in points) + "."
-    )
-    pareto = {id(points[number]) for number in found.pareto}
-    shown = [
-        {"who": p["name"], "mean price": p["x"], title: p["y"], "Pareto set": "yes" if id(p) in pareto else ""}
-        for p in points
-    ]
-    better = "less is better: the axis is turned" if found.lower_is_better else "more is better"
-    name = capital(f"{title.removesuffix(' (%)')}, {better}")
-    return panel(f"{metric}-for-cost", name, chart, text, shown)
-
-
-def _point(point: OperatingPoint, metric: str, name: str, kind: str) -> dict[str, Any]:
-    value, std = scaled(metric, point.quality), scaled(metric, point.std)
-    text = f"± {std:.2g} over {point.seeds} seeds" if point.seeds > 1 else ""
-    place = {"x": point.cost, "x_low": point.cost, "x_high": point.cost, "y": value, "y_low": value - std}
-    return {"name": name, "kind": kind, **place, "y_high": value + std, "label": "", "text": text}
-
-
-def _ends(positions: list[int]) -> list[int]:
-    return list(dict.fromkeys([positions[0], positions[-1]])) if positions else []
 
 
 # --- risk against coverage --------------------------------------------------------------------------------------------

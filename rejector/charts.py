@@ -134,10 +134,12 @@ def curve(
         dash = alt.StrokeDash("bound:N", scale=scale, legend=None)
         base = alt.Chart(values(bounds)).encode(x=across, y=up, detail="bound:N")
         layers.append(base.mark_line(style="bound").encode(strokeDash=dash))
-        place = _most_room([*bounds, *(row for row in rows if row["series"] == main)], x, [r["value"] for r in alone])
-        some = [row for row in bounds if row[x] == place]
-        labels = alt.Chart(values(some)).mark_text(style="label", dy=-8)
-        layers.append(labels.encode(x=across, y=up, text="bound:N"))
+        ours = {row[x]: row["value"] for row in rows if row["series"] == main}
+        for (align, dy), some in _beside_curves(bounds, ours, x, [row["value"] for row in alone]).items():
+            labels = alt.Chart(values(some)).mark_text(
+                style="label", align=align, dx={"left": 6, "right": -6}[align], dy=dy
+            )
+            layers.append(labels.encode(x=across, y=alt.Y("label_at:Q", title=y_title), text="bound:N"))
         layers.append(base.mark_point(style="bound", opacity=0, size=200).encode(tooltip=shown))
     shown = tooltip(
         ("series:N", "rejector", ""), (f"{x}:N", x_title, ""), ("value:Q", f"{y_title}, mean", format),
@@ -154,18 +156,36 @@ def curve(
     return alt.layer(*layers).properties(height=260)
 
 
-def _most_room(rows: Rows, x: str, levels: Sequence[float]) -> str:
-    """Where along ``x``, its ends aside, the values lie farthest from each other and from levels."""
-    at: dict[str, list[float]] = {}
-    for row in rows:
+def _beside_curves(
+    bounds: Rows, ours: dict[str, float], x: str, levels: Sequence[float]
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Where the names of bounds go: by alignment and offset, rows with ``label_at``.
+
+    All at one ``x``, where the curves lie farthest apart; on the side that the slope leaves free, above our curve or
+    below it, and far enough from each other.
+    """
+    at = {place: [value] for place, value in ours.items()}
+    for row in bounds:
         at.setdefault(row[x], []).append(row["value"])
-    places = list(at)[1:-1] or list(at)
+    everything = [value for several in at.values() for value in several] + list(levels)
+    gap = 0.075 * (max(everything) - min(everything))
 
     def room(place: str) -> float:
         heights = sorted([*at[place], *levels])
         return min((high - low for low, high in pairwise(heights)), default=0.0)
 
-    return max(places, key=room)
+    place = max([name for name in ours if name in at][1:-1] or list(ours), key=room)
+    first, *_, last = [*ours.values(), *ours.values()]
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for side, align, dy in ((1, "right", -8), (-1, "left", 10)):
+        align = align if last >= first else {"right": "left", "left": "right"}[align]
+        some = [row for row in bounds if row[x] == place and (row["value"] >= ours[place]) == (side > 0)]
+        before = None
+        for row in sorted(some, key=lambda row: side * row["value"]):
+            height = side * row["value"] if before is None else max(side * row["value"], before + gap)
+            found.setdefault((align, dy), []).append({**row, "label_at": side * height})
+            before = height
+    return found
 
 
 def stacked_shares(

@@ -162,6 +162,7 @@ def _section(number: int, members: list[Evaluation], by: list[str] | None, image
     return {
         "id": f"cache{number}",
         "name": record.name,
+        "cache": str(cache.path),
         "headline": headline(members),
         "answer": _answer_of(layout),
         "findings": findings(members),

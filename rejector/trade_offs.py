@@ -15,7 +15,7 @@ from .layout import Layout, constant_of, units_of
 from .where import Bins, group_rows
 
 DRAWN = 120  # points of a curve
-SCORES, BEST, RANDOM = "rejector’s scores", "best order of the same answers", "random order"
+SCORES, BEST, RANDOM = "rejector’s scores", "best order", "random order"
 
 
 # --- risk against coverage --------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from data.errors import UsageError
 
 from .curves import convex_hull, mean_quality, pareto_set
 from .evaluation import Evaluation, by_setting
+from .intervals import paired_intervals
 
 #: Metrics of which less is better; of all others more is.
 LOWER_IS_BETTER = ("task_loss", "brier", "smooth_l1", "mean_absolute_error")
@@ -89,30 +90,31 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
     if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
         raise UsageError("these runs are of several caches", hint="draw one curve a cache")
     prices = {agent.name: agent.price for agent in evaluations[0].cache.all_agents}
-    points: list[OperatingPoint] = []
-    oracles: dict[tuple, OperatingPoint] = {}
+    points: list[tuple[OperatingPoint, np.ndarray | None]] = []
+    baselines = _constants(evaluations[0], metric, prices)
+    oracles: set[tuple] = set()
     for members in by_setting(evaluations).values():
-        point = members[0].run.point
+        first, point = members[0], members[0].run.point
         setting = f"{point.cost or point.weights}, nu={point.nu:g}"
-        values = [_rejector_quality(evaluation, metric) for evaluation in members]
-        costs = [_mean_price(evaluation.result["allocation"], prices) for evaluation in members]
+        values = [_quality(e, e.result["allocation"], e.result["deferral_loss"], e.result, metric) for e in members]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        quality, cost = float(np.mean(values)), float(np.mean(costs))
-        points.append(
-            OperatingPoint(point.method, "rejector", point.beta_text, cost, quality, spread, len(values), setting)
+        cost = float(np.mean([_mean_price(evaluation.result["allocation"], prices) for evaluation in members]))
+        by_sample = [_by_sample(e, e.allocation, e.losses, metric) for e in members]
+        found = OperatingPoint(
+            point.method, "rejector", point.beta_text, cost, float(np.mean(values)), spread, len(values), setting
         )
-        oracle = members[0].result["oracle"]
-        bound = oracle["metrics"].get(metric)
-        if metric == "task_loss":
-            bound = members[0].result["oracle_loss"] - _paid(oracle["allocation"], members[0])
-        if bound is not None:
+        points.append((found, None if by_sample[0] is None else np.mean(by_sample, axis=0)))
+        oracle, same = first.result["oracle"], (point.beta_text, str(point.cost or point.weights))
+        bound = _quality(first, oracle["allocation"], first.result["oracle_loss"], oracle, metric)
+        if bound is not None and same not in oracles:
+            oracles.add(same)
             cost = _mean_price(oracle["allocation"], prices)
-            oracles.setdefault(
-                (point.beta_text, str(point.cost or point.weights)),
-                OperatingPoint("oracle", "oracle", point.beta_text, cost, bound, setting=setting),
-            )
-    points.sort(key=lambda point: point.cost)
-    baselines = [*_constants(evaluations[0], metric, prices), *oracles.values()]
+            found = OperatingPoint("oracle", "oracle", point.beta_text, cost, bound, setting=setting)
+            allocation, losses = first.opponents.oracle_allocation, first.opponents.losses["oracle"]
+            baselines.append((found, _by_sample(first, allocation, losses, metric)))
+    points.sort(key=lambda pair: pair[0].cost)
+    groups = evaluations[0].measured.groups
+    points, baselines = _with_intervals(points, groups), _with_intervals(baselines, groups)
     lower = metric in LOWER_IS_BETTER
     sign = -1.0 if lower else 1.0
     flipped = np.array([1.0, sign])
@@ -131,25 +133,49 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
     return CostQuality(metric, lower, points, baselines, pareto, hull * flipped, agents_hull * flipped, means)
 
 
-def _constants(evaluation: Evaluation, metric: str, prices: dict[str, float]) -> list[OperatingPoint]:
+def _constants(
+    evaluation: Evaluation, metric: str, prices: dict[str, float]
+) -> list[tuple[OperatingPoint, np.ndarray | None]]:
     """Each agent and reference that answers every sample and has the metric."""
     found = []
-    for agent in evaluation.cache.all_agents:
-        alone = evaluation.result["agents"].get(agent.name, {})
+    position = np.zeros(len(evaluation.losses), dtype=np.int64)  # in a list of one name
+    for agent in evaluation.cache.agents + evaluation.cache.references:
+        alone = evaluation.result["agents"][agent.name]
         queried = [name for name in agent.queries if name in prices] if agent.role == "reference" else [agent.name]
-        value = alone.get(metric)
-        if metric == "task_loss" and alone.get("mean_cost") is not None:
-            value = alone["mean_cost"] - _paid(dict.fromkeys(queried, 1.0), evaluation)
-        if value is not None and np.isfinite(value):
-            found.append(OperatingPoint(agent.name, agent.role, "", sum(prices[name] for name in queried), value))
+        if alone["mean_cost"] is None or (metric != "task_loss" and metric not in alone):
+            continue
+        paid = _paid(dict.fromkeys(queried, 1.0), evaluation)
+        if metric == "task_loss":
+            value, samples = alone["mean_cost"] - paid, evaluation.opponents.alone[agent.name] - paid
+        else:
+            value, samples = alone[metric], evaluation.measured.sample_metrics(position, [agent.name]).get(metric)
+        found.append((OperatingPoint(agent.name, agent.role, "", sum(prices[q] for q in queried), value), samples))
     return found
 
 
-def _rejector_quality(evaluation: Evaluation, metric: str) -> float:
-    result = evaluation.result
+def _quality(evaluation: Evaluation, shares: dict[str, float], loss: float, result: dict, metric: str) -> float | None:
+    """Metric of an allocation: from its mean loss, or among its metrics."""
+    return loss - _paid(shares, evaluation) if metric == "task_loss" else result["metrics"].get(metric)
+
+
+def _by_sample(evaluation: Evaluation, allocation: np.ndarray, losses: np.ndarray, metric: str) -> np.ndarray | None:
+    """Metric of each sample (n,), None where it is no mean over samples."""
     if metric == "task_loss":
-        return result["deferral_loss"] - _paid(result["allocation"], evaluation)
-    return result["metrics"][metric]
+        return losses - np.array(evaluation.run.point.query_costs)[allocation]
+    return evaluation.measured.sample_metrics(allocation, evaluation.measured.names).get(metric)
+
+
+def _with_intervals(
+    pairs: list[tuple[OperatingPoint, np.ndarray | None]], groups: np.ndarray | None
+) -> list[OperatingPoint]:
+    intervals = iter(paired_intervals((samples for _, samples in pairs if samples is not None), groups))
+    found = []
+    for point, samples in pairs:
+        if samples is not None:
+            interval = next(intervals)
+            point = replace(point, interval=(interval.low, interval.high))
+        found.append(point)
+    return found
 
 
 def _paid(shares: dict[str, float], evaluation: Evaluation) -> float:

@@ -6,6 +6,7 @@ from .comparisons import BOUNDS
 from .evaluation import Evaluation
 from .settings import (
     METHOD_OF_PAPER,
+    difference_text,
     method_title,
     setting_text,
     settings_of,
@@ -47,8 +48,7 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
             if verdicts[name] == "better":
                 continue
             comparison = "Worse than" if verdicts[name] == "worse" else "No better than"
-            numbers = f"{value['value']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
-            sentences.append(f"{subject}: {comparison} {opponent(name, result)}: {numbers}.")
+            sentences.append(f"{subject}: {comparison} {opponent(name, result)}: {difference_text(value)}.")
         if set(verdicts.values()) <= {"better"}:
             winners.append(at)
     if winners:

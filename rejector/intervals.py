@@ -90,10 +90,11 @@ def _intervals(differences: list[np.ndarray], groups: np.ndarray | None, resampl
     lows, highs = np.quantile(errors, [tail, 1 - tail], axis=0)
     found = []
     for mean, low, high, error in zip(means, lows, highs, errors.T, strict=True):
-        side = int(min((error <= -mean).sum(), (error >= -mean).sum()))  # resamples with a mean of the other sign
+        deviation = float(error.std())
+        rounding = 1e-5 * deviation  # a resample whose mean is 0, as many are where runs mostly agree, is on both sides
+        side = int(min((error <= rounding - mean).sum(), (error >= -rounding - mean).sum()))
         share = (side + 1) / (resamples + 1)
         if side == 0:
-            deviation = float(error.std())
             share = min(share, float(ndtr(-abs(mean) / deviation)) if deviation > 0 else 0.0)
         p = 2 * float(stdtr(freedom, ndtri(share) / widening)) if share < 0.5 else 1.0
         found.append(Interval(mean, mean + float(low), mean + float(high), p))

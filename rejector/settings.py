@@ -82,3 +82,14 @@ def shown_differences(result: dict) -> dict[str, dict]:
     order = [name for name in RIVAL_TITLES if name in regret and name not in BOUNDS]
     order += [name for name in regret if name not in RIVAL_TITLES]
     return {name: regret[name] for name in [*order, *(name for name in BOUNDS if name in regret)]}
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign; what rounds to 0 is +0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def difference_text(difference: dict, digits: int = 4) -> str:
+    """A difference and its interval: ``-0.0014 [-0.0033, +0.0006]``."""
+    value, low, high = (signed(difference[name], digits) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

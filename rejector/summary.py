@@ -7,11 +7,13 @@ from .evaluation import Evaluation
 from .findings import findings
 from .settings import (
     RIVAL_TITLES,
+    difference_text,
     method_title,
     rival_title,
     setting_text,
     settings_of,
     shown_differences,
+    signed,
     varying_settings,
     verdict,
 )
@@ -113,14 +115,14 @@ def regret_table(evaluations: list[Evaluation]) -> list[dict]:
     for members in groups:
         result = members[0].result
         for rival, difference in shown_differences(result).items():
-            low, high = difference["low"], difference["high"]
+            value, low, high = (signed(difference[name], 4) for name in ("value", "low", "high"))
             rows.append(
                 {
                     "rejector": method_title(result["method"]),
                     **{name: setting_text(members[0], name) for name in varying},
                     "against": rival_title(rival, result),
-                    "difference": f"{difference['value']:+.4f}",
-                    "95 % interval": f"[{low:+.4f}, {high:+.4f}]",
+                    "difference": value,
+                    "95 % interval": f"[{low}, {high}]",
                     "p (Holm)": "" if rival in BOUNDS else _p_text(difference["p_holm"]),
                     "": "" if rival in BOUNDS else verdict(result, difference),
                 }
@@ -152,10 +154,9 @@ def comparison_table(evaluations: list[Evaluation]) -> list[dict]:
             difference = result["over_seeds"]["regret"].get(rival)
             text = ""
             if difference is not None:
-                mark = {"better": "", "worse": " !"}.get(
-                    "better" if rival in BOUNDS else verdict(result, difference), " ~"
-                )
-                text = f"{difference['value']:+.3f} [{difference['low']:+.3f}, {difference['high']:+.3f}]{mark}"
+                said = "better" if rival in BOUNDS else verdict(result, difference)
+                mark = {"better": "", "worse": " !"}.get(said, " ~")
+                text = difference_text(difference, 3) + mark
             cells[RIVAL_TITLES[rival]] = text
         setting = {name: setting_text(members[0], name) for name in varying_settings(groups)}
         rows.append({"rejector": method_title(result["method"]), **setting, **cells})

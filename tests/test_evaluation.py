@@ -16,6 +16,7 @@ from data.errors import UsageError
 from rejector.cost_quality import cost_quality
 from rejector.coverage import model_curve, system_curve
 from rejector.evaluation import evaluate_runs
+from rejector.intervals import paired_interval
 
 RIVALS = {
     "oracle",
@@ -270,7 +271,13 @@ def test_operating_points_are_prices_and_metrics_of_the_results(trained):
     assert set(alone) == {*AGENTS, "everyone", "oracle"}
     for agent, price in zip([*AGENTS, "everyone"], [0.0, 2.0, 1.0, 4.0, 3.0], strict=True):
         assert (alone[agent].cost, alone[agent].quality) == pytest.approx((price, files.raw[agent].mean()), abs=1e-6)
+    for point in [*found.points, *found.baselines]:
+        assert point.interval[0] <= point.quality <= point.interval[1]
+    model = paired_interval(files.raw["model"])
+    assert alone["model"].interval == pytest.approx((model.low, model.high), abs=1e-6)
+    assert cost_quality(evaluations, "balanced_accuracy").points[0].interval is None
     accuracy = cost_quality(evaluations, "accuracy")
+    assert accuracy.points[0].interval[0] < accuracy.points[0].quality < accuracy.points[0].interval[1]
     assert not accuracy.lower_is_better
     assert found.lower_is_better
     assert [point.quality for point in accuracy.baselines if point.name == "model"] == [

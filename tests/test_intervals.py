@@ -88,6 +88,12 @@ def test_p_values_are_those_of_the_t_test_and_agree_with_the_interval():
             assert found.p == pytest.approx(expected, abs=0.06)
     far = paired_interval(generator.normal(loc=0.4, size=400))  # beyond what 10,000 resamples can tell
     assert 0 < far.p < 1e-8
+    once = np.zeros(81)
+    once[7] = 0.5  # a third of all resamples are 0 throughout
+    for values in (once, -once):
+        found = paired_interval(values)
+        assert found.p == pytest.approx(2 * np.exp(-1), abs=0.04)
+        assert min(abs(found.low), abs(found.high)) == pytest.approx(0, abs=1e-9)
     assert paired_interval(np.zeros(50)).p == 1.0
     assert paired_interval(np.full(50, 0.1)).p == 0.0
 

@@ -1,0 +1,331 @@
+"""Baselines by brute force on random tables, with agents that are unavailable here and there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import DataError, UsageError
+from rejector.averaging import averaged_answers, averaged_costs
+from rejector.baselines import (
+    allocation_rates,
+    best_constant,
+    choose_threshold,
+    model_confidence,
+    oracle,
+    random_same_shares,
+    same_coverage_expert,
+    same_coverage_losses,
+    threshold_losses,
+)
+from rejector.comparisons import setting_of
+from rejector.evaluation import Evaluation, evaluate_runs
+from rejector.groups import read_groups
+from rejector.summary import comparison_table, findings, paper_table, regret_table
+from rejector.table import CostTable, load_tables
+
+
+def test_a_constant_agent_answers_everything():
+    inf = torch.inf
+    assert best_constant(torch.tensor([[0.9, 0.1, 0.5], [0.9, inf, 0.5]])) == 2
+    assert best_constant(torch.tensor([[inf, 0.1], [0.5, inf]])) is None
+    np.testing.assert_array_equal(oracle(torch.tensor([[inf, 0.25], [0.5, inf]])), [0.25, 0.5])
+
+
+def test_random_shares_are_rescaled_over_who_is_available():
+    inf = torch.inf
+    costs = torch.tensor([[1.0, 2.0, 4.0], [1.0, inf, 4.0], [inf, 2.0, inf], [inf, inf, 4.0]])
+    rates = torch.tensor([0.2, 0.6, 0.2])
+    found = random_same_shares(rates, costs).tolist()
+    assert found == pytest.approx([0.2 + 1.2 + 0.8, (0.2 + 0.8) / 0.4, 2.0, 4.0])
+    assert random_same_shares(torch.tensor([1.0, 0.0, 0.0]), costs)[2].item() == 2.0  # nobody with a share is there
+    assert allocation_rates(torch.tensor([0, 2, 2, 2]), 3).tolist() == [0.25, 0.0, 0.75]
+
+
+def tables(seed: int, missing: float) -> tuple[np.ndarray, np.ndarray]:
+    """Tied confidences and costs of three agents, some unavailable, one always there."""
+    generator = np.random.default_rng(seed)
+    costs = generator.integers(0, 8, (14, 3)) / 8
+    costs[:, :2][generator.random((14, 2)) < missing] = np.inf
+    confidence = generator.integers(0, 6, 14) / 6
+    confidence[np.isinf(costs[:, 0])] = -np.inf
+    return confidence, costs
+
+
+@pytest.mark.parametrize(("seed", "missing"), [(seed, missing) for seed in range(12) for missing in (0.0, 0.25)])
+def test_the_threshold_is_the_best_of_all(seed, missing):
+    confidence, costs = tables(seed, missing)
+
+    def loss(expert: int, threshold: float) -> float:
+        total = 0.0
+        for sure, row in zip(confidence, costs, strict=True):
+            first, second = (expert, 0) if sure < threshold else (0, expert)
+            total += row[first] if np.isfinite(row[first]) else row[second]
+        return total / len(costs)
+
+    best = min(loss(*pair) for pair in itertools.product((1, 2), [-np.inf, *confidence, np.inf]))
+    expert, threshold = choose_threshold(confidence, costs)
+    assert loss(expert, threshold) == pytest.approx(best)
+    losses = threshold_losses(confidence, costs, expert, threshold)
+    assert losses.mean() == pytest.approx(best)
+
+
+def test_no_threshold_where_nobody_can_stand_in():
+    costs = np.array([[np.inf, np.inf], [0.0, 1.0]])
+    assert choose_threshold(np.array([-np.inf, 0.5]), costs) is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_same_coverage_is_the_mean_over_orders_of_ties(seed):
+    confidence, costs = tables(seed, 0.0)
+    confidence, costs = confidence[:6], costs[:6]
+    for kept in range(7):
+        losses = []
+        for order in itertools.permutations(range(6)):
+            if all(confidence[i] >= confidence[j] for i, j in itertools.pairwise(order)):
+                losses.append([costs[row, 0] if order.index(row) < kept else costs[row, 1] for row in range(6)])
+        found = same_coverage_losses(confidence, costs, 1, kept / 6)
+        np.testing.assert_allclose(found, np.mean(losses, axis=0), atol=1e-12)
+    means = [same_coverage_losses(confidence, costs, expert, 0.5).mean() for expert in (1, 2)]
+    assert means[same_coverage_expert(confidence, costs, 0.5) - 1] == min(means)
+
+
+def test_the_models_confidence_is_its_highest_probability():
+    chances = np.array([[0.2, 0.8], [0.7, 0.3]], np.float32)
+    np.testing.assert_allclose(model_confidence(chances), [0.8, 0.7])
+    np.testing.assert_array_equal(model_confidence(chances, np.array([True, False]))[1], -np.inf)
+
+
+def answers_table(failed: np.ndarray | None) -> CostTable:
+    one = {"pred_prob": np.array([[0.9, 0.1], [0.4, 0.6], [0.5, 0.5]]), "pred_reg": np.array([1.0, 2.0, 3.0])}
+    return CostTable(
+        split="test",
+        ids=["a", "b", "c"],
+        features=torch.zeros(3, 1),
+        raw=torch.zeros(3, 2, 2),
+        targets={"target_cla": np.array([0, 1, 1]), "target_reg": np.array([1.0, 1.0, 1.0])},
+        predictions={
+            "one": {**one, "pred_cla": one["pred_prob"].argmax(axis=1)},
+            "two": {"pred_cla": np.array([1, 1, 0]), "pred_reg": np.array([3.0, 2.0, 5.0])},
+        },
+        failed=failed,
+    )
+
+
+def test_averages_are_over_who_answered_and_a_class_counts_as_sure():
+    found = averaged_answers(answers_table(None), ["one", "two"], ["cla", "reg"])
+    np.testing.assert_allclose(found["pred_prob"], [[0.45, 0.55], [0.2, 0.8], [0.75, 0.25]])
+    np.testing.assert_array_equal(found["pred_cla"], [1, 1, 0])
+    np.testing.assert_allclose(found["pred_reg"], [2.0, 2.0, 4.0])
+    failed = np.array([[False, True], [False, False], [True, False]])
+    found = averaged_answers(answers_table(failed), ["one", "two"], ["cla", "reg"])
+    np.testing.assert_allclose(found["pred_prob"], [[0.9, 0.1], [0.2, 0.8], [1.0, 0.0]])
+    np.testing.assert_allclose(found["pred_reg"], [1.0, 2.0, 5.0])
+    assert averaged_answers(answers_table(np.ones((3, 2), dtype=bool)), ["one", "two"], ["cla"]) is None
+    assert averaged_answers(answers_table(None), ["one", "two"], ["map"]) is None
+
+
+@pytest.mark.parametrize("cla", ["zero_one", "brier", "absolute"])
+@pytest.mark.parametrize("reg", ["smooth_l1", "absolute", "squared"])
+def test_averages_cost_what_stage_one_would_charge(cla, reg):
+    from cache_builder.answers import Answers
+    from cache_builder.costs import ClassificationCost, RegressionCost
+
+    generator = np.random.default_rng(0)
+    chances, target = generator.dirichlet(np.ones(3), 50), generator.integers(0, 3, 50).astype(np.int32)
+    value, truth = generator.normal(size=50) * 3, generator.normal(size=50).astype(np.float32)
+    answers = {"pred_prob": chances, "pred_cla": chances.argmax(axis=1), "pred_reg": value}
+    kinds = {"cla": ClassificationCost(kind=cla), "reg": RegressionCost(kind=reg, beta=0.5, clamp=2.0)}
+    setting = {task: kind.model_dump(exclude_none=True) for task, kind in kinds.items()}
+    found = averaged_costs(answers, {"target_cla": target, "target_reg": truth}, ["cla", "reg"], setting)
+    as_agent = Answers(prob=chances, reg=value)
+    np.testing.assert_allclose(found[:, 0], kinds["cla"].compute(as_agent, target, 3), rtol=1e-6)
+    np.testing.assert_allclose(found[:, 1], kinds["reg"].compute(as_agent, truth), rtol=1e-6)
+
+
+# --- in an evaluation -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(make_cache, make_runs, tmp_path_factory) -> tuple:
+    """A cache, and runs at five query costs with two seeds each, two of them so dear that nobody is worth a query."""
+    folder = tmp_path_factory.mktemp("baselines")
+    cache = make_cache(folder)
+    runs = make_runs(cache, folder / "runs", betas=[0.0, 0.02, 0.05, 20.0, 40.0], seeds=[0, 1])
+    return cache, runs, evaluate_runs(runs)
+
+
+def test_choices_are_made_on_validation(swept):
+    cache, _, evaluations = swept
+    table = load_tables(cache, ("validation",), predictions=True)["validation"]
+    weights = torch.tensor([1.0, 0.2])
+    for evaluation in evaluations:
+        costs = (table.raw * weights).sum(-1) + torch.tensor(evaluation.run.point.query_costs)
+        result = evaluation.result
+        assert result["best_constant"] == cache.agents[int(costs.mean(dim=0).argmin())].name
+        alone = result["agents"][result["best_constant"]]["mean_cost"]
+        assert result["best_constant_loss"] == pytest.approx(alone, abs=1e-6)
+        assert result["best_agent_loss"] <= result["best_constant_loss"] + 1e-9
+        confidence = table.predictions["model"]["pred_prob"].max(axis=1)
+        expert, threshold = choose_threshold(confidence.astype(float), costs.numpy())
+        assert result["confidence"]["expert"] == cache.agents[expert].name
+        assert result["confidence"]["threshold"] == (pytest.approx(threshold) if np.isfinite(threshold) else None)
+        everybody = sum(evaluation.run.point.query_costs)
+        assert result["averaging_loss"] >= everybody
+
+
+def test_p_values_are_adjusted_over_the_sweep_and_seeds_kept_apart(swept):
+    evaluations = swept[2]
+    by_setting = {setting_of(e): e.result["over_seeds"] for e in evaluations}
+    assert len(by_setting) == 5
+    tests = [a for s in by_setting.values() for a in s["agents"].values()]
+    names = ("random_same_shares", "confidence", "confidence_same_coverage", "averaging")
+    tests += [s["regret"][name] for s in by_setting.values() for name in names]
+    p_values = np.array([test["p"] for test in tests])
+    for test in tests:
+        bound = [(p_values >= p).sum() * p for p in p_values if p <= test["p"]]
+        assert test["p_holm"] == pytest.approx(min(1.0, max(bound)), abs=1e-12)
+    for evaluation in evaluations:
+        summary = evaluation.result["over_seeds"]
+        assert "p_holm" not in summary["regret"]["oracle"]
+        chosen = evaluation.result["best_constant"]
+        same = {name: summary["agents"][chosen][name] for name in ("value", "low", "high", "p", "p_holm")}
+        assert summary["regret"]["best_constant"] == {
+            **same,
+            "std_over_seeds": pytest.approx(summary["deferral_loss"]["std"], abs=1e-7),
+        }
+        interval = summary["deferral_loss_interval"]
+        assert interval["low"] < summary["deferral_loss"]["mean"] < interval["high"]
+
+
+def with_regrets(evaluation: Evaluation, **regrets: tuple[float, float]) -> Evaluation:
+    """An evaluation whose differences (but against the oracle) are all -0.1 at p = 0.001, except these."""
+    result = json.loads(json.dumps(evaluation.result))
+    for rival, difference in result["over_seeds"]["regret"].items():
+        value, p = regrets.get(rival, (-0.1, 0.001))
+        difference.update(value=value, low=value - 0.02, high=value + 0.02)
+        if rival != "oracle":
+            difference["p_holm"] = p
+    return replace(evaluation, result=result)
+
+
+def test_what_a_rejector_does_not_beat_is_said(swept):
+    at = {e.result["beta"]: e for e in swept[2]}
+    won, lost = with_regrets(at[0.0]), with_regrets(at[20.0], best_constant=(0.006, 0.4), best_agent=(0.006, 0.4))
+    constant = lost.result["best_constant"]
+    said = f"multi-task at beta 20: No better than always taking {constant}: +0.0060 [-0.0140, +0.0260]."
+    assert findings([won, lost]) == [
+        said,
+        "Better than every baseline at beta 0 (5 % level, adjusted for all comparisons).",
+    ]
+    assert findings([won]) == ["Better than every baseline (5 % level, adjusted for all comparisons)."]
+    assert findings([won, with_regrets(at[0.02])])[0].startswith("Better than every baseline at every setting")
+    worse = with_regrets(at[0.0], random_same_shares=(0.2, 0.01), confidence=(0.0, 1.0))
+    expert = worse.result["confidence"]["expert"]
+    sentences = findings([worse])
+    assert sentences[0] == ("multi-task: Worse than random allocation at the same shares: +0.2000 [+0.1800, +0.2200].")
+    assert sentences[1].startswith(f"multi-task: No better than deferring to {expert}")
+    assert len(sentences) == 2
+
+
+def test_a_sweep_takes_a_row_a_setting_and_a_few_settings_every_baseline(swept):
+    at = {e.result["beta"]: with_regrets(e) for e in swept[2]}
+    at[20.0] = with_regrets(at[20.0], best_constant=(0.0, 0.9), random_same_shares=(0.5, 0.001))
+    table = comparison_table(list(at.values()))
+    assert [row["beta"] for row in table] == ["0", "0.02", "0.05", "20", "40"]
+    assert table[0]["best constant agent"] == "-0.100 [-0.120, -0.080]"
+    assert table[3]["best constant agent"] == "+0.000 [-0.020, +0.020] ~"
+    assert table[3]["random, same shares"] == "+0.500 [+0.480, +0.520] !"
+    few = [at[0.0], at[20.0]]
+    assert regret_table(few)[0]["against"] == f"best constant agent ({few[0].result['best_constant']})"
+    shown, every = comparison_table(few), regret_table(few)
+    assert [row["against"] for row in shown] == [row["against"] for row in every]
+    assert [row["beta"] for row in every].count("0") == len(every) / 2
+    assert [row["beta"] for row in shown].count("0") == 1
+    verdicts = {(row["beta"], row["against"]): row[""] for row in every}
+    assert verdicts["20", "random, same shares"] == "worse"
+    assert verdicts["20", f"best constant agent ({few[1].result['best_constant']})"] == "no difference shown"
+    assert verdicts["0", "confidence threshold"] == "better"
+    rows = {row["rejector"] for row in paper_table(few) if row is not None}
+    assert {"average of all agents", "confidence threshold", "oracle (lower bound)"} <= rows
+    assert "random, shares of multi-task" in rows
+
+
+def test_groups_are_a_kept_column_and_widen_intervals(swept):
+    cache, runs, evaluations = swept
+    table = load_tables(cache, ("test",))["test"]
+    codes = read_groups(cache, table, "ward")
+    wards = {}
+    for chunk in range(cache.record.num_chunks):
+        part = cache.samples(chunk, ["sample_id", "ward"])
+        wards |= dict(zip(part["sample_id"].to_pylist(), part["ward"].to_pylist(), strict=True))
+    pairs = {(code, wards[sample]) for code, sample in zip(codes.tolist(), table.ids, strict=True)}
+    assert len(pairs) == len(set(wards.values())) == len(set(codes.tolist()))
+    result = evaluate_runs(runs[:1], group="ward")[0].result
+    assert result["num_groups"] == 3
+    assert evaluations[0].result["num_groups"] is None
+    assert result["deferral_loss"] == evaluations[0].result["deferral_loss"]
+    assert findings(evaluate_runs(runs[:1], group="ward")) == [
+        "multi-task: too few groups (3) to tell it from anything."
+    ]
+    assert read_groups(cache, table) is None
+    with pytest.raises(UsageError, match="keeps no such column"):
+        evaluate_runs(runs[:1], group="doctor")
+
+
+def test_a_sample_without_a_group_is_named(swept, monkeypatch):
+    import pyarrow as pa
+
+    cache = swept[0]
+    table = load_tables(cache, ("test",))["test"]
+    read = type(cache).samples
+
+    def with_gap(self, chunk, columns=None):
+        part = read(self, chunk, columns)
+        return part.set_column(1, "ward", pa.nulls(len(part), pa.string()))
+
+    monkeypatch.setattr(type(cache), "samples", with_gap)
+    with pytest.raises(DataError, match="has no 'ward'"):
+        read_groups(cache, table, "ward")
+
+
+def test_an_unavailable_agent_is_no_constant_and_gets_no_sample(swept, monkeypatch):
+    """Raw costs NaN here and there, as of an agent that answers only some samples."""
+    import rejector.evaluation
+
+    _, runs, _ = swept
+    generator = np.random.default_rng(0)
+
+    def with_gaps(*arguments, **options):
+        found = {}
+        for split, table in load_tables(*arguments, **options).items():
+            raw, failed = table.raw.clone(), np.zeros((len(table), len(table.predictions)), dtype=bool)
+            gone = generator.random(len(table)) < 0.4
+            raw[torch.from_numpy(gone), 1] = torch.nan
+            failed[gone, 1] = True
+            found[split] = replace(table, raw=raw, failed=failed)
+        return found
+
+    monkeypatch.setattr(rejector.evaluation, "load_tables", with_gaps)
+    evaluation: Evaluation = evaluate_runs(runs[:1])[0]
+    result, costs = evaluation.result, evaluation.opponents.costs.numpy()
+    gone = np.isinf(costs[:, 1])
+    assert 0.2 < gone.mean() < 0.6
+    assert not (evaluation.allocation[gone] == 1).any()
+    assert np.isfinite(evaluation.losses).all()
+    assert result["agents"]["expert"]["mean_cost"] is None
+    assert result["agents"]["expert"]["answered"] == pytest.approx(1 - gone.mean())
+    assert "expert" not in (result["best_agent"], result["best_constant"], *result["over_seeds"]["agents"])
+    shares = np.bincount(evaluation.allocation, minlength=4) / len(gone)
+    weights = shares * np.isfinite(costs)
+    expected = (weights * np.where(np.isfinite(costs), costs, 0)).sum(axis=1) / weights.sum(axis=1)
+    assert result["random_same_shares_loss"] == pytest.approx(expected.mean())
+    assert result["oracle_loss"] == pytest.approx(costs.min(axis=1).mean())
+    assert all(np.isfinite(losses).all() for losses in evaluation.rivals.values())
+    assert paper_table([evaluation])
+    assert findings([evaluation])

@@ -8,11 +8,12 @@ from pathlib import Path
 from data import store
 from data.errors import UsageError
 
-from . import charts
+from . import theme
 from .evaluation import Evaluation
-from .figures import Figure, Panel, compare, sweep
+from .figures import Figure, Panel, compare
 from .layout import lay_out
 from .report import VEGA_LITE, by_cache, figures_of
+from .sweep_figure import sweep
 
 WIDTH = 340  # of a panel without its labels, in pixels
 MOST_COLUMNS = 4
@@ -45,7 +46,7 @@ def picture(figures: list[Figure], format: str) -> bytes:
         "datasets": datasets,
         "spacing": 36,
     }
-    config = {**charts.theme("light", font="sans-serif"), "background": "white", "padding": 16}
+    config = {**theme.config("light", font="sans-serif"), "background": "white", "padding": 16}
     convert = {"png": vl_convert.vegalite_to_png, "svg": vl_convert.vegalite_to_svg}
     if format not in convert:
         raise UsageError(f"there is no figure format {format!r}", hint=f"choose from {', '.join(convert)}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import charts
-from .comparisons import mean_losses
 from .cost_quality import OperatingPoint, cost_quality, metrics_of
-from .evaluation import Evaluation
 from .figures import Figure, Panel, capital, panel
 from .intervals import paired_intervals
 from .layout import METRIC_NAMES, Group, Layout, agents_of, main_metrics, scaled
@@ -32,8 +31,8 @@ def quality_for_cost(layout: Layout) -> Figure | None:
         note="Cost: mean price of the queries of one sample, in the unit of the recipe’s prices. Strong points: the "
         "Pareto set, rejectors that no other beats in both; soft ones are beaten. Line: the non-decreasing hull, what "
         "a coin between two rejectors reaches; dashed: that of the agents alone. Squares: agents alone. Circles: the "
-        "oracle at each β, and the other baselines. Whiskers: of the loss 95 % bootstrap intervals, of other metrics "
-        "± one standard deviation over seeds.",
+        "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, of metrics that are no "
+        "mean over samples, ± one standard deviation over seeds.",
     )
 
 
@@ -42,11 +41,10 @@ def _panel(layout: Layout, metric: str) -> Panel:
     found = cost_quality(evaluations, metric)
     title = METRIC_NAMES.get(metric, metric)
     several = len({(point.name, point.setting) for point in found.points}) > 1
-    points, keys = [], []
+    points = []
     for position, point in enumerate(found.points):
         name = f"{point.name}, β {point.beta}" if several else f"β {point.beta}"
         points.append(_point(point, metric, name, "system" if position in found.pareto else "other"))
-        keys.append(_key(point))
     for number in found.pareto[:1] + found.pareto[-1:]:
         point = found.points[number]
         points[number]["label"] = f"β {point.beta}" if point.name == METHOD_OF_PAPER else point.name
@@ -55,12 +53,8 @@ def _panel(layout: Layout, metric: str) -> Panel:
         row = _point(point, metric, names.get(point.kind, point.name), "agent" if point.kind == "agent" else "bound")
         row |= {"label": point.name if point.kind != "oracle" else ""}
         points.append(row | ({"agent": point.name} if point.kind == "agent" else {}))
-        keys.append(_key(point))
     for point in _baselines(layout.focus, metric):
         points.append(_point(point, metric, f"{point.name}, β {point.beta}", "bound") | {"label": point.name})
-        keys.append(_key(point))
-    if metric == TASK_LOSS:
-        _add_intervals(points, keys, layout)
     lines = {
         "system-line": [{"x": x, "y": scaled(metric, y)} for x, y in found.hull.tolist()],
         "bound": [{"x": x, "y": scaled(metric, y)} for x, y in found.agents_hull.tolist()],
@@ -82,13 +76,12 @@ def _panel(layout: Layout, metric: str) -> Panel:
 
 def _point(point: OperatingPoint, metric: str, name: str, kind: str) -> dict[str, Any]:
     value, std = scaled(metric, point.quality), scaled(metric, point.std)
-    text = f"± {std:.2g} over {point.seeds} seeds" if point.seeds > 1 else ""
-    place = {"x": point.cost, "x_low": point.cost, "x_high": point.cost, "y": value, "y_low": value - std}
-    return {"name": name, "kind": kind, **place, "y_high": value + std, "label": "", "text": text}
-
-
-def _key(point: OperatingPoint) -> tuple[str, str, str]:
-    return point.name, point.beta, point.setting if point.kind == "rejector" else ""
+    low, high, text = value - std, value + std, f"± {std:.2g} over {point.seeds} seeds" if point.seeds > 1 else ""
+    if point.interval is not None:
+        low, high = (scaled(metric, end) for end in point.interval)
+        text = f"95 %: {low:.4g} to {high:.4g}"
+    place = {"x": point.cost, "x_low": point.cost, "x_high": point.cost, "y": value, "y_low": low, "y_high": high}
+    return {"name": name, "kind": kind, **place, "label": "", "text": text}
 
 
 def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
@@ -103,13 +96,14 @@ def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
         costs["confidence"] = (1 - result["confidence"]["coverage"]) * float(prices[expert])
     if "averaging" in known:
         costs["averaging"] = float((np.isfinite(first.opponents.costs.numpy()) @ prices).mean())
+    intervals = paired_intervals(known.values(), first.measured.groups)
     found = []
-    for name, losses in known.items():
-        value = float(losses.mean()) if metric == TASK_LOSS else None
-        if name == "averaging" and metric != TASK_LOSS:
-            value = result["averaging"]["metrics"].get(metric)
-        if value is not None:
-            found.append(OperatingPoint(RIVAL_TITLES[name], "baseline", beta, costs[name], value))
+    for (name, losses), interval in zip(known.items(), intervals, strict=True):
+        point = OperatingPoint(RIVAL_TITLES[name], "baseline", beta, costs[name], float(losses.mean()))
+        if metric == TASK_LOSS:
+            found.append(replace(point, interval=(interval.low, interval.high)))
+        elif name == "averaging" and metric in result["averaging"]["metrics"]:
+            found.append(replace(point, quality=result["averaging"]["metrics"][metric]))
     return found
 
 
@@ -130,43 +124,3 @@ def _baseline_losses(focus: Group) -> dict[str, np.ndarray]:
     if "averaging" in first.rivals:
         found["averaging"] = first.rivals["averaging"] - finite @ query_costs
     return found
-
-
-def _task_losses(members: Group) -> np.ndarray:
-    """Loss of each sample without query costs, the mean over seeds: float64 (n,)."""
-    query_costs = np.array(members[0].run.point.query_costs)
-    return mean_losses(members) - np.mean([query_costs[member.allocation] for member in members], axis=0)
-
-
-def _alone(evaluation: Evaluation) -> dict[str, np.ndarray]:
-    """The same for each agent and reference that answers every sample."""
-    query_costs = dict(zip(evaluation.measured.names, evaluation.run.point.query_costs, strict=True))
-    queries = {agent.name: agent.queries for agent in evaluation.cache.references}
-    paid = {
-        name: sum(query_costs.get(asked, 0.0) for asked in queries.get(name, [name]))
-        for name in evaluation.opponents.alone
-    }
-    return {
-        name: losses.astype(np.float64) - paid[name]
-        for name, losses in evaluation.opponents.alone.items()
-        if np.isfinite(losses).all()
-    }
-
-
-def _add_intervals(points: list[dict[str, Any]], keys: list[tuple], layout: Layout) -> None:
-    """95 % intervals of the losses, in place of deviations over seeds; not where settings share a key."""
-    first = layout.focus[0]
-    losses: dict[tuple, np.ndarray] = {(name, "", ""): values for name, values in _alone(first).items()}
-    for name, values in _baseline_losses(layout.focus).items():
-        losses[RIVAL_TITLES[name], first.run.point.beta_text, ""] = values
-    for members in layout.groups:
-        point, opponents = members[0].run.point, members[0].opponents
-        losses[point.method, point.beta_text, f"{point.cost or point.weights}, nu={point.nu:g}"] = _task_losses(members)
-        paid = np.array(point.query_costs)[opponents.oracle_allocation]
-        losses.setdefault(("oracle", point.beta_text, ""), opponents.losses["oracle"] - paid)
-    same = {key: values for key, values in losses.items() if len(values) == len(first.losses) and keys.count(key) == 1}
-    found = dict(zip(same, paired_intervals(same.values(), first.measured.groups), strict=True))
-    for row, key in zip(points, keys, strict=True):
-        if key in found:
-            low, high = found[key].low, found[key].high
-            row |= {"y_low": low, "y_high": high, "text": f"95 %: {low:.4f} to {high:.4f}"}

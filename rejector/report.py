@@ -14,11 +14,11 @@ from data import store
 from data.cache import CacheRecord
 from data.render import format_value
 
-from . import charts
+from . import theme
 from .decisions import Decisions, decisions_of, sample_columns
 from .evaluation import Evaluation
 from .examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
-from .figures import Figure, compare, sweep
+from .figures import Figure, compare
 from .findings import findings
 from .intervals import RESAMPLES
 from .layout import Layout, agents_of, constant_of, labels_of, lay_out
@@ -27,6 +27,7 @@ from .reproduce import commands
 from .runs import read_facts
 from .settings import verdict
 from .summary import headline, paper_table, regret_table
+from .sweep_figure import sweep
 from .trade_offs import by_group, risk_for_coverage
 from .where import bins_by, most_telling
 
@@ -115,9 +116,9 @@ def write_report(
         name=", ".join(names),
         sections=sections,
         specs=_json(specs),
-        themes=_json({scheme: charts.theme(scheme) for scheme in charts.SCHEMES}),
-        schemes=charts.SCHEMES,
-        palettes=charts.PALETTES,
+        themes=_json({scheme: theme.config(scheme) for scheme in theme.SCHEMES}),
+        schemes=theme.SCHEMES,
+        palettes=theme.PALETTES,
         script=libraries().replace("</script", "<\\/script"),
         commands=commands(evaluations, out),
         runs=_run_rows(evaluations),

@@ -268,3 +268,32 @@ def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, 
     assert asked == {e.run.path: (replace(e.run.point, run_id=""), e.run.rejector.config) for e in evaluations}
     assert shlex.split(report) == ["l2d", "report", *map(str, {run.parent: None for run in runs}), "--out",
                                    str(tmp_path / "report.html")]  # fmt: skip
+
+
+def test_the_cost_quality_figure_has_every_baseline_where_arithmetic_puts_it(page, evaluations):
+    """Prices and losses without query costs, from the shares and losses of the evaluation."""
+    layout = lay_out(evaluations)
+    (result,) = [e.result for e in layout.focus if e.run.point.seed == 0]
+    prices = {agent.name: agent.price for agent in evaluations[0].cache.agents}
+    query_costs = dict(zip(prices, evaluations[0].run.point.query_costs, strict=True))
+    shown = {row["name"]: row for row in rows_of(specs_of(page)["cache1-cost-quality-task_loss-for-cost"], "text")}
+    assert shown["oracle, β 0.05"]["y"] == pytest.approx(
+        result["oracle_loss"] - sum(share * query_costs[a] for a, share in result["oracle"]["allocation"].items()),
+        abs=1e-6,
+    )
+    for agent, price in prices.items():
+        row = shown[f"{agent} alone"]
+        alone = result["agents"][agent]["mean_cost"]
+        assert (row["x"], row["y"]) == pytest.approx((price, alone - query_costs[agent]), abs=1e-6)
+        assert row["y_low"] < row["y"] < row["y_high"]
+    shares = of_setting(evaluations, method="multi-task", beta=0.05)
+    paid = sum(share["mean"] * query_costs[agent] for agent, share in shares["allocation"].items())
+    asked = sum(share["mean"] * prices[agent] for agent, share in shares["allocation"].items())
+    for name, loss in (
+        ("multi-task, β 0.05", shares["deferral_loss"]["mean"]),
+        ("random, same shares, β 0.05", shares["random_same_shares_loss"]["mean"]),
+    ):
+        assert (shown[name]["x"], shown[name]["y"]) == pytest.approx((asked, loss - paid), abs=1e-6)
+        assert shown[name]["y_low"] < shown[name]["y"] < shown[name]["y_high"]
+    names = {"random, same shares, β 0.05", "everyone", "oracle, β 0.4", "classification-only, β 0.05"}
+    assert names <= set(shown)

@@ -849,31 +849,47 @@ def _print_result(result, format: str) -> None:
         say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")
 
 
+class Picture(StrEnum):
+    png = "png"
+    svg = "svg"
+
+
 @app.command()
 def report(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("report.html"),
-    figure: Annotated[Path | None, typer.Option(help="Write the figure alone as well (PNG).")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Column or SQL expression to group samples by; may be repeated. Default: the most telling."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of a detection dataset's images, for examples.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="The main figures as one picture: a .png or .svg file.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for every figure as a picture of its own.")] = None,
+    figure_format: Annotated[Picture, typer.Option(help="Of the pictures in --figures.")] = Picture.png,
     split: Split = Split.test,
 ):
-    """One self-contained HTML page: figures, results in the paper's form, regrets, agents, runs.
+    """One self-contained HTML page: findings, figures, where each agent wins, examples, results, runs.
 
     Examples:
 
         l2d report runs --out report.html
 
-        l2d report runs/table runs/beta --out report.html --figure figure.png
+        l2d report runs --out report.html --by cluster --by "age > 60" --figures figures --figure-format svg
     """
     from rejector.evaluation import evaluate_runs
-    from rejector.report import write_figure, write_report
+    from rejector.pictures import write_figure, write_figures
+    from rejector.report import write_report
     from rejector.runs import find_runs
 
     evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value)
-    write_report(evaluations, out)
+    write_report(evaluations, out, by=by, images=images)
     print(out)
     if figure is not None:
         write_figure(evaluations, figure)
         print(figure)
+    if figures is not None:
+        for file in write_figures(evaluations, figures, format=figure_format.value, by=by):
+            print(file)
 
 
 @app.command()

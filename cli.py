@@ -835,7 +835,7 @@ def query(
 def _paths_and_sql(arguments: list[str]) -> tuple[list[Path], str | None]:
     """Paths, and the query if the last argument is one: it is no path that exists, and more than a lone word."""
     *paths, last = arguments
-    if Path(last).exists() or not any(character in last for character in " \n\t;(") or not last.strip():
+    if not last.strip() or not any(character in last for character in " \n\t;(") or _is_there(last):
         return [Path(path) for path in arguments], None
     if not paths:
         raise UsageError("a query, but no path before it", hint='l2d query CACHE "SELECT * FROM agents"')
@@ -1008,6 +1008,13 @@ def quote(path: object) -> str:
 def say(text: str, *, bold: bool = False) -> None:
     """Narration, to stderr."""
     typer.secho(text, err=True, bold=bold)
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # longer than a file's name may be
+        return False
 
 
 def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool) -> list[Path] | None:

@@ -213,6 +213,13 @@ def test_a_sweep_is_evaluated_as_a_list_and_is_not_trained_twice(cache, tmp_path
     assert l2d(*sweep[:-1], 3, "--overwrite")[0] == 0
 
 
+def test_a_query_may_be_longer_than_any_file_name(cache, l2d):
+    sql = f"SELECT count(*) AS n FROM agents -- {'x' * 5000}"
+    code, out, _ = l2d("query", cache, sql, "--format", "json")
+    assert code == 0
+    assert json.loads(out) == [{"n": 3}]
+
+
 def test_each_kind_of_mistake_has_its_exit_code_and_says_what_to_do(cache, recipe_file, tmp_path, l2d):
     text = recipe_file.read_text(encoding="utf-8")
 

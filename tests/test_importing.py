@@ -208,7 +208,7 @@ def test_three_commands_from_two_files_to_a_report(tables, l2d, monkeypatch):
     code, told = l2d(*command, "--label", "yse=yes")
     assert code == 0, told
     assert "no answer: Bob on 50 samples, Cleo on 100 samples" in told
-    code, told = l2d("sweep", "my.cache", "--out", "my.runs", "--seeds", "1", "--epochs", "3", "--failures", "drop")
+    code, told = l2d("sweep", "my.cache", "--out", "my.runs", "--seeds", "1", "--epochs", "3")
     assert code == 0, told
     code, told = l2d("report", "my.runs", "--out", "report.html")
     assert code == 0, told

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import pickle
@@ -300,6 +301,20 @@ def test_torchvision_classifiers_with_published_weights_and_with_own_ones(tmp_pa
         np.testing.assert_allclose(found.prob[row], expected / expected.sum(), rtol=1e-3)
     refused(lambda: ask(made, **keys, label_map={"beagle": "dog"}), UsageError, "'cat'", "label_map")
     refused(lambda: ask(made, **{**keys, "architecture": "resnet51"}), UsageError, "did you mean 'resnet50'")
+
+
+def test_images_that_are_no_files_are_seen_as_they_are(tmp_path):
+    (tmp_path / "sums.py").write_text(
+        "import torch\nclass Sums(torch.nn.Module):\n    def forward(self, x):\n"
+        "        return {'prob': x.mean(dim=(2, 3)) / x.mean(dim=(2, 3)).sum(1, keepdim=True)}\n"
+    )
+    made = photos(tmp_path, count=3)
+    pixels = np.random.default_rng(0).integers(1, 255, (3, 3, 6, 8), dtype=np.uint8)
+    made = dataclasses.replace(made, images=None, image_size=None, pixels=pixels)
+    keys = {"kind": "torch", "factory": "sums:Sums", "path": tmp_path, "mean": [0.0] * 3, "std": [1.0] * 3}
+    _, found = ask(made, **keys, batch_size=2)
+    colours = pixels.mean(axis=(2, 3))
+    np.testing.assert_allclose(found.prob, colours / colours.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
 def test_a_module_of_images_sees_them_scaled_cropped_and_normalised(tmp_path):

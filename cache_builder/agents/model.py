@@ -56,16 +56,17 @@ class ModelAgent(Agent):
     config: ModelConfig
     can_answer = ("cla", "reg")
     timed = True
-    reads = ("features", "images", "classes")
+    reads = ("features", "images", "pixels", "classes")
     unfingerprinted = Agent.unfingerprinted | {"batch_size", "workers"}
     image_side = 224  # where neither recipe nor model says
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         config, where = self.config, f"agent {self.config.name!r}"
         self.wanted = tasks
-        if dataset.images is None and dataset.features is None:
+        self.sees = dataset.images is not None or dataset.pixels is not None  # images, rather than a table
+        if not self.sees and dataset.features is None and not config.columns:
             raise UsageError("there is nothing to look at: neither features nor images", where=where)
-        if dataset.images is not None and config.columns:
+        if self.sees and config.columns:
             raise UsageError(
                 "`columns` are those of a table; this dataset has images", where=where, hint="leave it out"
             )
@@ -88,7 +89,7 @@ class ModelAgent(Agent):
 
     def _matrix(self, dataset: Dataset) -> np.ndarray | None:
         """A table's inputs, float32 (n, width)."""
-        if dataset.images is not None:
+        if self.sees:
             return None
         if not self.config.columns:
             return dataset.features
@@ -104,7 +105,8 @@ class ModelAgent(Agent):
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
         self.device, self.classes = device, dataset.classes
-        size = self.config.image_size or self.image_side
+        own = None if dataset.pixels is None else list(dataset.pixels.shape[2:])
+        size = self.config.image_size or own or self.image_side
         self.size = (size, size) if isinstance(size, int) else tuple(size)
         if dataset.images is not None:
             self.reader = ImageReader(workers=self.config.workers, ahead=2 * self.config.batch_size, pin=False)
@@ -121,9 +123,12 @@ class ModelAgent(Agent):
         """
 
     def ask(self, batch: Batch) -> Answers:
-        if batch.images is None:
+        if not self.sees:
             rows = torch.from_numpy(np.ascontiguousarray(self.matrix[batch.rows.start : batch.rows.stop]))
             return Answers.concatenate([self._answers(part) for part in rows.split(self.config.batch_size)])
+        if batch.pixels is not None:
+            images = [torch.stack([self.prepare(one) for one in part]) for part in self._split(batch.pixels)]
+            return Answers.concatenate([self._answers(part) for part in images])
         failure = np.full(len(batch.ids), None, dtype=object)
         parts: list[Answers] = []
         waiting: list[Tensor] = []
@@ -141,6 +146,9 @@ class ModelAgent(Agent):
         if any(reason is not None for reason in failure):
             answers.failure = failure
         return answers
+
+    def _split(self, pixels: np.ndarray) -> tuple[Tensor, ...]:
+        return torch.from_numpy(np.ascontiguousarray(pixels)).split(self.config.batch_size)
 
     def prepare(self, image: Tensor) -> Tensor:
         """An image (uint8 (3, H, W)) as the model takes it: scaled, cropped, normalised; float32 (3, *size)."""

@@ -53,7 +53,7 @@ class OnnxAgent(ModelAgent):
         file = self.config.file
         self.session = open_session(file, device, f"agent {self.config.name!r}")
         inputs = self.session.get_inputs()
-        rank = 2 if dataset.images is None else 4
+        rank = 4 if self.sees else 2
         if len(inputs) != 1 or inputs[0].type not in TYPES or len(inputs[0].shape) != rank:
             shown = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
             expected = "(n, width)" if rank == 2 else "(n, 3, height, width)"

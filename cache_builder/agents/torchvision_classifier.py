@@ -51,7 +51,7 @@ class TorchvisionClassifierAgent(ModelAgent):
                 where=where,
                 hint=f"{hint}there are {', '.join(known)}",
             )
-        if dataset.images is None or tasks != ["cla"]:
+        if (dataset.images is None and dataset.pixels is None) or tasks != ["cla"]:
             raise UsageError("it answers classes of images alone", where=where, hint="use it on a dataset of images")
         if not is_file(self.file):
             hint = "relative paths are relative to the recipe"

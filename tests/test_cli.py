@@ -22,9 +22,12 @@ COMMANDS = [
     "status",
     "verify",
     "audit",
+    "push",
+    "fetch",
     "train",
     "sweep",
     "evaluate",
+    "theory",
     "route",
     "policy",
     "choose",
@@ -246,7 +249,6 @@ def test_each_kind_of_mistake_has_its_exit_code_and_says_what_to_do(cache, recip
     assert not new.exists()
     assert not (tmp_path / "run").exists()
     assert l2d("evaluate", tmp_path / "none")[0] == 2
-    assert l2d("query", cache)[0] == 2
 
 
 def test_bad_options_are_refused_before_anything_is_trained(cache, tmp_path, l2d):

@@ -6,6 +6,7 @@ Figures are Vega-Lite specifications that the page draws itself, with the librar
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,7 @@ def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tupl
         others = columns.drop_columns(known) if known else columns
         chosen += most_telling(others, decisions, most=2 - len(chosen))
     made = [sweep(layout), compare(layout), quality_for_cost(layout), risk_for_coverage(layout, decisions)]
-    has_best = constant_of(layout.focus[0].result) is not None
-    made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1) if has_best]
+    made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1)]
     return [figure for figure in made if figure is not None], columns
 
 
@@ -235,7 +235,8 @@ def _example(example: Example, record: CacheRecord) -> dict[str, Any]:
     else:
         why = f"{example.cheapest} costs {example.by:.3g} less"
     shown = agents_to_show(example)
-    rows = [{"agent": name, "position": names.index(name), "cost": example.costs[name], "chosen": name == chosen,
+    costs = {name: cost if math.isfinite(cost) else None for name, cost in example.costs.items()}  # None: unavailable
+    rows = [{"agent": name, "position": names.index(name), "cost": costs[name], "chosen": name == chosen,
              "cheapest": example.costs[name] == min(example.costs.values()),
              "answer": _answer(example.answers.get(name, {}), record, "pred")} for name in shown]  # fmt: skip
     truth = _answer(example.answers["target"], record, "target")

@@ -101,7 +101,7 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
 
 
 def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> Figure:
-    """Who answers in each bin, who is cheapest there, regret against the best constant agent, if any, and the oracle."""
+    """Who answers in each bin, who is cheapest there, regret against best constant agent, if any, and oracle."""
     result = layout.focus[0].result
     agents, best = decisions.agents, constant_of(result)
     rows = group_rows(decisions, bins, None if best is None else agents.index(best))

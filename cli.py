@@ -876,6 +876,13 @@ def report(
     figures: Annotated[Path | None, typer.Option(help="Folder for every figure as a picture of its own.")] = None,
     figure_format: Annotated[Picture, typer.Option(help="Of the pictures in --figures.")] = Picture.png,
     split: Split = Split.test,
+    group: Annotated[
+        str | None,
+        typer.Option(help="A kept column: samples of one value are resampled together. Default: `group`, if kept."),
+    ] = None,
+    theory: Annotated[
+        bool, typer.Option("--theory", help="Say too why the rejector falls short, as `l2d theory`: half a minute.")
+    ] = False,
 ):
     """One self-contained HTML page: findings, figures, where each agent wins, examples, results, runs.
 
@@ -884,14 +891,16 @@ def report(
         l2d report runs --out report.html
 
         l2d report runs --out report.html --by cluster --by "age > 60" --figures figures --figure-format svg
+
+        l2d report runs --theory --group patient
     """
     from rejector.evaluation import evaluate_runs
     from rejector.pictures import write_figure, write_figures
     from rejector.report import write_report
     from rejector.runs import find_runs
 
-    evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value)
-    write_report(evaluations, out, by=by, images=images)
+    evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value, group=group)
+    write_report(evaluations, out, by=by, images=images, theory=theory, group=group)
     print(out)
     if figure is not None:
         write_figure(evaluations, figure)

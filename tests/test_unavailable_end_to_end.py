@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import io
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -255,27 +257,46 @@ def test_sql_counts_the_same(world, name):
     assert counted == {agent: count for agent, count in nulls.items() if count}
 
 
+def specs_of(page: Path, *arguments: object) -> dict[str, dict]:
+    """A report of runs, and the charts in it."""
+    l2d("report", *arguments, "--out", page)
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL).group(1))
+
+
 @pytest.mark.parametrize("name", ["cache", "people"])
 def test_the_page_shows_groups_and_no_cost_of_who_is_absent(world, tmp_path, name):
-    l2d("report", world / f"{name}.runs", "--out", tmp_path / "page.html", "--by", "x > 0")
+    specs = specs_of(tmp_path / "page.html", world / f"{name}.runs", "--by", "x > 0")
     text = (tmp_path / "page.html").read_text(encoding="utf-8")
-    specs = json.loads(
-        re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL).group(1)
-    )
     panels = {key.removeprefix("cache1-where-1-") for key in specs if "-where-1-" in key}
     assert panels == {"shares", "regret-oracle"} | ({"regret-best"} if name == "cache" else set())
     assert ">no answer<" in text
     assert not re.search(r">\s*-?(nan|inf)\s*<", text)
 
 
-def test_the_theory_starts_at_the_oracle_and_ends_at_the_run(world):
-    section = json.loads(l2d("theory", run_of(world, "people"), "--format", "json"))
+def test_the_theory_starts_at_the_oracle_and_ends_at_the_run_on_the_page_too(world, tmp_path):
+    run = run_of(world, "people")
+    section = json.loads(l2d("theory", run, "--format", "json"))
     found = next(iter(section["parts"].values()))
     costs = on_test(world, "people")
     assert section["num_samples"] == len(costs)
     assert found["oracle"]["value"] == pytest.approx(costs.select(pl.min_horizontal(AGENTS)).mean().item(), abs=1e-6)
-    evaluated = json.loads(l2d("evaluate", run_of(world, "people"), "--format", "json"))
+    evaluated = json.loads(l2d("evaluate", run, "--format", "json"))
     assert found["run"]["value"] == pytest.approx(evaluated["deferral_loss"], abs=1e-6)
+
+    assert not any("theory" in name for name in specs_of(tmp_path / "plain.html", run))
+    specs = specs_of(tmp_path / "page.html", run, "--theory", "--group", "ward")
+    (bars,) = [rows for rows in specs["cache1-theory-loss"]["datasets"].values() if "from" in rows[0]]
+    assert bars[0]["to"] == pytest.approx(found["oracle"]["value"])
+    assert bars[-1]["to"] == pytest.approx(found["run"]["value"])
+    assert all(one["to"] == other["from"] for one, other in pairwise(bars))
+    curve = [rows for rows in specs["cache1-theory-bound"]["datasets"].values() if rows[0].get("name") == "bound"]
+    assert [row["value"] for row in curve[0]] == pytest.approx([point["bound"] for point in section["bound_curve"]])
+    text = html.unescape((tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert section["verdict"] in text
+    assert all(found["title"] in text for part in section["parts"].values() for found in part.values())
+    assert "2 groups" in text
+    assert "--group ward --theory" in text
 
 
 def test_what_is_exported_scores_as_the_run_does_and_the_audit_has_numbers(world, tmp_path):

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from data.errors import UsageError
 
 from .decisions import Decisions
+from .guard import locked_connection
 from .intervals import paired_intervals
 
 MOST_BINS = 8  # of a text column, "other" aside
@@ -53,11 +54,10 @@ def bins_by(columns: pa.Table, expression: str) -> Bins:
         return _cut(expression, columns[expression].combine_chunks())
     import duckdb
 
-    connection = duckdb.connect(config={"python_enable_replacements": False})
+    connection = locked_connection()
     try:
         position = pa.array(np.arange(len(columns)))
         connection.register("sample_columns", columns.append_column("position of the row", position))
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         found = connection.sql(
             f'SELECT ({expression}) AS bin FROM sample_columns ORDER BY "position of the row"'
         ).to_arrow_table()

@@ -63,7 +63,9 @@ def _loss_panel(section: dict[str, Any]) -> Panel:
         rows.append({"part": name, "value": value, "text": f"{value:.4f}", "says": finding["says"], **ends})
         level += value
     order = [row["part"] for row in rows]
-    across = alt.X("from:Q", title="mean deferral loss", axis=alt.Axis(tickCount=5), scale=alt.Scale(padding=24))
+    ends = min(0.0, *(row["to"] for row in rows)), 1.4 * max(row["right"] for row in rows)  # room for numbers
+    scale = alt.Scale(domain=ends, nice=False)
+    across = alt.X("from:Q", title="mean deferral loss", axis=alt.Axis(tickCount=5), scale=scale)
     part = alt.Y("part:N", sort=order, title=None, axis=alt.Axis(labelLimit=230))
     told = charts.tooltip(("part:N", "part", ""), ("value:Q", "loss", "+.4f"), ("says:N", "", ""))
     base = alt.Chart(charts.values(rows)).encode(y=part)
@@ -89,7 +91,7 @@ def _bound_panel(section: dict[str, Any]) -> Panel:
         for point in curve
         if point[key] > 0  # the axis is logarithmic
     ]
-    across = alt.Scale(type="log", nice=False, domain=[curve[0]["rows"], curve[-1]["rows"] * 40])  # room for names
+    across = alt.Scale(type="log", nice=False, domain=[curve[0]["rows"], curve[-1]["rows"] * 200])  # room for names
     x = alt.X("rows:Q", title="training samples", scale=across, axis=alt.Axis(tickCount=5, format="~s"))
     y = alt.Y("value:Q", title="deferral loss", scale=alt.Scale(type="log"), axis=alt.Axis(tickCount=5, format="~g"))
     told = charts.tooltip(("name:N", "term", ""), ("rows:Q", "training samples", ",.0f"), ("value:Q", "value", ".4g"))
@@ -104,9 +106,9 @@ def _bound_panel(section: dict[str, Any]) -> Panel:
         layers.append(line.mark_point(style=style, opacity=0, size=120).encode(tooltip=told))
     ends = alt.Chart(charts.values(_apart(curve[-1], {key: names[key] for key in drawn}, rows)))
     layers.append(ends.mark_text(style="label", align="left", dx=6).encode(x=x, y=y, text="name:N"))
-    level = alt.Chart(charts.values([{"value": loss, "rows": curve[0]["rows"], "name": f"loss: {loss:.3f}"}]))
+    level = alt.Chart(charts.values([{"value": loss, "rows": curve[-1]["rows"] * 200, "name": f"loss: {loss:.3f}"}]))
     layers.append(level.mark_rule(style="zero", strokeDash=[3, 3]).encode(y=y))
-    layers.append(level.mark_text(style="strong-label", align="left", dx=4, dy=-7).encode(x=x, y=y, text="name:N"))
+    layers.append(level.mark_text(style="strong-label", align="right", dx=-4, dy=-7).encode(x=x, y=y, text="name:N"))
     told = f"from {curve[0]['bound']:.4g} at {curve[0]['rows']:,.0f} samples to {curve[-1]['bound']:.4g} at"
     words = f"The learning bound falls {told} {curve[-1]['rows']:,.0f}; the loss is {loss:.4f}."
     shown = [{"training samples": round(point["rows"]), **{names[key]: point[key] for key in names}} for point in curve]

@@ -98,6 +98,20 @@ FailuresOption = Annotated[
     typer.Option(help="Recorded failures: refuse; drop those samples; charge the worst training cost; mask the agent."),
 ]
 
+OnlyOption = Annotated[
+    str | None, typer.Option(help="Agents to choose among, by commas, the model one of them. Default: all.")
+]
+ClassifierOption = Annotated[
+    str,
+    typer.Option(help="For the methods of docs/methods.md: the cached model's classes, or a classifier of their own."),
+]
+AlphaOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Of mozannar_sontag and realizable, see docs/methods.md.")
+]
+TrainRowsOption = Annotated[
+    float | None, typer.Option(help="Train on a share of the split below 1, or on so many rows, drawn by the seed.")
+]
+
 BETA_HELP = "Query cost: one number (the dearest expert's, others by price), or name=value pairs."
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
 
@@ -290,7 +304,7 @@ def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     rejector: RejectorOption = "mlp",
-    method: Annotated[str, typer.Option(help="multi-task, classification-only or regression-only.")] = "multi-task",
+    method: Annotated[str, typer.Option(help="multi-task, mozannar_sontag, knn …: docs/methods.md.")] = "multi-task",
     beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
@@ -309,6 +323,10 @@ def train(
     patience: PatienceOption = 0,
     memory: MemoryOption = None,
     failures: FailuresOption = Failures.refuse,
+    only: OnlyOption = None,
+    classifier: ClassifierOption = "cached",
+    alpha: AlphaOption = 1.0,
+    train_rows: TrainRowsOption = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -326,7 +344,7 @@ def train(
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
         warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value,
+        memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha, train_rows=train_rows,
     )  # fmt: skip
     grid = {
         "methods": [method],
@@ -338,7 +356,7 @@ def train(
     }
     if len(grid["betas"]) > 1:
         raise UsageError(f"--beta {beta} gives {len(grid['betas'])} values", hint="for a grid: l2d sweep")
-    if _sweep(cache, grid, config, lambda point: out, device, overwrite) is None:
+    if _sweep(cache, grid, config, lambda point: out, device, overwrite, only) is None:
         return
     _evaluate([out], Split.test, format)
     sql = "SELECT agent, count(*) FROM allocations GROUP BY ALL"
@@ -350,7 +368,7 @@ def sweep(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     rejector: RejectorOption = "mlp",
-    method: Annotated[str, typer.Option(help="One or more, by commas.")] = "multi-task",
+    method: Annotated[str, typer.Option(help="One or more, by commas: docs/methods.md.")] = "multi-task",
     beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
@@ -369,6 +387,10 @@ def sweep(
     patience: PatienceOption = 0,
     memory: MemoryOption = None,
     failures: FailuresOption = Failures.refuse,
+    only: OnlyOption = None,
+    classifier: ClassifierOption = "cached",
+    alpha: AlphaOption = 1.0,
+    train_rows: TrainRowsOption = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -388,7 +410,7 @@ def sweep(
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
         warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value,
+        memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha, train_rows=train_rows,
     )  # fmt: skip
     grid = {
         "methods": _list(method, str, "--method"),
@@ -398,7 +420,7 @@ def sweep(
         "seeds": list(range(seeds)),
         "cost": cost,
     }
-    folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite)
+    folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite, only)
     if folders is None:
         return
     _evaluate(folders, Split.test, format, one=False)
@@ -677,15 +699,19 @@ def say(text: str, *, bold: bool = False) -> None:
     typer.secho(text, err=True, bold=bold)
 
 
-def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool) -> list[Path] | None:
+def _sweep(
+    cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool, only: str | None
+) -> list[Path] | None:
     """Train; folders of the runs. None in the processes of a `torchrun` that have nothing to say."""
     from data.cache import CostCache
     from data.device import resolve_device
     from rejector.distributed import is_first
-    from rejector.grid import make_grid
+    from rejector.grid import chosen_agents, make_grid
     from rejector.sweep import sweep as run_sweep
 
     opened = CostCache(cache)
+    if only is not None:
+        opened = chosen_agents(opened, _list(only, str, "--only"))
     points = make_grid(opened, **grid)
     folders = [folder_of(point) for point in points]
     with _Bars() as bars:

@@ -22,6 +22,8 @@ class Rule:
         probabilities: (outputs, A) -> class probabilities (n, K) of the classifier that is trained with the rejector;
             None where there is none.
         sees_probabilities: the network's input is the sample's with the model's class probabilities behind it.
+        estimates: it estimates something apart from deferral, so the epoch is that of the lowest loss on validation,
+            not of the lowest deferral risk.
     """
 
     outputs: Callable[[int, int], int]
@@ -29,6 +31,7 @@ class Rule:
     scores: Callable[[Tensor, Tensor | None, Tensor], Tensor]
     probabilities: Callable[[Tensor, int], Tensor] | None = None
     sees_probabilities: bool = False
+    estimates: bool = False
 
 
 def hidden_where(outputs: Tensor, missing: Tensor) -> Tensor:

@@ -46,7 +46,8 @@ def train_method(
     Args:
         point: its ``method`` is one of :data:`rejector.methods.registry.METHODS`.
         train: rows to fit, read with predictions; with ``config.train_rows`` a part of them is drawn by the seed.
-        validation: rows that choose the epoch, the number of neighbours or the threshold: lowest deferral risk.
+        validation: rows that choose the epoch, the number of neighbours or the threshold: lowest deferral risk (or
+            loss, see :class:`rejector.methods.rule.Rule`).
         tasks: of the cache.
         num_classes: K; 0 without classes.
 
@@ -128,6 +129,8 @@ class _Job:
             return rule.loss(outputs, samples, self.config.alpha)
 
         def risk(outputs: Tensor, samples: Samples) -> float:
+            if rule.estimates:
+                return float(loss(outputs, samples).double().mean())
             if rule.probabilities is not None:
                 samples = samples.answered_by(rule.probabilities(outputs, num_agents))
             scores = rule.scores(outputs, samples.probabilities, self.query_costs)

@@ -1,4 +1,5 @@
 """Trying."""
+
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ def write_digits(folder: Path, seed: int = 0) -> Path:
     for k in range(1, 11):
         columns[f"expert_{k}"] = np.where(y < k, y, g.integers(0, 10, len(y)))
     pl.DataFrame(columns).write_parquet(folder / "digits.parquet")
-    text = f'''
+    text = f"""
 [dataset]
 kind = "table"
 path = "digits.parquet"
@@ -32,10 +33,12 @@ name = "model"
 kind = "two_head"
 hidden = []
 epochs = 40
-''' + "".join(f'[[agents]]\nname = "expert_{k}"\nkind = "column"\ncla = "expert_{k}"\n' for k in range(1, 11))
+""" + "".join(f'[[agents]]\nname = "expert_{k}"\nkind = "column"\ncla = "expert_{k}"\n' for k in range(1, 11))
     (folder / "recipe.toml").write_text(text.replace("'", '"'))
     return folder / "recipe.toml"
 
+
 if __name__ == "__main__":
     import sys
+
     print(write_digits(Path(sys.argv[1])))

@@ -172,7 +172,9 @@ def trained_on_cells(method: str, *, beta: float = 0.0, weight: float = 1.0, **s
     return trained, chosen_by_cell(trained, table)
 
 
-@pytest.mark.parametrize("method", ["mozannar_sontag", "one_vs_all", "confidence", "post_hoc", "cost_regression", "knn"])
+@pytest.mark.parametrize(
+    "method", ["mozannar_sontag", "one_vs_all", "confidence", "post_hoc", "cost_regression", "knn"]
+)
 def test_consistent_methods_find_the_bayes_rule(method):
     assert trained_on_cells(method)[1] == BAYES
 

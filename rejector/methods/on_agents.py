@@ -68,10 +68,16 @@ RULES: dict[str, Rule] = {
         outputs=_num_agents, loss=cost_regression_loss, scores=lambda outputs, probabilities, query_costs: outputs
     ),
     "confidence": Rule(
-        outputs=lambda num_classes, num_agents: num_agents - 1, loss=expert_right_loss, scores=_confidence_scores, estimates=True
+        outputs=lambda num_classes, num_agents: num_agents - 1,
+        loss=expert_right_loss,
+        scores=_confidence_scores,
+        estimates=True,
     ),
     "learned_oracle": Rule(
-        outputs=lambda num_classes, num_agents: num_agents - 1, loss=expert_right_loss, scores=_oracle_scores, estimates=True
+        outputs=lambda num_classes, num_agents: num_agents - 1,
+        loss=expert_right_loss,
+        scores=_oracle_scores,
+        estimates=True,
     ),
     "post_hoc": Rule(
         outputs=_num_agents,

@@ -64,6 +64,19 @@ class Failures(StrEnum):
     mask = "mask"
 
 
+class Mode(StrEnum):
+    prices = "prices"
+    batch = "batch"
+    exact = "exact"
+
+
+class Calibration(StrEnum):
+    auto = "auto"
+    implied = "implied"
+    linear = "linear"
+    isotonic = "isotonic"
+
+
 FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How results are printed to stdout.")]
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Discard what was made from something else.")]
@@ -73,7 +86,13 @@ RunArgument = Annotated[Path, typer.Argument(help="A run made by `l2d train`, or
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 
 # What `train` and `sweep` have in common.
-RejectorOption = Annotated[str, typer.Option(help="linear, mlp or transformer; conv over cached images.")]
+RejectorOption = Annotated[
+    str,
+    typer.Option(
+        help="linear, mlp or transformer; conv over cached images. A transformer reads token lists where the cache "
+        "has them, else features: token_transformer and feature_transformer say which."
+    ),
+]
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
 EpochsOption = Annotated[int, typer.Option(min=1)]
 BatchSizeOption = Annotated[int, typer.Option(min=1)]
@@ -82,7 +101,8 @@ ScheduleOption = Annotated[str, typer.Option(help="cosine, linear or constant.")
 WarmupOption = Annotated[float, typer.Option(min=0, max=1, help="Share of the steps.")]
 WeightDecayOption = Annotated[float, typer.Option(min=0, help="Decoupled (AdamW).")]
 HiddenOption = Annotated[int, typer.Option(min=1, help="Hidden units, or token width.")]
-LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp.")]
+LayersOption = Annotated[int, typer.Option(min=1, help="Hidden layers of the mlp; blocks of the token_transformer.")]
+DropoutOption = Annotated[float, typer.Option(min=0, max=0.99, help="Of the token_transformer, in training.")]
 LossOption = Annotated[str, typer.Option(help="surrogate (the paper's), regression or one_vs_all.")]
 RecentreOption = Annotated[
     bool, typer.Option("--recentre/--no-recentre", help="Train on costs less the sample's cheapest.")
@@ -217,6 +237,67 @@ def build(
     say(f"next: l2d train {quote(out)} --out RUN")
 
 
+class ImportFormat(StrEnum):
+    predictions = "predictions"
+    scores = "scores"
+
+
+@app.command("import")
+def import_tables(
+    kind: Annotated[ImportFormat, typer.Argument(help="predictions, or scores from 0 to 1.", metavar="FORMAT")],
+    files: Annotated[list[Path], typer.Argument(help="FEATURES ANSWERS; scores may be one file.", metavar="FILE...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
+    id_column: Annotated[str, typer.Option("--id", help="Column of sample ids, in both files.")],
+    target: Annotated[str | None, typer.Option(help="Column of FEATURES: the true class.")] = None,
+    target_reg: Annotated[str | None, typer.Option(help="Column of FEATURES: the true number.")] = None,
+    annotator: Annotated[str | None, typer.Option(help="Column of ANSWERS that says whose a row is.")] = None,
+    cla: Annotated[str | None, typer.Option(help="Column of answered classes; {} is an agent's name.")] = None,
+    prob: Annotated[str | None, typer.Option(help="Or of the second class's probability.")] = None,
+    reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
+    paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
+    model: Annotated[str | None, typer.Option(help="Agent 0. Default: a network trained here.")] = None,
+    features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
+    ] = None,
+    drop_others: Annotated[bool, typer.Option("--drop-others", help="Leave out answers on other samples.")] = False,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = Format.table,
+):
+    """A cache from tables you have. The recipe that this takes is written beside it, as CACHE.toml, to be edited.
+
+    ANSWERS has a row for each answer and a column with the annotator, or a row for each sample and a column for each
+    agent. Parquet, CSV or JSONL; who has not answered a sample is unavailable there.
+
+    Examples:
+
+        l2d import predictions features.csv answers.csv --id case --target diagnosis --out my.cache
+
+        l2d import predictions cases.csv votes.csv --id case --target label --annotator reader --out votes.cache
+
+        l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
+    """
+    from cache_builder.importing import Source, recipe_of_predictions, write_recipe
+    from cache_builder.importing_scores import recipe_of_scores
+
+    most = "FEATURES and ANSWERS" if kind == ImportFormat.predictions else "one file, or FEATURES and SCORES"
+    if len(files) != 2 and (kind == ImportFormat.predictions or len(files) != 1):
+        raise UsageError(f"{kind.value} takes {most}, not {len(files)} files", hint="l2d import --help has examples")
+    source = Source(
+        files[0], files[-1], id_column, target=target, target_reg=target_reg, annotator=annotator, cla=cla, prob=prob,
+        reg=reg, paid=paid, model=model, columns=_list(features, str, "--features") if features else [],
+        labels=dict(_label(text) for text in label or []), others="drop" if drop_others else "refuse",
+    )  # fmt: skip
+    recipe = out.parent / f"{out.name}.toml"
+    make = recipe_of_predictions if kind == ImportFormat.predictions else recipe_of_scores
+    write_recipe(make(source, recipe.parent, say), recipe, overwrite=overwrite)
+    say(f"recipe: {recipe} (edit it, then l2d build {quote(recipe)} --out {quote(out)})")
+    build(str(recipe), out, device=device, overwrite=overwrite, format=format)
+    runs = out.with_suffix(".runs")
+    say(f"or:   l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")
+
+
 @app.command()
 def status(cache: CacheArgument, format: FormatOption = Format.table):
     """What a cache holds: agents, parts done and missing, mean raw costs by split.
@@ -300,6 +381,46 @@ def fetch(
 
 
 @app.command()
+def audit(
+    cache: CacheArgument,
+    group: Annotated[
+        list[str] | None, typer.Option(help="A kept column that should not be in two splits; may be repeated.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
+    """Leakage: ids, groups or inputs in two splits; agents that know the training samples.
+
+    Examples:
+
+        l2d audit support2.cache
+
+        l2d audit my.cache --group patient --format json
+    """
+    from dataclasses import asdict
+
+    from data.audit import audit as run_audit
+    from data.cache import CostCache
+    from data.render import print_rows, print_table
+
+    findings = run_audit(CostCache(cache), groups=tuple(group or ()))
+    rows = [finding.row() for finding in findings]
+    gaps = [gap.row() for finding in findings for gap in finding.gaps]
+    if format == Format.table:
+        print_table(rows)
+        print_table(gaps, title="Mean cost of each agent on training and on test samples")
+    elif format == Format.json:
+        print_rows(
+            [row | {"gaps": [asdict(gap) for gap in f.gaps]} for row, f in zip(rows, findings, strict=True)],
+            format.value,
+        )
+    else:
+        print_rows(rows, format.value)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    count = "1 warning" if warnings == 1 else f"{warnings} warnings"
+    say(f"{count}: figures on test may be too good" if warnings else "no warning")
+
+
+@app.command()
 def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
@@ -318,6 +439,7 @@ def train(
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
     layers: LayersOption = 2,
+    dropout: DropoutOption = 0.0,
     loss: LossOption = "surrogate",
     recentre: RecentreOption = False,
     patience: PatienceOption = 0,
@@ -343,8 +465,9 @@ def train(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha, train_rows=train_rows,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
+        patience=patience, memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha,
+        train_rows=train_rows,
     )  # fmt: skip
     grid = {
         "methods": [method],
@@ -382,6 +505,7 @@ def sweep(
     weight_decay: WeightDecayOption = 0.0,
     hidden: HiddenOption = 64,
     layers: LayersOption = 2,
+    dropout: DropoutOption = 0.0,
     loss: LossOption = "surrogate",
     recentre: RecentreOption = False,
     patience: PatienceOption = 0,
@@ -409,8 +533,9 @@ def sweep(
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
-        warmup=warmup, weight_decay=weight_decay, layers=layers, loss=loss, recentre=recentre, patience=patience,
-        memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha, train_rows=train_rows,
+        warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
+        patience=patience, memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha,
+        train_rows=train_rows,
     )  # fmt: skip
     grid = {
         "methods": _list(method, str, "--method"),
@@ -451,6 +576,48 @@ def evaluate(
 
 
 @app.command()
+def theory(
+    run: RunArgument,
+    split: Split = Split.test,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure (PNG).")] = None,
+    device: DeviceOption = "cpu",
+    format: FormatOption = Format.table,
+):
+    """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds.
+
+    Estimates expected costs, trains the run's settings again on halves of its samples, and refits the model: a minute.
+
+    Examples:
+
+        l2d theory run
+
+        l2d theory runs/multi-task_beta=0_nu=1_seed=0 --split validation --format json --figure theory.png
+    """
+    import json
+
+    from data.device import resolve_device
+    from data.render import print_rows, print_table
+    from data.store import commit_bytes
+    from rejector.theory.diagnosis import shown_parts, theory_rows, theory_section
+
+    say("estimating expected costs, training again on halves, refitting the model; no agent is asked")
+    section = theory_section(run, split.value, device=resolve_device(device))
+    if format == Format.json:
+        print(json.dumps(section, indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        for title, rows in shown_parts(section).items():
+            print_table(rows, title=title)
+        print("\n".join([*section["notes"], "", section["verdict"]]))
+    else:
+        print_rows(list(theory_rows(section)), format.value)
+    if figure is not None:
+        from rejector.theory.figure import draw_theory
+
+        commit_bytes(figure, draw_theory(section), replace=True)
+        say(f"wrote {figure}")
+
+
+@app.command()
 def route(
     run: RunArgument,
     source: Annotated[
@@ -461,6 +628,7 @@ def route(
     id_column: Annotated[
         str | None, typer.Option("--id", help="Column of sample ids. Default: the recipe's `id`, else row numbers.")
     ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A file of `l2d policy --save`: allocate by its prices.")] = None,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
@@ -483,12 +651,136 @@ def route(
             source,
             out,
             id_column=id_column,
+            policy=policy,
             overwrite=overwrite,
             progress=lambda rows: bars.start("routing", rows),
         )
     rate = f"{done.samples:,} inputs in {done.seconds:.1f} s, {done.samples / done.seconds:,.0f} a second"
     print_rows(done.rows(), format.value, title=rate)
     say(f"wrote {out}; sample ids: {done.ids}")
+
+
+@app.command()
+def policy(
+    run: RunArgument,
+    budget: Annotated[float | None, typer.Option(help="Mean price per input, in the recipe's prices.")] = None,
+    gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
+    coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
+    capacity: Annotated[
+        str | None, typer.Option(help="At most so much for an agent: expert_1=0.3 (a share), expert_2=100 (samples).")
+    ] = None,
+    split: Split = Split.test,
+    mode: Annotated[
+        Mode, typer.Option(help="prices: fitted on validation, each input for itself; batch; exact (HiGHS).")
+    ] = Mode.prices,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples allocated together, that capacities are of. Default: the split.")
+    ] = None,
+    calibration: Annotated[
+        Calibration, typer.Option(help="From scores to costs; auto: what predicts best on validation.")
+    ] = Calibration.auto,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the allocations (Parquet).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the prices, for `l2d route --policy` (JSON).")] = None,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Allocate under constraints: a total budget, an exact coverage, capacities. What it gave, and what it costs.
+
+    Examples:
+
+        l2d policy run --budget 0.3 --save policy.json
+
+        l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=400 --mode batch --out allocations.parquet
+    """
+    import json
+
+    from data import store
+    from data.render import print_rows, print_table
+    from rejector.constraints import make_constraints, parse_capacity
+    from rejector.policies import allocation_table, narrate, report_tables, run_policy
+    from rejector.runs import load_run, one_run, open_cache
+
+    opened = load_run(one_run(run))
+    constraints = make_constraints(
+        open_cache(opened).agents,
+        budget=budget,
+        gflops=gflops,
+        coverage=coverage,
+        capacity=parse_capacity(capacity) if capacity else None,
+    )
+    _check_out(out, overwrite)
+    _check_out(save, overwrite)
+    if save is not None and mode != Mode.prices:
+        raise UsageError(f"--save goes with --mode prices, not {mode.value}", hint="only prices serve other inputs")
+    done = run_policy(
+        opened,
+        constraints,
+        split=split.value,
+        mode=mode.value,
+        batch_size=batch_size,
+        calibration=calibration.value,
+    )
+    limits, outcomes = report_tables(done.result)
+    if format == Format.json:
+        print(json.dumps(done.result, indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        print_table(limits, title=f"{done.result['run_id']}: {done.result['num_samples']:,} {split.value} samples")
+        print_table(outcomes)
+    else:
+        print_rows(outcomes, format.value)
+    for line in narrate(done.result):
+        say(line)
+    if out is not None:
+        store.commit_table(out, allocation_table(done), {"run_id": opened.point.run_id}, replace=overwrite)
+        say(f"wrote {out}")
+    if save is not None:
+        done.policy.save(save, overwrite=overwrite)
+        say(f"wrote {save}; next: l2d route {quote(opened.path)} INPUT --policy {quote(save)} --out FILE")
+
+
+@app.command()
+def choose(
+    runs: RunsArgument,
+    target: Annotated[
+        list[str], typer.Option("--target", "-t", help="QUANTITY<=NUMBER or QUANTITY>=NUMBER; may be repeated.")
+    ],
+    prefer: Annotated[
+        str | None, typer.Option(help="Among those that meet the target. Default: least task_cost, or least budget.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
+    """Choose a run of a sweep for a target: on validation, and then what it gave on test.
+
+    Quantities: coverage, budget (mean price), gflops, share_AGENT, task_cost, deferral_loss, accuracy … all metrics.
+
+    Examples:
+
+        l2d choose runs --target "coverage>=0.6"
+
+        l2d choose runs --target "accuracy>=0.9" --target "share_expert_1<=0.25" --prefer budget
+    """
+    import json
+
+    from data.render import print_rows, print_table
+    from rejector.choose import Target
+    from rejector.choose import choose as choose_run
+    from rejector.runs import find_runs
+
+    folders = [folder for path in runs for folder in find_runs(path)]
+    choice = choose_run(folders, [Target.parse(text) for text in target], prefer=prefer)
+    candidates, outcome = choice.tables()
+    if format == Format.json:
+        print(json.dumps(choice.to_json(), indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        print_table(candidates, title="Settings on validation, means over seeds")
+        print_table(outcome, title=f"Chosen: {choice.run}")
+    else:
+        print_rows(outcome, format.value)
+    for row in choice.to_json()["targets"]:
+        if not row["met_on_test"]:
+            say(
+                f"{row['target']} is met on validation ({row['validation']:.4g}), not on test: {row['test_of_run']:.4g}"
+            )
 
 
 @app.command()
@@ -567,7 +859,7 @@ def query(
 def _paths_and_sql(arguments: list[str]) -> tuple[list[Path], str | None]:
     """Paths, and the query if the last argument is one: it is no path that exists, and more than a lone word."""
     *paths, last = arguments
-    if Path(last).exists() or not any(character in last for character in " \n\t;(") or not last.strip():
+    if not last.strip() or not any(character in last for character in " \n\t;(") or _is_there(last):
         return [Path(path) for path in arguments], None
     if not paths:
         raise UsageError("a query, but no path before it", hint='l2d query CACHE "SELECT * FROM agents"')
@@ -581,31 +873,47 @@ def _print_result(result, format: str) -> None:
         say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")
 
 
+class Picture(StrEnum):
+    png = "png"
+    svg = "svg"
+
+
 @app.command()
 def report(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("report.html"),
-    figure: Annotated[Path | None, typer.Option(help="Write the figure alone as well (PNG).")] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(help="Column or SQL expression to group samples by; may be repeated. Default: the most telling."),
+    ] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of a detection dataset's images, for examples.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="The main figures as one picture: a .png or .svg file.")] = None,
+    figures: Annotated[Path | None, typer.Option(help="Folder for every figure as a picture of its own.")] = None,
+    figure_format: Annotated[Picture, typer.Option(help="Of the pictures in --figures.")] = Picture.png,
     split: Split = Split.test,
 ):
-    """One self-contained HTML page: figures, results in the paper's form, regrets, agents, runs.
+    """One self-contained HTML page: findings, figures, where each agent wins, examples, results, runs.
 
     Examples:
 
         l2d report runs --out report.html
 
-        l2d report runs/table runs/beta --out report.html --figure figure.png
+        l2d report runs --out report.html --by cluster --by "age > 60" --figures figures --figure-format svg
     """
     from rejector.evaluation import evaluate_runs
-    from rejector.report import write_figure, write_report
+    from rejector.pictures import write_figure, write_figures
+    from rejector.report import write_report
     from rejector.runs import find_runs
 
     evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value)
-    write_report(evaluations, out)
+    write_report(evaluations, out, by=by, images=images)
     print(out)
     if figure is not None:
         write_figure(evaluations, figure)
         print(figure)
+    if figures is not None:
+        for file in write_figures(evaluations, figures, format=figure_format.value, by=by):
+            print(file)
 
 
 @app.command()
@@ -657,6 +965,28 @@ def digits(
 
 
 @app.command()
+def mimic(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in MIMIC-IV's layout.")],
+    patients: Annotated[int, typer.Option(min=1, help="299712 is the size of MIMIC-IV 2.2: 431,000 visits.")] = 40_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Draw made-up patients in MIMIC-IV's layout, their risk known: to try the experiment, and to check its answer.
+
+    Examples:
+
+        l2d mimic --out mimic
+
+        l2d build mimic4 --data mimic --out mimic.cache
+    """
+    from data.mimic4_generator import write_mimic4
+
+    written = write_mimic4(out, patients=patients, seed=seed)
+    print(out)
+    say(f"made-up patients: {patients:,}" + ("" if written else "; they were there already"))
+    say(f"next: l2d build mimic4 --data {quote(out)} --out mimic.cache")
+
+
+@app.command()
 def demo(
     name: Annotated[str, typer.Argument(help="support2 or digits")] = "support2",
     out: Annotated[
@@ -689,6 +1019,11 @@ def demo(
     say(f"\nEverything is in {folder}: go on with the commands above, or open {folder / 'report.html'}", bold=True)
 
 
+def _check_out(out: Path | None, overwrite: bool) -> None:
+    if out is not None and out.exists() and (not overwrite or out.is_dir()):
+        raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
+
+
 def quote(path: object) -> str:
     """A path as it has to be typed."""
     return shlex.quote(str(path))
@@ -697,6 +1032,13 @@ def quote(path: object) -> str:
 def say(text: str, *, bold: bool = False) -> None:
     """Narration, to stderr."""
     typer.secho(text, err=True, bold=bold)
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except OSError:  # longer than a file's name may be
+        return False
 
 
 def _sweep(
@@ -714,6 +1056,8 @@ def _sweep(
         opened = chosen_agents(opened, _list(only, str, "--only"))
     points = make_grid(opened, **grid)
     folders = [folder_of(point) for point in points]
+    if is_first():
+        _warn_of_leaks(opened)
     with _Bars() as bars:
         advance = bars.epochs(config.epochs)
         done = run_sweep(
@@ -730,6 +1074,14 @@ def _sweep(
     if done.trained < len(folders):
         say(f"{len(folders) - done.trained} of {len(folders)} were trained already")
     return done.folders
+
+
+def _warn_of_leaks(cache) -> None:
+    """One line if test samples are in another split too; silent otherwise."""
+    from data.audit import leaks
+
+    for finding in leaks(cache)[:1]:
+        say(f"warning: {finding.check}: {finding.what} (see: l2d audit {quote(cache.path)})")
 
 
 def _evaluate(
@@ -811,6 +1163,13 @@ def _bytes(text: str | None, option: str = "--memory") -> int | None:
     except (ValueError, KeyError):
         raise UsageError(f"{option} {text}: no size", hint=f"such as {option} 500MB or 2GiB") from None
     return round(size)
+
+
+def _label(text: str) -> tuple[str, str]:
+    written, sign, name = text.partition("=")
+    if not (written and sign and name):
+        raise UsageError(f"--label {text}: no WRITTEN=CLASS", hint="such as --label yse=yes")
+    return written, name
 
 
 def _list(text: str, kind: type, option: str) -> list:

@@ -117,7 +117,7 @@ def main() -> None:
                     "against": rival,
                     "true difference": f"{true:+.4f}",
                     "l2d covers %": f"{100 * covered:.1f}",
-                    "misses below / above %": " / ".join(
+                    "truth below / above %": " / ".join(
                         f"{100 * float(np.mean(missed)):.1f}"
                         for missed in ([true < i.low for i in found], [true > i.high for i in found])
                     ),

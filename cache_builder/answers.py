@@ -13,6 +13,9 @@ from data.columns import dense_array, dense_matrix, numbers
 from data.errors import AgentFailure
 from data.schema import NO_ANSWER
 
+#: What may be noted of each answer beside it, for SQL and as an agent's price.
+NOTES = ("seconds", "paid")
+
 
 @dataclass(kw_only=True)
 class Answers:
@@ -27,6 +30,8 @@ class Answers:
     reg: np.ndarray | None = None  # value in the target's unit, float (n,)
     boxes: Boxes | None = None  # detections on n images
     features: np.ndarray | None = None  # float (n, width)
+    seconds: np.ndarray | None = None  # how long each answer took, float (n,), NaN where that is not known
+    paid: np.ndarray | None = None  # what each answer cost, in any one unit, float (n,), NaN where that is not known
     failure: np.ndarray | None = None  # why there is no answer, str or None, (n,); the arrays hold zeros there
 
     def classes(self) -> np.ndarray:
@@ -159,7 +164,14 @@ class Answers:
         if "features" in wanted:
             width = self.features.shape[1] if np.ndim(self.features) == 2 else -1
             features = check.finite("features", self.features, (len(ids), width)).astype(np.float32)
+        notes = {}
+        for name in NOTES:
+            if getattr(self, name) is not None:
+                noted = notes[name] = np.array(getattr(self, name), dtype=np.float64)
+                where = np.isnan(noted) | (np.isfinite(noted) & (noted >= 0))
+                check.all(name, where, noted, "is no number from 0 on")
         return Answers(
+            **notes,
             cla=None if cla is None else cla.astype(np.int32),
             prob=None if prob is None else prob.astype(np.float32),
             reg=reg,
@@ -183,6 +195,9 @@ class Answers:
             columns["pred_boxes"] = self.boxes.to_arrow(mask)
         if self.features is not None:
             columns["features"] = dense_array(self.features, mask)
+        for name in NOTES:
+            if getattr(self, name) is not None:
+                columns[name] = pa.array(getattr(self, name), pa.float64(), mask=missing, from_pandas=True)
         reasons = [None] * len(self) if self.failure is None else self.failure.tolist()
         columns["failure"] = pa.array(reasons, pa.string())
         return columns
@@ -205,7 +220,7 @@ class Answers:
         answered = [part for part in parts if not part.is_failure.all()] or parts
         if all(part.boxes is not None for part in parts):
             joined["boxes"] = Boxes.concatenate([part.boxes for part in parts])
-        for name in ("cla", "prob", "reg", "features"):
+        for name in ("cla", "prob", "reg", "features", *NOTES):
             given = [getattr(part, name) for part in answered]
             if all(values is not None for values in given):
                 blank = np.zeros_like(given[0][:1])  # stands where a failed part has nothing of this kind
@@ -227,6 +242,7 @@ _COLUMNS = (
     ("reg", "pred_reg", numbers),
     ("boxes", "pred_boxes", Boxes.from_arrow),
     ("features", "features", dense_matrix),
+    *((name, name, lambda column: column.to_numpy()) for name in NOTES),
 )
 
 
@@ -248,7 +264,7 @@ class _Checker:
             raise AgentFailure(
                 f"agent {self.agent!r} answered `{name}` with no numbers: {error}",
                 where=f"the batch from sample {self.ids[0]!r}",
-                hint="it must return arrays of numbers",
+                hint="it must return arrays of numbers; partial = true lets it return None where it has no answer",
             ) from error
         if array.shape != shape:
             raise AgentFailure(

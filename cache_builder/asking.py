@@ -43,6 +43,7 @@ class Asker:
         self.agent, self.dataset, self.wanted = agent, dataset, wanted
         self.batch_size, self.record_failures, self.advance = batch_size, record_failures, advance
         self.asked = self.failed = self.unavailable = 0
+        self.seconds = 0.0  # that the agent has taken for what was asked
 
     def ask(self, rows: range, needed: dict[str, pa.Table]) -> Answers:
         """Answers about the samples at ``rows``, checked.
@@ -81,6 +82,7 @@ class Asker:
         name = self.agent.config.name
         where = f"sample {batch.ids[0]!r}" if len(rows) == 1 else f"the batch {batch.ids[0]!r} to {batch.ids[-1]!r}"
         self.asked += len(rows)
+        started = time.perf_counter()
         try:
             with time_limit(self.agent.config.timeout):
                 answers = self.agent.ask(batch)
@@ -92,6 +94,8 @@ class Asker:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on any device
                 raise _OutOfMemory(failure) from error
             raise failure from error
+        finally:
+            self.seconds += time.perf_counter() - started
         if self.agent.partial:
             answers = answers.with_gaps(len(rows), self.wanted, len(self.dataset.classes))
         checked = answers.checked(name, batch.ids, self.wanted, len(self.dataset.classes))

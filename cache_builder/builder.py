@@ -22,9 +22,9 @@ from data.errors import AgentFailure, CorruptPart, DataError, UsageError
 from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 
 from .agents import Agent
-from .answers import Answers, failures_in
+from .answers import NOTES, Answers, failures_in
 from .asking import Asker
-from .plan import agent_record, settle, write_record
+from .plan import agent_record, measured_in, settle, write_record
 from .prepare import prepare, wanted_of
 from .recipe import Recipe
 from .samples import sample_columns
@@ -41,6 +41,7 @@ class BuildReport:
     costs_written: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
     unavailable: Counter[str] = field(default_factory=Counter)
+    seconds: Counter[str] = field(default_factory=Counter)  # of asking
     fitted: list[str] = field(default_factory=list)
     unfinished: list[str] = field(default_factory=list)  # agents, or samples, of which other shards have parts to write
 
@@ -165,6 +166,10 @@ class Build:
         retry = [chunk for chunk in retry if chunk in mine]
         if todo or retry:
             self.engine(self, agent, frozen, todo, retry)
+            seconds, asked = self.report.seconds[name], self.report.asked[name]
+            self._record_notes(agent, predictions, {"seconds": seconds / asked} if agent.timed and asked else {})
+        elif agent.config.price in NOTES:  # it may have been another when the agent was asked
+            self._record_notes(agent, predictions, {})
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
             for chunk in sorted(mine):
                 self.write_costs(name, chunk)
@@ -212,8 +217,8 @@ class Build:
     def _record_gflops(self, agent: Agent) -> None:
         """Put what an answer costs to compute into ``agent.json``, once, before the first answer is written."""
         file = schema.agent_file(self.out, agent.config.name)
-        written = store.read_json(file)
-        if written.get("gflops") is None:
+        record = store.read_json(file)
+        if record.get("gflops") is None:
             gflops = agent.gflops(self.dataset)
             if gflops is None and agent.config.price == "gflops":
                 raise UsageError(
@@ -221,7 +226,31 @@ class Build:
                     where=f"agent {agent.config.name!r}",
                     hint="give a number",
                 )
-            write_record(file, agent_record(agent, written["index"], written["fingerprint"], gflops))
+            write_record(
+                file,
+                agent_record(agent, record["index"], record["fingerprint"], {**measured_in(record), "gflops": gflops}),
+            )
+
+    def _record_notes(self, agent: Agent, predictions: list[Path], timed: dict[str, float]) -> None:
+        """Put what answers cost in seconds and money into ``agent.json``: the mean of what they say, or as measured."""
+        file, name = schema.agent_file(self.out, agent.config.name), agent.config.name
+        written = store.read_json(file)
+        measured = timed | measured_in(written)  # the first measurement stays
+        there = [part for part in predictions if part.is_file()]  # other shards write the others
+        for note in NOTES:
+            parts = [part for part in there if note in store.column_names(part)]
+            values = [store.read_table(part, [note])[note].to_numpy() for part in parts]
+            known = np.concatenate([np.empty(0), *values])
+            known = known[~np.isnan(known)]
+            if len(known):
+                measured[note] = float(known.mean())
+            if agent.config.price == note and measured.get(note) is None and len(there) == len(predictions):
+                raise UsageError(
+                    f"price = {note!r}, but its answers do not say it",
+                    where=f"agent {name!r}",
+                    hint=f"give a number; a `table` may name the column, {note} = …, a `python` agent return {note!r}",
+                )
+        write_record(file, agent_record(agent, written["index"], written["fingerprint"], measured))
 
     def _are_answered(self, names: tuple[str, ...]) -> bool:
         """Whether every part of these agents' predictions is there."""
@@ -338,10 +367,10 @@ class Build:
         name = agent.config.name
         record_file, file = schema.agent_file(self.out, name), schema.frozen_file(self.out, name)
         before = store.read_json(record_file) if record_file.is_file() else {"fingerprint": {}}
-        recorded, gflops = before["fingerprint"].get("frozen"), before.get("gflops")
+        recorded, measured = before["fingerprint"].get("frozen"), measured_in(before)
         if recorded is not None:
             fingerprint = {**fingerprint, "frozen": recorded}
-        write_record(record_file, agent_record(agent, index, fingerprint, gflops))
+        write_record(record_file, agent_record(agent, index, fingerprint, measured))
         if type(agent).freeze is Agent.freeze:
             return None, fingerprint
         if not file.is_file():
@@ -361,7 +390,7 @@ class Build:
                 hint="restore this file, or delete the agent's folder and build again",
             )
         fingerprint = {**fingerprint, "frozen": found}
-        write_record(record_file, agent_record(agent, index, fingerprint, gflops))
+        write_record(record_file, agent_record(agent, index, fingerprint, measured))
         return load(file.read_bytes()), fingerprint
 
     def _answers_of(self, names: tuple[str, ...]) -> str:
@@ -386,4 +415,4 @@ def ask_here(job: Build, agent: Agent, frozen: dict | None, todo: list[int], ret
         for chunk in [*todo, *retry]:
             write(chunk, job.answers(asker, chunk, again=chunk in retry))
             job.report.asked[name], job.report.failed[name] = asker.asked, asker.failed
-            job.report.unavailable[name] = asker.unavailable
+            job.report.unavailable[name], job.report.seconds[name] = asker.unavailable, asker.seconds

@@ -17,7 +17,7 @@ OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what
 KEEP_HINT = ", or --keep-answers {} to keep what it has answered"
 
 #: Fields of an agent's record that stand in ``agent.json`` only where they say something.
-WHERE_SET = ("partial",)
+WHERE_SET = ("seconds", "paid", "partial")
 
 #: Fields an agent's fingerprint gains while it is built: weights it froze, and agents it averages.
 LATE_FIELDS = ("frozen", "asked")
@@ -52,10 +52,23 @@ def rejector_inputs(recipe: Recipe, dataset: Dataset) -> dict[str, dict]:
     return inputs
 
 
-def agent_record(agent: Agent, index: int, fingerprint: dict, gflops: float | None = None) -> AgentRecord:
-    """``agent.json`` as this recipe would write it. The model has no price: asking it is free."""
+#: What is measured of an agent, by names that ``price`` may have.
+MEASURES = ("gflops", "seconds", "paid")
+
+
+def measured_in(record: dict) -> dict[str, float]:
+    """What an ``agent.json`` says was measured: name -> value, of :data:`MEASURES`."""
+    return {name: record[name] for name in MEASURES if record.get(name) is not None}
+
+
+def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str, float | None]) -> AgentRecord:
+    """``agent.json`` as this recipe would write it. The model has no price: asking it is free.
+
+    Args:
+        measured: those of :data:`MEASURES` that are known by now.
+    """
     config = agent.config
-    price = (gflops or 0.0) if config.price == "gflops" else config.price
+    price = (measured.get(config.price) or 0.0) if isinstance(config.price, str) else config.price
     return AgentRecord(
         name=config.name,
         index=index,
@@ -65,8 +78,8 @@ def agent_record(agent: Agent, index: int, fingerprint: dict, gflops: float | No
         description=config.description,
         queries=list(agent.needs) or [config.name],
         fingerprint=fingerprint,
-        gflops=gflops,
         partial=agent.partial,
+        **{name: measured.get(name) for name in MEASURES},
     )
 
 

@@ -31,12 +31,20 @@ def prepare(
     if out.exists() and not out.is_dir():
         raise UsageError("this is a file", where=out, hint="give a folder as --out")
     dataset = load_dataset(recipe.dataset, recipe.name) if dataset is None else dataset
+    for task in recipe.costs.tasks:
+        if task in ("cla", "reg") and "boxes" not in recipe.costs.wanted and getattr(dataset, f"target_{task}") is None:
+            raise UsageError(
+                f"[costs.{task}]: a dataset of kind {recipe.dataset.kind!r} has no target_{task}",
+                where=recipe.name,
+                hint=f"remove [costs.{task}]",
+            )
     agents = [make_agent(config) for config in recipe.agents]
     for agent in agents:
         _require_fitting(agent, dataset, recipe)
         agent.check(dataset, recipe.costs.wanted)
         agent.partial |= any(other.partial for other in agents if other.config.name in agent.needs)
-    if dataset.features is None and dataset.image_size is None and not recipe.agents[0].features:
+    given = (dataset.features, dataset.tokens, dataset.image_size)
+    if all(value is None for value in given) and not recipe.agents[0].features:
         raise UsageError(
             "the rejector has nothing to look at",
             where=recipe.name,

@@ -35,11 +35,11 @@ class AgentActor:
         _, agents, _, _ = prepare(recipe, out, dataset)
         (self.agent,) = (agent for agent in agents if agent.config.name == name)
 
-    def answer(self, chunk: int, again: bool) -> tuple[int, int, int]:
+    def answer(self, chunk: int, again: bool) -> tuple[int, int, int, float]:
         """Ask about a chunk, and commit its predictions and costs.
 
         Returns:
-            Samples asked about, failures recorded, samples on which the agent is unavailable.
+            Samples asked about, failures recorded, samples on which the agent is unavailable, seconds of asking.
         """
         if self.asker is None:
             file = schema.frozen_file(self.job.out, self.name)
@@ -50,8 +50,8 @@ class AgentActor:
         self.job.write_costs(self.name, chunk)
         return tuple(now - then for now, then in zip(self._counts(), before, strict=True))
 
-    def _counts(self) -> tuple[int, int, int]:
-        return self.asker.asked, self.asker.failed, self.asker.unavailable
+    def _counts(self) -> tuple[int, int, int, float]:
+        return self.asker.asked, self.asker.failed, self.asker.unavailable, self.asker.seconds
 
 
 def ray_engine(*, workers: int | None = None, address: str | None = None) -> Engine:
@@ -116,7 +116,7 @@ def _collect(
         pool.submit(lambda one, chunk: one.answer.remote(*chunk), chunk)
     while pool.has_next():
         try:
-            asked, failed, unavailable = pool.get_next_unordered()
+            asked, failed, unavailable, seconds = pool.get_next_unordered()
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, L2DError):
                 raise error.cause from None
@@ -130,6 +130,7 @@ def _collect(
         report.asked[name] += asked
         report.failed[name] += failed
         report.unavailable[name] += unavailable
+        report.seconds[name] += seconds
         advance(asked)
     report.predictions_written[name] += len(chunks)
     report.costs_written[name] += len(chunks)

@@ -20,8 +20,9 @@ from .agents import KINDS, AgentConfig, config_class
 from .costs import CostConfig, DetectionCosts
 
 SHIPPED = Path(__file__).parent / "recipes"
-RELATIVE_PATHS = {"dataset": ("path",), "agents": ("weights", "file")}
-COSTS = {"table": CostConfig, "voc": DetectionCosts, "coco": DetectionCosts}  # by kind of dataset
+RELATIVE_PATHS = {"dataset": ("path", "ccs", "image_features"), "agents": ("weights", "file", "path")}
+DETECTION = ("voc", "coco")  # kinds of datasets whose answers are boxes
+IMAGES = (*DETECTION, "cifar10", "chexpert")
 
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -152,15 +153,18 @@ def load_recipe(name: str, data: Path | None = None) -> Recipe:
         _resolve(values["dataset"], RELATIVE_PATHS["dataset"], path)
         values["dataset"] = _validate(datasets.dataset_config_class(kind), values["dataset"], path, "dataset.")
         if isinstance(values.get("costs"), dict):
-            values["costs"] = _validate(COSTS[kind], values["costs"], path, "costs.")
-        if kind != "table" and isinstance(values.get("build", {}), dict):
+            costs = DetectionCosts if kind in DETECTION else CostConfig
+            values["costs"] = _validate(costs, values["costs"], path, "costs.")
+        if kind in IMAGES and isinstance(values.get("build", {}), dict):
             values["build"] = {**BUILD_IMAGES, **values.get("build", {})}
     if isinstance(values.get("agents"), list):
-        values["agents"] = [_agent(entry, position, path) for position, entry in enumerate(values["agents"])]
+        entries = [_agents(entry, position, path) for position, entry in enumerate(values["agents"])]
+        values["agents"] = [agent for agents in entries for agent in agents]
     return _validate(Recipe, values, path, "")
 
 
-def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
+def _agents(entry: Any, position: int, path: Path) -> list[AgentConfig]:
+    """The agent of an entry, or with ``each`` the agents that it stands for."""
     if not isinstance(entry, dict):
         raise UsageError("agents must be tables", where=f"{path}, agents", hint="write [[agents]]")
     label = f"[[agents]] {position}" + (f" ({entry['name']})" if "name" in entry else "")
@@ -168,10 +172,19 @@ def _agent(entry: Any, position: int, path: Path) -> AgentConfig:
     if not isinstance(kind, str) or kind not in KINDS:
         _refuse_kind("agent", kind, KINDS, f"{path}, {label}")
     entry = dict(entry)
+    if kind in ("python", "torch"):
+        entry.setdefault("path", ".")  # modules beside the recipe can be imported
     names = [key for key, field in config_class(kind).model_fields.items() if str in typing.get_args(field.annotation)]
     paths = [key for key in RELATIVE_PATHS["agents"] if key not in names or not _is_name(entry.get(key))]
     _resolve(entry, paths, path)
-    return _validate(config_class(kind), entry, path, f"{label} ")
+    if kind == "table" and "each" in entry:
+        from .agents.annotators import HOLE, expand
+
+        trial = {**entry, "name": str(entry.get("name", "x")).replace(HOLE, "x")}
+        _validate(config_class(kind), trial, path, f"{label} ")
+        if entry["each"] is not None:
+            return [_validate(config_class(kind), one, path, f"{label} ") for one in expand(entry, f"{path}, {label}")]
+    return [_validate(config_class(kind), entry, path, f"{label} ")]
 
 
 def _is_name(value: object) -> bool:
@@ -189,11 +202,19 @@ def _refuse_kind(what: str, kind: object, known: Iterable[str], where: str) -> t
 
 def _resolve(table: dict, keys: Iterable[str], recipe: Path) -> None:
     folder = recipe.parent
+
+    def resolved(value: Any, key: str) -> Any:
+        if isinstance(value, list):
+            return [resolved(one, key) for one in value]
+        if not isinstance(value, str):
+            return value
+        if "\0" in value:
+            raise UsageError(f"{value!r} cannot be a path", where=f"{recipe}, {key}", hint="name a file")
+        return (folder / value).resolve()
+
     for key in keys:
-        if isinstance(table.get(key), str):
-            if "\0" in table[key]:
-                raise UsageError(f"{table[key]!r} cannot be a path", where=f"{recipe}, {key}", hint="name a file")
-            table[key] = (folder / table[key]).resolve()
+        if key in table:
+            table[key] = resolved(table[key], key)
 
 
 def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> Any:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from data import schema
 from data.columns import dense_array
 from data.dataset import Dataset
-from data.images import thumbnail
+from data.images import png, thumbnail
 
 
 def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.ChunkedArray]:
@@ -34,8 +34,13 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
         columns[name] = batch.columns[name].to_arrow()
     if batch.features is not None:
         columns["features"] = dense_array(batch.features)
+    for name, lists in (batch.tokens or {}).items():
+        columns[schema.token_column(name)] = lists.to_arrow()
     if dataset.image_size is not None:
         with ThreadPoolExecutor() as pool:
-            small = list(pool.map(partial(thumbnail, size=dataset.image_size), batch.images))
+            if batch.images is None:
+                small = list(pool.map(png, batch.pixels))
+            else:
+                small = list(pool.map(partial(thumbnail, size=dataset.image_size), batch.images))
         columns["image"] = pa.array(small, schema.IMAGE)
     return columns

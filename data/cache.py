@@ -74,7 +74,9 @@ class AgentRecord:
     queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
     fingerprint: dict[str, Any] = field(default_factory=dict)
     gflops: float | None = None  # of one answer, where known
-    partial: bool = False  # answers only some samples; where it has no answer it is unavailable, which is no failure
+    seconds: float | None = None  # of one answer: the mean of what its answers say, or as measured by the build
+    paid: float | None = None  # for one answer: the mean of what its answers say
+    partial: bool = False
 
 
 class CostCache:

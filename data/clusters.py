@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from .errors import DataError
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 
 def elbow(inertias: dict[int, float]) -> int:
@@ -26,12 +31,12 @@ def elbow(inertias: dict[int, float]) -> int:
 
 
 def fit_clusters(
-    features: np.ndarray, train: np.ndarray, *, count: int | str, largest: int, seed: int
+    features: np.ndarray | csr_matrix, train: np.ndarray, *, count: int | str, largest: int, seed: int
 ) -> tuple[np.ndarray, dict]:
     """Cluster all samples by k-means centres fitted on the training split.
 
     Args:
-        features: standardised features, float32, shape (n, width).
+        features: standardised features, float32, shape (n, width), dense or sparse.
         train: boolean mask of training samples, shape (n,).
         count: number of clusters Z, or ``"elbow"`` to choose it from 1..``largest``.
         largest: the largest Z tried by the elbow method.
@@ -48,8 +53,8 @@ def fit_clusters(
     rows = features[train]
 
     def fit(z: int) -> KMeans:
-        if z > len(rows):
-            raise DataError(f"{z} clusters of {len(rows)} training samples", hint="lower [dataset.clusters] count")
+        if z > rows.shape[0]:
+            raise DataError(f"{z} clusters of {rows.shape[0]} training samples", hint="lower [dataset.clusters] count")
         return KMeans(z, n_init=10, random_state=seed).fit(rows)
 
     inertias = {}

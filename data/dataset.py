@@ -16,6 +16,7 @@ from . import schema
 from .boxes import Boxes
 from .errors import CorruptPart, DataError
 from .integrity import sha256_of
+from .tokens import FIELD_NAME, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class Batch:
     target_boxes: Boxes | None
     images: list[Path] | None  # image files; width and height in pixels are columns
     answers: dict[str, Any]
+    tokens: dict[str, Tokens] | None = None  # token lists by field
+    pixels: np.ndarray | None = None  # uint8 RGB (batch, 3, height, width), where images are no files of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +58,8 @@ class Dataset:
     target_reg: np.ndarray | None = None  # float32 (n,)
     target_boxes: Boxes | None = None  # n images
     images: tuple[Path, ...] | None = None  # an image file a sample; `columns` has their width and height
+    pixels: np.ndarray | None = None  # uint8 RGB (n, 3, side, side), where the images are no files of their own
+    tokens: dict[str, Tokens] | None = None  # by field; data.tokens.token_inputs says what `inputs` holds of them
     image_size: int | None = None  # side in pixels of the small images that are cached for a convolutional rejector
     fit: Dataset | None = None  # samples for agents that still have to be fitted; the training split if None
     classes: tuple[str, ...]
@@ -80,6 +85,17 @@ class Dataset:
             raise DataError(
                 f"sample {sample!r} has no finite target_reg", where=self.name, hint="filter it with `where`"
             )
+        for name, lists in (self.tokens or {}).items():
+            if not FIELD_NAME.fullmatch(name):
+                raise DataError(
+                    f"token lists called {name!r}", where=self.name, hint="letters, digits and _, no digit first"
+                )
+            if len(lists) != len(self.ids):
+                raise DataError(
+                    f"{len(lists)} token lists {name!r} for {len(self.ids)} samples",
+                    where=self.name,
+                    hint="every sample has a list of every field; it may be empty",
+                )
         if self.target_cla is None and self.target_reg is None and self.target_boxes is None:
             raise DataError("there is no target", where=self.name, hint="give target_cla, target_reg or both")
 
@@ -104,6 +120,8 @@ class Dataset:
             target_boxes=None if self.target_boxes is None else self.target_boxes[part],
             images=None if self.images is None else list(self.images[part]),
             answers=answers or {},
+            pixels=None if self.pixels is None else self.pixels[part],
+            tokens=None if self.tokens is None else {name: lists[part] for name, lists in self.tokens.items()},
         )
 
     @cached_property
@@ -125,6 +143,10 @@ class Dataset:
         }
         if self.target_boxes is not None:
             found["target_boxes"] = schema.digest([_content(v) for v in vars(self.target_boxes).values()])
+        if self.tokens is not None:
+            found["tokens"] = schema.digest({name: lists.digest for name, lists in self.tokens.items()})
+        if self.pixels is not None:
+            found["pixels"] = _content(self.pixels)
         if self.images is not None:
             found["images"] = schema.digest(_digests(self.images))
         if self.fit is not None:

@@ -12,6 +12,9 @@ KINDS = {
     "table": ("table", "TableConfig", "load_table"),
     "voc": ("voc", "VocConfig", "load_voc"),
     "coco": ("coco", "CocoConfig", "load_coco"),
+    "cifar10": ("cifar10", "Cifar10Config", "load_cifar10"),
+    "chexpert": ("chexpert", "ChexpertConfig", "load_chexpert"),
+    "mimic4": ("mimic4", "Mimic4Config", "load_mimic4"),
 }
 
 

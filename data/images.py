@@ -55,8 +55,19 @@ def thumbnail(path: Path | str, size: int) -> bytes:
     from PIL.Image import Resampling
 
     small = _decode(path, path).resize((size, size), Resampling.BILINEAR)  # averages over all pixels that it shrinks
+    return _png(small)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """uint8 RGB pixels (3, height, width) as a PNG file."""
+    from PIL import Image
+
+    return _png(Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))))
+
+
+def _png(image: Image) -> bytes:
     file = io.BytesIO()
-    small.save(file, "PNG")
+    image.save(file, "PNG")
     return file.getvalue()
 
 

@@ -14,7 +14,8 @@
 
 A predictions part has the columns its agent answers: ``pred_cla`` (int32 class index), ``pred_prob`` (:func:`dense`,
 one number a class), ``pred_reg`` (float32), ``pred_boxes`` (:data:`BOXES`); and ``failure``, why there is no answer, or
-null. A partial agent, which answers some samples only, has :data:`NO_ANSWER` there on the others.
+null, which is :data:`NO_ANSWER` where a partial agent is unavailable; where known ``seconds`` and ``paid`` (float64),
+how long the answer took and what it cost.
 
 Names are computed, never listed. Chunk ``k`` holds the same samples in the same order for every agent. Costs are raw:
 ``beta`` and ``lambda`` are applied when the table is read. Costs stand apart from predictions so that another cost
@@ -50,7 +51,8 @@ BOXES = pa.list_(
     )
 )
 
-#: Inputs of a rejector, by kind. Dense rows are fixed-width so that a page of them is a matrix.
+#: Inputs of a rejector, by kind. Dense rows are fixed-width so that a page of them is a matrix. Token lists have a
+#: column for each field, `tokens_NAME`: indices into the vocabulary that cache.json has under inputs.
 TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))
 IMAGE = pa.binary()  # an encoded image file (JPEG or PNG)
 
@@ -63,8 +65,15 @@ def dense(width: int) -> pa.DataType:
 #: ``failure`` where a partial agent has nothing to say: it is unavailable there, which is no failure.
 NO_ANSWER = "no answer"
 
+#: What a rejector can look at. Each is a column of that name, but for tokens: see :func:`token_column`.
 INPUT_COLUMNS = ("features", "tokens", "image")
+TOKEN_PREFIX = "tokens_"
 TARGET_TYPES = {"target_cla": pa.int32(), "target_reg": pa.float32(), "target_boxes": BOXES}
+
+
+def token_column(field: str) -> str:
+    """The column with the token lists of a field."""
+    return TOKEN_PREFIX + field
 
 
 def cache_file(cache: Path) -> Path:

@@ -28,6 +28,9 @@ def status_rows(cache: CostCache) -> list[dict]:
             "failed": 0,
             "unavailable": 0,
         }
+        for name in ("gflops", "seconds", "paid"):
+            if any(getattr(other, name) is not None for other in cache.all_agents):
+                row[name] = getattr(agent, name)
         names = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         costs = {k: cache.costs(agent.name, k, names) for k in done}
         row["failed"] = sum(table[names[0]].null_count for table in costs.values())

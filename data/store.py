@@ -8,15 +8,18 @@ the commit, so a killed process leaves either the whole file or nothing, and two
 from __future__ import annotations
 
 import errno
+import gzip
+import io
 import json
 import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
@@ -191,6 +194,26 @@ def commit_batches(
     return commit(path, write, replace=replace)
 
 
+@contextmanager
+def csv_gz(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
+    """Write a gzipped CSV file frame by frame, for use within :func:`commit_folder`; gives the function that appends.
+
+    The same frames and the same zlib give the same bytes: no time, no name is written.
+    """
+    _make_folder(path.parent)
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as file:
+        begun = False
+
+        def append(frame: pl.DataFrame) -> None:
+            nonlocal begun
+            text = io.BytesIO()
+            frame.write_csv(text, include_header=not begun)
+            file.write(text.getbuffer())
+            begun = True
+
+        yield append
+
+
 def table_bytes(table: pa.Table) -> int:
     """Size of a table as :func:`commit_table` would write it, facts aside."""
     sink = pa.BufferOutputStream()
@@ -251,6 +274,12 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         skeleton_digest(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=columns)
+
+
+def column_names(path: Path) -> list[str]:
+    """Names of the columns of a part."""
+    with corruption_named(path):
+        return pq.read_schema(path).names
 
 
 def facts_of(table: pa.Table) -> dict[str, str]:

@@ -13,8 +13,9 @@ from .clusters import fit_clusters
 from .dataset import Dataset
 from .errors import DataError
 from .features import FeatureEncoder, evaluate, standardisation
-from .schema import INPUT_COLUMNS, TARGET_TYPES
+from .schema import INPUT_COLUMNS, TARGET_TYPES, token_column
 from .splits import hash_split, require_all_splits
+from .token_columns import TokenEncoder
 
 
 class Strict(BaseModel):
@@ -49,6 +50,18 @@ class ClusterConfig(Strict):
     seed: int = 42
 
 
+class TokensConfig(Strict):
+    """A field of ``[dataset.tokens]``: lists of codes, such as diagnoses or words, for networks that read lists."""
+
+    column: str  # SQL expression giving a list, or a text that is cut at `separator`
+    separator: Annotated[str, Field(min_length=1)] = " "
+    min_count: Annotated[int, Field(ge=1)] = 2  # what is rarer in training is <unk>, which so is trained as well
+    max_length: Annotated[int, Field(ge=1, le=4096)] = 64  # codes of a list that a network looks at, the first ones
+
+
+TokenFieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
+
+
 class TableConfig(Strict):
     """``[dataset]``: one table, a row a sample. Targets, features and filters are SQL expressions over its columns."""
 
@@ -62,10 +75,19 @@ class TableConfig(Strict):
     )
     target_reg: str | None = None
     unit_reg: str = ""  # what target_reg is measured in, for people
-    features: Annotated[list[str], Field(min_length=1)]
+    features: list[str] = []
+    tokens: dict[TokenFieldName, TokensConfig] = {}
     keep: list[str] = []  # columns kept in the cache for SQL
     split: SplitConfig = SplitConfig()
     clusters: ClusterConfig | None = None
+
+    @model_validator(mode="after")
+    def _has_inputs(self):
+        if not self.features and not self.tokens:
+            raise ValueError("the rejector needs `features`, `tokens` or both to look at")
+        if self.clusters is not None and not self.features and not self.clusters.features:
+            raise ValueError("[dataset.clusters] needs `features` of its own where [dataset] has none")
+        return self
 
 
 #: Columns of the samples table that are not the source's.
@@ -83,7 +105,7 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
             names the file.
     """
-    table = _read(config.path, config.id)
+    table = read_table(config.path, config.id)
     try:
         return _prepare(table, config, name)
     except DataError as error:
@@ -119,9 +141,15 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
         split = hash_split(ids, strata, fractions=fractions, salt=config.split.salt)
     train = split == "train"
 
-    encoder = FeatureEncoder.fit(table.filter(pl.Series(train)), config.features)
-    features = encoder.transform(table)
-    inputs = {"features": {"kind": "dense", "width": len(encoder.names), **encoder.to_json()}}
+    features, tokens, inputs = None, None, {}
+    if config.features:
+        encoder = FeatureEncoder.fit(table.filter(pl.Series(train)), config.features)
+        features = encoder.transform(table)
+        inputs["features"] = {"kind": "dense", "width": len(encoder.names), **encoder.to_json()}
+    if config.tokens:
+        token_encoder = TokenEncoder.fit(table.filter(pl.Series(train)), config.tokens)
+        tokens = token_encoder.encode(table)
+        inputs["tokens"] = token_encoder.to_json()
 
     keep = list(config.keep)
     for column in keep:
@@ -129,7 +157,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
             raise DataError(
                 f"there is no column {column!r} to keep", hint=f"the columns are {', '.join(table.columns)}"
             )
-        if column in RESERVED_COLUMNS:
+        if column in RESERVED_COLUMNS | {token_column(name) for name in config.tokens}:
             raise DataError(f"column {column!r} cannot be kept: the cache has its own", hint="rename it in the table")
     if config.clusters is not None:
         if "cluster" in table.columns:
@@ -144,14 +172,16 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
         keep.append("cluster")
         inputs["clusters"] = facts
 
-    described = config.model_dump(
-        mode="json", exclude={"path", "keep", "unit_reg"}
-    )  # content is what counts, not where it lies
+    left_out = {"path", "keep", "unit_reg"}  # content is what counts, not where it lies
+    if not config.tokens:
+        left_out.add("tokens")  # caches of before there were any say nothing of them
+    described = config.model_dump(mode="json", exclude=left_out)
     return Dataset(
         name=name,
         ids=ids,
         split=split,
         features=features,
+        tokens=tokens,
         columns=table,
         target_cla=target_cla,
         target_reg=target_reg,
@@ -166,7 +196,13 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
 MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
 
 
-def _read(path: Path, id_column: str) -> pl.DataFrame:
+def read_table(path: Path, id_column: str) -> pl.DataFrame:
+    """A Parquet or CSV file; in a CSV, ids that stand in a column are text.
+
+    Raises:
+        DataError: there is no such file, it is of another kind, or it cannot be read.
+    """
+    id_column = id_column.strip('"')
     if path.suffix.lower() not in (".parquet", ".csv"):
         raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
     try:

@@ -144,12 +144,15 @@ def _constants(
         queried = [name for name in agent.queries if name in prices] if agent.role == "reference" else [agent.name]
         if alone["mean_cost"] is None or (metric != "task_loss" and metric not in alone):
             continue
-        paid = _paid(dict.fromkeys(queried, 1.0), evaluation)
+        there = {name: np.isfinite(evaluation.opponents.alone[name]) for name in queried}  # others are not asked
         if metric == "task_loss":
-            value, samples = alone["mean_cost"] - paid, evaluation.opponents.alone[agent.name] - paid
+            samples = evaluation.opponents.alone[agent.name].astype(np.float64)
+            samples = samples - sum(_paid({name: 1.0}, evaluation) * here for name, here in there.items())
+            value = float(samples.mean())
         else:
             value, samples = alone[metric], evaluation.measured.sample_metrics(position, [agent.name]).get(metric)
-        found.append((OperatingPoint(agent.name, agent.role, "", sum(prices[q] for q in queried), value), samples))
+        cost = sum(prices[name] * float(here.mean()) for name, here in there.items())
+        found.append((OperatingPoint(agent.name, agent.role, "", cost, value), samples))
     return found
 
 

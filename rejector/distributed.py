@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,10 +23,12 @@ class Group:
     Attributes:
         rank: of this process, from 0. Rank 0 writes and speaks.
         size: how many there are.
+        device: of torch, where tensors are exchanged.
     """
 
     rank: int = 0
     size: int = 1
+    device: str = "cpu"
 
     def share(self, rows: Tensor, dim: int) -> Tensor:
         """This process's part of rows, about as many as every other's; may be none."""
@@ -41,9 +44,23 @@ class Group:
         """The smallest of all processes' values."""
         if self.size == 1:
             return value
-        values = torch.tensor([value], device="cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
+        values = torch.tensor([value], device=self.device)
         torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MIN)
         return int(values)
+
+    def from_first(self, content: bytes | None) -> bytes | None:
+        """What rank 0 gives, on all processes."""
+        if self.size == 1:
+            return content
+        size = torch.tensor([-1 if content is None else len(content)], device=self.device)
+        torch.distributed.broadcast(size, src=0)
+        if size < 0:
+            return None
+        shared = torch.empty(int(size), dtype=torch.uint8, device=self.device)
+        if self.rank == 0:
+            shared.copy_(torch.from_numpy(np.frombuffer(content, np.uint8).copy()))
+        torch.distributed.broadcast(shared, src=0)
+        return shared.cpu().numpy().tobytes()
 
 
 def is_first() -> bool:
@@ -71,7 +88,7 @@ def joined(device: str) -> Iterator[tuple[Group, str]]:
         torch.cuda.set_device(device)
     torch.distributed.init_process_group("nccl" if gpu else "gloo")
     try:
-        yield Group(torch.distributed.get_rank(), size), device
+        yield Group(torch.distributed.get_rank(), size, device), device
         torch.distributed.barrier()  # nobody leaves before rank 0 has written
     finally:
         torch.distributed.destroy_process_group()

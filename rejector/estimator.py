@@ -100,7 +100,7 @@ class DeferralRejector(BaseEstimator):
         """
         features = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
         raw = self._check_costs(features, costs)
-        config = TrainConfig(**{name: getattr(self, name) for name in TRAINING})
+        config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
         weights, query_costs = self._check_weights(raw)
         tasks = [str(task) for task in range(raw.shape[2])]
         point = GridPoint(
@@ -181,7 +181,8 @@ class DeferralRejector(BaseEstimator):
         return tags
 
 
-#: Parameters that are TrainConfig's; `failures` is not among them: missing costs are refused.
+#: Parameters that are TrainConfig's. Not among them: `failures`, as missing costs are refused; `memory`, as everything
+#: is held; and `dropout`, as no network over features has any.
 TRAINING = (
     "network",
     "hidden",

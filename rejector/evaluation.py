@@ -147,7 +147,8 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         at = threshold if np.isfinite(threshold) else None
         result["confidence"] = {"expert": names[expert], "threshold": at, "coverage": 1.0 - below}
     if measured.averages is not None:
-        result["averaging"] = {"agents": names, "metrics": measured.average_metrics()}
+        averaged = [r.name for r in cache.references if r.kind == "average" and set(r.queries) == set(names)]
+        result["averaging"] = {"agents": names, "metrics": measured.average_metrics(), "same_as": averaged}
     if run.point.cost is not None:
         result["cost"] = run.point.cost
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()

@@ -50,8 +50,8 @@ class ExportReport:
 
 
 class Deployed(nn.Module):
-    """A rejector as it is used: raw features (batch, width), or pixels (batch, 3, side, side) in [0, 1], to scores
-    (batch, agents) and the agent's index (batch,), int64."""
+    """A rejector as it is used: raw features (batch, width), pixels (batch, 3, side, side) in [0, 1], or token lists
+    (batch, width) as int64, to scores (batch, agents) and the agent's index (batch,), int64."""
 
     def __init__(self, rejector: TrainedRejector):
         super().__init__()
@@ -60,7 +60,8 @@ class Deployed(nn.Module):
         self.register_buffer("std", rejector.state["feature_std"])
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        scores = self.network((inputs.flatten(1) - self.mean) / self.std)
+        looked_at = inputs if inputs.dtype == torch.int64 else (inputs.flatten(1) - self.mean) / self.std
+        scores = self.network(looked_at)
         return scores, scores.argmax(dim=-1)  # ONNX's ArgMax takes the lowest index among ties, unlike torch on a GPU
 
 
@@ -95,7 +96,9 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
 def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, Any] | None = None) -> onnx.ModelProto:
     """A rejector as an ONNX model with a free batch size, checked against torch on random inputs.
 
-    Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; float32, not standardised.
+    Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; float32, not standardised. Or
+    ``tokens`` (batch, width) int64: of each field, in order, the first ``max_length`` codes' indices in its vocabulary,
+    filled up with 0; ``input`` in the metadata of :func:`export_run` has both.
     Outputs: ``scores`` (batch, agents) float32; ``agent`` (batch,) int64, their argmax, ties to the lowest index.
     Metadata: ``agents``, ``query_costs``, ``method``, ``lambda``, ``nu``, ``l2d_version`` and ``facts``, texts as they
     are and all else as JSON.
@@ -114,9 +117,7 @@ def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, An
     deployed = Deployed(rejector).eval()
     width = len(deployed.mean)
     shape = (3, deployed.network.side, deployed.network.side) if column == "image" else (width,)
-    generator = torch.Generator().manual_seed(0)
-    example = deployed.mean + deployed.std * torch.randn(64, width, generator=generator)
-    example = example.reshape(-1, *shape)
+    example = _example(rejector, 64).reshape(-1, *shape)
     with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
         program = torch.onnx.export(
             deployed,
@@ -145,6 +146,20 @@ def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, An
     onnx.checker.check_model(model, full_check=True)
     _compare(model, rejector, example)
     return model
+
+
+def _example(rejector: TrainedRejector, rows: int) -> Tensor:
+    """Random inputs of the kind that a rejector looks at, (rows, width)."""
+    generator = torch.Generator().manual_seed(0)
+    fields = []
+    for codes, length in rejector.sizes:
+        lists = torch.randint(1, codes, (rows, length), generator=generator)
+        counts = torch.randint(0, length + 1, (rows, 1), generator=generator)
+        fields.append(torch.where(torch.arange(length) < counts, lists, 0))
+    if fields:
+        return torch.cat(fields, dim=1)
+    mean, std = rejector.state["feature_mean"], rejector.state["feature_std"]
+    return mean + std * torch.randn(rows, len(mean), generator=generator)
 
 
 def _compare(model: onnx.ModelProto, rejector: TrainedRejector, example: Tensor) -> None:

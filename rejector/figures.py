@@ -1,204 +1,232 @@
-"""The figures of a report, drawn from evaluations."""
+"""The figures of a report: what is drawn of a cache's evaluations, with the words that go with it.
+
+Every number in a figure is one of :func:`rejector.evaluation.evaluate_runs`, or comes from the allocations of the runs.
+How it looks is in rejector/charts.py.
+"""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import altair as alt
 import numpy as np
 
-from .evaluation import Evaluation
-from .summary import settings_of
-
-# Okabe and Ito's palette: told apart with any colour vision, and in grey.
-COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000"]
-SHORT = {
-    "multi-task": "multi-task",
-    "classification-only": "classification\nonly",
-    "regression-only": "regression\nonly",
-}
+from . import charts
+from .comparisons import mean_std
+from .cost_quality import LOWER_IS_BETTER
+from .layout import METRIC_NAMES, Layout, agents_of, labels_of, main_metrics, scaled, units_of
+from .settings import RIVAL_TITLES, rival_title, shown_differences
+from .theme import text_on
 
 
-def draw(evaluations: list[Evaluation]) -> bytes:
-    """One picture of all evaluations, as PNG.
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One chart.
 
-    Left, where methods differ: the task metrics against each other, with every agent alone. Middle: who gets how many
-    samples. Right, where ``beta`` differs: deferral loss and shares against it.
+    Attributes:
+        spec: Vega-Lite, without a config, width or schema.
+        alt: what it shows, in words.
+        rows: its numbers, for those who read rather than look.
     """
-    import matplotlib
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    groups = settings_of(evaluations)
-    swept, methods = _split_groups(groups)
-    panels = []
-    if methods:
-        if _two_metrics(methods[0][0]):
-            panels.append(lambda axes: _draw_tradeoff(axes, methods))
-        panels += [lambda axes: _draw_loss(axes, methods), lambda axes: _draw_shares(axes, methods)]
-    if swept and "map" in swept[0][0].result["metrics"]:  # the paper's Figure 1
-        panels += [lambda axes: _draw_sweep_map(axes, swept), lambda axes: _draw_sweep_stack(axes, swept)]
-        panels.append(lambda axes: _draw_sweep_loss(axes, swept))
-    elif swept:
-        panels += [lambda axes: _draw_sweep_loss(axes, swept), lambda axes: _draw_sweep_shares(axes, swept)]
-    rows = [panels[:3], panels[3:]] if len(panels) > 3 else [panels]
-    with plt.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}):
-        figure = plt.figure(figsize=(4.5 * len(rows[0]), 3.7 * len(rows)), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)
-        for row, subfigure in zip(rows, np.atleast_1d(figure.subfigures(len(rows))), strict=True):
-            for panel, axes in zip(row, np.atleast_1d(subfigure.subplots(1, len(row))), strict=True):
-                panel(axes)
-        sink = io.BytesIO()
-        figure.savefig(sink, format="png", dpi=130, metadata={"Software": None})
-        plt.close(figure)
-    return sink.getvalue()
+    name: str
+    title: str
+    spec: dict[str, Any]
+    alt: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
-def _split_groups(groups: list[list[Evaluation]]) -> tuple[list, list]:
-    """Settings that form a sweep over beta (multi-task, three or more), and settings to compare at one beta."""
-    betas: dict[str, list] = {}
-    for members in groups:
-        betas.setdefault(members[0].run.point.method, []).append(members)
-    swept = [m for m in betas.get("multi-task", []) if not isinstance(m[0].run.point.beta, tuple)]
-    first = swept[0][0].run.point if swept else None
-    swept = [m for m in swept if (m[0].run.point.nu, m[0].run.point.weights) == (first.nu, first.weights)]
-    if len({m[0].run.point.beta for m in swept}) < 3:
-        swept = []
-    smallest = min(sum(members[0].run.point.query_costs) for members in groups)
-    methods = [m for m in groups if sum(m[0].run.point.query_costs) == smallest]
-    return swept, [] if swept and len(methods) == 1 else methods
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """Charts that belong together.
+
+    Attributes:
+        name: of a file.
+        lead: what to see, under the title.
+        note: what is drawn and where it comes from, below.
+    """
+
+    name: str
+    title: str
+    panels: list[Panel]
+    lead: str = ""
+    note: str = ""
 
 
-def _two_metrics(evaluation: Evaluation) -> bool:
-    return {"accuracy", "smooth_l1"} <= set(evaluation.result["metrics"])
+def panel(name: str, title: str, chart: alt.LayerChart, alt_text: str, rows: list[dict]) -> Panel:
+    spec = chart.to_dict(validate=False)  # a tenth of a second a chart; the tests compile them all
+    for key in ("config", "$schema"):
+        spec.pop(key, None)
+    return Panel(name=name, title=title, spec=spec, alt=alt_text, rows=rows)
 
 
-def _draw_tradeoff(axes, groups: list[list[Evaluation]]) -> None:
-    first = groups[0][0].result
-    for index, (name, alone) in enumerate(first["agents"].items()):
-        axes.scatter(100 * alone["accuracy"], alone["smooth_l1"], marker="s", s=42, color=COLOURS[index % 8])
-        axes.annotate(f"{name} alone", (100 * alone["accuracy"], alone["smooth_l1"]), xytext=(0, 7), **_LABEL)
-    for members in groups:
-        metrics = members[0].result["over_seeds"]["metrics"]
-        x, y = 100 * metrics["accuracy"]["mean"], metrics["smooth_l1"]["mean"]
-        ours = members[0].run.point.method == "multi-task"
-        axes.errorbar(
-            x,
-            y,
-            xerr=100 * metrics["accuracy"]["std"],
-            yerr=metrics["smooth_l1"]["std"],
-            fmt="o",
-            color="#D55E00" if ours else "#555555",
-            markersize=8 if ours else 6,
-        )
-        axes.annotate(members[0].run.point.method, (x, y), xytext=(-9, -4), **{**_LABEL, "ha": "right"})
-    oracle = first["oracle"]["metrics"]
-    axes.scatter(100 * oracle["accuracy"], oracle["smooth_l1"], marker="*", s=90, color="#000000")
-    axes.annotate("oracle", (100 * oracle["accuracy"], oracle["smooth_l1"]), xytext=(0, -15), **_LABEL)
-    axes.set(xlabel="accuracy (%)", ylabel="smooth L1", title="Both tasks (better: right and down)")
-    axes.margins(0.18)
+def compare(layout: Layout) -> Figure:
+    """Rejectors at one ``beta``, beside every baseline."""
+    groups, focus = layout.compared, layout.focus
+    names = labels_of(groups)
+    result = focus[0].result
+    beta = focus[0].run.point.beta_text
+    panels = [_losses(layout, names), _differences(layout), _shares_by_setting(layout, names)]
+    metrics = main_metrics(focus)
+    if len(metrics) == 2:
+        panels.append(_two_tasks(layout, names, metrics))
+    seeds = result["over_seeds"]["seeds"]
+    spread = f"Whiskers of losses and metrics: ± one standard deviation over {seeds} seeds. " if seeds > 1 else ""
+    return Figure(
+        name="rejectors",
+        title=f"Rejectors and baselines at β = {beta}" if layout.swept or beta != "0" else "Rejectors and baselines",
+        panels=panels,
+        lead="Deferral loss is what counts: task costs weighted by λ, plus the query cost of whoever is asked.",
+        note=f"{spread}Whiskers of differences: 95 % bootstrap intervals over {units_of(focus)}.",
+    )
 
 
-_LABEL = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+def _losses(layout: Layout, names: list[str]) -> Panel:
+    result = layout.focus[0].result
+    agents = agents_of(layout.focus)
+    rows = []
+    for name, members in zip(names, layout.compared, strict=True):
+        loss = members[0].result["over_seeds"]["deferral_loss"]
+        kind = "system" if members is layout.focus else "other"
+        rows.append(_dot(name, loss["mean"], loss["std"], kind))
+    for rival in ("random_same_shares", "confidence", "confidence_same_coverage", "averaging"):
+        if f"{rival}_loss" in result:
+            found = mean_std([member.result[f"{rival}_loss"] for member in layout.focus])
+            rows.append(_dot(RIVAL_TITLES[rival], found["mean"], found["std"], "bound"))
+    for agent, alone in result["agents"].items():
+        if finite(alone.get("mean_cost")):
+            is_agent = alone["role"] == "agent"
+            rows.append(
+                _dot(f"{agent} alone" if is_agent else f"{agent} (reference)", alone["mean_cost"], 0.0,
+                     "agent" if is_agent else "bound", agent)
+            )  # fmt: skip
+    rows.append(_dot("oracle", result["oracle_loss"], 0.0, "bound"))
+    rows.sort(key=lambda row: row["value"])
+    order = [row["name"] for row in rows]
+    chart = charts.dots(
+        rows, by="name", order=order, x_title="mean deferral loss", agents=agents, interval="± std over seeds"
+    )
+    text = "Mean deferral loss, lowest first: " + "; ".join(f"{row['name']} {row['value']:.4f}" for row in rows) + "."
+    shown = [{"who": r["name"], "mean deferral loss": r["value"], "std over seeds": r["std"]} for r in rows]
+    return panel("loss", "Deferral loss, lower is better", chart, text, shown)
 
 
-def _draw_loss(axes, groups: list[list[Evaluation]]) -> None:
-    first = groups[0][0].result
-    names = [SHORT.get(m[0].run.point.method, m[0].run.point.method) for m in groups]
-    losses = [m[0].result["over_seeds"]["deferral_loss"] for m in groups]
-    colours = ["#D55E00" if m[0].run.point.method == "multi-task" else "#999999" for m in groups]
-    axes.bar(names, [v["mean"] for v in losses], yerr=[v["std"] for v in losses], color=colours, width=0.6, capsize=3)
-    for name, alone in first["agents"].items():
-        if alone["role"] == "reference":
-            axes.axhline(alone["mean_cost"], color="#009E73", lw=1, ls="-.", label=f"{name}: {alone['mean_cost']:.3f}")
-    best = first["best_agent_loss"]
-    axes.axhline(best, color="#0072B2", lw=1, ls="--", label=f"best constant ({first['best_agent']}): {best:.3f}")
-    axes.axhline(first["oracle_loss"], color="black", lw=1, ls=":", label=f"oracle: {first['oracle_loss']:.3f}")
-    axes.set(ylabel="mean deferral loss", title="Deferral loss (lower is better)")
-    axes.legend(frameon=False, fontsize=7.5, loc="upper right")
-    axes.set_ylim(0, 1.35 * max([best, *(v["mean"] + v["std"] for v in losses)]))
+def _dot(name: str, value: float, std: float, kind: str, agent: str = "") -> dict[str, Any]:
+    row = {"name": name, "value": value, "low": value - std, "high": value + std, "std": std, "kind": kind}
+    return row | ({"agent": agent} if agent else {})
 
 
-def _draw_shares(axes, groups: list[list[Evaluation]]) -> None:
-    names = [SHORT.get(m[0].run.point.method, m[0].run.point.method) for m in groups] + ["oracle"]
-    agents = list(groups[0][0].result["allocation"])
-    bottom = np.zeros(len(names))
-    for index, agent in enumerate(agents):
-        shares = [100 * m[0].result["over_seeds"]["allocation"][agent]["mean"] for m in groups]
-        shares.append(100 * groups[0][0].result["oracle"]["allocation"][agent])
-        bars = axes.bar(names, shares, bottom=bottom, width=0.6, color=COLOURS[index % 8], label=agent)
-        texts = [f"{share:.0f}" if share >= 6 else "" for share in shares]
-        axes.bar_label(bars, texts, label_type="center", fontsize=8, color="white")
-        bottom += np.array(shares)
-    axes.set(ylabel="share of samples (%)", title="Who answers", ylim=(0, 100))
-    axes.tick_params(axis="x", labelsize=8)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
+def finite(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
-def _sweep_axis(groups: list[list[Evaluation]]) -> list[float]:
-    return [float(m[0].run.point.beta) for m in groups]
+def _differences(layout: Layout) -> Panel:
+    result = layout.focus[0].result
+    rows = []
+    told = {rival_title(rival, result): interval for rival, interval in shown_differences(result).items()}
+    constants = (result["best_constant"], result["best_agent"])
+    told |= {
+        f"{agent} alone": interval
+        for agent, interval in result["over_seeds"]["agents"].items()
+        if agent not in constants and result["agents"][agent]["role"] == "agent"
+    }
+    for name, interval in told.items():
+        ends = {end: interval[end] for end in ("value", "low", "high")}
+        rows.append({"name": name.split(" (Mao")[0], **ends, "kind": "bound" if name == "oracle" else "system"})
+    rows.sort(key=lambda row: row["value"])
+    chart = charts.dots(
+        rows, by="name", order=[row["name"] for row in rows], x_title="difference in deferral loss",
+        agents=agents_of(layout.focus), interval="95 % interval", zero=True,
+    )  # fmt: skip
+    name = labels_of(layout.compared)[layout.compared.index(layout.focus)] or "the rejector"
+    text = f"Deferral loss of {name} less that of each baseline, with 95 % intervals: " + "; ".join(
+        f"{row['name']} {row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" for row in rows
+    )
+    shown = [{"against": r["name"], "difference": r["value"], "low": r["low"], "high": r["high"]} for r in rows]
+    return panel("difference", "Less each baseline’s: left of 0 is better", chart, text + ".", shown)
 
 
-def _draw_sweep_loss(axes, groups: list[list[Evaluation]]) -> None:
-    betas = _sweep_axis(groups)
-    loss = [m[0].result["over_seeds"]["deferral_loss"] for m in groups]
-    mean, std = np.array([v["mean"] for v in loss]), np.array([v["std"] for v in loss])
-    axes.plot(betas, mean, "o-", color="#D55E00", ms=4, label="multi-task rejector")
-    axes.fill_between(betas, mean - std, mean + std, color="#D55E00", alpha=0.25, lw=0)
-    for key, label, style in (
-        ("best_agent_loss", "best constant agent", "--"),
-        ("random_same_shares_loss", "random, same shares", "-."),
-        ("oracle_loss", "oracle", ":"),
-    ):
-        axes.plot(
-            betas, [np.mean([e.result[key] for e in m]) for m in groups], style, color="#444444", lw=1.2, label=label
-        )
-    axes.set(xlabel=r"query cost $\beta$", ylabel="mean deferral loss", title="What a query may cost")
-    axes.set_ylim(0, 1.3 * axes.get_ylim()[1])
-    axes.legend(frameon=False, fontsize=8, loc="upper left", ncols=2)
+def _shares_by_setting(layout: Layout, names: list[str]) -> Panel:
+    agents = agents_of(layout.focus)
+    rows = []
+    for name, members in zip(names, layout.compared, strict=True):
+        rows += stack({"name": name}, agents, members[0].result["over_seeds"]["allocation"])
+    oracle = layout.focus[0].result["oracle"]["allocation"]
+    rows += stack({"name": "oracle"}, agents, {a: {"mean": share} for a, share in oracle.items()})
+    order = [*names, "oracle"]
+    chart = charts.stacked_shares(
+        rows, by="name", order=order, agents=agents, title=None, unit=units_of(layout.focus), across=False
+    )
+    return panel("shares", "Who answers", chart, shares_text(rows, "name"), shares_table(rows, "name", agents))
 
 
-def _draw_sweep_shares(axes, groups: list[list[Evaluation]]) -> None:
-    betas = _sweep_axis(groups)
-    for index, agent in enumerate(groups[0][0].result["allocation"]):
-        share = [m[0].result["over_seeds"]["allocation"][agent] for m in groups]
-        mean = 100 * np.array([v["mean"] for v in share])
-        std = 100 * np.array([v["std"] for v in share])
-        axes.plot(betas, mean, "o-", color=COLOURS[index % 8], ms=4, label=agent)
-        axes.fill_between(betas, mean - std, mean + std, color=COLOURS[index % 8], alpha=0.25, lw=0)
-    axes.set(xlabel=r"query cost $\beta$", ylabel="share of samples (%)", title="Who answers", ylim=(-2, 102))
-    axes.legend(frameon=False, fontsize=8, loc="upper left")
+def stack(labels: dict[str, Any], agents: Sequence[str], shares: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Segments of one bar, from the first agent up: shares in percent, and where they begin and end."""
+    rows, start = [], 0.0
+    for position, agent in enumerate(agents):
+        share = 100 * shares[agent]["mean"]
+        row = {**labels, "agent": agent, "share": share, "from": start, "to": start + share}
+        if "std" in shares[agent]:
+            row["std"] = 100 * shares[agent]["std"]
+        rows.append(row | {"ink": text_on(position)})
+        start += share
+    return rows
 
 
-def _draw_sweep_map(axes, groups: list[list[Evaluation]]) -> None:
-    """mAP of the system against ``beta``, evenly spaced; every agent alone and the oracle beside it."""
-    betas = [f"{beta:g}" for beta in _sweep_axis(groups)]
-    values = [m[0].result["over_seeds"]["metrics"]["map"] for m in groups]
-    mean, std = (100 * np.array([v[key] for v in values]) for key in ("mean", "std"))
-    for index, (name, alone) in enumerate(groups[0][0].result["agents"].items()):
-        if "map" in alone:
-            colour, value = COLOURS[index % 8], 100 * alone["map"]
-            axes.axhline(value, color=colour, lw=1.2, ls="--", zorder=1)
-            at = {"xy": (0.01, value), "xycoords": ("axes fraction", "data"), "xytext": (0, 2), "fontsize": 8}
-            axes.annotate(f"{name} alone: {value:.1f}", **at, textcoords="offset points", color=colour)
-    oracle = [100 * m[0].result["oracle"]["metrics"]["map"] for m in groups]
-    axes.plot(betas, oracle, ":", color="#444444", lw=1.2, label="oracle (cheapest agent)")
-    axes.errorbar(betas, mean, yerr=std, fmt="o-", color="#D55E00", ms=5, capsize=3, label="rejector")
-    axes.set(xlabel=r"query cost $\beta$ of the dearest expert", ylabel="mAP (%)", title="mAP of the system")
-    axes.margins(y=0.12)
-    axes.legend(frameon=False, fontsize=8, loc="upper right")
+def shares_text(rows: list[dict[str, Any]], by: str) -> str:
+    """Shares in a sentence a bar."""
+    bars: dict[str, list[str]] = {}
+    for row in rows:
+        label = f"{row[by]} ({row['who']})" if "who" in row else str(row[by])
+        bars.setdefault(label, []).append(f"{row['agent']} {row['share']:.0f} %")
+    return "Shares of the agents: " + "; ".join(f"{bar}: {', '.join(parts)}" for bar, parts in bars.items()) + "."
 
 
-def _draw_sweep_stack(axes, groups: list[list[Evaluation]]) -> None:
-    """Who answers at each ``beta``, stacked to 100 %."""
-    betas = [f"{beta:g}" for beta in _sweep_axis(groups)]
-    bottom = np.zeros(len(betas))
-    for index, agent in enumerate(groups[0][0].result["allocation"]):
-        share = np.array([100 * m[0].result["over_seeds"]["allocation"][agent]["mean"] for m in groups])
-        bars = axes.bar(betas, share, bottom=bottom, width=0.75, color=COLOURS[index % 8], label=agent)
-        texts = [f"{value:.0f}" if value >= 6 else "" for value in share]
-        axes.bar_label(bars, texts, label_type="center", fontsize=8, color="white")
-        bottom += share
-    axes.set(xlabel=r"query cost $\beta$ of the dearest expert", ylabel="share of images (%)", title="Who answers")
-    axes.set_ylim(0, 100)
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
+def capital(text: str) -> str:
+    """With a capital first letter; mAP stays what it is."""
+    return text if text.startswith("mAP") else text[0].upper() + text[1:]
+
+
+def shares_table(rows: list[dict[str, Any]], by: str, agents: Sequence[str], title: str = "") -> list[dict[str, Any]]:
+    """Shares with a row a bar and a column an agent."""
+    bars: dict[tuple, dict[str, Any]] = {}
+    for row in rows:
+        first = {title or by: row[by]} | ({"decided by": row["who"]} if "who" in row else {})
+        bars.setdefault(tuple(first.values()), first)[f"{row['agent']} %"] = row["share"]
+    return list(bars.values())
+
+
+def _two_tasks(layout: Layout, names: list[str], metrics: list[str]) -> Panel:
+    result, agents = layout.focus[0].result, agents_of(layout.focus)
+    points = []
+
+    def add(name: str, kind: str, values: dict[str, Any], agent: str = "", label: str = "") -> None:
+        if not all(metric in values for metric in metrics):
+            return
+        pair = [values[m] if isinstance(values[m], dict) else {"mean": values[m], "std": 0.0} for m in metrics]
+        (x, dx), (y, dy) = ((scaled(m, v["mean"]), scaled(m, v["std"])) for m, v in zip(metrics, pair, strict=True))
+        row = {"name": name, "kind": kind, "x": x, "y": y, "x_low": x - dx, "x_high": x + dx, "y_low": y - dy}
+        row |= {
+            "y_high": y + dy,
+            "label": label or name,
+            "text": f"± {dx:.2g}, ± {dy:.2g} over seeds" if dx or dy else "",
+        }
+        points.append(row | ({"agent": agent} if agent else {}))
+
+    for name, members in zip(names, layout.compared, strict=True):
+        kind = "system" if members is layout.focus else "other"
+        add(name, kind, members[0].result["over_seeds"]["metrics"], label=name)
+    for agent, alone in result["agents"].items():
+        kind = "agent" if alone["role"] == "agent" else "bound"
+        add(f"{agent} alone", kind, alone, agent if kind == "agent" else "", label=agent)
+    add("oracle", "bound", result["oracle"]["metrics"])
+    x_title, y_title = (METRIC_NAMES[name] for name in metrics)
+    flipped = metrics[1] in LOWER_IS_BETTER
+    left = metrics[0] in LOWER_IS_BETTER
+    chart = charts.scatter(points, x_title=x_title, y_title=y_title, agents=agents, down=flipped)
+    text = f"{x_title} and {y_title}: " + "; ".join(f"{p['name']} {p['x']:.4g} and {p['y']:.4g}" for p in points)
+    shown = [{"who": p["name"], x_title: p["x"], y_title: p["y"]} for p in points]
+    title = f"Both tasks, better is up and {'left' if left else 'right'}"
+    return panel("two-tasks", title, chart, text + ".", shown)

@@ -62,6 +62,8 @@ def opponent(rival: str, result: dict) -> str:
     """A rival in words."""
     if rival in ("best_constant", "best_agent"):
         return f"always taking {result[rival]}" + (", the best in hindsight" if rival == "best_agent" else "")
+    if rival in result["agents"]:
+        return f"the reference {rival}"
     if rival == "confidence":
         chosen = result["confidence"]
         below = (

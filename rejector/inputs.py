@@ -16,8 +16,10 @@ from data.cache import CostCache
 from data.errors import DataError, FingerprintMismatch, UsageError
 from data.features import FeatureEncoder, columns_of, evaluate
 from data.stream import TableStream
+from data.token_columns import TokenEncoder
 
-from .rows import inputs_of
+from .networks import INPUT_HINT
+from .rows import RejectorInput, pixels_of
 
 Batches = Iterator[tuple[pa.Array, np.ndarray]]  # sample ids (strings), and features float32 (batch, width)
 
@@ -27,7 +29,7 @@ class InputRecord:
     """What a rejector looks at and how its cache made that. Kept in ``run.json``: a run routes without its cache.
 
     Attributes:
-        column: ``features`` or ``image``.
+        column: ``features``, ``tokens`` or ``image``.
         made: what ``CacheRecord.inputs`` says of it: the fitted encoder, or which agent's features it is, or the size.
         id: SQL expression of a sample's id over the columns of the source, where that is a table.
         shown_by: fingerprint of the agent whose features it is, without what it says of the dataset.
@@ -50,7 +52,7 @@ class InputRecord:
             raise UsageError(
                 f"this cache has no {column} to look at; it has {', '.join(there)}",
                 where=cache.path,
-                hint="networks that look at images: conv; all others look at features",
+                hint=INPUT_HINT,
             )
         made, shown_by = cache.record.inputs[column], None
         if made.get("agent") is not None:
@@ -60,8 +62,10 @@ class InputRecord:
         return cls(column=column, made=made, id=cache.record.fingerprint.get("dataset.id"), shown_by=shown_by)
 
     @property
-    def encoder(self) -> FeatureEncoder | None:
+    def encoder(self) -> FeatureEncoder | TokenEncoder | None:
         """The fitted encoder of a table's columns; None where features come from elsewhere."""
+        if self.column == "tokens":
+            return TokenEncoder.from_json(self.made)
         return FeatureEncoder.from_json(self.made) if "encoder" in self.made else None
 
     def differences(self, other: InputRecord) -> dict[str, tuple[object, object]]:
@@ -103,7 +107,9 @@ def open_inputs(
     """Open a file or cache, and check that it has what the rejector looks at.
 
     A file has the columns of the table that the rejector's cache was made of, or a column ``features`` (lists of
-    ``width`` numbers) or ``image`` (files of the cached size) as they stand in a cache.
+    ``width`` numbers) or ``image`` (files of the cached size) as they stand in a cache. Token lists are the table's
+    columns or, where a dataset has made them itself, lists of codes in columns of the fields' names; a code that
+    training has not seen is ``<unk>``.
 
     Args:
         path: a Parquet or CSV file, or the folder of a cost cache.
@@ -162,6 +168,15 @@ def _reader(stream: TableStream, record: InputRecord, width: int) -> tuple[list[
                 hint="give a Parquet file with encoded images (PNG or JPEG) in a binary column `image`, or a cache",
             )
         return ["image"], lambda frame, first_row: _pixels(frame, first_row, width, stream.path)
+    if record.column == "tokens":
+        for name in encoder.needed:
+            if name not in there:
+                raise DataError(
+                    f"there is no column {name!r}, which the rejector's token lists are made of",
+                    where=stream.path,
+                    hint=f"the columns are {', '.join(there)}",
+                )
+        return encoder.needed, encoder.transform
     columns = list(encoder.columns) if encoder else []
     if encoder and not columns:  # a cache of before their types were kept
         columns = list(dict.fromkeys(name for f in encoder.features for name in columns_of(f.expression)))
@@ -258,7 +273,7 @@ def _pixels(frame: pl.DataFrame, first_row: int, width: int, where: object) -> n
     files, pixels = frame["image"].to_arrow(), np.empty((frame.height, width), np.float32)
     for row in range(frame.height):  # one by one, so that the message names the row
         try:
-            found = inputs_of(files[row : row + 1], "image", 1)
+            found = pixels_of(files[row : row + 1])
         except DataError as error:
             raise DataError(f"the image of row {first_row + row} {error.what}", where=where, hint=error.hint) from error
         if found.shape[1] != width:
@@ -279,15 +294,18 @@ def _cache_batches(
 ) -> Batches:
     """All samples of a cache, whatever has been asked of agents. Only the parts that hold the input are needed."""
     first_row, agent = 0, record.made.get("agent")
+    looks_at = RejectorInput(record.column, record.made)
     for chunk in range(cache.record.num_chunks):
-        columns = ["sample_id", record.column]
+        columns = ["sample_id", *looks_at.columns]
         table = cache.samples(chunk, columns) if agent is None else cache.predictions(agent, chunk, columns)
-        if record.column not in table.column_names:  # the agent failed on all of the chunk
+        if agent is not None and record.column not in table.column_names:  # the agent failed on all of the chunk
             table = table.append_column(record.column, pa.nulls(len(table), schema.dense(width)))
         for start in range(0, len(table), rows_at_once):
             part = table.slice(start, rows_at_once)
-            frame = pl.from_arrow(part.select([record.column]))
-            if record.column == "image":
+            frame = pl.from_arrow(part.select(looks_at.columns))
+            if record.column == "tokens":
+                features = looks_at.rows({name: part[name] for name in looks_at.columns}, len(part))
+            elif record.column == "image":
                 features = _pixels(frame, first_row, width, cache.path)
             else:
                 features = _dense(frame, first_row, width, cache.path, unseen)

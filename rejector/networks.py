@@ -1,12 +1,15 @@
-"""Rejectors ``r(x, j)``: small networks from dense features, or small images, to one score per agent."""
+"""Rejectors ``r(x, j)``: small networks from features, token lists or small images to one score per agent."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from data.errors import UsageError
+from data.token_network import TokenNetwork
 
 
 class Linear(nn.Linear):
@@ -94,13 +97,50 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
     "mlp": MLP,
     "transformer": Transformer,
+    "feature_transformer": Transformer,
+    "token_transformer": TokenNetwork,
     "conv": Conv,
 }
 
-#: Which column of the samples a network looks at.
-INPUT_OF = {"linear": "features", "mlp": "features", "transformer": "features", "conv": "image"}
+#: What a network looks at, out of data.schema.INPUT_COLUMNS.
+INPUT_OF = {
+    "linear": "features",
+    "mlp": "features",
+    "transformer": "features",
+    "feature_transformer": "features",
+    "token_transformer": "tokens",
+    "conv": "image",
+}
+INPUT_HINT = "token_transformer looks at tokens, conv at images, all other rejectors at features"
+
+#: Networks that have a number of layers.
+LAYERED = ("mlp", "token_transformer")
 
 
-def make_network(kind: str, width: int, num_agents: int, hidden: int, layers: int = 2) -> nn.Module:
-    """A rejector network of a kind in :data:`NETWORKS`; ``layers`` are the mlp's."""
+def network_for(kind: str, inputs: Collection[str]) -> str:
+    """The network that a name stands for on a cache with these inputs.
+
+    A ``transformer`` reads token lists where the cache has them, since that is what transformers are for; where it has
+    none, its tokens are features. ``token_transformer`` and ``feature_transformer`` say which one is meant.
+    """
+    return "token_transformer" if kind == "transformer" and "tokens" in inputs else kind
+
+
+def make_network(
+    kind: str, width: int, num_agents: int, hidden: int, layers: int = 2, sizes: Sequence[tuple[int, int]] = ()
+) -> nn.Module:
+    """A rejector network of a kind in :data:`NETWORKS`.
+
+    Args:
+        width: of a row.
+        layers: of those in :data:`LAYERED`.
+        sizes: of the fields of token lists that a row consists of, see :func:`data.tokens.token_sizes`.
+
+    Raises:
+        UsageError: a token transformer without token lists.
+    """
+    if kind == "token_transformer":
+        if not sizes:
+            raise UsageError("a token_transformer reads token lists; these rows are none", hint="take transformer")
+        return TokenNetwork(sizes, num_agents, hidden, layers)
     return NETWORKS[kind](width, num_agents, hidden, **({"layers": layers} if kind == "mlp" else {}))

@@ -123,10 +123,11 @@ class Opponents:
         costs = available_costs(point_costs(measured.table.raw, point, tasks))
         choice_costs = available_costs(point_costs(measured.choice_raw, point, tasks))
         alone = {name: costs[:, j].numpy() for j, name in enumerate(names)}
+        queries = costs.isfinite() * torch.tensor(point.query_costs)  # who is unavailable is not asked
         references = available_costs(reference_point_costs(measured.table, point, tasks))
         for position, reference in enumerate(cache.references):
-            queries = sum(point.query_costs[names.index(name)] for name in reference.queries if name in names)
-            alone[reference.name] = (references[:, position] + queries).numpy()
+            asked = [names.index(name) for name in reference.queries if name in names]
+            alone[reference.name] = (references[:, position] + queries[:, asked].sum(dim=1)).numpy()
         losses, threshold = {"oracle": baselines.oracle(costs).numpy()}, None
         if measured.confidence is not None:
             confidence, choice_confidence = measured.confidence
@@ -136,9 +137,8 @@ class Opponents:
         if measured.averages is not None:
             raw = averaged_costs(measured.averages, measured.table.targets, tasks, measured.costs)
             free = replace(point, query_costs=(0.0,))
-            queries = costs.isfinite().double() @ torch.tensor(point.query_costs).double()
             cost = point_costs(torch.from_numpy(raw)[:, None], free, tasks)[:, 0]
-            losses["averaging"] = (cost.double() + queries).numpy()
+            losses["averaging"] = (cost + queries.sum(dim=1)).double().numpy()
         best, chosen = baselines.best_constant(costs), baselines.best_constant(choice_costs)
         return cls(
             measured=measured,

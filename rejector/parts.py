@@ -14,7 +14,7 @@ from data.errors import CorruptPart
 from data.integrity import REBUILD_HINT
 from data.mapped import MappedPart
 
-from .rows import Missing, Tally, check_finite, check_usable, inputs_of, read_costs
+from .rows import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
 
 class CacheParts:
@@ -23,7 +23,7 @@ class CacheParts:
     Args:
         cache: an opened cache.
         splits: to be read, out of ``train``, ``validation``, ``test``.
-        column: the rejector's input, ``features`` or ``image``.
+        column: the rejector's input, ``features``, ``tokens`` or ``image``.
         failures: what to do about recorded failures, see :data:`rejector.rows.FAILURES`.
 
     Attributes:
@@ -43,11 +43,12 @@ class CacheParts:
 
     def __init__(self, cache: CostCache, splits: tuple[str, ...], *, column: str, failures: str):
         check_usable(cache, column, failures)
-        self.cache, self.column, self.failures = cache, column, failures
+        self.cache, self.failures = cache, failures
+        self.looks_at = RejectorInput(column, cache.record.inputs[column])
         self._agents = cache.agents + cache.references
         self._missing = Missing(self._agents, failures)
         self._cost_columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
-        self._shown_by = cache.record.inputs[column].get("agent")  # features of the model's own forward pass
+        self._shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
         self.shape = (len(cache.agents), len(self._cost_columns))
         self.width = 0
         self.counts = {split: np.zeros(cache.record.num_chunks, np.int64) for split in splits}
@@ -104,7 +105,7 @@ class CacheParts:
         shown = schema.samples_part(cache.path, chunk)
         if self._shown_by is not None:
             shown = schema.predictions_part(cache.path, self._shown_by, chunk)
-        self._inputs.append(self._map(shown, chunk, owner, (self.column,), ids))
+        self._inputs.append(self._map(shown, chunk, owner, self.looks_at.columns, ids))
         for agent in self._agents:
             part = schema.costs_part(cache.path, agent.name, chunk, cache.record.cost_digest)
             costs.append(self._map(part, chunk, agent.name, tuple(self._cost_columns), ids))
@@ -131,17 +132,12 @@ class CacheParts:
         self, chunk: int, costs: list[MappedPart], rows: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of a chunk (all if None): inputs, raw costs of the agents whose parts are given, where these failed."""
-        values = self._inputs[chunk].read().get(self.column)
+        values = self._inputs[chunk].read()
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
         if rows is None:
-            return inputs_of(values, self.column, len(raw)), raw, failed
-        if isinstance(values, np.ndarray):
-            whole_row = np.dtype((np.void, values.itemsize * values.shape[1]))  # numpy would copy all of an array that
-            values = np.take(values.view(whole_row)[:, 0], rows)  # is not aligned before it takes rows of it
-            values = values.view(np.float32).reshape(len(rows), -1)
-        elif values is not None:
-            values = values.take(pa.array(rows))
-        return inputs_of(values, self.column, len(rows)), raw[rows], failed[rows]
+            return self.looks_at.rows(values, len(raw)), raw, failed
+        taken = {name: _take(column, rows) for name, column in values.items()}
+        return self.looks_at.rows(taken, len(rows)), raw[rows], failed[rows]
 
     def _note_training(
         self, of_split: pa.ChunkedArray, features: np.ndarray, raw: np.ndarray, failed: np.ndarray
@@ -166,6 +162,15 @@ class CacheParts:
 
     def _sample_id(self, chunk: int, row: int) -> str:
         return self.cache.samples(chunk, ["sample_id"])["sample_id"][row].as_py()
+
+
+def _take(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray | pa.ChunkedArray:
+    """Rows of a column, which may be a float32 matrix."""
+    if not isinstance(values, np.ndarray):
+        return values.take(pa.array(rows))
+    whole_row = np.dtype((np.void, values.itemsize * values.shape[1]))  # numpy would copy all of an array that
+    taken = np.take(values.view(whole_row)[:, 0], rows)  # is not aligned before it takes rows of it
+    return taken.view(np.float32).reshape(len(rows), -1)
 
 
 def _is(of_split: pa.ChunkedArray, split: str) -> np.ndarray:

@@ -26,6 +26,7 @@ from .guard import admitted, locked_connection
 
 BATCH_ROWS = 65_536
 POLL_SECONDS = 0.2
+_OF_THE_QUERY = re.compile(r"(Invalid Input|Conversion|Out of Range|Out of Memory|Not implemented|Binder) Error")
 _READING = re.compile(r"crc|checksum|deserialize|IOError|reading the stream|get_next", re.IGNORECASE)
 
 
@@ -157,13 +158,15 @@ class QuerySession:
         import duckdb
 
         text = str(error).strip()
-        if isinstance(error, duckdb.OutOfMemoryException):
+        if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory Error"):
             limit = self.connection.execute("SELECT current_setting('memory_limit')").fetchone()[0]
             return UsageError(
                 f"the query needs more memory than {limit}: {text.splitlines()[0]}",
                 hint="ask for less at once, or give a higher --memory-limit",
             )
-        if isinstance(error, OSError | pa.ArrowException) or _READING.search(text):
+        # What fails once a result is being read comes as an OSError of pyarrow's, DuckDB's own mistakes included.
+        from_reading = isinstance(error, OSError | pa.ArrowException) and not _OF_THE_QUERY.match(text)
+        if from_reading or _READING.search(text):
             return self._damage(text, sql)
         text = re.sub(r"\n?Did you mean \"[^\n]*", "", text)  # DuckDB suggests tables of its own
         columns = self.columns()

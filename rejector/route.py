@@ -13,10 +13,12 @@ import torch
 
 from data import store
 from data.errors import UsageError
+from data.integrity import sha256_of
 
 from .inputs import Inputs, open_inputs
 from .losses import allocate
-from .runs import Run, input_of, load_run, one_run
+from .price_rule import Policy, read_policy
+from .runs import WEIGHTS_FILE, Run, input_of, load_run, one_run
 from .training import ROWS_AT_ONCE
 
 READ_AT_ONCE = 1 << 22  # numbers of a batch that is read: 16 MiB as features
@@ -50,6 +52,7 @@ def route(
     out: Path,
     *,
     id_column: str | None = None,
+    policy: Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
@@ -63,12 +66,14 @@ def route(
         source: a Parquet or CSV file, or a cost cache, see :func:`rejector.inputs.open_inputs`.
         out: a Parquet file, or a CSV file by its suffix. It appears whole or not at all.
         id_column: whose values are the sample ids.
+        policy: a file that ``l2d policy`` saved; allocates by predicted cost plus price in place of the scores alone.
         overwrite: replace ``out`` if it is there.
         progress: called with the number of inputs (None where that is not known); returns a function to be told of
             inputs done.
 
     Raises:
-        UsageError: there is no run or several, ``out`` is there already or has another suffix.
+        UsageError: there is no run or several, ``out`` is there already or has another suffix, or the policy is another
+            run's.
         DataError: as :func:`rejector.inputs.open_inputs`, also for values that cannot be used.
         CorruptPart: the run is damaged.
     """
@@ -78,6 +83,7 @@ def route(
         raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
     opened, started = load_run(one_run(run)), time.perf_counter()
     opened.rejector.check_routable()
+    rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
     width = len(opened.rejector.state["feature_mean"])
     inputs = open_inputs(
         source,
@@ -90,7 +96,7 @@ def route(
     counts = np.zeros(len(opened.agents), np.int64)
     advance = progress(inputs.samples) if progress else lambda done: None
     kind = allocation_schema(len(opened.agents), classes=opened.rejector.has_classifier)
-    batches = _allocations(opened, inputs, kind, counts, advance)
+    batches = _allocations(opened, inputs, kind, counts, advance, rule)
     if not store.commit_batches(out, kind, batches, {"run_id": opened.point.run_id}, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
     return RouteReport(opened.agents, counts.tolist(), time.perf_counter() - started, inputs.ids)
@@ -107,7 +113,12 @@ def allocation_schema(num_agents: int, *, classes: bool = False) -> pa.Schema:
 
 
 def _allocations(
-    run: Run, inputs: Inputs, kind: pa.Schema, counts: np.ndarray, advance: Callable[[int], None]
+    run: Run,
+    inputs: Inputs,
+    kind: pa.Schema,
+    counts: np.ndarray,
+    advance: Callable[[int], None],
+    rule: Policy | None,
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of :func:`allocation_schema`; adds to ``counts`` on the way."""
     names = pa.array(run.agents)
@@ -116,7 +127,7 @@ def _allocations(
     for ids, features in inputs.batches:
         parts = torch.from_numpy(features).split(rows_at_once)
         scores = torch.cat([run.rejector.scores(part) for part in parts])
-        chosen = allocate(scores).numpy()
+        chosen = allocate(scores).numpy() if rule is None else rule.allocate(scores.numpy())
         counts += np.bincount(chosen, minlength=len(counts))
         columns = [ids, pa.array(chosen, pa.int32()), names.take(pa.array(chosen))]
         columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(counts))]

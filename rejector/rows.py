@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,9 @@ from data.cache import AgentRecord, CostCache
 from data.columns import dense_matrix, numbers
 from data.errors import DataError, UsageError
 from data.images import decode_thumbnails
+from data.tokens import Tokens, token_rows, token_sizes
+
+from .networks import INPUT_HINT
 
 #: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed;
 #: charge a failure the worst cost of its task that any answer has on the training split; or mask it, so that the agent
@@ -46,22 +51,69 @@ def check_usable(cache: CostCache, column: str, failures: str) -> None:
         raise UsageError(
             f"this cache has no {column} for a rejector to look at; it has {', '.join(there)}",
             where=cache.path,
-            hint="networks that look at images: conv; all others look at features",
+            hint=INPUT_HINT,
         )
 
 
-def inputs_of(values: Column | None, column: str, rows: int) -> np.ndarray:
-    """The rejector's input, float32 (rows, width): images decoded to numbers in [0, 1], all else as it is.
+@dataclass(frozen=True)
+class RejectorInput:
+    """What a rejector looks at: which columns of a cache these are, and how they become numbers.
 
-    Args:
-        values: the column; None where an agent failed on the whole chunk and has shown nothing, which gives width 0.
-        column: its name.
+    Attributes:
+        name: out of data.schema.INPUT_COLUMNS.
+        made: what ``CacheRecord.inputs`` says of it.
     """
-    if column == "image":
-        return decode_thumbnails(values.to_pylist()).reshape(rows, -1).astype(np.float32) / 255
-    if values is None:
-        return np.zeros((rows, 0), np.float32)
-    return values if isinstance(values, np.ndarray) else dense_matrix(values)
+
+    name: str
+    made: Mapping[str, Any]
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the samples table, or of the agent that shows its features."""
+        return tuple(schema.token_column(field) for field in self.made["fields"]) if self.sizes else (self.name,)
+
+    @cached_property
+    def sizes(self) -> tuple[tuple[int, int], ...]:
+        """Of fields of token lists, see :func:`data.tokens.token_sizes`; else none."""
+        return token_sizes(self.made)
+
+    @cached_property
+    def _vocabularies(self) -> list[tuple[str, ...]]:
+        return [tuple(field["vocabulary"]) for field in self.made["fields"].values()]
+
+    def rows(self, values: Mapping[str, Column], rows: int) -> np.ndarray:
+        """Float32 (rows, width): images decoded to numbers in [0, 1], token lists padded, all else as it is.
+
+        Args:
+            values: at least :attr:`columns`. Without them, as where an agent failed on a whole chunk and has shown
+                nothing, the width is 0.
+            rows: how many there are.
+
+        Raises:
+            DataError: a token list holds what is not in its vocabulary.
+        """
+        if self.sizes:
+            parts = zip(self.columns, self._vocabularies, strict=True)
+            try:
+                fields = [Tokens.from_arrow(values[name], vocabulary) for name, vocabulary in parts]
+            except ValueError as error:
+                raise DataError(f"token lists: {error}", hint="build the cache again") from error
+            return token_rows(fields, [length for _, length in self.sizes])
+        column = values.get(self.name)
+        if self.name == "image":
+            return pixels_of(column)
+        if column is None:
+            return np.zeros((rows, 0), np.float32)
+        return column if isinstance(column, np.ndarray) else dense_matrix(column)
+
+
+def pixels_of(files: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Encoded images of one size as numbers in [0, 1], float32 (n, 3 * side * side).
+
+    Raises:
+        DataError: one of them is no image.
+    """
+    return decode_thumbnails(files.to_pylist()).reshape(len(files), -1).astype(np.float32) / 255
 
 
 def read_costs(parts: Sequence[Mapping[str, Column] | pa.Table], columns: list[str]) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,7 @@ from data import schema, store
 from data.cache import CostCache
 from data.errors import CorruptPart, FingerprintMismatch, UsageError
 from data.integrity import sha256_of, skeleton_digest
+from data.tokens import token_sizes
 
 from .costs import CostWeights
 from .grid import GridPoint
@@ -196,6 +197,7 @@ def load_run(path: Path) -> Run:
     try:
         point = facts["point"]
         beta = point["beta"]
+        looks_at = InputRecord(**facts["input"]) if "input" in facts else None
         kind = TrainedMethod if point["method"] in METHODS else TrainedRejector
         rejector = kind(
             point=GridPoint(
@@ -211,9 +213,9 @@ def load_run(path: Path) -> Run:
             best_epoch=facts["best_epoch"],
             validation_risk=facts["validation_risk"],
             history=[tuple(row) for row in facts["history"]],
+            sizes=token_sizes(looks_at.made) if looks_at is not None else (),
         )
         rejector.check()
-        looks_at = InputRecord(**facts["input"]) if "input" in facts else None
         return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"], looks_at)
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error

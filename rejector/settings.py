@@ -91,18 +91,28 @@ def verdict(result: dict, difference: dict) -> str:
 
 def rival_title(rival: str, result: dict) -> str:
     """A rival's name for tables."""
+    if rival in result["agents"]:
+        return f"{rival} (reference)"
     title = RIVAL_TITLES.get(rival) or method_title(rival)
     return f"{title} ({result[rival]})" if rival in ("best_constant", "best_agent") else title
 
 
 def shown_differences(result: dict) -> dict[str, dict]:
-    """Differences worth a row: the best agent in hindsight only where it is another than the one chosen."""
-    regret = dict(result["over_seeds"]["regret"])
+    """Differences worth a row, references by their names.
+
+    Without the best agent in hindsight where it is the one chosen, and without the computed average of all agents where
+    a reference is just that.
+    """
+    regret, agents = dict(result["over_seeds"]["regret"]), result["over_seeds"]["agents"]
     if result["best_agent"] == result["best_constant"]:
         regret.pop("best_agent", None)
+    if result.get("averaging", {}).get("same_as"):
+        regret.pop("averaging", None)
+    references = {name: value for name, value in agents.items() if result["agents"][name]["role"] == "reference"}
     order = [name for name in RIVAL_TITLES if name in regret and name not in BOUNDS]
-    order += [name for name in regret if name not in RIVAL_TITLES]
-    return {name: regret[name] for name in [*order, *(name for name in BOUNDS if name in regret)]}
+    found = {name: regret[name] for name in order} | references
+    found |= {name: value for name, value in regret.items() if name not in RIVAL_TITLES}  # other methods
+    return found | {name: regret[name] for name in BOUNDS if name in regret}
 
 
 def signed(value: float, digits: int) -> str:

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
+
+from data.token_network import TokenNetwork
 
 from .costs import total_costs
 from .distributed import Group
 from .grid import GridPoint
 from .losses import LOSSES, allocate, check_nu, deferral_loss, recentred
 from .networks import make_network
+from .seeded_dropout import SeededDropout
 
 #: Activations of a layer that are worked on at once, in numbers. On a CPU more than this falls out of its cache.
 ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
+#: Rows of token lists that are worked on at once, those of about the same length together: a row is many tokens.
+TOKEN_ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 #: What a point's state consists of, besides three numbers: a tensor of each kind for each parameter.
 KINDS = ("parameters", "exp_avg", "exp_avg_sq", "best")
 
 
-def points_at_once(device: str, batch_size: int, network: str, width: int, hidden: int) -> int:
+def points_at_once(device: str, batch_size: int, network: str, width: int, hidden: int, layers: int = 2) -> int:
     """How many rejectors an :class:`AutogradStack` should hold; more of them make further stacks."""
     kind = torch.device(device).type
-    of_row = {"transformer": (1 + width) * hidden, "conv": width // 24 * hidden}  # a quarter of the pixels, hidden / 2
+    if network == "token_transformer":
+        batch_size = min(batch_size, TOKEN_ROWS_AT_ONCE.get(kind, 1024))
+    tokens = (1 + width) * hidden
+    of_row = {
+        "transformer": tokens,
+        "feature_transformer": tokens,
+        "token_transformer": tokens * (1 if kind == "cpu" else 16 * layers),  # what autograd keeps has to fit as well
+        "conv": width // 24 * hidden,  # a quarter of the pixels, hidden / 2
+    }
     return max(1, ACTIVATIONS_AT_ONCE.get(kind, 1 << 30) // (batch_size * of_row.get(network, hidden)))
 
 
@@ -40,10 +54,11 @@ class Stack(ABC):
     Args:
         points: the P points.
         weights: ``lambda`` that each is trained on, (P, T).
-        network: kind of network, with ``width``, ``num_agents``, ``hidden`` and ``layers``.
+        network: kind of network, with ``width``, ``num_agents``, ``hidden``, ``layers`` and ``sizes``.
         loss: one of :data:`rejector.losses.LOSSES`, on costs that are ``recentre``\\ d or not.
         has_unavailable: whether raw costs may be NaN, where an agent is unavailable.
         weight_decay: decoupled, as AdamW does it.
+        dropout: share of a token_transformer's activations that a step leaves out.
         dtype: of parameters; features and costs have to be of the same.
 
     Attributes:
@@ -60,10 +75,12 @@ class Stack(ABC):
         num_agents: int,
         hidden: int,
         layers: int = 2,
+        sizes: Sequence[tuple[int, int]] = (),
         loss: str = "surrogate",
         recentre: bool = False,
         has_unavailable: bool = False,
         weight_decay: float = 0.0,
+        dropout: float = 0.0,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
@@ -76,8 +93,10 @@ class Stack(ABC):
         self.nu = None if nu is None or loss != "surrogate" else nu[:, None, None]
         self._loss, self._recentre, self._weight_decay = LOSSES[loss], recentre, weight_decay
         self._has_unavailable = has_unavailable
+        self._dropout = dropout
 
-        networks = {seed: _initialised(seed, network, width, num_agents, hidden, layers) for seed in self.seeds}
+        shape = (network, width, num_agents, hidden, layers, sizes)
+        networks = {seed: _initialised(seed, *shape) for seed in self.seeds}
         self.template = networks[self.seeds[0]]
         self._shapes = {name: value.shape for name, value in self.template.named_parameters()}
         # No element of a padded tensor is left over for the fused step's scalar code, whose last bit might differ.
@@ -94,7 +113,7 @@ class Stack(ABC):
         self.best_epoch = torch.zeros(len(points), dtype=torch.int64, device=device)
 
     @abstractmethod
-    def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
+    def _backward(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Tensor:
         """Write gradients of the mean losses of a batch to ``_flat_gradient``; return these means, (P,)."""
 
     @abstractmethod
@@ -102,7 +121,14 @@ class Stack(ABC):
         """Mean true deferral loss of each point, float64 (P,), on the same rows for all: (n, W), (n, A, T)."""
 
     def step(
-        self, features: Tensor, raw: Tensor, lr: float, *, total: int | None = None, group: Group | None = None
+        self,
+        features: Tensor,
+        raw: Tensor,
+        lr: float,
+        *,
+        total: int | None = None,
+        group: Group | None = None,
+        keys: Tensor | None = None,
     ) -> Tensor:
         """One optimiser step on a batch.
 
@@ -111,14 +137,15 @@ class Stack(ABC):
             raw: their raw costs, (S, B, A, T).
             lr: learning rate.
             total: rows of the whole batch, where ``group``'s other processes have the rest of it.
+            keys: what the rows' dropout is drawn from, (S, B); none without dropout.
 
         Returns:
             Mean loss of each point over the whole batch before the step, float64 (P,).
         """
         if group is None or group.size == 1:
-            losses = self._backward(features, raw)
+            losses = self._backward(features, raw, keys)
         else:
-            losses = self._backward_together(features, raw, total, group)
+            losses = self._backward_together(features, raw, total, group, keys)
         self._steps += 1
         # What torch.optim.AdamW(fused=True) calls; its own bookkeeping costs as much as the step of a small grid.
         torch._fused_adamw_(
@@ -127,11 +154,13 @@ class Stack(ABC):
         )  # fmt: skip
         return losses
 
-    def _backward_together(self, features: Tensor, raw: Tensor, total: int, group: Group) -> Tensor:
+    def _backward_together(
+        self, features: Tensor, raw: Tensor, total: int, group: Group, keys: Tensor | None
+    ) -> Tensor:
         """Gradients and means of a batch of which each process has a share."""
         rows = features.shape[1]
         if rows:
-            losses = self._backward(features, raw) * (rows / total)
+            losses = self._backward(features, raw, keys) * (rows / total)
             self._flat_gradient *= rows / total
         else:
             losses = torch.zeros(len(self.points), dtype=torch.float64, device=self.device)
@@ -221,40 +250,61 @@ class AutogradStack(Stack):
 
     def __init__(self, points: list[GridPoint], weights: Tensor, **settings):
         super().__init__(points, weights, **settings)
-        template = self.template.to("meta")
-
-        def forward(state: dict[str, Tensor], features: Tensor) -> Tensor:
-            return functional_call(template, (state, {}), (features,))
-
-        def forward_of_one(state: dict[str, Tensor], features: Tensor) -> Tensor:
-            return forward({name: value[0] for name, value in state.items()}, features.reshape(-1, features.shape[-1]))[
-                None
-            ]
-
-        if len(points) == 1:  # vmap costs something with large batches even where there is nothing to map over
-            self._forward = self._forward_shared = forward_of_one
-        else:
-            self._forward = vmap(forward)  # (P, …), (P, B, W) -> (P, B, A)
-            self._forward_shared = vmap(forward, in_dims=(0, None))  # (P, …), (B, W) -> (P, B, A)
+        self.template = self.template.to("meta")
         self._leaves = {name: value.detach().requires_grad_() for name, value in self.parameters.items()}
         for name, gradient in self._views(self._flat_gradient).items():
             self._leaves[name].grad = gradient  # autograd adds to what is there
 
-    def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
-        costs = total_costs(raw[self.of_seed], self.weights, self.beta)
-        scores = self._forward(self._leaves, features[self.of_seed])
-        losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
+    def _forward(self, state: dict[str, Tensor], features: Tensor, keys: Tensor | None = None) -> Tensor:
+        """Scores (P, B, A) of each point's rows (S, B, W), or of the same rows (B, W) for all."""
+        options = {}
+        if isinstance(self.template, TokenNetwork):
+            features, options["lengths"] = self.template.trimmed(features)
+
+        def forward(state: dict[str, Tensor], rows: Tensor, keys: Tensor | None = None) -> Tensor:
+            drop = {} if keys is None else {"drop": SeededDropout(keys, self._dropout)}
+            return functional_call(self.template, (state, {}), (rows,), {**options, **drop})
+
+        if len(self.points) == 1:  # vmap costs something with large batches even where there is nothing to map over
+            given = () if keys is None else (keys[0],)
+            return forward({name: value[0] for name, value in state.items()}, features.flatten(0, -2), *given)[None]
+        if features.dim() == 2:
+            return vmap(forward, in_dims=(0, None))(state, features)
+        given = () if keys is None else (keys[self.of_seed],)
+        return vmap(forward)(state, features[self.of_seed], *given)
+
+    def _backward(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Tensor:
         self._flat_gradient.zero_()
-        scores.backward(gradient / features.shape[1])
-        return losses.mean(dim=1, dtype=torch.float64)
+        total = torch.zeros(len(self.points), device=features.device, dtype=torch.float64)
+        for x, block, of_rows in self._blocks(features, raw, keys):
+            costs = total_costs(block[self.of_seed], self.weights, self.beta)
+            scores = self._forward(self._leaves, x, of_rows)
+            losses, gradient = self._value_and_gradient(scores.detach(), costs, self.nu, -1)
+            scores.backward(gradient / features.shape[1])
+            total += losses.sum(dim=1, dtype=torch.float64)
+        return total / features.shape[1]
+
+    def _blocks(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Iterator[tuple]:
+        """A batch as it is; of token lists some rows after the other, so that short ones do not pay for long ones."""
+        at_once = TOKEN_ROWS_AT_ONCE.get(self.device.type, 1024)
+        if not isinstance(self.template, TokenNetwork) or features.shape[1] <= at_once:
+            yield features, raw, keys
+            return
+        seeds = torch.arange(len(features), device=features.device)[:, None]
+        for rows in TokenNetwork.longest_first(features).split(at_once, dim=1):
+            yield features[seeds, rows], raw[seeds, rows], None if keys is None else keys[seeds, rows]
 
     @torch.inference_mode()
     def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
+        if isinstance(self.template, TokenNetwork):
+            rows_at_once = len(self.points) * TOKEN_ROWS_AT_ONCE.get(self.device.type, 1024)
+            order = TokenNetwork.longest_first(features)
+            features, raw = features[order], raw[order]
         total = torch.zeros(len(self.points), device=features.device, dtype=torch.float64)
         step = max(1, rows_at_once // len(self.points))
         for x, costs in zip(features.split(step), raw.split(step), strict=True):
             costs = total_costs(costs.expand(len(self.points), -1, -1, -1), self.weights, self.beta)
-            losses = self._deferral_losses(self._forward_shared(self.parameters, x), costs)
+            losses = self._deferral_losses(self._forward(self.parameters, x), costs)
             total += losses.sum(dim=1, dtype=torch.float64)
         return total / len(features)
 
@@ -263,7 +313,7 @@ def _padded(size: int) -> int:
     return -(-size // 64) * 64
 
 
-def _initialised(seed: int, network: str, width: int, num_agents: int, hidden: int, layers: int) -> torch.nn.Module:
+def _initialised(seed: int, *shape) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make_network(network, width, num_agents, hidden, layers)
+        return make_network(*shape)

@@ -71,7 +71,7 @@ class MLPStack(Stack):
             ]
         return self._known_groups[key]
 
-    def _backward(self, features: Tensor, raw: Tensor) -> Tensor:
+    def _backward(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Tensor:
         rows = features.shape[1]
         losses = torch.zeros(len(self.points), dtype=torch.float64)
         raw = raw.permute(3, 0, 2, 1).contiguous()  # (T, S, A, B)

@@ -30,7 +30,7 @@ def open_streams(
     Args:
         cache: an opened cache.
         splits: out of ``train``, ``validation``, ``test``.
-        column: the rejector's input, ``features`` or ``image``.
+        column: the rejector's input, ``features``, ``tokens`` or ``image``.
         failures: as :func:`rejector.table.load_tables`; all agents and references count.
 
     Raises:
@@ -49,6 +49,7 @@ class Stream:
     Attributes:
         width: of a row's features.
         shape: of a row's raw costs: (agents, tasks).
+        sizes: of the fields of token lists that a row is, see :func:`data.tokens.token_sizes`; else none.
         counts: rows in each chunk, int64 (all chunks,).
         chunks: those that have rows.
         has_unavailable: whether an agent may be unavailable on some row: its raw costs are NaN there.
@@ -57,7 +58,7 @@ class Stream:
 
     def __init__(self, parts: CacheParts, split: str):
         self._parts, self.split = parts, split
-        self.width, self.shape = parts.width, parts.shape
+        self.width, self.shape, self.sizes = parts.width, parts.shape, parts.looks_at.sizes
         self.counts, self.cache_path = parts.counts[split], parts.cache.path
         self.chunks = np.flatnonzero(self.counts).tolist()
         self.has_unavailable, self.left_out = parts.has_unavailable, parts.left_out[split]

@@ -69,7 +69,9 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
             has = name in summary["metrics"]
             row[title] = _mean_std(summary["metrics"][name], scale, digits, len(members)) if has else ""
         row["deferral loss"] = _mean_std(summary["deferral_loss"], 1.0, 4, len(members))
-        row |= _share_cells({agent: share["mean"] for agent, share in summary["allocation"].items()})
+        shares = summary["allocation"].items()
+        seeds = len(members) if len(groups) <= FEW_SETTINGS else 1  # deviations of shares would make a sweep too wide
+        row |= {f"{agent} %": _mean_std(share, 100.0, 1, seeds) for agent, share in shares}
         rows.append(row)
 
     rows.append(None)
@@ -87,7 +89,7 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
     for members in own:
         rows.append(blank | _own_classifier_row(members, metrics, varying))
     for rival in ("averaging", "confidence"):
-        if f"{rival}_loss" not in first:
+        if f"{rival}_loss" not in first or first.get(rival, {}).get("same_as"):
             continue
         row = {**blank, "rejector": RIVAL_TITLES[rival], **at_first, "deferral loss": _number(first[f"{rival}_loss"])}
         if rival == "averaging":
@@ -100,7 +102,7 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         return rows
     for members in groups:
         summary = members[0].result["over_seeds"]
-        row = {**blank, "rejector": f"random, shares of {method_title(members[0].result['method'])}"}
+        row = {**blank, "rejector": f"random, shares of {members[0].result['method']}"}
         row |= {name: setting_text(members[0], name) for name in varying}
         row |= {"deferral loss": f"{summary['random_same_shares_loss']['mean']:.4f}"}
         rows.append(row | _share_cells({agent: share["mean"] for agent, share in summary["allocation"].items()}))

@@ -63,6 +63,7 @@ def sweep(
     Args:
         folders: where each point's run goes.
         overwrite: train again what is there, instead of leaving or refusing it.
+        config: settings; what a ``transformer`` is depends on the cache, see :func:`rejector.networks.network_for`.
         checkpoint_every: seconds between two saves.
         available: memory in bytes; what is free if None.
         progress: see :func:`rejector.training.train_grid`; epochs of a second wave are counted from 0 again.
@@ -72,6 +73,7 @@ def sweep(
         DataError: a folder holds a run of other settings or of another cache, and ``overwrite`` is False.
         UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
+    config = config.on(cache.record.inputs)
     todo = []
     for point, folder in zip(points, folders, strict=True):
         if not folder.exists():
@@ -137,7 +139,7 @@ def _train_grid(
         for members, rows in _by_rows(todo, cache, config, streams["train"]):
             points = [point for point, _ in members]
             found = waves(points, config, streams["train"], len(cache.agents), available=available)
-            if len(found) > 1 and narrate is not None:
+            if len(found) > 1 and narrate is not None and group.rank == 0:
                 sizes = ", ".join(str(len(wave)) for wave in found)
                 narrate(
                     f"memory holds {len(found[0])} of {len(members)} rejectors at once: "
@@ -146,7 +148,7 @@ def _train_grid(
             grid += [([members[position] for position in wave], rows) for wave in found]
         for members, rows in grid:
             begun = time.perf_counter()
-            checkpoint = Checkpoint(checkpoint_file(members, config, cache), checkpoint_every)
+            checkpoint = Checkpoint(checkpoint_file(members, config, cache), checkpoint_every, group)
             rejectors = train_grid(
                 [point for point, _ in members],
                 rows,
@@ -155,7 +157,7 @@ def _train_grid(
                 tasks=cache.record.tasks,
                 device=device,
                 group=group,
-                checkpoint=checkpoint if group.size == 1 else None,
+                checkpoint=checkpoint,
                 progress=progress,
             )
             trained = time.perf_counter()

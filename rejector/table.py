@@ -16,7 +16,7 @@ from data.cache import AgentRecord, CostCache
 from data.columns import dense_matrix, numbers
 from data.features import standardisation
 
-from .rows import Missing, Tally, check_finite, check_usable, inputs_of, read_costs
+from .rows import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,12 +24,14 @@ class CostTable:
     """Samples of a split, agents in order.
 
     Attributes:
-        features: the rejector's input, float32 (n, width): dense, or small images as 3 x side x side in [0, 1].
+        features: the rejector's input, float32 (n, width): dense, small images as 3 x side x side in [0, 1], or padded
+            token lists side by side.
         raw: raw costs, float32 (n, agents, tasks); NaN where an agent is unavailable.
         targets: target column -> array (n,), or Boxes of n images.
         predictions: agent or reference name -> prediction column -> the same.
         reference_raw: raw costs of the references, float32 (n, references, tasks), NaN as above.
         failed: where an agent or reference (in this order) has no answer, bool (n, agents + references).
+        sizes: of the fields of token lists that a row of features is, see :func:`data.tokens.token_sizes`; else none.
     """
 
     split: str
@@ -40,6 +42,7 @@ class CostTable:
     predictions: dict[str, dict[str, np.ndarray | Boxes]] = field(default_factory=dict)
     reference_raw: Tensor | None = None
     failed: np.ndarray | None = None
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
         return len(self.features)
@@ -58,7 +61,7 @@ def load_tables(
     Args:
         cache: an opened cache.
         splits: out of ``train``, ``validation``, ``test``.
-        column: the rejector's input, ``features`` or ``image``.
+        column: the rejector's input, ``features``, ``tokens`` or ``image``.
         predictions: read predictions, targets and references too (for task metrics).
         failures: what to do about recorded failures: ``refuse``; ``drop`` the samples on which an agent failed;
             charge a failure the ``worst`` cost of its task that any agent has on the training split; or ``mask``: the
@@ -93,6 +96,7 @@ def load_tables(
             raw=torch.from_numpy(raw[:, : len(cache.agents)].copy()),
             reference_raw=torch.from_numpy(raw[:, len(cache.agents) :].copy()),
             failed=failed[keep],
+            sizes=chunks.looks_at.sizes,
             targets={name: join(values[split])[keep] for name, values in chunks.targets.items()},
             predictions={
                 agent.name: {
@@ -125,10 +129,12 @@ class _Chunks:
         self.targets: dict[str, dict[str, list]] = {}
         self.predictions: dict[str, dict[str, dict[str, list]]] = {agent.name: {} for agent in agents}
         names = [agent.name for agent in agents]
-        shown_by = cache.record.inputs[column].get("agent")  # features of the model's own forward pass
+        self.looks_at = RejectorInput(column, cache.record.inputs[column])
+        shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         for samples, predicted, costs in cache.chunks(names):
-            features = read_inputs(samples if shown_by is None else predicted[names.index(shown_by)], column)
+            shown = samples if shown_by is None else predicted[names.index(shown_by)]
+            features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown))
             raw, failed = read_costs(costs, columns)
             check_finite(cache, lambda row, ids=samples["sample_id"]: ids[row].as_py(), features, raw, agents)
             unseen = failed[:, names.index(shown_by)] if shown_by is not None else np.zeros(len(raw), dtype=bool)
@@ -177,11 +183,6 @@ class _Chunks:
         return self.join(self.raw, "train").max(axis=(0, 1), initial=0)  # failures are zeros here
 
 
-def read_inputs(table: pa.Table, column: str) -> np.ndarray:
-    """The rejector's input, float32 (n, width); of no width where an agent failed on the whole chunk."""
-    return inputs_of(table[column] if column in table.column_names else None, column, len(table))
-
-
 def _by_split() -> dict[str, list]:
     return {split: [] for split in schema.SPLITS}
 
@@ -194,7 +195,7 @@ class TableStream:
     def __init__(self, table: CostTable):
         self.table = table
         self.width, self.shape = table.features.shape[1], tuple(table.raw.shape[1:])
-        self.counts, self.cache_path = np.array([len(table)]), None
+        self.counts, self.cache_path, self.sizes = np.array([len(table)]), None, table.sizes
         self.has_unavailable, self.left_out = bool(table.raw.isnan().any()), 0
 
     def __len__(self) -> int:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 
 from data.errors import UsageError
 
 from .losses import LOSSES
-from .networks import NETWORKS
+from .networks import LAYERED, NETWORKS, network_for
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +18,7 @@ class TrainConfig:
 
     network: str = "mlp"
     hidden: int = 64
-    layers: int = 2  # hidden layers of the mlp
+    layers: int = 2  # hidden layers of the mlp, blocks of the token_transformer
     loss: str = "surrogate"  # the paper's; or regression, one_vs_all, see rejector.losses
     recentre: bool = False  # subtract each sample's cheapest cost from all agents' before the loss
     epochs: int = 100
@@ -27,6 +27,7 @@ class TrainConfig:
     schedule: str = "cosine"  # or linear, constant
     warmup: float = 0.1  # share of the steps over which the rate rises from 0
     weight_decay: float = 0.0  # decoupled (AdamW)
+    dropout: float = 0.0  # share of a token_transformer's activations that each step leaves out
     patience: int = 0  # stop a point this many epochs after its lowest validation risk; 0: never
     memory: int | None = (
         None  # bytes that training may hold of a split; None: all of it. The order of rows depends on it
@@ -43,8 +44,12 @@ class TrainConfig:
                 raise UsageError(f"{name} = {getattr(self, name)}", hint=f"at least {least}")
         if self.network not in NETWORKS:
             raise UsageError(f"there is no rejector {self.network!r}", hint=f"choose from {', '.join(NETWORKS)}")
-        if self.layers != 2 and self.network != "mlp":
-            raise UsageError(f"layers = {self.layers}", hint=f"layers are the mlp's; the rejector is a {self.network}")
+        if self.layers != 2 and self.network not in (*LAYERED, "transformer"):
+            raise UsageError(f"layers = {self.layers}", hint=f"{self.network} has none; {' and '.join(LAYERED)} have")
+        if not 0 <= self.dropout < 1:
+            raise UsageError(f"dropout = {self.dropout}", hint="0 <= dropout < 1")
+        if self.dropout and self.network not in ("token_transformer", "transformer"):
+            raise UsageError(f"dropout = {self.dropout}", hint=f"{self.network} has none; a token_transformer has")
         if self.loss not in LOSSES:
             raise UsageError(f"there is no loss {self.loss!r}", hint=f"choose from {', '.join(LOSSES)}")
         if self.schedule not in SCHEDULES:
@@ -64,10 +69,24 @@ class TrainConfig:
             raise UsageError(f"train_rows = {rows}", hint="a share below 1, or a number of rows from 2 on")
         if rows is not None and self.memory is not None:
             raise UsageError("memory with train_rows", hint="a part of the training split is held: leave out memory")
-        if self.network == "transformer" and self.hidden % 4:
+        if self.network.endswith("transformer") and self.hidden % 4:
             raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
         if self.network == "conv" and self.hidden % 16:
             raise UsageError(f"hidden = {self.hidden}", hint="a conv needs a multiple of 16")
+
+    def on(self, inputs: Collection[str]) -> TrainConfig:
+        """These settings on a cache with these inputs: which network a ``transformer`` is, see :func:`network_for`.
+
+        Raises:
+            UsageError: the network has no such settings.
+        """
+        network = network_for(self.network, inputs)
+        if network == "transformer" and (self.layers != 2 or self.dropout):
+            raise UsageError(
+                f"layers = {self.layers}, dropout = {self.dropout}: a transformer over features has one block and none",
+                hint="leave them out: this cache has no token lists",
+            )
+        return replace(self, network=network)
 
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

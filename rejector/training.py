@@ -18,14 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import DataError, UsageError
+from data.token_network import TokenNetwork
 
 from .checkpoint import Checkpoint, Progress
 from .costs import expression_costs, total_costs
 from .distributed import Group
 from .grid import GridPoint
 from .networks import make_network
+from .seeded_dropout import row_keys
 from .shuffled import Shuffled, Window
-from .stacked import AutogradStack, Stack, points_at_once
+from .stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack, points_at_once
 from .stacked_mlp import MLPStack
 from .streaming import Stream
 from .table import CostTable, TableStream
@@ -44,6 +46,7 @@ class TrainedRejector:
     Attributes:
         state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split.
         history: (epochs, 2): mean surrogate loss in training, deferral risk on validation, both on training costs.
+        sizes: of the fields of token lists that it reads, see :func:`data.tokens.token_sizes`; else none.
     """
 
     point: GridPoint
@@ -52,11 +55,12 @@ class TrainedRejector:
     best_epoch: int
     validation_risk: float
     history: list[tuple[float, float]]
+    sizes: tuple[tuple[int, int], ...] = ()
 
     def network(self) -> nn.Module:
-        """The network with its parameters. It takes standardised features."""
-        width, num_agents = len(self.state["feature_mean"]), len(self.point.query_costs)
-        network = make_network(self.config.network, width, num_agents, self.config.hidden, self.config.layers)
+        """The network with its parameters. It takes standardised features, or token lists."""
+        width, num_agents, config = len(self.state["feature_mean"]), len(self.point.query_costs), self.config
+        network = make_network(config.network, width, num_agents, config.hidden, config.layers, self.sizes)
         network.load_state_dict({name: v for name, v in self.state.items() if not name.startswith("feature_")})
         return network.requires_grad_(False)
 
@@ -64,6 +68,11 @@ class TrainedRejector:
         """Raw features (n, width) -> scores (n, agents), float32 on the CPU."""
         network, mean, std = self.network(), self.state["feature_mean"], self.state["feature_std"]
         with torch.inference_mode():
+            if isinstance(network, TokenNetwork):
+                order = network.longest_first(features)
+                parts = [network.trimmed(features[rows]) for rows in order.split(TOKEN_ROWS_AT_ONCE["cpu"])]
+                found = torch.cat([network(rows, lengths) for rows, lengths in parts])
+                return torch.empty_like(found).index_copy_(0, order, found)
             return torch.cat([network((part - mean) / std) for part in features.split(ROWS_AT_ONCE)])
 
     def scores_on(self, table: CostTable) -> Tensor:
@@ -138,7 +147,7 @@ class _Training:
         group: Group,
     ):
         self.points, self.config, self.group = points, config, group
-        self.mean, self.std = (torch.from_numpy(values) for values in train.standardisation())
+        self.mean, self.std = _standardisation(train)
 
         def prepare(features: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
             return (features - self.mean) / self.std, _raw_costs(raw, points[0], tasks)
@@ -155,8 +164,10 @@ class _Training:
         self.num_validation, self.device = len(validation), device
         self.order = sorted(range(len(points)), key=lambda index: points[index].seed)
         ordered = [points[index] for index in self.order]
-        missing = train.has_unavailable or validation.has_unavailable
-        self.stacks = _stacks(ordered, config, train.width, device, alone=group.size > 1, has_unavailable=missing)
+        missing, self.sizes = train.has_unavailable or validation.has_unavailable, train.sizes
+        self.stacks = _stacks(
+            ordered, config, train.width, self.sizes, device, alone=group.size > 1, has_unavailable=missing
+        )
         self.history: list[Tensor] = []  # (P, 2) an epoch
         self.losses = torch.zeros(len(points), dtype=torch.float64)  # of the epoch under way
 
@@ -192,7 +203,11 @@ class _Training:
         for step, rows in enumerate(mine.split(config.batch_size, dim=1), start=number):
             share = self.group.share(rows, dim=1)
             lr = learning_rate(step, config.epochs * steps, config)
-            losses += stack.step(*window.take(share), lr, total=rows.shape[1], group=self.group) * rows.shape[1]
+            keys = None
+            if config.dropout:
+                keys = self.group.share(row_keys(stack.seeds, step, rows.shape[1], rows.device), dim=1)
+            found = stack.step(*window.take(share), lr, total=rows.shape[1], group=self.group, keys=keys)
+            losses += found * rows.shape[1]
         return losses
 
     def _end_epoch(self, epoch: int, map_stacks: Callable) -> None:
@@ -257,19 +272,35 @@ class _Training:
                 best_epoch=best,
                 validation_risk=float(stack.best_risk[position]),
                 history=[tuple(row) for row in curve[:last]],
+                sizes=self.sizes,
             )
         return [found[index] for index in range(len(self.points))]
 
 
+def _standardisation(train: Stream | TableStream) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each feature; what leaves token lists as they are, whose numbers are names."""
+    if train.sizes:
+        return torch.zeros(train.width), torch.ones(train.width)
+    mean, std = train.standardisation()
+    return torch.from_numpy(mean), torch.from_numpy(std)
+
+
 def _stacks(
-    points: list[GridPoint], config: TrainConfig, width: int, device: str, *, alone: bool, has_unavailable: bool
+    points: list[GridPoint],
+    config: TrainConfig,
+    width: int,
+    sizes: tuple[tuple[int, int], ...],
+    device: str,
+    *,
+    alone: bool,
+    has_unavailable: bool,
 ) -> list[Stack]:
     """Points of a grid in stacks: on a CPU as many of the fast kind as there are threads, or one if that has to do."""
     on_cpu = torch.device(device).type == "cpu"
     if on_cpu and config.network in ("linear", "mlp"):
         kind, count = MLPStack, 1 if alone else min(torch.get_num_threads(), len(points))
     else:
-        size = points_at_once(device, config.batch_size, config.network, width, config.hidden)
+        size = points_at_once(device, config.batch_size, config.network, width, config.hidden, config.layers)
         kind, count = AutogradStack, -(-len(points) // size)
     cuts = [len(points) * position // count for position in range(count + 1)]
     return [
@@ -281,10 +312,12 @@ def _stacks(
             num_agents=len(points[0].query_costs),
             hidden=config.hidden,
             layers=config.layers,
+            sizes=sizes,
             loss=config.loss,
             recentre=config.recentre,
             has_unavailable=has_unavailable,
             weight_decay=config.weight_decay,
+            dropout=config.dropout,
             device=device,
         )
         for start, stop in itertools.pairwise(cuts)

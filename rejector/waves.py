@@ -55,7 +55,7 @@ def waves(
                 where=train.cache_path,
                 hint=f"stream them: --memory {max(1, fit // 2**20)}MiB",
             )
-    of_point = COPIES * 4 * _num_parameters(config, train.width, num_agents)
+    of_point = COPIES * 4 * _num_parameters(config, train, num_agents)
     most_points, most_seeds = fit // of_point, len(points)
     if not most_points:
         raise UsageError(
@@ -78,7 +78,7 @@ def waves(
     return found
 
 
-def _num_parameters(config: TrainConfig, width: int, num_agents: int) -> int:
+def _num_parameters(config: TrainConfig, train: Stream, num_agents: int) -> int:
     with torch.device("meta"):
-        network = make_network(config.network, width, num_agents, config.hidden, config.layers)
+        network = make_network(config.network, train.width, num_agents, config.hidden, config.layers, train.sizes)
     return sum(value.numel() for value in network.parameters())

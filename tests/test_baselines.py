@@ -206,7 +206,8 @@ def test_p_values_are_adjusted_over_the_sweep_and_seeds_kept_apart(swept):
 def with_regrets(evaluation: Evaluation, **regrets: tuple[float, float]) -> Evaluation:
     """An evaluation whose differences (but against the oracle) are all -0.1 at p = 0.001, except these."""
     result = json.loads(json.dumps(evaluation.result))
-    for rival, difference in result["over_seeds"]["regret"].items():
+    compared = result["over_seeds"]["regret"] | {"everyone": result["over_seeds"]["agents"]["everyone"]}
+    for rival, difference in compared.items():
         value, p = regrets.get(rival, (-0.1, 0.001))
         difference.update(value=value, low=value - 0.02, high=value + 0.02)
         if rival != "oracle":
@@ -231,6 +232,8 @@ def test_what_a_rejector_does_not_beat_is_said(swept):
     assert sentences[0] == ("multi-task: Worse than random allocation at the same shares: +0.2000 [+0.1800, +0.2200].")
     assert sentences[1].startswith(f"multi-task: No better than deferring to {expert}")
     assert len(sentences) == 2
+    behind = findings([with_regrets(at[0.0], everyone=(0.01, 0.002))])
+    assert behind == ["multi-task: Worse than the reference everyone: +0.0100 [-0.0100, +0.0300]."]
 
 
 def test_a_sweep_takes_a_row_a_setting_and_a_few_settings_every_baseline(swept):

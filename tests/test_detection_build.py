@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -347,9 +351,32 @@ def test_the_report_has_the_papers_table_and_figure(runs, scenes):
 
     out, figure = scenes / "report.html", scenes / "figure.png"
     command = [sys.executable, "-m", "cli", "report", str(runs[0].parent), "--out", str(out), "--figure", str(figure)]
-    subprocess.run(command, check=True, capture_output=True)
-    assert "mAP %" in out.read_text()
+    subprocess.run([*command, "--images", str(scenes / "devkit")], check=True, capture_output=True, timeout=300)
+    page = out.read_text()
+    assert "mAP %" in page
     assert figure.stat().st_size > 10_000
+
+    # one example's pictures: its own image, the truth's boxes, every agent's that are sure enough
+    found = re.search(r'<article class="example">.*?</article>', page, re.DOTALL).group()
+    sample = re.search(r"<h4>(\S+)", found).group(1)
+    encoded = re.search(r'<image [^>]*href="data:image/jpeg;base64,([^"]+)"', found).group(1)
+    shown = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))).convert("L"), dtype=float)
+    (file,) = (scenes / "devkit").rglob(f"{sample}.jpg")
+    truth = np.asarray(Image.open(file).convert("L").resize(shown.shape[::-1]), dtype=float)
+    assert np.abs(shown - truth).mean() < 6
+    table = load_tables(CostCache(scenes / "cache"), ("test",), predictions=True)["test"]
+    row = table.ids.index(sample)
+    tiles = re.findall(r'<div class="tile.*?</svg>', found, re.DOTALL)
+    answers = [table.targets["target_boxes"], *(table.predictions[name]["pred_boxes"] for name in table.predictions)]
+    assert len(tiles) == len(answers) == 4
+    for tile, boxes in zip(tiles, answers, strict=True):
+        drawn = [
+            [float(n) for n in r] for r in re.findall(r'<rect x="(.*?)" y="(.*?)" width="(.*?)" height="(.*?)"', tile)
+        ]
+        mine = boxes.of(row)
+        sure = mine["boxes"][mine["scores"] >= 0.3].astype(float)
+        expected = np.hstack([sure[:, :2], sure[:, 2:] - sure[:, :2]])
+        assert np.allclose(sorted(drawn), sorted(expected.tolist()), atol=0.11)
     result = subprocess.run(
         [sys.executable, "-m", "cli", "evaluate", str(runs[0]), "--format", "json"], check=True, capture_output=True
     )

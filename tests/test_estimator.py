@@ -197,7 +197,7 @@ def test_costs_are_no_metadata_to_be_routed():
 def test_its_parameters_are_those_of_training_with_the_same_defaults():
     parameters = {name: p.default for name, p in inspect.signature(DeferralRejector).parameters.items()}
     config = asdict(TrainConfig())
-    assert set(TRAINING) == set(config) - {"failures", "memory"}
+    assert set(TRAINING) == set(config) - {"failures", "memory", "dropout"}
     assert {name: parameters[name] for name in TRAINING} == {name: config[name] for name in TRAINING}
     assert set(DeferralRejector().get_params()) == set(parameters)
 
@@ -255,3 +255,12 @@ def test_costs_of_other_agents_are_not_scored():
     rejector = DeferralRejector(**QUICK).fit(features, costs)
     with pytest.raises(ValueError, match="costs of 2 agents, but it was trained on those of 3"):
         rejector.score(features, costs[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [({"network": "transformer", "layers": 3}, "one block"), ({"network": "token_transformer"}, "reads token lists")],
+)
+def test_networks_that_features_cannot_have_are_refused(settings, words):
+    with pytest.raises(UsageError, match=words):
+        DeferralRejector(**settings).fit(np.zeros((8, 2)), np.ones((8, 2)))

@@ -116,7 +116,7 @@ def test_runs_read_back_score_and_route_as_they_were_saved(swept, tmp_path):
 
 
 def test_runs_of_all_methods_are_queried_together(swept):
-    folder, _, runs = swept
+    folder = swept[0]
     sql = "SELECT method, count(*) AS rows, count(pred_cla) AS own FROM allocations JOIN runs USING (run_id) GROUP BY 1"
     rows = {row["method"]: row for row in query([folder], sql).to_pylist()}
     assert rows.keys() == {"multi-task", *PLAIN}
@@ -205,7 +205,7 @@ def test_a_method_on_fewer_rows_sees_these_alone(swept, tmp_path):
 
 
 def test_runs_among_other_agents_are_other_settings_not_seeds(swept, tmp_path):
-    folder, cache, runs = swept
+    _, cache, runs = swept
     pair = run_methods(chosen_agents(cache, ["model", "expert"]), tmp_path / "pair", ["knn"])
     mine = [path for path in runs if path.name.startswith("knn")]
     evaluations = evaluate_runs([*mine, *pair])

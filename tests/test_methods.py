@@ -87,8 +87,8 @@ def test_one_stage_losses_are_the_papers_sums(method, alpha, missing):
 
 def test_without_query_costs_the_cost_sensitive_form_is_the_papers_loss():
     outputs, samples = drawn(30, missing=False)
-    free = Samples(x=samples.x, costs=torch.cat([samples.costs[:, :1], 1 - samples.right], dim=1), target=samples.target,
-                   right=samples.right)  # fmt: skip
+    costs = torch.cat([samples.costs[:, :1], 1 - samples.right], dim=1)
+    free = Samples(x=samples.x, costs=costs, target=samples.target, right=samples.right)
     s = outputs[:, : K + J].log_softmax(dim=1)
     wanted = -s.gather(1, samples.target[:, None])[:, 0] - (samples.right * s[:, K:]).sum(dim=1)
     torch.testing.assert_close(one_stage.mozannar_sontag_loss(outputs[:, : K + J], free, 1.0), wanted)

@@ -235,5 +235,5 @@ def test_what_is_spilled_is_ours_alone_and_goes(scene):
         for batch in batches:
             assert batch["h"][0].as_py() >= last
             last, count = batch["h"][-1].as_py(), count + batch.num_rows
-        assert count == 1_000_000
+        assert count == 3_000_000
     assert not private.exists()

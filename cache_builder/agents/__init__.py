@@ -9,8 +9,14 @@ from .base import Agent, AgentConfig
 #: kind -> (module, configuration class, agent class). Modules load when a recipe names them: torch is heavy.
 KINDS = {
     "two_head": ("two_head", "TwoHeadConfig", "TwoHeadAgent"),
+    "two_transformers": ("two_transformers", "TwoTransformersConfig", "TwoTransformersAgent"),
     "cluster_expert": ("cluster_expert", "ClusterExpertConfig", "ClusterExpertAgent"),
+    "simulated": ("simulated", "SimulatedConfig", "SimulatedAgent"),
     "column": ("column", "ColumnConfig", "ColumnAgent"),
+    "table": ("table", "TableAnswersConfig", "TableAnswersAgent"),
+    "torch": ("torch_module", "TorchConfig", "TorchAgent"),
+    "torchvision_classifier": ("torchvision_classifier", "TorchvisionClassifierConfig", "TorchvisionClassifierAgent"),
+    "onnx": ("onnx", "OnnxConfig", "OnnxAgent"),
     "average": ("average", "AverageConfig", "AverageAgent"),
     "small_faster_rcnn": ("small_faster_rcnn", "SmallFasterRCNNConfig", "SmallFasterRCNNAgent"),
     "torchvision_detector": ("torchvision_detector", "TorchvisionDetectorConfig", "TorchvisionDetectorAgent"),

@@ -22,8 +22,8 @@ class AgentConfig(Strict):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]*$", max_length=80)]
     kind: str
     description: str = ""
-    # relative: a single `beta` is what the dearest agent costs. "gflops": what one image costs the detector to look at
-    price: Annotated[float, Field(ge=0)] | Literal["gflops"] = 1.0
+    # relative: a single `beta` is what the dearest agent costs; or the mean of what is recorded of its answers
+    price: Annotated[float, Field(ge=0)] | Literal["gflops", "seconds", "paid"] = 1.0
     reference: bool = False  # reported beside the agents, never allocated to
     timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
     features: list[str] = []  # what of itself the model gives the rejector as input; kinds say what they have
@@ -34,7 +34,7 @@ class AgentConfig(Strict):
 
 
 #: Keys that came after caches had been built: part of an agent's fingerprint only where they are set.
-LATER_KEYS = ("features", "partial")
+LATER_KEYS = ("features", "partial", "factory")
 
 
 class Agent(ABC):
@@ -50,6 +50,7 @@ class Agent(ABC):
     needs: tuple[str, ...] = ()  # names of agents whose cached answers `ask` finds in `batch.answers`
     can_answer: ClassVar[tuple[str, ...]]  # what it can answer, out of cla, reg and boxes
     can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
+    timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference", "timeout"}
 

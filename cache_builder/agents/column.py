@@ -74,7 +74,8 @@ class ColumnAgent(Agent):
                 raise AgentFailure(
                     f"agent {self.config.name!r} answered class {name!r}",
                     where=f"sample {sample_id!r}",
-                    hint=f"the classes are {', '.join(dataset.classes)}",
+                    hint=f"the classes are {', '.join(dataset.classes)}"
+                    + ("; if it need not answer every sample: partial = true" if name is None else ""),
                 )
         if self.partial and None in names:
             return np.array([index.get(name, np.nan) for name in names], dtype=np.float64)

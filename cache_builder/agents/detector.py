@@ -47,6 +47,7 @@ class DetectorAgent(Agent):
     """Asks a model about images, batch by batch. A batch that does not fit into memory is halved from then on."""
 
     config: DetectorConfig
+    timed = True
     can_answer = ("boxes",)
     can_show = ("detections",)
     reads = ("images", "classes")

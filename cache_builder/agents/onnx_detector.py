@@ -19,6 +19,7 @@ from data.errors import AgentFailure, DataError, UsageError
 
 from .base import file_digest
 from .detector import DetectorAgent, DetectorConfig, class_labels
+from .onnx_session import open_session, require_onnxruntime
 
 #: COCO's categories by their ids, 1 to 90, "N/A" where there is none; and the 80 that there are, in the same order.
 COCO_91 = list(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])
@@ -71,7 +72,7 @@ class OnnxDetectorAgent(DetectorAgent):
                 where=self.config.file,
                 hint="relative paths are relative to the recipe",
             )
-        _onnxruntime(where)
+        require_onnxruntime(where)
         self._names(dataset)
 
     def _names(self, dataset: Dataset) -> np.ndarray:
@@ -83,17 +84,9 @@ class OnnxDetectorAgent(DetectorAgent):
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
         super().load(frozen, dataset, device)
-        runtime, file = _onnxruntime(f"agent {self.config.name!r}"), self.config.file
+        file = self.config.file
         self.labels = self._names(dataset)
-        providers = ["CPUExecutionProvider"]
-        wanted = torch.device(device)
-        if wanted.type == "cuda" and "CUDAExecutionProvider" in runtime.get_available_providers():
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": wanted.index or 0}))
-        try:
-            self.session = runtime.InferenceSession(str(file), providers=providers)
-        except Exception as error:  # onnxruntime has a class of errors for each kind of damage, and no common one
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise DataError(f"cannot be run: {reason}", where=file, hint="is it a whole ONNX file?") from error
+        self.session = open_session(file, device, f"agent {self.config.name!r}")
         inputs = self.session.get_inputs()
         if len(inputs) != 1 or inputs[0].type not in TYPES or len(inputs[0].shape) not in (3, 4):
             shown = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
@@ -244,11 +237,3 @@ def place(image: Tensor, size: tuple[int, int] | None, resize: str) -> tuple[Ten
     canvas = torch.full((3, *size), GREY)
     canvas[:, top : top + inner[0], left : left + inner[1]] = scaled
     return canvas, Placement((inner[1] / width, inner[0] / height), (float(left), float(top)), width, height)
-
-
-def _onnxruntime(where: str) -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UsageError("onnxruntime is not installed", where=where, hint='pip install "l2d[onnx]"') from error
-    return onnxruntime

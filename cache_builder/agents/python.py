@@ -4,79 +4,111 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.boxes import Boxes
 from data.dataset import Batch, Dataset
 from data.errors import AgentFailure, UsageError
 from data.schema import NO_ANSWER
 
-from ..answers import Answers
+from ..answers import NOTES, Answers
 from .base import Agent, AgentConfig, file_digest
+from .user_modules import FACTORY, beside, find_factory, make, modules_beside, own_files, run_safely
 
 
 class PythonConfig(AgentConfig):
     """``kind = "python"``: ``file`` defines ``function(batch, **options)`` returning a dict of arrays.
 
+    Or ``factory = "package.module:name"``, a function or class: ``name(**options)``, called once, gives the callable
+    that is asked, and loads what takes time. The module is one that is installed, or lies beneath ``path`` (the
+    recipe's folder). Files and modules may import others that lie beside them; these count as part of the agent.
+
     ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require; or,
     for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image, corners in
     pixels and labels as class indices. With ``features = ["features"]`` it also has ``features`` (n, width), the
-    rejector's input. With ``partial = true`` the agent need not answer every sample: where a value is None or NaN (an
-    image's ``boxes`` None) it has no answer and is unavailable. The file is run, so treat it like any program: use only
-    your own.
+    rejector's input. ``seconds`` and ``paid`` (n,) say how long each answer took and what it cost. With ``partial =
+    true`` the agent need not answer every sample: where a value is None or NaN (an image's ``boxes`` None) it has no
+    answer and is unavailable. The file is run, so treat it like any program: use only your own.
     """
 
     kind: Literal["python"]
-    file: Path
+    file: Path | None = None
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ask"
+    factory: Annotated[str, Field(pattern=FACTORY)] | None = None
+    path: Path = Path(".")  # folder in which the factory's module is looked for first
     options: dict[str, Any] = {}
     partial: bool = False  # None or NaN in an answer is then no answer, instead of a wrong one
     version: str = ""  # if given, it tells answers apart instead of the file's content: change it when they change
 
+    @model_validator(mode="after")
+    def _file_or_factory(self):
+        if (self.file is None) == (self.factory is None):
+            raise ValueError("give `file`, or `factory`")
+        return self
+
 
 class PythonAgent(Agent):
     config: PythonConfig
+    timed = True
     can_answer = ("cla", "reg", "boxes")
     can_show = ("features",)
+    unfingerprinted: ClassVar[set[str]] = Agent.unfingerprinted | {"path"}
     reads = ("features", "target_cla", "target_reg", "target_boxes", "images")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
-        if not path.is_file():
+        if path is None:
+            find_factory(self.config.factory, self.config.path, self.config.name)
+        elif not path.is_file():
             raise UsageError(
                 f"agent {self.config.name!r}: there is no such file",
                 where=path,
                 hint="relative paths are relative to the recipe",
             )
 
+    @property
+    def _folder(self) -> Path:
+        """Where modules that lie beside the agent's own are looked for."""
+        return self.config.path if self.config.file is None else self.config.file.parent
+
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
-        path = self.config.file
-        loader = importlib.machinery.SourceFileLoader(f"l2d_agent_{self.config.name}", str(path))
-        spec = importlib.util.spec_from_loader(loader.name, loader)
-        module = importlib.util.module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            raise AgentFailure(
-                f"agent {self.config.name!r}: its file fails: {error!r}",
-                where=path,
-                hint="fix it and run the same command again",
-            ) from error
-        if not callable(getattr(module, self.config.function, None)):
+        config = self.config
+        if config.file is not None:
+            with run_safely(config.name, "its file", config.file, config.file.parent):
+                self.function = self._defined()
+            return
+        self.function = make(config.factory, config.path, config.options, config.name)
+        if not callable(self.function):
             raise UsageError(
-                f"agent {self.config.name!r}: there is no function {self.config.function!r}",
-                where=path,
-                hint=f"define `def {self.config.function}(batch): return {{'cla': …}}`",
+                f"agent {config.name!r}: the factory made {type(self.function).__name__}, which cannot be called",
+                where=f"factory = {config.factory!r}",
+                hint="return a function of a batch",
             )
-        self.function = getattr(module, self.config.function)
+
+    def _defined(self) -> Callable:
+        """The function that the file defines, ready to be given a batch."""
+        config = self.config
+        loader = importlib.machinery.SourceFileLoader(f"l2d_agent_{config.name}", str(config.file))
+        module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
+        loader.exec_module(module)
+        if not callable(getattr(module, config.function, None)):
+            raise UsageError(
+                f"agent {config.name!r}: there is no function {config.function!r}",
+                where=config.file,
+                hint=f"define `def {config.function}(batch): return {{'cla': …}}`",
+            )
+        return partial(getattr(module, config.function), **config.options)
 
     def ask(self, batch: Batch) -> Answers:
-        found = self.function(batch, **self.config.options)
-        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg", "boxes", "features"}:
+        with beside(self._folder):  # for imports inside the function
+            found = self.function(batch)
+        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg", "boxes", "features", *NOTES}:
             shown = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise AgentFailure(
                 f"agent {self.config.name!r} returned {shown}",
@@ -103,9 +135,15 @@ class PythonAgent(Agent):
         return {"boxes": Boxes.from_images([nothing if one is None else one for one in images]), "failure": gaps}
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
-        """Any column may have been read. The file counts by its content, unless a ``version`` speaks for it."""
-        fields = super().fingerprint(dataset)
+        """Any column may have been read. Files count by their content, unless a ``version`` speaks for them."""
+        config, fields = self.config, super().fingerprint(dataset)
         fields |= {name: value for name, value in dataset.content.items() if name.startswith("column ")}
-        by_content = file_digest(self.config.file) if self.config.file.is_file() else None
-        fields["file"] = self.config.file.name if self.config.version else by_content
+        if config.factory is not None:
+            fields["file"] = None if config.version else own_files(config.factory, config.path)
+            return fields
+        by_content = file_digest(config.file) if config.file.is_file() else None
+        fields["file"] = config.file.name if config.version else by_content
+        imported = [] if config.version or by_content is None else modules_beside(config.file, self._folder)
+        if imported:
+            fields["imports"] = {str(path.relative_to(self._folder)): file_digest(path) for path in imported}
         return fields

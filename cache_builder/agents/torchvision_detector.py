@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torchvision.models import WeightsEnum, detection, get_model_builder, get_model_weights, list_models
+from torch import nn
+from torchvision.models import WeightsEnum, detection, get_model_builder, list_models
 
 from data.dataset import Dataset
 from data.detection import is_file
-from data.errors import DataError, UsageError
+from data.errors import UsageError
 
 from .base import file_digest
 from .detector import class_labels
 from .torchvision_models import TorchvisionAgent, TorchvisionConfig
+from .weights import load_weights, published_file, published_weights, read_weights
 
-NESTED = ("model", "state_dict", "model_state_dict")  # where training scripts put the weights inside their file
 #: Published weights that torchvision uses with no constant added to the variances, see its `overwrite_eps`.
 NO_EPS = {("fasterrcnn_resnet50_fpn", "COCO_V1"), ("retinanet_resnet50_fpn", "COCO_V1")}
 
@@ -35,9 +34,9 @@ class TorchvisionDetectorConfig(TorchvisionConfig):
     """``kind = "torchvision_detector"``: ``architecture`` is the name of torchvision's builder.
 
     ``weights`` is a file (``.safetensors``, or a state dict as ``torch.save`` writes it, by itself or under one of
-    :data:`NESTED`), or the name of weights that torchvision publishes, such as ``"COCO_V1"``; these are looked for in
-    torch.hub's checkpoints, and nothing is ever downloaded. ``labels`` says what the detector's labels from 1 on mean:
-    the categories of published weights (``"weights"``, the default for them), the dataset's classes in order
+    :data:`.weights.NESTED`), or the name of weights that torchvision publishes, such as ``"COCO_V1"``; these are looked
+    for in torch.hub's checkpoints, and nothing is ever downloaded. ``labels`` says what the detector's labels from 1 on
+    mean: the categories of published weights (``"weights"``, the default for them), the dataset's classes in order
     (``"dataset"``, the default for own files), or these names.
     """
 
@@ -79,31 +78,19 @@ class TorchvisionDetectorAgent(TorchvisionAgent):
             )
         self._labels(dataset)
 
-    @cached_property
+    @property
     def file(self) -> Path:
         """Where the weights have to be.
 
         Raises:
             UsageError: torchvision publishes no weights of that name.
         """
-        if isinstance(self.config.weights, Path):
-            return self.config.weights
-        return Path(torch.hub.get_dir()) / "checkpoints" / Path(self.known.url).name
+        return published_file(self.config.weights, self.known)
 
     @cached_property
     def known(self) -> WeightsEnum | None:
         """The published weights that these are: by their name, or by the name of the file."""
-        weights, published = self.config.weights, list(get_model_weights(self.config.architecture))
-        if isinstance(weights, Path):
-            return next((one for one in published if Path(one.url).name == weights.name), None)
-        found = next((one for one in published if one.name == weights), None)
-        if found is None:
-            raise UsageError(
-                f"torchvision publishes no weights {weights!r} of {self.config.architecture}",
-                where=f"agent {self.config.name!r}",
-                hint=f"there are {', '.join(one.name for one in published)}; a file is named with its suffix, .pth say",
-            )
-        return found
+        return published_weights(self.config.architecture, self.config.weights, f"agent {self.config.name!r}")
 
     def _labels(self, dataset: Dataset) -> np.ndarray:
         """Index of the dataset's class for each label, background first."""
@@ -147,57 +134,3 @@ class TorchvisionDetectorAgent(TorchvisionAgent):
         fields = super().fingerprint(dataset)
         fields["weights"] = file_digest(self.file) if is_file(self.file) else None
         return {**fields, "published": self.known.name if self.known else None}
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file. Nothing but tensors is ever unpickled.
-
-    Raises:
-        DataError: it cannot be read, or holds no tensors; names the file.
-    """
-    hint = "save it with torch.save(model.state_dict(), FILE), or as .safetensors"
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(file)
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged files raise whatever the part that is damaged leads to
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"weights cannot be read: {reason}", where=file, hint=hint) from error
-    while isinstance(content, Mapping) and not all(isinstance(value, Tensor) for value in content.values()):
-        inner = next((content[name] for name in NESTED if isinstance(content.get(name), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content or not all(isinstance(v, Tensor) for v in content.values()):
-        raise DataError(f"holds no weights, by itself or under {', '.join(NESTED)}", where=file, hint=hint)
-    return {name.removeprefix("module."): value for name, value in content.items()}  # DataParallel's prefix
-
-
-def load_weights(model: nn.Module, weights: dict[str, Tensor], file: Path, architecture: str) -> None:
-    """Put weights into a model.
-
-    ``num_batches_tracked`` is left as it is: batch normalisation that was frozen in training has none, and none is
-    needed to answer.
-
-    Raises:
-        DataError: they do not fit, or are not finite; names the file and the first key at fault.
-    """
-    tracked = ".num_batches_tracked"
-    wanted = {name: value for name, value in model.state_dict().items() if not name.endswith(tracked)}
-    given = {name: value for name, value in weights.items() if not name.endswith(tracked)}
-    hint = f"are these weights of {architecture}?"
-    for name, value in wanted.items():
-        if name not in given:
-            raise DataError(f"has no weights {name!r}", where=file, hint=hint)
-        shapes = [tuple(tensor.shape) for tensor in (given[name], value)]
-        if shapes[0] != shapes[1]:
-            hint += " They may be for another number of classes: `labels` names them, without the background"
-            raise DataError(f"{name!r} is of shape {shapes[0]}, expected {shapes[1]}", where=file, hint=hint)
-        if not torch.isfinite(given[name]).all():
-            raise DataError(f"{name!r} has values that are not finite", where=file, hint="training diverged: retrain")
-    for name in given:
-        if name not in wanted:
-            raise DataError(f"has weights {name!r}, for which there is no place", where=file, hint=hint)
-    model.load_state_dict(given, strict=False)

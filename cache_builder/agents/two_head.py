@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 
 from data.dataset import Batch, Dataset
-from data.errors import DataError
-from data.features import standardisation
+from data.errors import DataError, UsageError
+from data.two_head import TwoHeadNetwork, fit_two_head
 
 from ..answers import Answers
 from .base import Agent, AgentConfig, file_digest
@@ -37,36 +36,19 @@ class TwoHeadConfig(AgentConfig):
     seed: int = 0
 
 
-class TwoHeadNetwork(nn.Module):
-    """Standardised features -> encoder ``w`` -> class scores ``h`` and value ``f``, whichever the dataset has."""
-
-    def __init__(self, width: int, hidden: list[int], num_classes: int, regression: bool, dropout: float):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
-        self.register_buffer("target_scale", torch.tensor([0.0, 1.0]))  # mean and std of target_reg
-        layers: list[nn.Module] = []
-        for size in hidden:
-            layers += [nn.Linear(width, size), nn.ReLU(), nn.Dropout(dropout)]
-            width = size
-        self.encoder = nn.Sequential(*layers)
-        self.class_head = nn.Linear(width, num_classes) if num_classes else None
-        self.value_head = nn.Linear(width, 1) if regression else None
-
-    def forward(self, features: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Features (batch, width) -> class scores (batch, classes) or None, values (batch,) or None."""
-        hidden = self.encoder((features - self.mean) / self.std)
-        scores = None if self.class_head is None else self.class_head(hidden)
-        value = None
-        if self.value_head is not None:
-            value = self.value_head(hidden).squeeze(1) * self.target_scale[1] + self.target_scale[0]
-        return scores, value
-
-
 class TwoHeadAgent(Agent):
     config: TwoHeadConfig
+    timed = True
     can_answer = ("cla", "reg")
     reads = ("features", "split", "target_cla", "target_reg")
+
+    def check(self, dataset: Dataset, tasks: list[str]) -> None:
+        if dataset.features is None:
+            raise UsageError(
+                "the dataset has no features for it to look at",
+                where=f"agent {self.config.name!r}",
+                hint="give [dataset] features, or an agent of kind two_transformers, which reads tokens",
+            )
 
     def _network(self, dataset: Dataset) -> TwoHeadNetwork:
         return TwoHeadNetwork(
@@ -79,16 +61,7 @@ class TwoHeadAgent(Agent):
 
     def freeze(self, dataset: Dataset, device: str) -> dict[str, np.ndarray]:
         if self.config.weights is not None:
-            from safetensors.numpy import load_file
-
-            try:
-                return load_file(self.config.weights)
-            except Exception as error:  # safetensors raises its own and OSError
-                raise DataError(
-                    f"agent {self.config.name!r}: cannot read weights: {error}",
-                    where=self.config.weights,
-                    hint="give a safetensors file, such as agents/NAME/frozen.safetensors of another cache",
-                ) from error
+            return weights_in(self.config.weights, self.config.name)
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # so small a network only waits for a second thread, on a busy machine for minutes
         try:
@@ -124,60 +97,48 @@ class TwoHeadAgent(Agent):
         return fields
 
 
+def weights_in(file: Path, agent: str) -> dict[str, np.ndarray]:
+    """Arrays of a safetensors file.
+
+    Raises:
+        DataError: it is none; names the agent whose weights it should hold.
+    """
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(file)
+    except Exception as error:  # safetensors raises its own and OSError
+        raise DataError(
+            f"agent {agent!r}: cannot read weights: {error}",
+            where=file,
+            hint="give a safetensors file, such as agents/NAME/frozen.safetensors of another cache",
+        ) from error
+
+
 def train_two_head(make_network, dataset: Dataset, config: TwoHeadConfig, device: str) -> TwoHeadNetwork:
     """Train on the training split and return the network of the epoch with the lowest held-out loss.
 
-    Adam with decoupled weight decay; loss: cross-entropy plus ``weight_reg`` times smooth L1 on the standardised value.
+    See :func:`data.two_head.fit_two_head`.
     """
     order = np.random.default_rng(config.seed).permutation(np.flatnonzero(dataset.train))
     held_out, fit = np.split(order, [max(1, len(order) // 10)])
     if len(fit) == 0:
         raise DataError("too few training samples to train on", where=f"agent {config.name!r}", hint="use more data")
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        network = make_network(dataset)
-        mean, std = standardisation(dataset.features[fit])
-        network.mean.copy_(torch.from_numpy(mean))
-        network.std.copy_(torch.from_numpy(std))
-        if dataset.target_reg is not None:
-            values = dataset.target_reg[fit].astype(np.float64)
-            network.target_scale.copy_(torch.tensor([values.mean(), max(values.std(), 1e-6)]))
-        network.to(device)
-        features = torch.from_numpy(dataset.features).to(device)
-        targets = [
-            None if values is None else torch.from_numpy(values).to(device)
-            for values in (dataset.target_cla, dataset.target_reg)
-        ]
-
-        def loss_on(rows: torch.Tensor) -> torch.Tensor:
-            scores, value = network(features[rows])
-            loss = torch.zeros((), device=device)
-            if scores is not None:
-                loss = loss + nn.functional.cross_entropy(scores, targets[0][rows].long())
-            if value is not None:
-                error = (value - targets[1][rows]) / network.target_scale[1]
-                loss = loss + config.weight_reg * nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
-            return loss
-
-        optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
-        fit_rows, held_rows = torch.from_numpy(fit).to(device), torch.from_numpy(held_out).to(device)
-        best_loss, best_state = float("inf"), None
-        for _ in range(config.epochs):
-            network.train()
-            for rows in torch.randperm(len(fit_rows)).to(device).split(config.batch_size):
-                optimizer.zero_grad(set_to_none=True)
-                loss_on(fit_rows[rows]).backward()
-                optimizer.step()
-            network.eval()
-            with torch.inference_mode():
-                loss = float(loss_on(held_rows))
-            if loss < best_loss:
-                best_loss = loss
-                best_state = {name: value.clone() for name, value in network.state_dict().items()}
-        if best_state is None:
-            raise DataError(
-                "training diverged: the loss is never finite", where=f"agent {config.name!r}", hint="lower lr"
-            )
-        network.load_state_dict(best_state)
+    network = fit_two_head(
+        lambda: make_network(dataset),
+        dataset.features,
+        dataset.target_cla,
+        dataset.target_reg,
+        fit,
+        held_out,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        weight_reg=config.weight_reg,
+        seed=config.seed,
+        device=device,
+    )
+    if network is None:
+        raise DataError("training diverged: the loss is never finite", where=f"agent {config.name!r}", hint="lower lr")
     return network

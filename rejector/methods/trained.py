@@ -129,7 +129,7 @@ class TrainedMethod(TrainedRejector):
     def network(self) -> nn.Module:
         raise UsageError(
             f"a run of method {self.point.method!r} is more than one network",
-            hint="train multi-task (with --loss regression or one_vs_all, say) for what is to be exported",
+            hint="this needs a run of multi-task, classification-only or regression-only",
         )
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,331 @@
+"""All of the theory for one run: why it falls short of the best rejector there could be, and by how much.
+
+A *finding* is one quantity: what it is called, its value with a 95 % interval where it is a mean over samples, and what
+it says. Findings come in parts, in the order they are read. :func:`theory_section` gives them as plain values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.cache import CostCache
+from data.errors import UsageError
+
+from ..intervals import paired_interval
+from ..losses import LOSSES, check_nu
+from ..networks import INPUT_OF
+from ..runs import Run, load_run, one_run, open_cache
+from ..table import CostTable, load_tables
+from ..training import TrainedRejector, point_costs
+from .bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
+from .encoder_split import EncoderSplit, encoder_split
+from .refits import LongerFit, fitted_longer, on_halves, with_weight_decay
+
+FEWEST_ROWS = 10  # of each split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One quantity.
+
+    Attributes:
+        key: short name, for programs.
+        title: for people.
+        value: None where it cannot be had; ``says`` then tells why.
+        interval: 95 % interval of a mean over samples (bootstrap), or None.
+        says: what it means here, in a sentence.
+    """
+
+    key: str
+    title: str
+    value: float | None
+    interval: tuple[float, float] | None = None
+    says: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        low, high = self.interval or (None, None)
+        return {"title": self.title, "value": self.value, "low": low, "high": high, "says": self.says}
+
+
+def mean_of(key: str, title: str, values: np.ndarray, says: str = "") -> Finding:
+    """The finding that is a mean over samples (n,), with its interval."""
+    found = paired_interval(values)
+    return Finding(key=key, title=title, value=found.value, interval=(found.low, found.high), says=says)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A run with everything that its findings are taken from. Rows are those of the split where someone is available.
+
+    Attributes:
+        costs: total costs that the run is judged on, float64 (n, A), ``+inf`` where an agent is unavailable.
+        trained: those it was trained on: its method's task weights, recentred if it says so.
+        scores: of the run, float64 (n, A).
+        expected: estimates of ``E[costs | x]``; ``trained_expected`` of ``E[trained | x]``.
+        bayes: risks of the Bayes rejector of ``expected``; ``trained_bayes`` of the other, both judged on ``costs``.
+        longer: the run fitted longer, or None; ``why_not`` says why.
+        members: of the run's class, by name: the run ``as it is``, ``fitted longer``, with other weight decays.
+        best: the member of the lowest deferral loss on the validation split, on the costs trained on.
+        best_fit: the member of the lowest training loss there.
+        halves: the run's settings trained on each half of its rows.
+    """
+
+    run: Run
+    cache: CostCache
+    split: str
+    tables: dict[str, CostTable]
+    left_out: int
+    costs: np.ndarray
+    trained: np.ndarray
+    features: torch.Tensor
+    scores: np.ndarray
+    expected: ExpectedCosts
+    trained_expected: np.ndarray
+    bayes: BayesRisk
+    trained_bayes: BayesRisk
+    longer: LongerFit | None
+    members: dict[str, TrainedRejector]
+    best: str
+    best_fit: str
+    halves: list[TrainedRejector]
+    model: EncoderSplit
+    why_not: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def single_task(self) -> bool:
+        """Whether the run was trained on other costs than it is judged on, recentring aside."""
+        return self.run.point.method != "multi-task"
+
+    def scores_of(self, rejector: TrainedRejector) -> np.ndarray:
+        """Scores on the rows, float64 (n, A)."""
+        return rejector.scores(self.features).double().numpy()
+
+    def losses_of(self, rejector: TrainedRejector) -> np.ndarray:
+        """Deferral loss of each row under a rejector, (n,)."""
+        return chosen_costs(self.scores_of(rejector), self.costs)
+
+
+def chosen_costs(scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Cost of the available agent of the highest score, ties to the lowest index: (n, A), (n, A) -> (n,)."""
+    chosen = np.where(np.isfinite(costs), scores, -np.inf).argmax(axis=1)
+    return costs[np.arange(len(costs)), chosen]
+
+
+def costs_judged_on(run: Run, raw: torch.Tensor, tasks: list[str]) -> np.ndarray:
+    """Total costs (n, A) float64; ``+inf`` where an agent has no answer."""
+    costs = point_costs(raw, run.point, tasks).double().numpy()
+    return np.where(np.isnan(costs), np.inf, costs)
+
+
+def costs_trained_on(run: Run, raw: torch.Tensor, tasks: list[str]) -> np.ndarray:
+    """The costs in the run's training loss, likewise."""
+    point = run.point
+    costs = costs_judged_on(
+        replace(
+            run, rejector=replace(run.rejector, point=replace(point, weights=point.weights.trained_on(point.method)))
+        ),
+        raw,
+        tasks,
+    )
+    if not run.rejector.config.recentre:
+        return costs
+    cheapest = costs.min(axis=1, keepdims=True)
+    return costs - np.where(np.isfinite(cheapest), cheapest, 0.0)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Fits here are so small that further threads only wait for each other, on a busy machine for minutes."""
+    from threadpoolctl import threadpool_limits
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
+def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0) -> Subject:
+    """Read a run and its cache, estimate expected costs, and fit what it is compared with.
+
+    Args:
+        path: a run's folder, or one that holds a single run.
+        split: to judge on.
+        device: that rejectors are trained on.
+        seed: of folds, halves and signs.
+
+    Raises:
+        UsageError: there is no run or more than one, or a split has too few rows.
+        FingerprintMismatch: the cache is no longer what the run was trained on.
+    """
+    run = load_run(one_run(path))
+    cache, config = open_cache(run), run.rejector.config
+    tasks = cache.record.tasks
+    names = list(dict.fromkeys(["train", "validation", split]))
+    column = INPUT_OF[config.network]
+    tables = load_tables(cache, tuple(names), column=column, predictions=True, failures=config.failures)
+    judged = {name: costs_judged_on(run, tables[name].raw, tasks) for name in names}
+    trained = {name: costs_trained_on(run, tables[name].raw, tasks) for name in names}
+    usable = {name: np.isfinite(judged[name]).any(axis=1) for name in names}
+    rows = torch.from_numpy(usable[split])
+    if min(int(usable[name].sum()) for name in names) < FEWEST_ROWS:
+        raise UsageError(
+            f"too few samples to estimate anything: {', '.join(f'{n} {int(usable[n].sum())}' for n in names)}",
+            where=cache.path,
+            hint=f"each split needs {FEWEST_ROWS}",
+        )
+
+    features = torch.cat([tables[name].features for name in names]).numpy()
+    stacked = np.concatenate([np.column_stack([judged[name], trained[name]]) for name in names])
+    here = np.concatenate([np.full(len(tables[name]), name == split) for name in names])
+    of_train = np.concatenate([np.full(len(tables[name]), name == "train") for name in names])
+    known = np.concatenate([usable[name] for name in names])
+    agents = judged[split].shape[1]
+    same = np.array_equal(stacked[:, :agents], stacked[:, agents:])
+    found = expected_costs(
+        features[known], stacked[known][:, :agents] if same else stacked[known], fitted=of_train[known], seed=seed
+    )
+    estimates = found.costs[here[known]]
+    costs = judged[split][usable[split]]
+    both = estimates[:, :agents], estimates[:, :agents] if same else estimates[:, agents:]
+
+    why_not: dict[str, str] = {}
+    longer = None
+    members = {"as it is": run.rejector}
+    try:
+        longer = fitted_longer(
+            run.rejector, tables["train"].features[usable["train"]],
+            torch.from_numpy(trained["train"][usable["train"]]), seed=seed,
+        )  # fmt: skip
+        members["fitted longer"] = longer.rejector
+    except ValueError as error:
+        why_not["longer"] = str(error)
+    members |= with_weight_decay(run.rejector, tables["train"], tables["validation"], tasks, device=device)
+    held_out = tables["validation"].features[usable["validation"]], trained["validation"][usable["validation"]]
+    on_validation = {name: _validation_losses(member, *held_out) for name, member in members.items()}
+    halves: list[TrainedRejector] = []
+    if len(tables["train"]) >= 2 * FEWEST_ROWS:
+        halves = on_halves(run.rejector, tables["train"], tables["validation"], tasks, device=device, seed=seed)
+    else:
+        why_not["data"] = f"{len(tables['train'])} training samples cannot be halved"
+
+    dense = tables
+    if column != "features" and "features" in cache.record.inputs:
+        dense = load_tables(cache, tuple(names), predictions=True, failures=config.failures)
+    if column != "features" and "features" not in cache.record.inputs:
+        reason = "the cache holds images alone, no features"
+        as_is = judged[split][:, 0]
+        model = EncoderSplit(as_is=as_is, reasons=dict.fromkeys(("heads", "best", "separate"), reason))
+    else:
+        model = encoder_split(cache, dense, split, run.point)
+    selected = tables[split].features[rows]
+    return Subject(
+        run=run,
+        cache=cache,
+        split=split,
+        tables=tables,
+        left_out=int((~usable[split]).sum()),
+        costs=costs,
+        trained=trained[split][usable[split]],
+        features=selected,
+        scores=run.rejector.scores(selected).double().numpy(),
+        expected=replace(found, costs=both[0], explained=found.explained[:agents]),
+        trained_expected=both[1],
+        bayes=bayes_risk(both[0], costs),
+        trained_bayes=bayes_risk(both[1], costs),
+        longer=longer,
+        members=members,
+        best=min(members, key=lambda name: on_validation[name][0]),
+        best_fit=min(members, key=lambda name: on_validation[name][1]),
+        halves=halves,
+        model=model,
+        why_not=why_not,
+    )
+
+
+def _validation_losses(rejector: TrainedRejector, features: torch.Tensor, costs: np.ndarray) -> tuple[float, float]:
+    """Mean deferral loss, and mean training loss over the rows where every agent is available."""
+    scores = rejector.scores(features).double()
+    deferral = float(chosen_costs(scores.numpy(), costs).mean())
+    rows = np.isfinite(costs).all(axis=1)
+    if not rows.any():
+        return deferral, 0.0
+    nu = check_nu(rejector.point.nu, torch.float64) if rejector.config.loss == "surrogate" else None
+    fit = LOSSES[rejector.config.loss](scores[torch.from_numpy(rows)], torch.from_numpy(costs[rows]), nu, -1)[0]
+    return deferral, float(fit.mean())
+
+
+def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
+    """Every finding on a run, as plain values for JSON, a table or a page.
+
+    Returns:
+        ``run_id``, ``split``, ``num_samples`` and settings; ``verdict``, a sentence or two; ``parts``: title of a part
+        -> key -> ``title``, ``value``, ``low``, ``high``, ``says``; ``bound_curve``: the learning bound at rising
+        sample sizes, one object a size (empty where there is none); ``notes``.
+
+    Raises:
+        UsageError: as :func:`examine`.
+    """
+    from .findings import all_parts, bound_curve_of, notes_of, verdict_of
+
+    subject = examine(path, split, device=device, seed=seed)
+    run, config = subject.run, subject.run.rejector.config
+    parts = {title: {finding.key: finding for finding in found} for title, found in all_parts(subject).items()}
+    return {
+        "run_id": run.point.run_id,
+        "split": split,
+        "num_samples": len(subject.costs),
+        "method": run.point.method,
+        "network": config.network,
+        "loss": config.loss,
+        "nu": run.point.nu if config.loss == "surrogate" else None,
+        "recentre": config.recentre,
+        "verdict": verdict_of(parts),
+        "parts": {title: {key: found.to_json() for key, found in part.items()} for title, part in parts.items()},
+        "bound_curve": bound_curve_of(subject),
+        "notes": notes_of(subject),
+    }
+
+
+def theory_rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A section's findings as rows: part, key, title, value, low, high, says."""
+    for part, findings in section["parts"].items():
+        for key, finding in findings.items():
+            yield {"part": part, "quantity": key, **finding}
+
+
+def shown_parts(section: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """A section as tables for people: title -> rows of text."""
+    facts = [section["run_id"], f"{section['split']} split, {section['num_samples']:,} samples", section["network"]]
+    facts += [f"nu {section['nu']:g}" if section["nu"] is not None else f"loss {section['loss']}"]
+    facts += ["recentred"] if section["recentre"] else []
+    tables = {}
+    for number, (part, findings) in enumerate(section["parts"].items()):
+        title = part if number else f"{', '.join(facts)}\n\n{part}"
+        tables[title] = [
+            {
+                "quantity": finding["title"],
+                "value": "" if finding["value"] is None else _number(finding["value"]),
+                "95 % interval": ""
+                if finding["low"] is None
+                else f"[{_number(finding['low'])}, {_number(finding['high'])}]",
+                "what it says": finding["says"],
+            }
+            for finding in findings.values()
+        ]
+    return tables
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"

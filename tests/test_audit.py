@@ -1,0 +1,198 @@
+"""The leakage audit: leaks that are planted are found, clean tables are not accused."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import CLUSTER, COLUMN, HEAD, MODEL, patients, refused
+
+from cache_builder.builder import build
+from cache_builder.recipe import load_recipe
+from data.audit import _digests, _digests_of_rows, _mean, audit, leaks
+from data.cache import CostCache
+from data.errors import UsageError
+
+RECIPE = HEAD.replace('keep = ["ward"]', 'keep = ["ward", "family"]') + MODEL + COLUMN + CLUSTER
+
+
+def cache_of(folder, table: pl.DataFrame, recipe: str = RECIPE) -> CostCache:
+    table.write_parquet(folder / "patients.parquet")
+    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+    build(load_recipe(str(folder / "recipe.toml")), folder / "cache", device="cpu")
+    return CostCache(folder / "cache")
+
+
+def families(rows: int, size: int) -> pl.Series:
+    return pl.Series("family", [f"f{row // size}" for row in range(rows)])
+
+
+def levels(findings) -> dict[str, str]:
+    return {finding.check: finding.level for finding in findings}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory) -> CostCache:
+    table = patients(400)
+    return cache_of(tmp_path_factory.mktemp("clean"), table.with_columns(families(400, 1)))
+
+
+def test_a_clean_table_gets_no_warning(clean):
+    found = levels(audit(clean, groups=("family",)))
+    assert found == {
+        "ids": "ok", "group family": "ok", "duplicated features": "ok", "agent model": "note", "agent column": "ok",
+        "agent sim": "ok",
+    }  # fmt: skip
+    assert leaks(clean) == []
+
+
+def test_gaps_are_those_of_the_files(clean):
+    folder = clean.path
+    for finding in audit(clean)[-3:]:
+        name = finding.check.removeprefix("agent ")
+        costs = pl.concat([pl.read_parquet(f) for f in sorted((folder / "agents" / name).glob("costs-*/*.parquet"))])
+        samples = pl.concat([pl.read_parquet(f) for f in sorted((folder / "samples").glob("*.parquet"))])
+        for gap in finding.gaps:
+            of = {
+                split: costs.filter(samples["split"] == split)[gap.cost].cast(pl.Float64) for split in ("train", "test")
+            }
+            assert gap.train == pytest.approx(of["train"].mean())
+            assert gap.test == pytest.approx(of["test"].mean())
+            half = 1.96 * np.sqrt(sum(values.var() / len(values) for values in of.values()))
+            assert gap.high - gap.low == pytest.approx(2 * half, rel=1e-3)
+
+
+def test_duplicated_rows_are_found_and_counted(tmp_path):
+    table = patients(400).with_columns(families(400, 1))
+    copies = table.head(60).with_columns(pl.format("copy{}", pl.col("id")).alias("id"))
+    other = copies.tail(20).with_columns((1 - pl.col("died")).alias("died"))  # the same features, another outcome
+    cache = cache_of(tmp_path, pl.concat([table, copies.head(40), other]))
+    samples = pl.concat([pl.read_parquet(f) for f in sorted((cache.path / "samples").glob("*.parquet"))])
+    split = dict(zip(samples["sample_id"], samples["split"], strict=True))
+    twin = {f"copyp{k:04d}": f"p{k:04d}" for k in range(60)}
+    twin |= {original: copy for copy, original in twin.items()}
+    leaked = [s for s in split if split[s] == "test" and s in twin and split[twin[s]] != "test"]
+    same = [s for s in leaked if int(s[-2:]) < 40]
+    (finding,) = leaks(cache)
+    assert (finding.level, finding.samples) == ("warning", len(leaked))
+    assert f"{len(same)} of them with the same targets" in finding.what
+    assert set(finding.examples) <= set(leaked)
+    assert len(leaked) > len(same) > 0
+
+
+def test_coarse_inputs_repeat_by_chance_and_are_only_noted(tmp_path):
+    table = patients(400).with_columns(pl.col("x1").round(0), pl.lit(0.0).alias("x2"), families(400, 1))
+    cache = cache_of(tmp_path, table)
+    finding = audit(cache)[1]
+    assert finding.level == "note"
+    assert "may be chance" in finding.what
+    assert leaks(cache) == []
+
+
+def test_groups_in_two_splits_are_found(tmp_path):
+    table = patients(400)
+    cache = cache_of(tmp_path, table.with_columns(families(400, 4)))
+    samples = pl.concat([pl.read_parquet(f) for f in sorted((cache.path / "samples").glob("*.parquet"))])
+    outside = set(samples.filter(pl.col("split") != "test")["family"])
+    leaked = [
+        family
+        for family, split in samples.select("family", "split").iter_rows()
+        if split == "test" and family in outside
+    ]
+    finding = audit(cache, groups=("family", "ward"))[1]
+    assert (finding.level, finding.samples) == ("warning", len(leaked))
+    assert f"{len(set(leaked))} of 100 groups" in finding.what
+    refused(lambda: audit(cache, groups=("x1",)), UsageError, "no kept column 'x1'", "kept are: ward, family")
+    together = (
+        HEAD.replace('keep = ["ward"]', 'keep = ["ward", "family"]\nsplit = { column = "part" }') + MODEL + COLUMN
+    )
+    parts = ["train", "validation", "test", "train"]
+    whole = table.with_columns(families(400, 4), pl.Series("part", [parts[row // 4 % 4] for row in range(400)]))
+    (tmp_path / "other").mkdir()
+    cache = cache_of(tmp_path / "other", whole, together)
+    assert levels(audit(cache, groups=("family",)))["group family"] == "ok"
+
+
+def test_an_agent_that_has_seen_the_training_targets_is_found(tmp_path):
+    """Answers recorded elsewhere, by something that was fitted on our training split."""
+    table = patients(400).with_columns(families(400, 1))
+    split = pl.Series("part", ["train"] * 240 + ["validation"] * 80 + ["test"] * 80)
+    memorised = np.where(split == "train", table["died"] * 0.98 + 0.01, table["risk_bad"])
+    table = table.with_columns(split, pl.Series("risk_memory", memorised))
+    recipe = RECIPE.replace('keep = ["ward", "family"]', 'keep = ["ward", "family"]\nsplit = { column = "part" }')
+    recipe += COLUMN.replace('name = "column"', 'name = "memory"').replace("risk_bad", "risk_memory")
+    found = {finding.check: finding for finding in audit(cache_of(tmp_path, table, recipe))}
+    assert found["agent memory"].level == "warning"
+    assert "seen their targets" in found["agent memory"].what
+    assert found["agent column"].level == "ok"
+    gap = found["agent memory"].gaps[0]
+    assert gap.low > 0
+    assert gap.test - gap.train > 0.1
+
+
+def test_warnings_about_agents_are_as_rare_as_said_and_intervals_cover():
+    """400 tables without a leak: the interval holds the true difference, 0, in 95 % of them; with groups too."""
+    generator = np.random.default_rng(0)
+    covered = {"alone": 0, "grouped": 0}
+    for _ in range(400):
+        units = np.repeat(np.arange(60), 5)
+        half = units < 30
+        shared = generator.normal(size=60)[units]
+        for name, costs in (
+            ("alone", generator.exponential(size=300)),
+            ("grouped", shared + generator.normal(size=300)),
+        ):
+            (a, b), (c, d) = (_mean(costs, mask, units if name == "grouped" else None) for mask in (half, ~half))
+            covered[name] += abs(a - c) <= 1.96 * np.hypot(b, d)
+    assert 0.92 < covered["alone"] / 400 < 0.98
+    assert 0.91 < covered["grouped"] / 400 < 0.98
+
+
+def test_failures_and_absent_splits_are_no_costs():
+    costs = np.array([1.0, np.nan, 3.0, np.nan])
+    assert _mean(costs, np.array([True, True, True, False]), None) == (2.0, pytest.approx(1.0))
+    assert np.isnan(_mean(costs, np.array([False, False, False, True]), None)[0])
+
+
+def test_digests_tell_inputs_apart():
+    import pyarrow as pa
+
+    grid = np.array(np.meshgrid(*[np.arange(24, dtype=np.float32)] * 4)).reshape(4, -1).T  # 331,776 rows
+    assert len(np.unique(_digests_of_rows(np.ascontiguousarray(grid)))) == len(grid)
+    swapped = _digests_of_rows(np.array([[1, 2], [2, 1], [1, 2], [0.0, -0.0], [-0.0, 0.0]], np.float32))
+    assert swapped[0] == swapped[2] != swapped[1]
+    assert swapped[3] == swapped[4]
+    images = _digests(pa.chunked_array([pa.array([b"a", b"b", b"a", None, None], pa.binary())]), 0)
+    assert images[0] == images[2] != images[1]
+    assert images[3] != images[4]
+    later = _digests(pa.chunked_array([pa.array([None], pa.binary())]), 4)
+    assert later[0] == images[4] != images[3]  # by position in the cache
+
+
+def test_the_command_and_the_line_before_training(tmp_path, monkeypatch, capfd):
+    import cli
+
+    def l2d(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stopped.value.code or 0, out, err
+
+    table = patients(200).with_columns(families(200, 2))
+    copies = table.head(50).with_columns(pl.format("copy{}", pl.col("id")).alias("id"))
+    cache = cache_of(tmp_path, pl.concat([table, copies]))
+    code, out, err = l2d("audit", cache.path, "--group", "family", "--format", "json")
+    assert (code, "2 warnings" in err) == (0, True)
+    rows = json.loads(out)
+    assert [row["level"] for row in rows[:3]] == ["ok", "warning", "warning"]
+    assert {gap["cost"] for gap in rows[3]["gaps"]} == {"cost_cla", "cost_reg"}
+    code, out, _ = l2d("audit", cache.path)
+    assert (code, "Mean cost of each agent" in out) == (0, True)
+    _, _, err = l2d("train", cache.path, "--out", tmp_path / "run", "--epochs", 1, "--rejector", "linear")
+    assert err.count("warning: duplicated features") == 1
+    assert f"l2d audit {cache.path}" in err

@@ -1,0 +1,152 @@
+"""CIFAR-10's binary version, on files of the format with other contents."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import refused
+
+from cache_builder.builder import build
+from cache_builder.recipe import load_recipe
+from data.cache import CostCache
+from data.cifar10 import CLASSES, Cifar10Config, load_cifar10
+from data.errors import DataError, UsageError
+from data.images import decode_thumbnails
+
+
+def write_batches(folder: Path, records: int = 24) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Files of the format, written byte by byte as its page describes them."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    found = {}
+    for source in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
+        labels, images = rng.permutation(np.arange(records) % 10), rng.integers(256, size=(records, 32, 32, 3))
+        content = bytearray()
+        for label, image in zip(labels, images, strict=True):
+            content.append(label)
+            for colour in range(3):
+                for row in range(32):
+                    content += bytes(image[row, :, colour].tolist())
+        (folder / f"{source}.bin").write_bytes(content)
+        found[source] = labels, images
+    (folder / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n\n")
+    return found
+
+
+@pytest.fixture
+def batches(tmp_path):
+    return write_batches(tmp_path / "cifar-10-batches-bin")
+
+
+def load(folder: Path, **settings):
+    return load_cifar10(Cifar10Config(path=folder, **settings), "test")
+
+
+def test_every_pixel_is_where_it_belongs(batches, tmp_path):
+    dataset = load(tmp_path, pool=4)
+    assert len(dataset) == 6 * 24
+    assert dataset.classes == CLASSES
+    for position, sample in enumerate(dataset.ids):
+        source, record = sample.split("/")
+        labels, images = batches[source]
+        image = images[int(record)]
+        assert dataset.target_cla[position] == labels[int(record)]
+        np.testing.assert_array_equal(dataset.pixels[position], image.transpose(2, 0, 1))
+        means = [
+            image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4, colour].mean() / 255
+            for colour in range(3)
+            for row in range(8)
+            for column in range(8)
+        ]
+        np.testing.assert_allclose(dataset.features[position], means, rtol=1e-6)
+        assert (dataset.split[position] == "test") == (source == "test_batch")
+        assert dataset.columns["class"][position] == CLASSES[labels[int(record)]]
+    assert (dataset.split == "validation").sum() == 12
+    assert load(tmp_path / "cifar-10-batches-bin", pool=4).fingerprint() == dataset.fingerprint()
+
+
+def test_less_training_data_leaves_the_other_splits_alone(batches, tmp_path):
+    whole, small, smaller = load(tmp_path), load(tmp_path, train_images=30), load(tmp_path, train_images=10)
+    ids = [
+        {split: set(np.array(d.ids)[d.split == split]) for split in np.unique(d.split)} for d in (whole, small, smaller)
+    ]
+    assert [len(found["train"]) for found in ids] == [108, 30, 10]
+    assert ids[2]["train"] < ids[1]["train"] < ids[0]["train"]
+    for split in ("validation", "test"):
+        assert ids[0][split] == ids[1][split] == ids[2][split]
+    refused(lambda: load(tmp_path, train_images=109), DataError, "109", "108")
+
+
+def test_what_is_wrong_is_named(batches, tmp_path):
+    folder = tmp_path / "cifar-10-batches-bin"
+    file = folder / "data_batch_2.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1])
+    refused(lambda: load(tmp_path), DataError, "data_batch_2.bin", "3073")
+    file.write_bytes(b"")
+    refused(lambda: load(tmp_path), DataError, "data_batch_2.bin")
+    file.write_bytes(whole[: 3073 * 3] + b"\x0a" + whole[3073 * 3 + 1 :])
+    refused(lambda: load(tmp_path), DataError, "label 10", "record 3")
+    file.unlink()
+    refused(lambda: load(tmp_path), DataError, "no such file", "data_batch_2.bin")
+    file.write_bytes(whole)
+    (folder / "batches.meta.txt").write_text("cat dog")
+    refused(lambda: load(tmp_path), DataError, "2 classes")
+
+
+def test_pickles_are_not_opened(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (Path(tmp_path / "sprung").mkdir, ())
+
+    for number in range(1, 6):
+        (tmp_path / f"data_batch_{number}").write_bytes(pickle.dumps(Trap()))
+    refused(lambda: load(tmp_path), DataError, "pickled", "binary version")
+    assert not (tmp_path / "sprung").exists()
+
+
+RECIPE = """
+[dataset]
+kind = "cifar10"
+path = "."
+pool = 8
+[costs.cla]
+kind = "zero_one"
+[[agents]]
+name = "model"
+kind = "two_head"
+epochs = 2
+[[agents]]
+name = "seer"
+kind = "python"
+file = "seer.py"
+"""
+SEER = """
+def ask(batch):
+    assert batch.pixels.shape[1:] == (3, 32, 32) and batch.pixels.dtype == "uint8"
+    return {"cla": batch.target_cla}
+"""
+
+
+def test_the_images_are_in_the_cache(batches, tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "seer.py").write_text(SEER)
+    build(load_recipe(str(tmp_path / "recipe.toml")), tmp_path / "cache", device="cpu")
+    cache = CostCache(tmp_path / "cache")
+    assert cache.verify() > 0
+    assert cache.record.inputs["image"] == {"kind": "image", "size": 32}
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(tmp_path / "cache" / "samples" / "00000.parquet")
+    dataset = load(tmp_path)
+    np.testing.assert_array_equal(decode_thumbnails(table["image"].to_pylist()), dataset.pixels)
+
+
+def test_a_cost_without_a_target_is_refused(batches, tmp_path):
+    (tmp_path / "recipe.toml").write_text(RECIPE + '\n[costs.reg]\nkind = "absolute"\n')
+    (tmp_path / "seer.py").write_text(SEER)
+    recipe = load_recipe(str(tmp_path / "recipe.toml"))
+    refused(lambda: build(recipe, tmp_path / "cache", device="cpu"), UsageError, "costs.reg", "target_reg")

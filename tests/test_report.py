@@ -1,0 +1,299 @@
+"""The report: what it says is what the evaluation says, it loads nothing, and browsers show it on any screen."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import chromium
+import numpy as np
+import polars as pl
+import pytest
+
+from data.cache import CostCache
+from rejector.decisions import decisions_of, sample_columns
+from rejector.evaluation import evaluate_runs
+from rejector.grid import make_grid
+from rejector.layout import lay_out
+from rejector.report import write_report
+from rejector.reproduce import commands
+
+
+@pytest.fixture(scope="module")
+def runs(make_cache, make_runs, tmp_path_factory) -> list[Path]:
+    """Three methods at one beta, and multi-task at three more: two seeds each, in two folders."""
+    folder = tmp_path_factory.mktemp("report")
+    cache = make_cache(folder)
+    config = {"config": {"network": "linear", "epochs": 6, "lr": 0.05}, "seeds": [0, 1]}
+    methods = ["multi-task", "classification-only", "regression-only"]
+    table = make_runs(cache, folder / "table", methods=methods, betas=[0.05], **config)
+    return table + make_runs(cache, folder / "sweep", betas=[0.05, 0.1, 0.2, 0.4], **config)
+
+
+@pytest.fixture(scope="module")
+def evaluations(runs):
+    return evaluate_runs(runs)
+
+
+@pytest.fixture(scope="module")
+def page(evaluations, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(evaluations, out, by=["ward", "x1 > 0", "x2"])
+    return out
+
+
+def specs_of(page: Path) -> dict[str, dict]:
+    """The charts' specifications, as the page's own script reads them."""
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(r'<script type="application/json" id="specs">(.*?)</script>', text, re.DOTALL).group(1))
+
+
+def rows_of(spec: dict, *columns: str) -> list[dict]:
+    """Rows of a specification's data that have these columns."""
+    tables = spec["datasets"].values()
+    return [row for table in tables for row in table if set(columns) <= set(row)]
+
+
+def of_setting(evaluations, **wanted) -> dict:
+    """``over_seeds`` of the setting with these fields."""
+    found = [e.result for e in evaluations if all(e.result[name] == value for name, value in wanted.items())]
+    return found[0]["over_seeds"]
+
+
+def test_the_sweep_shows_the_evaluations_numbers(page, evaluations):
+    specs = specs_of(page)
+    for beta in (0.05, 0.1, 0.2, 0.4):
+        summary = of_setting(evaluations, method="multi-task", beta=beta)
+        for name, value in (
+            ("loss", summary["deferral_loss"]),
+            ("smooth_l1", summary["metrics"]["smooth_l1"]),
+            ("accuracy", {key: 100 * number for key, number in summary["metrics"]["accuracy"].items()}),
+        ):
+            (row,) = [
+                row
+                for row in rows_of(specs[f"cache1-sweep-{name}"], "beta", "series")
+                if row["beta"] == f"{beta:g}" and row["series"] == "multi-task"
+            ]
+            assert (row["value"], row["std"]) == pytest.approx((value["mean"], value["std"]))
+            assert (row["low"], row["high"]) == pytest.approx(
+                (value["mean"] - value["std"], value["mean"] + value["std"])
+            )
+        shares = [r for r in rows_of(specs["cache1-sweep-shares"], "share") if r["beta"] == f"{beta:g}"]
+        assert {r["agent"]: r["share"] for r in shares} == pytest.approx(
+            {agent: 100 * share["mean"] for agent, share in summary["allocation"].items()}
+        )
+        assert (shares[0]["from"], shares[-1]["to"]) == pytest.approx((0, 100))
+
+
+def test_the_comparison_shows_every_baseline_and_its_interval(page, evaluations):
+    specs, result = specs_of(page), lay_out(evaluations).focus[0].result
+    losses = {row["name"]: row["value"] for row in rows_of(specs["cache1-rejectors-loss"], "name", "kind")}
+    expected = {
+        method: of_setting(evaluations, method=method, beta=0.05)["deferral_loss"]["mean"]
+        for method in ("multi-task", "classification-only", "regression-only")
+    }
+    for agent, alone in result["agents"].items():
+        title = f"{agent} alone" if alone["role"] == "agent" else f"{agent} (reference)"
+        expected[title] = alone["mean_cost"]
+    expected |= {"oracle": result["oracle_loss"]}
+    assert {name: losses[name] for name in expected} == pytest.approx(expected)
+    shown = {row["name"]: row for row in rows_of(specs["cache1-rejectors-difference"], "low")}
+    regret = result["over_seeds"]["regret"]
+    names = {
+        "oracle": regret["oracle"],
+        "random, same shares": regret["random_same_shares"],
+        f"best constant agent ({result['best_constant']})": regret["best_constant"],
+        "classification-only": regret["classification-only"],
+        "regression-only": regret["regression-only"],
+        **{
+            f"{agent} alone": result["over_seeds"]["agents"][agent]
+            for agent in result["allocation"]
+            if agent not in (result["best_constant"], result["best_agent"])
+        },
+    }
+    assert set(names) <= set(shown)
+    for name, interval in names.items():
+        for end in ("value", "low", "high"):
+            assert shown[name][end] == pytest.approx(interval[end]), name
+
+
+def test_groups_are_counted_by_an_independent_reader(page, evaluations, runs):
+    """Shares and regret of each ward, from the Parquet files by polars."""
+    folder = runs[0].parent.parent
+    samples = pl.concat([pl.read_parquet(file) for file in sorted((folder / "cache" / "samples").glob("*.parquet"))])
+    focus = [e.run.path for e in lay_out(evaluations).focus]
+    parts = [pl.read_parquet(path / "allocations.parquet") for path in focus]
+    table = pl.concat(parts).filter(pl.col("split") == "test").join(samples.select("sample_id", "ward"), on="sample_id")
+    agents = list(evaluations[0].result["allocation"])
+    best = agents.index(lay_out(evaluations).focus[0].result["best_constant"])
+    specs = specs_of(page)
+    for (ward,), members in table.group_by("ward"):
+        label = f"{ward} ({members['sample_id'].n_unique()})"
+        shown = [r for r in rows_of(specs["cache1-where-1-shares"], "who") if r["bin"] == label]
+        shares = {r["agent"]: r["share"] for r in shown if r["who"] == "rejector"}
+        assert shares == pytest.approx({a: 100 * (members["agent"] == a).mean() for a in agents})
+        costs = members.select([f"cost_{j}" for j in range(len(agents))]).to_numpy()
+        cheapest = costs == costs.min(axis=1, keepdims=True)
+        expected = 100 * (cheapest / cheapest.sum(axis=1, keepdims=True)).mean(axis=0)
+        found = {r["agent"]: r["share"] for r in shown if r["who"] == "cheapest agent"}
+        assert list(found.values()) == pytest.approx(expected)
+        for panel, rival in (("best", costs[:, best]), ("oracle", costs.min(axis=1))):
+            (row,) = [r for r in rows_of(specs[f"cache1-where-1-regret-{panel}"], "low") if r["bin"] == label]
+            difference = (members["deferral_cost"].to_numpy() - rival).mean()
+            assert row["value"] == pytest.approx(difference, abs=1e-6)
+            assert row["low"] <= row["value"] <= row["high"]
+
+
+def test_the_page_has_a_place_for_every_chart_and_says_everything_in_words(page, evaluations):
+    text = page.read_text(encoding="utf-8")
+    specs = specs_of(page)
+    assert len(specs) >= 14
+    for name in specs:
+        place = re.search(rf'<div class="chart" id="{name}" role="img" aria-label="([^"]*)"', text)
+        assert place is not None, name
+        assert len(place.group(1)) > 30, name
+    assert {name.split("-")[1] for name in specs} == {"sweep", "rejectors", "cost", "risk", "where"}
+    assert sum(name.startswith("cache1-where-") for name in specs) == 9  # three groupings, three panels each
+    assert "multi-task" in text
+    assert "classification-only (Mao et al. 2023a)" in text  # the paper’s table
+    assert len(text) < 3_000_000
+    loads = re.findall(r'(?:src|href)="(?!data:|#)([^"]*)"', text.split("<script>")[0])
+    assert loads == []
+
+
+def test_a_title_from_the_data_cannot_end_the_script_or_the_markup(evaluations, tmp_path):
+    out = tmp_path / "report.html"
+    write_report(evaluations, out, by=["CASE WHEN x1 > 0 THEN '</script><b id=injected>' ELSE 'no' END"])
+    text = out.read_text(encoding="utf-8")
+    assert "<b id=injected>" not in text
+    labels = {row["bin"].split(" (")[0] for row in rows_of(specs_of(out)["cache1-where-1-shares"], "who")}
+    assert labels == {"</script><b id=injected>", "no"}
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if chromium.BROWSER is None:
+        pytest.skip("no Chromium here")
+    browser = chromium.Chromium(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+DRAWN = "document.documentElement.dataset.drawn"
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1280, "light"), (1280, "dark")])
+def test_a_browser_draws_every_chart_and_asks_for_nothing(browser, page, width, scheme):
+    browser.open(page, width=width, scheme=scheme, ready=DRAWN)
+    assert browser.requests() == []
+    assert browser.complaints() == []
+    assert browser.ask(DRAWN) == scheme
+    empty = (
+        "[...document.querySelectorAll('.chart')].filter(c => !c.querySelector('svg path, svg text')).map(c => c.id)"
+    )
+    assert browser.ask(empty) == []
+    assert browser.ask("document.querySelectorAll('.chart svg').length") == len(specs_of(page))
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    wider = (
+        "[...document.querySelectorAll('.chart svg')].filter(s => s.getBoundingClientRect().right > innerWidth).length"
+    )
+    assert browser.ask(wider) == 0
+
+    from io import BytesIO
+
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(BytesIO(browser.screenshot())).convert("L"), dtype=float)
+    assert pixels.shape[1] == width
+    assert (np.median(pixels) > 200) == (scheme == "light")
+    assert pixels.std() > 10  # something is drawn on it
+
+
+def test_agents_keep_their_colour_throughout(browser, page, evaluations):
+    """Every bar's segment and every mark of an agent, in all charts, in its colour of the legend."""
+    browser.open(page, width=1280, scheme="light", ready=DRAWN)
+    legend = browser.ask(
+        "Object.fromEntries([...document.querySelectorAll('.legend .chip')].map(c => [c.textContent.trim(), "
+        "getComputedStyle(c.querySelector('.dot')).backgroundColor]))"
+    )
+    bars = browser.ask(
+        "[...document.querySelectorAll('.chart path[aria-roledescription=bar]')].map("
+        "p => [p.getAttribute('aria-label'), getComputedStyle(p).fill])"
+    )
+    assert len(bars) > 30
+    for label, colour in bars:
+        agent = re.search(r"agent: (\w+)", label).group(1)
+        assert colour == legend[agent], label
+
+
+def test_decisions_agree_with_the_evaluation(evaluations):
+    layout = lay_out(evaluations)
+    for members in layout.groups:
+        decisions = decisions_of(members)
+        everyone = np.arange(len(decisions.ids))
+        summary = members[0].result["over_seeds"]
+        assert decisions.losses.mean() == pytest.approx(summary["deferral_loss"]["mean"], abs=1e-6)
+        assert decisions.oracle.mean() == pytest.approx(members[0].result["oracle_loss"], abs=1e-6)
+        assert dict(zip(decisions.agents, decisions.shares(everyone), strict=True)) == pytest.approx(
+            {agent: share["mean"] for agent, share in summary["allocation"].items()}
+        )
+    columns = sample_columns(layout.focus, decisions.ids[::-1])
+    assert columns["sample_id"].to_pylist() == decisions.ids[::-1]
+    assert {"ward", "x1", "target_cla"} <= set(columns.column_names)
+
+
+@pytest.mark.timeout(120)
+def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, monkeypatch):
+    """Each command, parsed by the command line itself, asks for the very runs and settings it stands for."""
+    import cli
+
+    asked = {}
+
+    def record(cache, grid, config, folder_of, device, overwrite):
+        for point in make_grid(CostCache(cache), **grid):
+            asked[folder_of(point)] = (replace(point, run_id=""), config)
+        return None
+
+    monkeypatch.setattr(cli, "_sweep", record)
+    *training, report = commands(evaluations, tmp_path / "report.html")
+    assert [shlex.split(line)[:2] for line in training] == [["l2d", "sweep"], ["l2d", "sweep"]]
+    alone = commands(evaluations[3:4], tmp_path / "report.html")[:-1]
+    assert shlex.split(alone[0])[:2] == ["l2d", "train"]
+    for line in [*training, *alone]:
+        cli.app(shlex.split(line)[1:], standalone_mode=False)
+    assert asked == {e.run.path: (replace(e.run.point, run_id=""), e.run.rejector.config) for e in evaluations}
+    assert shlex.split(report) == ["l2d", "report", *map(str, {run.parent: None for run in runs}), "--out",
+                                   str(tmp_path / "report.html")]  # fmt: skip
+
+
+def test_the_cost_quality_figure_has_every_baseline_where_arithmetic_puts_it(page, evaluations):
+    """Prices and losses without query costs, from the shares and losses of the evaluation."""
+    layout = lay_out(evaluations)
+    (result,) = [e.result for e in layout.focus if e.run.point.seed == 0]
+    prices = {agent.name: agent.price for agent in evaluations[0].cache.agents}
+    query_costs = dict(zip(prices, evaluations[0].run.point.query_costs, strict=True))
+    shown = {row["name"]: row for row in rows_of(specs_of(page)["cache1-cost-quality-task_loss-for-cost"], "text")}
+    assert shown["oracle, β 0.05"]["y"] == pytest.approx(
+        result["oracle_loss"] - sum(share * query_costs[a] for a, share in result["oracle"]["allocation"].items()),
+        abs=1e-6,
+    )
+    for agent, price in prices.items():
+        row = shown[f"{agent} alone"]
+        alone = result["agents"][agent]["mean_cost"]
+        assert (row["x"], row["y"]) == pytest.approx((price, alone - query_costs[agent]), abs=1e-6)
+        assert row["y_low"] < row["y"] < row["y_high"]
+    shares = of_setting(evaluations, method="multi-task", beta=0.05)
+    paid = sum(share["mean"] * query_costs[agent] for agent, share in shares["allocation"].items())
+    asked = sum(share["mean"] * prices[agent] for agent, share in shares["allocation"].items())
+    for name, loss in (
+        ("multi-task, β 0.05", shares["deferral_loss"]["mean"]),
+        ("random, same shares, β 0.05", shares["random_same_shares_loss"]["mean"]),
+    ):
+        assert (shown[name]["x"], shown[name]["y"]) == pytest.approx((asked, loss - paid), abs=1e-6)
+        assert shown[name]["y_low"] < shown[name]["y"] < shown[name]["y_high"]
+    names = {"random, same shares, β 0.05", "everyone", "oracle, β 0.4", "classification-only, β 0.05"}
+    assert names <= set(shown)

@@ -942,7 +942,12 @@ def export(
 
 @app.command()
 def digits(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in Pascal VOC's layout.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder to make, in Pascal VOC's layout; or a .parquet or .csv file: a row a digit."
+        ),
+    ],
     images: Annotated[float, typer.Option(min=0.01, help="How many scenes, as a multiple of the usual.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ):
@@ -953,9 +958,19 @@ def digits(
         l2d digits --out VOCdevkit
 
         l2d build digits --data VOCdevkit --out digits.cache
-    """
-    from data.digits import IMAGES, write_digits
 
+        l2d digits --out digits.parquet
+    """
+    from data.digits import IMAGES, write_digit_table, write_digits
+
+    if out.suffix.lower() in (".parquet", ".csv"):
+        if images != 1.0 or seed:
+            raise UsageError("--images and --seed are for scenes; a table has the digits as they are", hint="drop them")
+        written = write_digit_table(out)
+        print(out)
+        say("1,797 digits of 8 x 8 pixels" + ("" if written else "; the file was there already"))
+        say(f"next: l2d build mozannar_sontag_digits --data {quote(out)} --out digits.cache")
+        return
     counts = {name: max(1, round(images * count)) for name, count in IMAGES.items()}
     written = write_digits(out, images=counts, seed=seed)
     print(out)

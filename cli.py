@@ -527,6 +527,8 @@ def sweep(
 
         l2d sweep support2.cache --out betas --beta 0,0.05,0.1,0.2,0.4 --seeds 4
 
+        l2d sweep digits.cache --only model,expert_5 --out others --method knn,confidence,mozannar_sontag,realizable
+
         torchrun --standalone --nproc-per-node 2 --no-python l2d sweep support2.cache --out runs
     """
     from rejector.training import TrainConfig

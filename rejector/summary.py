@@ -214,7 +214,8 @@ def headline(evaluations: list[Evaluation]) -> str:
     for name in ("lambda", "beta", "nu"):
         if name not in varying:
             title = "cost" if name == "lambda" and evaluations[0].run.point.cost else name
-            parts.append(f"{title} {setting_text(evaluations[0], name)}")
+            texts = filter(None, (setting_text(evaluation, name) for evaluation in evaluations))
+            parts += [f"{title} {text}" for text in list(texts)[:1]]  # none of methods without nu
     unit = evaluations[0].cache.record.unit_reg
     if unit and "smooth_l1" in result["metrics"]:
         parts.append(f"sL1 and MAE of {unit}")

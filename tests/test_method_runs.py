@@ -212,3 +212,15 @@ def test_runs_among_other_agents_are_other_settings_not_seeds(swept, tmp_path):
     assert [e.result["over_seeds"]["seeds"] for e in evaluations] == [1, 1]
     rows = [row for row in paper_table(evaluations) if row is not None]
     assert {row["agents"] for row in rows[:2]} == {"model,expert", "model,expert,cheap,asked"}
+
+
+def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
+    from rejector.reproduce import OPTIONS, commands
+
+    assert set(OPTIONS) | {"recentre"} == set(TrainConfig.__dataclass_fields__)
+    cache = chosen_agents(swept[1], ["model", "expert"])
+    runs = run_methods(cache, tmp_path / "pair", ["knn"], config={"classifier": "own", "train_rows": 0.5})
+    line = commands(evaluate_runs(runs), tmp_path / "page.html")[0]
+    assert "--only model,expert" in line
+    assert "--classifier own" in line
+    assert "--train-rows 0.5" in line

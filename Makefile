@@ -24,7 +24,7 @@ demo-digits: install  ## the same for object detection, on semi-synthetic scenes
 	$(BIN)/l2d demo digits
 
 test: install  ## all fast tests, as CI runs them
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile
 
 stress: install  ## the long reliability lane (a quarter of an hour); prints the table of docs/reliability.md
 	$(BIN)/python tests/reliability/stress.py

@@ -275,7 +275,7 @@ def test_torchvision_classifiers_with_published_weights_and_with_own_ones(tmp_pa
     from torchvision.models import ShuffleNet_V2_X0_5_Weights, shufflenet_v2_x0_5
     from torchvision.transforms.functional import to_tensor
 
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub/hub"))  # what set_dir sets
     published = ShuffleNet_V2_X0_5_Weights.IMAGENET1K_V1
     torch.manual_seed(0)
     model = shufflenet_v2_x0_5().eval()

@@ -210,7 +210,7 @@ def test_two_processes_train_what_one_does(cache, tmp_path, network):
         text=True,
         check=False,
         env=environment,
-        timeout=120,
+        timeout=300,
     )
     assert result.returncode == 0, result.stderr
     assert len(json.loads(result.stdout)) == 2  # one process speaks

@@ -72,8 +72,8 @@ def readers(opens: int, *, sabotage: str | None = None, seed: int = 0) -> Outcom
         with scratch() as folder:
             world = World(folder / "world", pause=0.01)
             process = fork(built_apart, world.folder, sabotage)
-            while process.exitcode is None and not (world.out / "cache.json").exists():
-                time.sleep(0.001)
+            while process.exitcode is None and not any(world.out.glob("agents/*/predictions/*.parquet")):
+                time.sleep(0.001)  # until then there is nothing to see
             while process.exitcode is None and outcome.cases < opens:
                 problem, found = _read_once(world.out, expected, randomness)
                 seen += found

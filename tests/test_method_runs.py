@@ -224,3 +224,11 @@ def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
     assert "--only model,expert" in line
     assert "--classifier own" in line
     assert "--train-rows 0.5" in line
+
+
+def test_what_is_about_one_network_refuses_a_run_that_is_more(swept, tmp_path):
+    from rejector.theory.diagnosis import examine
+
+    run = next(path for path in swept[2] if path.name.startswith("realizable"))
+    with pytest.raises(UsageError, match="multi-task"):
+        examine(run)

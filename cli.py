@@ -118,6 +118,20 @@ FailuresOption = Annotated[
     typer.Option(help="Recorded failures: refuse; drop those samples; charge the worst training cost; mask the agent."),
 ]
 
+OnlyOption = Annotated[
+    str | None, typer.Option(help="Agents to choose among, by commas, the model one of them. Default: all.")
+]
+ClassifierOption = Annotated[
+    str,
+    typer.Option(help="For the methods of docs/methods.md: the cached model's classes, or a classifier of their own."),
+]
+AlphaOption = Annotated[
+    float, typer.Option(min=0, max=1, help="Of mozannar_sontag and realizable, see docs/methods.md.")
+]
+TrainRowsOption = Annotated[
+    float | None, typer.Option(help="Train on a share of the split below 1, or on so many rows, drawn by the seed.")
+]
+
 BETA_HELP = "Query cost: one number (the dearest expert's, others by price), or name=value pairs."
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
 
@@ -411,7 +425,7 @@ def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     rejector: RejectorOption = "mlp",
-    method: Annotated[str, typer.Option(help="multi-task, classification-only or regression-only.")] = "multi-task",
+    method: Annotated[str, typer.Option(help="multi-task, mozannar_sontag, knn …: docs/methods.md.")] = "multi-task",
     beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
@@ -431,6 +445,10 @@ def train(
     patience: PatienceOption = 0,
     memory: MemoryOption = None,
     failures: FailuresOption = Failures.refuse,
+    only: OnlyOption = None,
+    classifier: ClassifierOption = "cached",
+    alpha: AlphaOption = 1.0,
+    train_rows: TrainRowsOption = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -448,7 +466,8 @@ def train(
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
         warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
-        patience=patience, memory=_bytes(memory), failures=failures.value,
+        patience=patience, memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha,
+        train_rows=train_rows,
     )  # fmt: skip
     grid = {
         "methods": [method],
@@ -460,7 +479,7 @@ def train(
     }
     if len(grid["betas"]) > 1:
         raise UsageError(f"--beta {beta} gives {len(grid['betas'])} values", hint="for a grid: l2d sweep")
-    if _sweep(cache, grid, config, lambda point: out, device, overwrite) is None:
+    if _sweep(cache, grid, config, lambda point: out, device, overwrite, only) is None:
         return
     _evaluate([out], Split.test, format)
     sql = "SELECT agent, count(*) FROM allocations GROUP BY ALL"
@@ -472,7 +491,7 @@ def sweep(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     rejector: RejectorOption = "mlp",
-    method: Annotated[str, typer.Option(help="One or more, by commas.")] = "multi-task",
+    method: Annotated[str, typer.Option(help="One or more, by commas: docs/methods.md.")] = "multi-task",
     beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
@@ -492,6 +511,10 @@ def sweep(
     patience: PatienceOption = 0,
     memory: MemoryOption = None,
     failures: FailuresOption = Failures.refuse,
+    only: OnlyOption = None,
+    classifier: ClassifierOption = "cached",
+    alpha: AlphaOption = 1.0,
+    train_rows: TrainRowsOption = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
@@ -504,6 +527,8 @@ def sweep(
 
         l2d sweep support2.cache --out betas --beta 0,0.05,0.1,0.2,0.4 --seeds 4
 
+        l2d sweep digits.cache --only model,expert_5 --out others --method knn,confidence,mozannar_sontag,realizable
+
         torchrun --standalone --nproc-per-node 2 --no-python l2d sweep support2.cache --out runs
     """
     from rejector.training import TrainConfig
@@ -511,7 +536,8 @@ def sweep(
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
         warmup=warmup, weight_decay=weight_decay, layers=layers, dropout=dropout, loss=loss, recentre=recentre,
-        patience=patience, memory=_bytes(memory), failures=failures.value,
+        patience=patience, memory=_bytes(memory), failures=failures.value, classifier=classifier, alpha=alpha,
+        train_rows=train_rows,
     )  # fmt: skip
     grid = {
         "methods": _list(method, str, "--method"),
@@ -521,7 +547,7 @@ def sweep(
         "seeds": list(range(seeds)),
         "cost": cost,
     }
-    folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite)
+    folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite, only)
     if folders is None:
         return
     _evaluate(folders, Split.test, format, one=False)
@@ -936,7 +962,12 @@ def export(
 
 @app.command()
 def digits(
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in Pascal VOC's layout.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder to make, in Pascal VOC's layout; or a .parquet or .csv file: a row a digit."
+        ),
+    ],
     images: Annotated[float, typer.Option(min=0.01, help="How many scenes, as a multiple of the usual.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ):
@@ -947,9 +978,19 @@ def digits(
         l2d digits --out VOCdevkit
 
         l2d build digits --data VOCdevkit --out digits.cache
-    """
-    from data.digits import IMAGES, write_digits
 
+        l2d digits --out digits.parquet
+    """
+    from data.digits import IMAGES, write_digit_table, write_digits
+
+    if out.suffix.lower() in (".parquet", ".csv"):
+        if images != 1.0 or seed:
+            raise UsageError("--images and --seed are for scenes; a table has the digits as they are", hint="drop them")
+        written = write_digit_table(out)
+        print(out)
+        say("1,797 digits of 8 x 8 pixels" + ("" if written else "; the file was there already"))
+        say(f"next: l2d build mozannar_sontag_digits --data {quote(out)} --out digits.cache")
+        return
     counts = {name: max(1, round(images * count)) for name, count in IMAGES.items()}
     written = write_digits(out, images=counts, seed=seed)
     print(out)
@@ -1035,15 +1076,19 @@ def _is_there(text: str) -> bool:
         return False
 
 
-def _sweep(cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool) -> list[Path] | None:
+def _sweep(
+    cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool, only: str | None
+) -> list[Path] | None:
     """Train; folders of the runs. None in the processes of a `torchrun` that have nothing to say."""
     from data.cache import CostCache
     from data.device import resolve_device
     from rejector.distributed import is_first
-    from rejector.grid import make_grid
+    from rejector.grid import chosen_agents, make_grid
     from rejector.sweep import sweep as run_sweep
 
     opened = CostCache(cache)
+    if only is not None:
+        opened = chosen_agents(opened, _list(only, str, "--only"))
     points = make_grid(opened, **grid)
     folders = [folder_of(point) for point in points]
     if is_first():

@@ -84,6 +84,24 @@ def write_digits(folder: Path, *, images: Mapping[str, int] = IMAGES, size: int 
     return True
 
 
+def write_digit_table(file: Path) -> bool:
+    """Write the digits themselves, a row each: ``digit`` (its number), ``class`` (0 to 9) and ``p00`` to ``p77``, the
+    inks of 8 x 8 pixels by row and column, 0 to 16.
+
+    Returns:
+        Whether it was written; False where it is there already.
+    """
+    import pyarrow as pa
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    columns = {"digit": np.arange(len(digits.target), dtype=np.int32), "class": digits.target.astype(np.int32)}
+    for row in range(8):
+        columns |= {f"p{row}{column}": digits.images[:, row, column].astype(np.float32) for column in range(8)}
+    batch = pa.RecordBatch.from_pydict({name: pa.array(values) for name, values in columns.items()})
+    return store.commit_batches(file, batch.schema, [batch], {})
+
+
 def _fill(
     folder: Path, images: Mapping[str, int], pools: Mapping[str, Pool], size: int, seed: int, readme: bytes
 ) -> None:

@@ -73,7 +73,7 @@ def _opponents(key: tuple, settings: dict[tuple, list[Evaluation]]) -> dict[str,
     found: dict[str, Callable[[], np.ndarray]] = {}
     for name, losses in members[0].opponents.alone.items():
         if np.isfinite(losses).all():
-            found[_AGENT + name] = lambda losses=losses: losses
+            found[_AGENT + name] = lambda name=name: _alone(members, name)
     for rival in members[0].rivals:
         found.setdefault(
             _identity(members[0], rival), lambda rival=rival: np.mean([e.rivals[rival] for e in members], axis=0)
@@ -83,6 +83,13 @@ def _opponents(key: tuple, settings: dict[tuple, list[Evaluation]]) -> dict[str,
         if other != method and other_rest == rest:
             found[_METHOD + other] = lambda others=others: mean_losses(others)
     return found
+
+
+def _alone(members: list[Evaluation], name: str) -> np.ndarray:
+    """Losses of an agent alone, the mean over seeds: they differ where each run has a classifier of its own."""
+    if members[0].run.rejector.has_classifier:
+        return np.mean([member.opponents.alone[name] for member in members], axis=0)
+    return members[0].opponents.alone[name]
 
 
 def _identity(evaluation: Evaluation, rival: str) -> str:
@@ -116,7 +123,7 @@ def _over_seeds(members: list[Evaluation]) -> dict[str, Any]:
 def setting_of(evaluation: Evaluation) -> tuple:
     """What repetitions share: method, then everything else but the seed (lambda, beta, nu, cost, training, cache)."""
     run = evaluation.run
-    return (*run.point.setting, run.rejector.config, run.cache_path)
+    return (*run.point.setting, run.rejector.config, run.cache_path, tuple(run.agents))
 
 
 def by_setting(evaluations: list[Evaluation]) -> dict[tuple, list[Evaluation]]:

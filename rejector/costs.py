@@ -57,7 +57,7 @@ class CostWeights:
         Raises:
             UsageError: the method's task is not there, or weighs 0.
         """
-        task = METHODS[method]
+        task = METHODS.get(method)  # all others train on all of them
         if task is None:
             return self
         if dict(self.by_task).get(task, 0.0) == 0:

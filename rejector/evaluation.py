@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from data.cache import CostCache
 from data.errors import UsageError
@@ -37,7 +38,8 @@ class Evaluation:
         margin: the model's score less the best expert's, float32 (n,).
         deferred: cost of each sample if the best-scored expert answers, float32 (n,).
         opponents: agents alone and baselines, shared by the runs that have the same costs.
-        measured: the table, shared by the runs on one cache and split.
+        measured: the table, shared by the runs on one cache and split; a run's own classifier, where it has one,
+            stands in agent 0's place.
     """
 
     run: Run
@@ -83,7 +85,10 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)
             tables[key] = Measured(loaded, split, cache)
             tables[key].groups = read_groups(cache, loaded[split], group)
-        evaluations.append(_evaluate(run, cache, tables[key]))
+        measured, scores = tables[key], run.rejector.scores_on(tables[key].table)
+        if run.rejector.has_classifier:
+            measured = measured.with_classifier(run.rejector)
+        evaluations.append(_evaluate(run, cache, measured, scores))
     same_samples: dict[tuple, list[Evaluation]] = {}
     for evaluation in evaluations:
         key = (evaluation.run.cache_path, evaluation.run.rejector.config.failures, len(evaluation.losses))
@@ -93,10 +98,10 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
     return evaluations
 
 
-def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
+def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) -> Evaluation:
     table, names, opponents = measured.table, measured.names, measured.opponents(run.point)
     costs = opponents.costs
-    scores = run.rejector.scores(table.features).masked_fill(costs.isinf(), -torch.inf)
+    scores = scores.masked_fill(costs.isinf(), -torch.inf)
     allocation = allocate(scores)
     losses = deferral_loss(allocation, costs).double().numpy()
     rates = baselines.allocation_rates(allocation, len(names))
@@ -118,6 +123,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured) -> Evaluation:
         "nu": run.point.nu,
         "lambda": dict(run.point.weights.by_task),
         "seed": run.point.seed,
+        "classifier": "own" if run.rejector.has_classifier else "cached",
         "split": table.split,
         "num_samples": len(table),
         "num_groups": None if measured.groups is None else len(np.unique(measured.groups)),

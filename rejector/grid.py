@@ -10,6 +10,7 @@ from data.errors import UsageError
 from data.schema import digest
 
 from .costs import METHODS, CostWeights, query_costs
+from .methods.registry import METHODS as OTHER_METHODS
 
 LONGEST_NAME = 120
 
@@ -43,6 +44,21 @@ class GridPoint:
         return f"{self.beta:g}"
 
 
+def chosen_agents(cache: CostCache, names: list[str]) -> CostCache:
+    """A cache with some of its agents, in its own order, the model among them.
+
+    Raises:
+        UsageError: an unknown agent, or the model is not named.
+    """
+    agents = [agent.name for agent in cache.agents]
+    for name in names:
+        if name not in agents:
+            raise UsageError(f"--only names agent {name!r}", hint=f"the agents are {', '.join(agents)}")
+    if agents[0] not in names:
+        raise UsageError(f"--only leaves out the model, {agents[0]!r}", hint=f"--only {','.join([agents[0], *names])}")
+    return cache.only([name for name in agents if name in names])
+
+
 def make_grid(
     cache: CostCache,
     *,
@@ -64,8 +80,9 @@ def make_grid(
     weights = weights or [defaults.get("lambda", {})]
     betas = betas or [defaults.get("beta", 0.0)]
     for method in methods:
-        if method not in METHODS:
-            raise UsageError(f"there is no method {method!r}", hint=f"the methods are {', '.join(METHODS)}")
+        if method not in METHODS and method not in OTHER_METHODS:
+            known = ", ".join([*METHODS, *OTHER_METHODS])
+            raise UsageError(f"there is no method {method!r}", hint=f"the methods are {known}")
     for nu in nus:
         if not 0 <= nu < float("inf"):
             raise UsageError(f"nu = {nu}", hint="nu is a number >= 0: 0 sum-exponential, 1 log-softmax, 2 MAE")
@@ -77,6 +94,10 @@ def make_grid(
     parsed_weights = [CostWeights.parse(values, tasks) for values in weights]
     points = []
     for method, weight, beta, nu, seed in itertools.product(methods, parsed_weights, betas, nus, seeds):
+        if method in OTHER_METHODS:
+            if nu != nus[0]:
+                continue  # they have no nu: one point, whatever nus the others get
+            nu = 1.0
         weight.trained_on(method)  # refuses methods whose task is not there
         frozen = tuple(sorted(beta.items())) if isinstance(beta, dict) else float(beta)
         costs = tuple(query_costs(beta, cache.agents).tolist())
@@ -90,7 +111,7 @@ def make_grid(
             seed=int(seed),
             cost=cost,
         )
-        parts = [method, f"beta={point.beta_text}", f"nu={nu:g}"]
+        parts = [method, f"beta={point.beta_text}", *([] if method in OTHER_METHODS else [f"nu={nu:g}"])]
         if len(parsed_weights) > 1:
             parts.append(f"lambda={weight}")
         run_id = "_".join([*parts, f"seed={seed}"]).replace("/", "%2F")

@@ -6,6 +6,7 @@ Choices (the constant agent, the confidence threshold and whom it defers to) are
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from .losses import oracle_allocation
 from .metrics import sample_metrics, task_metrics
 from .table import CostTable
 from .training import point_costs, reference_point_costs
+
+if TYPE_CHECKING:
+    from .methods.trained import TrainedMethod
 
 VALIDATION = "validation"
 
@@ -38,6 +42,7 @@ class Measured:
 
     def __init__(self, tables: dict[str, CostTable], split: str, cache: CostCache):
         self.table, self.cache, self.costs = tables[split], cache, cache.record.costs
+        self._tables, self._split = tables, split
         self.names = [agent.name for agent in cache.agents]
         self.choice_raw = tables[VALIDATION].raw
         self.confidence = None
@@ -47,6 +52,14 @@ class Measured:
         self._known: dict[tuple, dict[str, float]] = {}
         self._opponents: dict[tuple, Opponents] = {}
         self.averages = averaged_answers(self.table, self.names, cache.record.tasks)
+
+    def with_classifier(self, rejector: TrainedMethod) -> Measured:
+        """The same with the classifier of a run in agent 0's place: its answers, its cost, its confidence."""
+        tasks = self.cache.record.tasks
+        tables = {split: rejector.system_table(table, tasks) for split, table in self._tables.items()}
+        found = Measured(tables, self._split, self.cache)
+        found.groups = self.groups
+        return found
 
     def metrics(self, chosen: np.ndarray, names: list[str]) -> dict[str, float]:
         """:func:`rejector.metrics.task_metrics` of this table."""

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from data.cache import CostCache
+
 from .evaluation import Evaluation
 from .grid import GridPoint
 from .train_config import TrainConfig
 
 #: field of TrainConfig -> option of `l2d sweep`
 OPTIONS = {
-    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "dropout": "--dropout",
-    "loss": "--loss", "epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule",
-    "warmup": "--warmup", "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory",
-    "failures": "--failures",
+    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "loss": "--loss", "epochs": "--epochs",
+    "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule", "warmup": "--warmup",
+    "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory", "failures": "--failures",
+    "classifier": "--classifier", "alpha": "--alpha", "train_rows": "--train-rows", "dropout": "--dropout",
 }  # fmt: skip
 
 
@@ -31,17 +33,19 @@ def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = 
     made: dict[tuple, list[Evaluation]] = {}
     for evaluation in evaluations:
         run = evaluation.run
-        made.setdefault((run.cache_path, run.path.parent, run.rejector.config, run.point.cost), []).append(evaluation)
+        key = (run.cache_path, run.path.parent, run.rejector.config, run.point.cost, tuple(run.agents))
+        made.setdefault(key, []).append(evaluation)
     lines, told = [], []
-    for (cache, folder, config, _), members in made.items():
+    for (cache, folder, config, _, agents), members in made.items():
+        only = [] if [agent.name for agent in CostCache(cache).agents] == list(agents) else ["--only", ",".join(agents)]
         points = [member.run.point for member in members]
         whole = all(member.run.path.name == member.run.point.run_id for member in members)
         if whole and _is_product(points):
-            lines.append(_sweep(cache, folder, config, points))
+            lines.append(_sweep(cache, folder, config, points, only))
             told.append(folder)
             continue
         for member in members:
-            lines.append(_train(cache, member.run.path, config, member.run.point))
+            lines.append(_train(cache, member.run.path, config, member.run.point, only))
             told.append(member.run.path)
     folders = list(dict.fromkeys(told))
     split = evaluations[0].result["split"]
@@ -61,7 +65,7 @@ def _is_product(points: list[GridPoint]) -> bool:
     return sorted(axes["seed"]) == list(range(len(axes["seed"]))) and have == set(itertools.product(*axes.values()))
 
 
-def _sweep(cache: Path, folder: Path, config: TrainConfig, points: list[GridPoint]) -> str:
+def _sweep(cache: Path, folder: Path, config: TrainConfig, points: list[GridPoint], only: list[str]) -> str:
     axes = _axes(points)
     words = ["l2d", "sweep", str(cache), "--out", str(folder), "--method", ",".join(axes["method"])]
     plain = [point.beta_text for point in _first_of(points, "beta") if not isinstance(point.beta, tuple)]
@@ -72,14 +76,14 @@ def _sweep(cache: Path, folder: Path, config: TrainConfig, points: list[GridPoin
         for weights in axes["weights"]:
             words += ["--lambda", str(weights)]
     words += ["--nu", ",".join(f"{nu:g}" for nu in axes["nu"]), "--seeds", str(len(axes["seed"]))]
-    return shlex.join(words + _settings(config, points[0].cost))
+    return shlex.join(words + only + _settings(config, points[0].cost))
 
 
-def _train(cache: Path, folder: Path, config: TrainConfig, point: GridPoint) -> str:
+def _train(cache: Path, folder: Path, config: TrainConfig, point: GridPoint, only: list[str]) -> str:
     words = ["l2d", "train", str(cache), "--out", str(folder), "--method", point.method, "--beta", point.beta_text]
     words += [] if point.cost is not None else ["--lambda", str(point.weights)]
     words += ["--nu", f"{point.nu:g}", "--seed", str(point.seed)]
-    return shlex.join(words + _settings(config, point.cost))
+    return shlex.join(words + only + _settings(config, point.cost))
 
 
 def _first_of(points: list[GridPoint], name: str) -> list[GridPoint]:

@@ -58,7 +58,7 @@ def route(
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
-    """Allocate inputs and write ``sample_id, agent_index, agent, score_J..``, in their order and in bounded memory.
+    """Allocate inputs and write ``sample_id, agent_index, agent, score_J..`` in their order and in bounded memory.
 
     The features of an input are made as those of the training samples were, so rows of a training table get the
     allocations that ``allocations.parquet`` has for them, and samples of a cache too where agents are unavailable. An
@@ -86,6 +86,7 @@ def route(
     if out.exists() and (not overwrite or out.is_dir() or (source.exists() and out.samefile(source))):
         raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
     opened, started = load_run(one_run(run)), time.perf_counter()
+    opened.rejector.check_routable()
     at_hand = _at_hand(opened.agents, without)
     rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
     width = len(opened.rejector.state["feature_mean"])
@@ -102,7 +103,7 @@ def route(
     )
     counts = np.zeros(len(opened.agents) + 1, np.int64)  # the last: nobody
     advance = progress(inputs.samples) if progress else lambda done: None
-    kind = allocation_schema(len(opened.agents))
+    kind = allocation_schema(len(opened.agents), classes=opened.rejector.has_classifier)
     batches = _allocations(opened, inputs, at_hand, kind, counts, advance, rule)
     if not store.commit_batches(out, kind, batches, {"run_id": opened.point.run_id}, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
@@ -121,9 +122,13 @@ def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:
     return at_hand
 
 
-def allocation_schema(num_agents: int) -> pa.Schema:
-    """Columns of routed inputs: of a run's ``allocations.parquet``, those that need no costs."""
+def allocation_schema(num_agents: int, *, classes: bool = False) -> pa.Schema:
+    """Columns of routed inputs: of a run's ``allocations.parquet``, those that need no costs.
+
+    With ``classes`` that of the rejector's own classifier too, ``pred_cla``.
+    """
     scores = [(f"score_{agent}", pa.float32()) for agent in range(num_agents)]
+    scores += [("pred_cla", pa.int32())] if classes else []
     return pa.schema([("sample_id", pa.string()), ("agent_index", pa.int32()), ("agent", pa.string()), *scores])
 
 
@@ -154,5 +159,8 @@ def _allocations(
         agents = pa.array(chosen, pa.int32(), mask=nobody)
         columns = [ids, agents, names.take(agents)]
         columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(names))]
+        if run.rejector.has_classifier:
+            chances = torch.cat([run.rejector.probabilities(part) for part in parts])
+            columns.append(pa.array(chances.numpy().argmax(axis=1), pa.int32()))
         yield pa.record_batch(columns, schema=kind)
         advance(len(ids))

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import torch
+from torch import Tensor
 
 from data import schema, store
 from data.cache import CostCache
@@ -31,6 +32,8 @@ from .costs import CostWeights
 from .grid import GridPoint
 from .inputs import InputRecord
 from .losses import allocate, deferral_loss, oracle_allocation
+from .methods.registry import METHODS
+from .methods.trained import TrainedMethod
 from .networks import INPUT_OF
 from .run_files import (
     ALLOCATIONS_FILE,
@@ -82,7 +85,7 @@ def save_runs(
     """Write one folder per rejector, each atomically.
 
     Args:
-        tables: the splits to write allocations for.
+        tables: the splits to write allocations for; read with predictions for :mod:`rejector.methods`.
         seconds: training took for the whole grid.
 
     Raises:
@@ -116,7 +119,10 @@ def save_runs(
 
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
             store.commit_bytes(weights, save(rejector.state))
-            batches = allocation_batches(rejector, splits, cache)
+            if isinstance(rejector, TrainedMethod):
+                batches = method_allocation_batches(rejector, tables, cache)
+            else:
+                batches = allocation_batches(rejector, splits, cache)
             first = next(batches)
             store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
             digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
@@ -133,29 +139,50 @@ def allocation_batches(
     Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``;
     costs are total (``lambda`` and ``beta`` applied), null where an agent is unavailable and so not chosen.
     """
-    names = pa.array([agent.name for agent in cache.agents])
     for split, stream in splits.items():
         batches = zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True)
         for ids, (features, raw) in batches:
-            scores = rejector.scores(features)
             costs = point_costs(raw, rejector.point, cache.record.tasks)
-            unavailable = costs.isinf()
-            allocation, oracle = allocate(scores, ~unavailable), oracle_allocation(costs)
-            columns = {
-                "sample_id": pa.array(ids, pa.string()),
-                "split": pa.array([split] * len(ids), pa.string()),
-                "agent_index": pa.array(allocation.numpy(), pa.int32()),
-                "agent": names.take(pa.array(allocation.numpy())),
-                **{f"score_{j}": pa.array(scores[:, j].numpy()) for j in range(len(names))},
-                **{
-                    f"cost_{j}": pa.array(costs[:, j].numpy(), mask=unavailable[:, j].numpy())
-                    for j in range(len(names))
-                },
-                "deferral_cost": pa.array(deferral_loss(allocation, costs).numpy()),
-                "oracle_agent": names.take(pa.array(oracle.numpy())),
-                "oracle_cost": pa.array(deferral_loss(oracle, costs).numpy()),
-            }
+            yield pa.RecordBatch.from_pydict(_allocated(ids, split, rejector.scores(features), costs, cache))
+
+
+def method_allocation_batches(
+    rejector: TrainedMethod, tables: dict[str, CostTable], cache: CostCache
+) -> Iterator[pa.RecordBatch]:
+    """The same under one of :mod:`rejector.methods`, from tables that have been read with predictions.
+
+    Where it has a classifier of its own, ``cost_0`` is that one's, and what it says are columns ``pred_cla`` and
+    ``pred_prob``.
+    """
+    for split, table in tables.items():
+        scores, system = rejector.scores_on(table), rejector.system_table(table, cache.record.tasks)
+        costs = point_costs(system.raw, rejector.point, cache.record.tasks)
+        own = system.predictions[cache.agents[0].name] if rejector.has_classifier else None
+        for start in range(0, len(table), BATCH_ROWS):
+            rows = slice(start, start + BATCH_ROWS)
+            columns = _allocated(table.ids[rows], split, scores[rows], costs[rows], cache)
+            if own is not None:
+                columns["pred_cla"] = pa.array(own["pred_cla"][rows], pa.int32())
+                columns["pred_prob"] = pa.array(list(own["pred_prob"][rows]), pa.list_(pa.float32()))
             yield pa.RecordBatch.from_pydict(columns)
+
+
+def _allocated(ids: list[str], split: str, scores: Tensor, costs: Tensor, cache: CostCache) -> dict[str, pa.Array]:
+    """Columns of some rows: see :func:`allocation_batches`."""
+    names = pa.array([agent.name for agent in cache.agents])
+    unavailable = costs.isinf()
+    allocation, oracle = allocate(scores, ~unavailable), oracle_allocation(costs)
+    return {
+        "sample_id": pa.array(ids, pa.string()),
+        "split": pa.array([split] * len(ids), pa.string()),
+        "agent_index": pa.array(allocation.numpy(), pa.int32()),
+        "agent": names.take(pa.array(allocation.numpy())),
+        **{f"score_{j}": pa.array(scores[:, j].numpy()) for j in range(len(names))},
+        **{f"cost_{j}": pa.array(costs[:, j].numpy(), mask=unavailable[:, j].numpy()) for j in range(len(names))},
+        "deferral_cost": pa.array(deferral_loss(allocation, costs).numpy()),
+        "oracle_agent": names.take(pa.array(oracle.numpy())),
+        "oracle_cost": pa.array(deferral_loss(oracle, costs).numpy()),
+    }
 
 
 def load_run(path: Path) -> Run:
@@ -171,7 +198,8 @@ def load_run(path: Path) -> Run:
         point = facts["point"]
         beta = point["beta"]
         looks_at = InputRecord(**facts["input"]) if "input" in facts else None
-        rejector = TrainedRejector(
+        kind = TrainedMethod if point["method"] in METHODS else TrainedRejector
+        rejector = kind(
             point=GridPoint(
                 **{
                     **point,
@@ -187,7 +215,7 @@ def load_run(path: Path) -> Run:
             history=[tuple(row) for row in facts["history"]],
             sizes=token_sizes(looks_at.made) if looks_at is not None else (),
         )
-        rejector.scores(torch.zeros(1, len(rejector.state["feature_mean"])))  # the parameters fit the network
+        rejector.check()
         return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"], looks_at)
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error

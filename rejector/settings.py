@@ -7,6 +7,7 @@ from dataclasses import asdict
 from .comparisons import BOUNDS, by_setting
 from .costs import METHOD_SOURCES
 from .evaluation import Evaluation
+from .methods.registry import METHODS
 
 METHOD_OF_PAPER = "multi-task"
 FEWEST_SAMPLES = 30  # (or groups) below it a bootstrap interval says little
@@ -41,20 +42,40 @@ def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
 
 def method_title(method: str) -> str:
     """A method's name with its source."""
-    source = METHOD_SOURCES.get(method)
+    source = METHODS[method].source if method in METHODS else METHOD_SOURCES.get(method)
     return method if source is None or method == METHOD_OF_PAPER else f"{method} ({source})"
+
+
+def rejector_title(members: list[Evaluation]) -> str:
+    """The method of a setting with its source, and what one has to know of its figures."""
+    run = members[0].run
+    notes = [method_title(run.point.method)]
+    if run.rejector.has_classifier:
+        notes.append("own classifier")
+    method = METHODS.get(run.point.method)
+    if method is not None and not method.pays_queries and any(run.point.query_costs):
+        notes.append("trained without query costs")
+    return ", ".join(notes)
 
 
 def varying_settings(groups: list[list[Evaluation]]) -> list[str]:
     """Names of what differs between settings: ``lambda``, ``beta``, ``nu`` or a training option."""
-    names = ("lambda", "beta", "nu", *asdict(groups[0][0].run.rejector.config))
+    names = ("agents", "lambda", "beta", "nu", *asdict(groups[0][0].run.rejector.config))
+    if {members[0].run.point.method for members in groups} & set(METHODS):  # they have no nu
+        theirs = {setting_text(members[0], "nu") for members in groups if members[0].run.point.method not in METHODS}
+        names = names if len(theirs) > 1 else tuple(name for name in names if name != "nu")
     return [name for name in names if len({setting_text(members[0], name) for members in groups}) > 1]
 
 
 def setting_text(evaluation: Evaluation, name: str) -> str:
     """Value of one of :func:`varying_settings`."""
     point, config = evaluation.run.point, evaluation.run.rejector.config
-    texts = {"lambda": point.cost or str(point.weights), "beta": point.beta_text, "nu": f"{point.nu:g}"}
+    texts = {
+        "agents": ",".join(evaluation.run.agents),
+        "lambda": point.cost or str(point.weights),
+        "beta": point.beta_text,
+        "nu": "" if point.method in METHODS else f"{point.nu:g}",
+    }
     return texts[name] if name in texts else str(getattr(config, name))
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from .comparisons import BOUNDS
+import numpy as np
+
+from .comparisons import BOUNDS, mean_std
 from .evaluation import Evaluation
 from .findings import findings
 from .settings import (
     RIVAL_TITLES,
     difference_text,
     method_title,
+    rejector_title,
     rival_title,
     setting_text,
     settings_of,
@@ -51,14 +54,15 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
     but not in a long sweep, which has them in :func:`comparison_table`.
     """
     groups = settings_of(evaluations)
-    first = groups[0][0].result
+    shared = [members for members in groups if not members[0].run.rejector.has_classifier] or groups
+    first, own = shared[0][0].result, [members for members in groups if members[0].run.rejector.has_classifier]
     present = {name for members in groups for member in members for name in member.result["metrics"]}
     metrics = [name for name in METRIC_TITLES if name in present]
     varying = varying_settings(groups)
     rows: list[dict | None] = []
     for members in groups:
         result, summary = members[0].result, members[0].result["over_seeds"]
-        row = {"rejector": method_title(result["method"])}
+        row = {"rejector": rejector_title(members)}
         row |= {name: setting_text(members[0], name) for name in varying}
         for name in metrics:
             title, scale, digits = METRIC_TITLES[name]
@@ -71,8 +75,9 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         rows.append(row)
 
     rows.append(None)
-    blank = dict.fromkeys(rows[0], "")
-    at_first = {name: setting_text(groups[0][0], name) for name in varying}
+    blank = dict.fromkeys([name for row in rows[:-1] for name in row], "")
+    at_first = {name: setting_text(shared[0][0], name) for name in varying}
+    rows[:-1] = [blank | row for row in rows[:-1]]
     agents = list(first["allocation"])
     for name, alone in first["agents"].items():
         title = f"{name} alone" if alone["role"] == "agent" else f"{name} (reference)"
@@ -81,6 +86,8 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         if alone["role"] == "agent":
             row |= {f"{agent} %": "100" if agent == name else "0" for agent in agents}
         rows.append(row)
+    for members in own:
+        rows.append(blank | _own_classifier_row(members, metrics, varying))
     for rival in ("averaging", "confidence"):
         if f"{rival}_loss" not in first or first.get(rival, {}).get("same_as"):
             continue
@@ -107,6 +114,19 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         row |= {"deferral loss": f"{result['oracle_loss']:.4f}"} | _share_cells(result["oracle"]["allocation"])
         bounds.setdefault((members[0].run.point.beta_text, str(members[0].run.point.weights)), row)
     return [*rows, *bounds.values()]
+
+
+def _own_classifier_row(members: list[Evaluation], metrics: list[str], varying: list[str]) -> dict:
+    """The classifier that a method has trained, when it answers everything: means over seeds."""
+    name = next(iter(members[0].result["allocation"]))
+    alone = [member.result["agents"][name] for member in members]
+    row = {"rejector": f"{name} of {members[0].result['method']} alone"}
+    row |= {setting: setting_text(members[0], setting) for setting in varying}
+    for metric in metrics:
+        if metric in alone[0]:
+            title, scale, digits = METRIC_TITLES[metric]
+            row[title] = _mean_std(mean_std([values[metric] for values in alone]), scale, digits, len(members))
+    return row | {"deferral loss": _number(float(np.mean([values["mean_cost"] for values in alone])))}
 
 
 def regret_table(evaluations: list[Evaluation]) -> list[dict]:
@@ -194,7 +214,8 @@ def headline(evaluations: list[Evaluation]) -> str:
     for name in ("lambda", "beta", "nu"):
         if name not in varying:
             title = "cost" if name == "lambda" and evaluations[0].run.point.cost else name
-            parts.append(f"{title} {setting_text(evaluations[0], name)}")
+            texts = filter(None, (setting_text(evaluation, name) for evaluation in evaluations))
+            parts += [f"{title} {text}" for text in list(texts)[:1]]  # none of methods without nu
     unit = evaluations[0].cache.record.unit_reg
     if unit and "smooth_l1" in result["metrics"]:
         parts.append(f"sL1 and MAE of {unit}")

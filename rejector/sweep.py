@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,9 +17,13 @@ from data.schema import SPLITS, digest
 from .checkpoint import EVERY, Checkpoint
 from .distributed import joined
 from .grid import GridPoint
+from .methods.registry import METHODS, check_method
+from .methods.sweep import train_methods
 from .networks import INPUT_OF
 from .runs import RUN_FILE, cache_fingerprint, save_runs
-from .streaming import open_streams
+from .streaming import Stream, open_streams
+from .subsets import training_rows
+from .table import CostTable, load_tables
 from .training import TrainConfig, train_grid
 from .waves import free_memory, waves
 
@@ -82,20 +86,72 @@ def sweep(
             _require_same(folder, point, config, cache)
     if not todo:
         return SweepReport(folders, 0, 0.0)
+    others = [(point, folder) for point, folder in todo if point.method in METHODS]
+    for point, _ in others:
+        check_method(point.method, cache, dict(point.weights.by_task), point.cost, config.classifier)
+    ours = [(point, folder) for point, folder in todo if point.method not in METHODS]
+    if ours and config.classifier != "cached":
+        raise UsageError(
+            f"--classifier {config.classifier}: method {ours[0][0].method!r} takes the agents as they are cached",
+            hint=f"leave it out, or choose methods among {', '.join(METHODS)}",
+        )
+    seconds, left_out = 0.0, 0
+    if ours:
+        seconds, left_out = _train_grid(
+            ours,
+            cache,
+            config,
+            device=device,
+            overwrite=overwrite,
+            checkpoint_every=checkpoint_every,
+            available=available,
+            progress=progress,
+            narrate=narrate,
+        )
+    if others:
+        more, left_out = train_methods(others, cache, config, overwrite=overwrite, narrate=narrate)
+        seconds += more
+    return SweepReport(folders, len(todo), seconds, left_out)
+
+
+def _train_grid(
+    todo: list[tuple[GridPoint, Path]],
+    cache: CostCache,
+    config: TrainConfig,
+    *,
+    device: str,
+    overwrite: bool,
+    checkpoint_every: float,
+    available: int | None,
+    progress: Callable[[int, int, float], None] | None,
+    narrate: Callable[[str], None] | None,
+) -> tuple[float, int]:
+    """Train points together, those of one seed where each seed has training rows of its own.
+
+    Returns:
+        Seconds of training, and how many samples were left out.
+    """
     with joined(device) as (group, device):
         streams = open_streams(cache, SPLITS, column=INPUT_OF[config.network], failures=config.failures)
         started, written = time.perf_counter(), 0.0
         available = group.least(free_memory(device) if available is None else available)
-        grid = waves([point for point, _ in todo], config, streams["train"], len(cache.agents), available=available)
-        if len(grid) > 1 and narrate is not None and group.rank == 0:
-            sizes = ", ".join(str(len(wave)) for wave in grid)
-            narrate(f"memory holds {len(grid[0])} of {len(todo)} rejectors at once: training {sizes} one after another")
-        for wave in grid:
-            members, begun = [todo[position] for position in wave], time.perf_counter()
+        grid: list[tuple[list[tuple[GridPoint, Path]], Stream | CostTable]] = []
+        for members, rows in _by_rows(todo, cache, config, streams["train"]):
+            points = [point for point, _ in members]
+            found = waves(points, config, streams["train"], len(cache.agents), available=available)
+            if len(found) > 1 and narrate is not None and group.rank == 0:
+                sizes = ", ".join(str(len(wave)) for wave in found)
+                narrate(
+                    f"memory holds {len(found[0])} of {len(members)} rejectors at once: "
+                    f"training {sizes} one after another"
+                )
+            grid += [([members[position] for position in wave], rows) for wave in found]
+        for members, rows in grid:
+            begun = time.perf_counter()
             checkpoint = Checkpoint(checkpoint_file(members, config, cache), checkpoint_every, group)
             rejectors = train_grid(
                 [point for point, _ in members],
-                streams["train"],
+                rows,
                 streams["validation"],
                 config,
                 tasks=cache.record.tasks,
@@ -111,7 +167,23 @@ def sweep(
                 checkpoint.remove()
             written += time.perf_counter() - trained
         seconds = time.perf_counter() - started - written
-    return SweepReport(folders, len(todo), seconds, sum(stream.left_out for stream in streams.values()))
+    return seconds, sum(stream.left_out for stream in streams.values())
+
+
+def _by_rows(
+    todo: list[tuple[GridPoint, Path]], cache: CostCache, config: TrainConfig, train: Stream
+) -> list[tuple[list[tuple[GridPoint, Path]], Stream | CostTable]]:
+    """Points that train on the same rows, and these rows."""
+    if config.train_rows is None:
+        return [(todo, train)]
+    table = load_tables(cache, ("train",), column=INPUT_OF[config.network], failures=config.failures)["train"]
+    found = []
+    for seed in sorted({point.seed for point, _ in todo}):
+        rows = training_rows(len(table), config.train_rows, seed)
+        part = replace(table, ids=[], features=table.features[rows], raw=table.raw[rows], reference_raw=None)
+        part = replace(part, failed=None)
+        found.append(([member for member in todo if member[0].seed == seed], part))
+    return found
 
 
 def checkpoint_file(todo: list[tuple[GridPoint, Path]], config: TrainConfig, cache: CostCache) -> Path:

@@ -33,6 +33,9 @@ class TrainConfig:
     memory: int | None = (
         None  # bytes that training may hold of a split; None: all of it. The order of rows depends on it
     )
+    classifier: str = "cached"  # of rejector.methods: the cached model, or one of the run's own
+    alpha: float = 1.0  # of mozannar_sontag and realizable
+    train_rows: float | None = None  # a share of the training split below 1, or how many of its rows; None: all
     failures: str = "refuse"  # recorded failures: refuse, drop, worst or mask, see rejector.table.load_tables
 
     def __post_init__(self):
@@ -58,6 +61,15 @@ class TrainConfig:
                 f"lr = {self.lr}, warmup = {self.warmup}, weight_decay = {self.weight_decay}",
                 hint="lr is > 0, warmup in [0, 1], weight_decay >= 0, all finite",
             )
+        if self.classifier not in ("cached", "own"):
+            raise UsageError(f"there is no classifier {self.classifier!r}", hint="choose from cached, own")
+        if not 0 <= self.alpha <= 1:
+            raise UsageError(f"alpha = {self.alpha}", hint="alpha lies in [0, 1]")
+        rows = self.train_rows
+        if rows is not None and not (0 < rows < 1 or (rows >= 2 and rows == int(rows) and math.isfinite(rows))):
+            raise UsageError(f"train_rows = {rows}", hint="a share below 1, or a number of rows from 2 on")
+        if rows is not None and self.memory is not None:
+            raise UsageError("memory with train_rows", hint="a part of the training split is held: leave out memory")
         if self.network.endswith("transformer") and self.hidden % 4:
             raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
         if self.network == "conv" and self.hidden % 16:

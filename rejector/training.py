@@ -75,6 +75,22 @@ class TrainedRejector:
                 return torch.empty_like(found).index_copy_(0, order, found)
             return torch.cat([network((part - mean) / std) for part in features.split(ROWS_AT_ONCE)])
 
+    def scores_on(self, table: CostTable) -> Tensor:
+        """:meth:`scores` of the rows of a table."""
+        return self.scores(table.features)
+
+    def check(self) -> None:
+        """Apply it once, which fails where the parameters do not fit the network."""
+        self.scores(torch.zeros(1, len(self.state["feature_mean"])))
+
+    def check_routable(self) -> None:  # most are
+        """Refuse a rejector that cannot score inputs alone."""
+
+    @property
+    def has_classifier(self) -> bool:
+        """Whether it brings its own classes in agent 0's place, as some of :mod:`rejector.methods` do."""
+        return False
+
 
 def train_grid(
     points: list[GridPoint],

@@ -170,6 +170,7 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
         FingerprintMismatch: the cache is no longer what the run was trained on.
     """
     run = load_run(one_run(path))
+    run.rejector.network()  # refuses methods whose runs are more than one network: their theory is another
     cache, config = open_cache(run), run.rejector.config
     tasks = cache.record.tasks
     names = list(dict.fromkeys(["train", "validation", split]))

@@ -1,0 +1,79 @@
+"""Fitting one network by gradient descent: plain autograd over rows that are held, the best validation epoch kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import DataError
+
+from ..networks import make_network
+from ..train_config import TrainConfig, learning_rate
+from .samples import Samples
+
+Loss = Callable[[Tensor, Samples], Tensor]  # outputs (n, m) and their samples -> loss of each, (n,)
+Risk = Callable[[Tensor, Samples], float]  # the same -> what the best epoch has least of
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A network at its epoch of lowest validation risk; ``history`` has (training loss, validation risk) an epoch."""
+
+    state: dict[str, Tensor]
+    best_epoch: int
+    validation_risk: float
+    history: list[tuple[float, float]]
+
+
+def fit(
+    train: Samples, validation: Samples, outputs: int, loss: Loss, risk: Risk, config: TrainConfig, seed: int, who: str
+) -> Fitted:
+    """Fit a network of ``config`` from ``train.x`` to so many outputs.
+
+    Initial parameters and the order of rows come from ``seed`` alone. Adam with decoupled weight decay, the schedule
+    and patience are those of ``l2d train``.
+
+    Args:
+        who: named in messages.
+
+    Raises:
+        DataError: the loss is not finite.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = make_network(config.network, train.x.shape[1], outputs, config.hidden, config.layers)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    order = torch.Generator().manual_seed(seed)
+    steps = -(-len(train) // config.batch_size)
+    history, best, state = [], (float("inf"), 0), {}
+    for epoch in range(config.epochs):
+        total = 0.0
+        for step, rows in enumerate(torch.randperm(len(train), generator=order).split(config.batch_size)):
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(epoch * steps + step, config.epochs * steps, config)
+            batch = train.take(rows)
+            value = loss(network(batch.x), batch).mean()
+            optimiser.zero_grad()
+            value.backward()
+            optimiser.step()
+            total += float(value.detach()) * len(rows)
+        if not total < float("inf"):
+            raise DataError(f"the loss of {who} is not finite in epoch {epoch}", hint="lower --lr")
+        with torch.no_grad():
+            found = risk(network(validation.x), validation)
+        history.append((total / len(train), found))
+        if found < best[0]:
+            best, state = (found, epoch), {name: value.clone() for name, value in network.state_dict().items()}
+        if config.patience and epoch - best[1] >= config.patience:
+            break
+    return Fitted(state, best[1], best[0], history)
+
+
+def network_of(state: dict[str, Tensor], config: TrainConfig, width: int, outputs: int) -> nn.Module:
+    """The network with parameters of :func:`fit`, ready to be applied."""
+    network = make_network(config.network, width, outputs, config.hidden, config.layers)
+    network.load_state_dict(state)
+    return network.requires_grad_(False)

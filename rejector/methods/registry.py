@@ -1,0 +1,141 @@
+"""The rejector methods of the literature that a sweep can train beside the paper's: their names and sources.
+
+What they compute is in :mod:`rejector.methods.on_agents`, :mod:`rejector.methods.one_stage` and
+:mod:`rejector.methods.neighbours`; ``docs/methods.md`` says when to use which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from data.cache import CostCache
+from data.errors import UsageError
+
+#: ``none``: scores come from the input alone; ``given``: they need the class probabilities of a model, the cached one's
+#: or those of a classifier of their own; ``own``: the method trains classifier and rejector together.
+Classifier = Literal["none", "given", "own"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """One method.
+
+    Attributes:
+        source: authors and year, shown in tables.
+        paper: title and venue, and where in it the method stands.
+        classifier: see :data:`Classifier`.
+        classes_only: it is defined for 0-1 costs of a class alone.
+        one_expert: it is defined for one expert alone.
+        pays_queries: its training knows query costs; otherwise they are only charged when it is evaluated.
+    """
+
+    source: str
+    paper: str
+    classifier: Classifier = "none"
+    classes_only: bool = False
+    one_expert: bool = False
+    pays_queries: bool = True
+
+    def trains_classifier(self, setting: str) -> bool:
+        """Whether a run's classes come from a classifier of its own, under ``--classifier`` cached or own."""
+        return self.classifier == "own" or setting == "own"
+
+
+METHODS: dict[str, Method] = {
+    "cost_regression": Method(
+        source="Krishnamurthy et al. 2017",
+        paper="Active Learning for Cost-Sensitive Classification, ICML 2017, section 2",
+    ),
+    "knn": Method(
+        source="Hu et al. 2024",
+        paper="RouterBench, 2024, KNN router; k-nearest neighbours of Cover and Hart 1967 on costs",
+    ),
+    "confidence": Method(
+        source="Raghu et al. 2019",
+        paper="The Algorithmic Automation Problem, 2019, as in Mozannar and Sontag 2020, section 7 (Confidence)",
+        classifier="given",
+        classes_only=True,
+    ),
+    "model_confidence": Method(
+        source="Chow 1970, threshold on validation",
+        paper="On Optimum Recognition Error and Reject Tradeoff, IEEE Trans. Information Theory 16(1), 1970",
+        classifier="given",
+    ),
+    "learned_oracle": Method(
+        source="Mozannar & Sontag 2020, LearnedOracle",
+        paper="Consistent Estimators for Learning to Defer to an Expert, ICML 2020, section 7 (LearnedOracle)",
+        classes_only=True,
+        pays_queries=False,
+    ),
+    "post_hoc": Method(
+        source="Narasimhan et al. 2022",
+        paper="Post-hoc Estimators for Learning to Defer to an Expert, NeurIPS 2022, rejector on a base model",
+        classifier="given",
+        one_expert=True,
+    ),
+    "mozannar_sontag": Method(
+        source="Mozannar & Sontag 2020",
+        paper="Consistent Estimators for Learning to Defer to an Expert, ICML 2020, the losses L_CE and L_CE^alpha",
+        classifier="own",
+        classes_only=True,
+    ),
+    "one_vs_all": Method(
+        source="Verma & Nalisnick 2022",
+        paper="Calibrated Learning to Defer with One-vs-All Classifiers, ICML 2022; several experts: Verma, "
+        "Barrejón and Nalisnick, Learning to Defer to Multiple Experts, AISTATS 2023",
+        classifier="own",
+        classes_only=True,
+        pays_queries=False,
+    ),
+    "realizable": Method(
+        source="Mozannar et al. 2023",
+        paper="Who Should Predict? Exact Algorithms for Learning to Defer to Humans, AISTATS 2023, RealizableSurrogate",
+        classifier="own",
+        classes_only=True,
+        pays_queries=False,
+    ),
+    "mixture_of_experts": Method(
+        source="Madras et al. 2018",
+        paper="Predict Responsibly: Improving Fairness and Accuracy by Learning to Defer, NeurIPS 2018, L_defer",
+        classifier="own",
+        classes_only=True,
+    ),
+}
+
+
+def check_method(name: str, cache: CostCache, weights: dict[str, float], cost: str | None, setting: str) -> None:
+    """Refuse a method on a cache that it is not defined for.
+
+    Args:
+        name: one of :data:`METHODS`.
+        cache: with the agents to choose among.
+        weights: ``lambda`` by task.
+        cost: an SQL expression in place of the weighted sum, or None.
+        setting: ``--classifier``, cached or own.
+
+    Raises:
+        UsageError: says what does not fit.
+    """
+    method, experts = METHODS[name], [agent.name for agent in cache.agents[1:]]
+    if method.one_expert and len(experts) > 1:
+        raise UsageError(
+            f"method {name!r} is for one expert; there are {len(experts)}",
+            where=cache.path,
+            hint=f"choose one: --only {cache.agents[0].name},{experts[0]}",
+        )
+    if not (method.classes_only or method.trains_classifier(setting)):
+        return
+    why = f"method {name!r}" + ("" if method.classes_only else " with --classifier own")
+    kind = cache.record.costs.get("cla", {}).get("kind")
+    if kind != "zero_one" or not cache.record.classes:
+        found = "the cache has no costs of classes" if kind is None else f"these are {kind}"
+        raise UsageError(
+            f"{why} needs 0-1 costs of classes; {found}",
+            where=cache.path,
+            hint='a recipe with [costs.cla] kind = "zero_one", or another method',
+        )
+    others = [task for task, weight in weights.items() if task != "cla" and weight]
+    if cost is not None or others or not weights.get("cla"):
+        what = "--cost" if cost is not None else f"the weights {', '.join(f'{t}={w:g}' for t, w in weights.items())}"
+        raise UsageError(f"{why} only knows errors of classes, not {what}", hint="--lambda cla=1, or another method")

@@ -1,0 +1,48 @@
+"""Samples as the methods see them: standardised inputs, costs, classes, and a model's class probabilities."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """Rows to learn from or to choose by. K classes, A agents of which J = A - 1 are experts.
+
+    Attributes:
+        x: standardised input, float32 (n, width).
+        costs: what each agent costs, queries included where the method pays for them, float32 (n, A); infinite where an
+            agent is unavailable. In errors (cost divided by ``lambda``) for methods of classes alone.
+        target: true class, int64 (n,); None without classes.
+        probabilities: of the model's classes, float32 (n, K), zeros where it has no answer; None where not needed.
+        right: how right each expert is, ``1 - cost`` of its class in [0, 1], float32 (n, J), 0 where it is unavailable;
+            None without 0-1 costs of classes.
+    """
+
+    x: Tensor
+    costs: Tensor
+    target: Tensor | None = None
+    probabilities: Tensor | None = None
+    right: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def missing(self) -> Tensor:
+        """Where an agent is unavailable, bool (n, A)."""
+        return self.costs.isinf()
+
+    def take(self, rows: Tensor) -> Samples:
+        """Some rows, by position or as bool (n,)."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Samples(**{name: None if values is None else values[rows] for name, values in found.items()})
+
+    def answered_by(self, probabilities: Tensor) -> Samples:
+        """With a classifier of one's own in agent 0's place: its probabilities (n, K), and 1 where it errs."""
+        wrong = (probabilities.argmax(dim=1) != self.target).to(self.costs.dtype)
+        costs = torch.cat([wrong[:, None], self.costs[:, 1:]], dim=1)
+        return replace(self, costs=costs, probabilities=probabilities)

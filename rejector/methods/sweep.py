@@ -1,0 +1,61 @@
+"""Points of a sweep whose method is one of these: trained one after another, on tables that are held, and saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from data.cache import CostCache
+from data.errors import UsageError
+from data.schema import SPLITS
+
+from ..distributed import is_first
+from ..grid import GridPoint
+from ..runs import save_runs
+from ..table import load_tables
+from ..train_config import TrainConfig
+from .registry import METHODS
+from .training import train_method
+
+
+def train_methods(
+    todo: list[tuple[GridPoint, Path]],
+    cache: CostCache,
+    config: TrainConfig,
+    *,
+    overwrite: bool = False,
+    narrate: Callable[[str], None] | None = None,
+) -> tuple[float, int]:
+    """Train points and write a folder for each as it is done, on the CPU.
+
+    Returns:
+        Seconds of training, and how many samples were left out for want of answers.
+
+    Raises:
+        UsageError: ``config.memory`` is given, or what :func:`rejector.methods.training.train_method` refuses.
+    """
+    if config.memory is not None:
+        names = ", ".join(dict.fromkeys(point.method for point, _ in todo))
+        raise UsageError(f"--memory: {names} train on tables that are held", hint="leave it out")
+    if not is_first():  # of the processes of torchrun, which train grids together
+        return 0.0, 0
+    tables = load_tables(cache, SPLITS, predictions=True, failures=config.failures)
+    seconds, said = 0.0, set()
+    for point, folder in todo:
+        begun, method = time.perf_counter(), METHODS[point.method]
+        if any(point.query_costs) and not method.pays_queries and point.method not in said and narrate is not None:
+            said.add(point.method)
+            narrate(f"{point.method} knows no query costs: it trains without, and is charged for them when evaluated")
+        trained = train_method(
+            point,
+            tables["train"],
+            tables["validation"],
+            config,
+            tasks=cache.record.tasks,
+            num_classes=len(cache.record.classes),
+        )
+        took = time.perf_counter() - begun
+        save_runs([trained], [folder], cache, tables, seconds=took, overwrite=overwrite)
+        seconds += took
+    return seconds, cache.record.num_samples - sum(len(table) for table in tables.values())

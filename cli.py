@@ -631,6 +631,9 @@ def route(
         str | None, typer.Option("--id", help="Column of sample ids. Default: the recipe's `id`, else row numbers.")
     ] = None,
     policy: Annotated[Path | None, typer.Option(help="A file of `l2d policy --save`: allocate by its prices.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="An agent that cannot be asked now; may be repeated.", metavar="AGENT")
+    ] = None,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
@@ -643,6 +646,8 @@ def route(
         l2d route run new_patients.csv --out allocations.parquet
 
         l2d route run new_patients.parquet --out allocations.csv --id patient --format json
+
+        l2d route run new_patients.csv --out allocations.parquet --without expert_1 --without expert_2
     """
     from data.render import print_rows
     from rejector.route import route as run_route
@@ -654,11 +659,14 @@ def route(
             out,
             id_column=id_column,
             policy=policy,
+            without=without or (),
             overwrite=overwrite,
             progress=lambda rows: bars.start("routing", rows),
         )
     rate = f"{done.samples:,} inputs in {done.seconds:.1f} s, {done.samples / done.seconds:,.0f} a second"
     print_rows(done.rows(), format.value, title=rate)
+    if done.nobody:
+        say(f"{done.nobody:,} go to nobody (null): no agent has an answer for them")
     say(f"wrote {out}; sample ids: {done.ids}")
 
 
@@ -811,7 +819,8 @@ def query(
 ):
     """SQL over every cache and run beneath the paths.
 
-    Views: samples, features, images, agents, costs, predictions, allocations, scores, runs, run_agents.
+    Views: samples, features, images, tokens, vocabularies, agents, costs, predictions, allocations, scores, runs,
+    run_agents.
     `DESCRIBE costs` lists a view's columns. The cookbook is docs/sql.md.
 
     Examples:
@@ -893,6 +902,13 @@ def report(
     figures: Annotated[Path | None, typer.Option(help="Folder for every figure as a picture of its own.")] = None,
     figure_format: Annotated[Picture, typer.Option(help="Of the pictures in --figures.")] = Picture.png,
     split: Split = Split.test,
+    group: Annotated[
+        str | None,
+        typer.Option(help="A kept column: samples of one value are resampled together. Default: `group`, if kept."),
+    ] = None,
+    theory: Annotated[
+        bool, typer.Option("--theory", help="Say too why the rejector falls short, as `l2d theory`: half a minute.")
+    ] = False,
 ):
     """One self-contained HTML page: findings, figures, where each agent wins, examples, results, runs.
 
@@ -901,14 +917,16 @@ def report(
         l2d report runs --out report.html
 
         l2d report runs --out report.html --by cluster --by "age > 60" --figures figures --figure-format svg
+
+        l2d report runs --theory --group patient
     """
     from rejector.evaluation import evaluate_runs
     from rejector.pictures import write_figure, write_figures
     from rejector.report import write_report
     from rejector.runs import find_runs
 
-    evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value)
-    write_report(evaluations, out, by=by, images=images)
+    evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value, group=group)
+    write_report(evaluations, out, by=by, images=images, theory=theory, group=group)
     print(out)
     if figure is not None:
         write_figure(evaluations, figure)

@@ -97,6 +97,12 @@ def threshold_losses(confidence: np.ndarray, costs: np.ndarray, expert: int, thr
     return np.where(confidence < threshold, deferred, kept)
 
 
+def kept_by_model(confidence: np.ndarray, costs: np.ndarray, expert: int, threshold: float) -> np.ndarray:
+    """Where the model answers, bool (n,): from the threshold on, and below it where the expert is unavailable."""
+    model, other = np.isfinite(costs[:, 0]), np.isfinite(costs[:, expert])
+    return model & ((confidence >= threshold) | ~other)
+
+
 def same_coverage_losses(confidence: np.ndarray, costs: np.ndarray, expert: int, kept_share: float) -> np.ndarray:
     """Loss of each sample (n,) where the model keeps a given share, the samples it is surest of.
 

@@ -40,11 +40,12 @@ VIEWS = {
              "rejector": pa.string(), "best_epoch": pa.int64(), "validation_risk": pa.float64(), "path": pa.string()},
     "run_agents": {"cache": pa.string(), "run_id": pa.string(), "agent_index": pa.int32(), "agent": pa.string(),
                    "beta": pa.float64()},
+    "vocabularies": {"cache": pa.string(), "field": pa.string(), "code_index": pa.int32(), "code": pa.string()},
 }  # fmt: skip
 
-#: Views that are SQL over the others.
-LONG_VIEW = "scores"
-VIEW_NAMES = (*VIEWS, LONG_VIEW)
+#: Views that are SQL over others: those.
+DERIVED = {"scores": ("allocations", "runs", "run_agents"), "tokens": ("samples", "vocabularies")}
+VIEW_NAMES = (*VIEWS, *DERIVED)
 
 MACROS = {
     "allocate(scores)": "index of the highest score of a list, the first of equals: what a rejector does",
@@ -107,7 +108,7 @@ class Catalogue:
     def __init__(self, paths: list[Path]):
         sources = find_sources(paths)
         self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
-        self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": []}
+        self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
         self.notes: list[str] = []  # what a user should know before joining
         caches = [CostCache(path) for path in sources.caches]
         labels = _labels([cache.record.name for cache in caches], sources.caches)
@@ -135,13 +136,22 @@ class Catalogue:
             connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
         width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
         connection.execute(_long_view(width))
+        connection.execute(_token_view(self._token_fields()))
         for statement in _MACRO_SQL:
             connection.execute(statement)
 
     def files(self, names: list[str]) -> list[Path]:
         """The files that some views are read from."""
-        names = [*names, "allocations"] if LONG_VIEW in names else names
+        names = [*names, *(other for name in names for other in DERIVED.get(name, ()))]
         return [part.path for name in names for part in self.parts.get(name, [])]
+
+    def _token_fields(self) -> list[str]:
+        """Fields of token lists that samples here have."""
+        fields = dict.fromkeys(row["field"] for row in self.rows["vocabularies"])
+        columns = [part.columns for part in self.parts["samples"]]
+        there = {column.name for some in columns for column in some if pa.types.is_list(column.type)}
+        others = {column.name for some in columns for column in some if not pa.types.is_list(column.type)}
+        return [field_ for field_ in fields if schema.token_column(field_) in there - others]
 
     def _add(self, view: str, path: Path, columns: pa.Schema, constants: dict[str, str | int]) -> None:
         self.parts[view].append(Part(path, columns, constants))
@@ -155,6 +165,11 @@ class Catalogue:
             for view, column in (("features", "features"), ("images", "image")):
                 if column in inputs:
                     self._add(view, part, _only(columns, ["sample_id", column]), {"cache": label})
+        for name, made in cache.record.inputs.get("tokens", {}).get("fields", {}).items():
+            self.rows["vocabularies"] += [
+                {"cache": label, "field": name, "code_index": index, "code": code}
+                for index, code in enumerate(made["vocabulary"])
+            ]
         for agent in cache.all_agents:
             self.rows["agents"].append(
                 {
@@ -377,8 +392,22 @@ def _long_view(width: int) -> str:
         )
         cells = f"{score} AS score, {cost} AS cost"
     return (
-        f"CREATE TEMP VIEW {LONG_VIEW} AS SELECT a.cache, a.run_id, a.sample_id, a.split, r.agent_index, r.agent, "
+        f"CREATE TEMP VIEW scores AS SELECT a.cache, a.run_id, a.sample_id, a.split, r.agent_index, r.agent, "
         f"{cells} FROM allocations a JOIN run_agents r ON a.run_id = r.run_id"
+    )
+
+
+def _token_view(fields: list[str]) -> str:
+    """Codes of every token list, a row for each sample, field and position."""
+    lists = [
+        f"SELECT cache, sample_id, {_text(name)} AS field, "
+        f"generate_subscripts({quoted(schema.token_column(name))}, 1)::INTEGER AS position, "
+        f"unnest({quoted(schema.token_column(name))}) AS code_index FROM samples"
+        for name in fields
+    ] or ["SELECT cache, sample_id, '' AS field, 0 AS position, 0 AS code_index FROM samples WHERE false"]
+    return (
+        f"CREATE TEMP VIEW tokens AS SELECT t.cache, t.sample_id, t.field, t.position, v.code "
+        f"FROM ({' UNION ALL '.join(lists)}) t JOIN vocabularies v USING (cache, field, code_index)"
     )
 
 
@@ -418,6 +447,11 @@ def _labels(names: list[str], paths: list[Path]) -> list[str]:
             depth += 1
         labels.append("/".join(path.parts[-depth:]) if twins else name)
     return labels
+
+
+def _text(value: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + value.replace("'", "''") + "'"
 
 
 def quoted(name: str) -> str:

@@ -12,6 +12,8 @@ from torch import Tensor
 from data.cache import AgentRecord
 from data.errors import UsageError
 
+from .guard import locked_connection
+
 #: Which task weights a rejector is *trained* on; it is always evaluated on the full weights. The single-task
 #: baselines of the paper's Table 1 are the same rejector on a cost with one task left out.
 METHODS = {
@@ -141,7 +143,7 @@ def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.n
     unavailable = np.isnan(flat).any(axis=1)
     flat = np.where(unavailable[:, None], np.float32(0), flat)
     columns = {COST_COLUMNS[task]: flat[:, position] for position, task in enumerate(tasks)}
-    connection = duckdb.connect(config={"python_enable_replacements": False})
+    connection = locked_connection()
 
     def evaluate(rows: slice) -> np.ndarray:
         connection.register("raw_costs", pa.table({name: values[rows] for name, values in columns.items()}))
@@ -150,7 +152,6 @@ def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.n
         return values.fill_null(float("nan")).to_numpy(zero_copy_only=False)
 
     try:
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         numbers, half = evaluate(slice(None)), evaluate(slice(len(flat) // 2))
     except (duckdb.Error, AttributeError, KeyError) as error:  # the latter two: not one SELECT of one column
         raise UsageError(

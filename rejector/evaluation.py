@@ -143,9 +143,9 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     }
     if "confidence" in rivals:
         expert, threshold = opponents.threshold
-        below = float((measured.confidence[0] < threshold).mean())
+        kept = baselines.kept_by_model(measured.confidence[0], costs.numpy(), expert, threshold)
         at = threshold if np.isfinite(threshold) else None
-        result["confidence"] = {"expert": names[expert], "threshold": at, "coverage": 1.0 - below}
+        result["confidence"] = {"expert": names[expert], "threshold": at, "coverage": float(kept.mean())}
     if measured.averages is not None:
         averaged = [r.name for r in cache.references if r.kind == "average" and set(r.queries) == set(names)]
         result["averaging"] = {"agents": names, "metrics": measured.average_metrics(), "same_as": averaged}

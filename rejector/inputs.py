@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from data.token_columns import TokenEncoder
 from .networks import INPUT_HINT
 from .rows import RejectorInput, pixels_of
 
-Batches = Iterator[tuple[pa.Array, np.ndarray]]  # sample ids (strings), and features float32 (batch, width)
+#: Sample ids (strings), features float32 (batch, width), and who can be asked, bool (batch, agents), None: everybody.
+Batches = Iterator[tuple[pa.Array, np.ndarray, np.ndarray | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ class Inputs:
     Attributes:
         ids: what the sample ids are, for people.
         samples: how many there are, or None where the whole file would have to be read to know.
-        batches: sample ids and features.
+        batches: sample ids, features, and who can be asked, as far as a cache has that on record.
     """
 
     ids: str
@@ -103,6 +104,8 @@ def open_inputs(
     rows_at_once: int,
     id_column: str | None = None,
     unseen: np.ndarray | None = None,
+    agents: Sequence[str] = (),
+    failures: str = "refuse",
 ) -> Inputs:
     """Open a file or cache, and check that it has what the rejector looks at.
 
@@ -139,7 +142,7 @@ def open_inputs(
                 where=path,
                 hint="they mean something else: route the source's table, or features made as in training",
             )
-        batches = _cache_batches(cache, record, width, rows_at_once, unseen)
+        batches = _cache_batches(cache, record, width, rows_at_once, unseen, _Answering(cache, agents, failures))
         return Inputs(ids="those of the cache", samples=cache.record.num_samples, batches=batches)
     encoder = record.encoder
     ids = id_column or record.id
@@ -231,7 +234,7 @@ def _file_batches(
         if ids.null_count:
             row = first_row + ids.is_null().index(True).as_py()
             raise DataError(f"row {row} has no id ({id_expression})", where=stream.path, hint="or give another --id")
-        yield ids, features
+        yield ids, features, None
         first_row += frame.height
 
 
@@ -289,8 +292,31 @@ def _pixels(frame: pl.DataFrame, first_row: int, width: int, where: object) -> n
 # --- caches -----------------------------------------------------------------------------------------------------------
 
 
+class _Answering:
+    """Who has an answer in a cache, as far as it has been asked: recorded as in :class:`rejector.rows.Missing`."""
+
+    def __init__(self, cache: CostCache, agents: Sequence[str], failures: str):
+        known = {agent.name: agent for agent in cache.all_agents}
+        self.cache, self.agents = cache, agents
+        self.looked_at = [name for name in agents if name in known and (known[name].partial or failures != "worst")]
+
+    def __call__(self, chunk: int, rows: int) -> np.ndarray | None:
+        """Of a chunk, bool (rows, agents); None where everybody has an answer."""
+        there = np.ones((rows, len(self.agents)), dtype=bool)
+        for name in self.looked_at:
+            if schema.predictions_part(self.cache.path, name, chunk).is_file():
+                reasons = self.cache.predictions(name, chunk, ["failure"])["failure"]
+                there[:, self.agents.index(name)] = reasons.is_null().to_numpy()
+        return None if there.all() else there
+
+
 def _cache_batches(
-    cache: CostCache, record: InputRecord, width: int, rows_at_once: int, unseen: np.ndarray | None
+    cache: CostCache,
+    record: InputRecord,
+    width: int,
+    rows_at_once: int,
+    unseen: np.ndarray | None,
+    answering: _Answering,
 ) -> Batches:
     """All samples of a cache, whatever has been asked of agents. Only the parts that hold the input are needed."""
     first_row, agent = 0, record.made.get("agent")
@@ -300,6 +326,7 @@ def _cache_batches(
         table = cache.samples(chunk, columns) if agent is None else cache.predictions(agent, chunk, columns)
         if agent is not None and record.column not in table.column_names:  # the agent failed on all of the chunk
             table = table.append_column(record.column, pa.nulls(len(table), schema.dense(width)))
+        there = answering(chunk, len(table))
         for start in range(0, len(table), rows_at_once):
             part = table.slice(start, rows_at_once)
             frame = pl.from_arrow(part.select(looks_at.columns))
@@ -309,5 +336,5 @@ def _cache_batches(
                 features = _pixels(frame, first_row, width, cache.path)
             else:
                 features = _dense(frame, first_row, width, cache.path, unseen)
-            yield part["sample_id"].combine_chunks(), features
+            yield part["sample_id"].combine_chunks(), features, None if there is None else there[start:][: len(part)]
             first_row += len(part)

@@ -21,7 +21,7 @@ from data import store
 from data.errors import CorruptPart, L2DError, UsageError
 from data.formats import SUFFIXES, write_batches
 
-from .catalogue import LONG_VIEW, VIEW_NAMES, Catalogue
+from .catalogue import DERIVED, VIEW_NAMES, Catalogue
 from .guard import admitted, locked_connection
 
 BATCH_ROWS = 65_536
@@ -254,4 +254,4 @@ def _named(sql: str) -> list[str]:
     """The views that a text names (it may do so in a comment: this is for messages alone)."""
     words = {word.lower() for word in re.findall(r"\w+", sql)}
     named = [view for view in VIEW_NAMES if view in words]
-    return [*named, "runs", "run_agents"] if LONG_VIEW in named else named
+    return [*named, *(other for view in named for other in DERIVED.get(view, ()))]

@@ -6,6 +6,7 @@ Figures are Vega-Lite specifications that the page draws itself, with the librar
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -74,13 +75,18 @@ def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tupl
         others = columns.drop_columns(known) if known else columns
         chosen += most_telling(others, decisions, most=2 - len(chosen))
     made = [sweep(layout), compare(layout), quality_for_cost(layout), risk_for_coverage(layout, decisions)]
-    has_best = constant_of(layout.focus[0].result) is not None
-    made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1) if has_best]
+    made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1)]
     return [figure for figure in made if figure is not None], columns
 
 
 def write_report(
-    evaluations: list[Evaluation], out: Path, *, by: list[str] | None = None, images: Path | None = None
+    evaluations: list[Evaluation],
+    out: Path,
+    *,
+    by: list[str] | None = None,
+    images: Path | None = None,
+    theory: bool = False,
+    group: str | None = None,
 ) -> None:
     """Write the page; a section for each cache.
 
@@ -89,6 +95,8 @@ def write_report(
         out: an ``.html`` file; it is replaced.
         by: see :func:`figures_of`.
         images: folder beneath which the images of a detection dataset lie, for the examples.
+        theory: examine the first run of the setting looked at closely, as ``l2d theory`` does: half a minute.
+        group: the column by which they were evaluated; it stands in the command that makes the page again.
 
     Raises:
         UsageError: an expression of ``by`` is wrong, or ``images`` has none of them.
@@ -104,7 +112,7 @@ def write_report(
     )
     environment.filters["number"] = format_value
     caches = by_cache(evaluations)
-    sections = [_section(number, members, by, images) for number, members in enumerate(caches, start=1)]
+    sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
     specs = {
         f"{section['id']}-{figure.name}-{panel.name}": _for_page(panel.spec)
         for section in sections
@@ -120,7 +128,9 @@ def write_report(
         schemes=theme.SCHEMES,
         palettes=theme.PALETTES,
         script=libraries().replace("</script", "<\\/script"),
-        commands=commands(evaluations, out),
+        commands=commands(
+            evaluations, out, [*(["--group", group] if group else []), *(["--theory"] if theory else [])]
+        ),
         runs=_run_rows(evaluations),
         resamples=f"{RESAMPLES:,}",
         least_score=LEAST_SCORE,
@@ -152,10 +162,18 @@ def _without_agent_legend(value: Any) -> Any:
     return copy
 
 
-def _section(number: int, members: list[Evaluation], by: list[str] | None, images: Path | None) -> dict[str, Any]:
+def _section(
+    number: int, members: list[Evaluation], by: list[str] | None, images: Path | None, theory: bool
+) -> dict[str, Any]:
     layout = lay_out(members)
     decisions = decisions_of(layout.focus)
     figures, columns = _figures(layout, decisions, by)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    if theory:
+        from .theory_page import theory_part  # brings scikit-learn
+
+        part = theory_part(layout, members[0].result["split"])
+        figures, tables = [*figures, part.figure], part.tables
     cache, record = members[0].cache, members[0].cache.record
     examples = with_answers(choose(decisions), layout.focus, columns, images)
     agents = agents_of(layout.focus)
@@ -172,6 +190,7 @@ def _section(number: int, members: list[Evaluation], by: list[str] | None, image
         "single": len(layout.groups) == 1,
         "legend": list(enumerate(agents)),
         "figures": figures,
+        "theory": tables,
         "examples": [
             (agent, [_example(example, record) for example in examples if example.chosen == position])
             for position, agent in enumerate(agents)
@@ -235,7 +254,8 @@ def _example(example: Example, record: CacheRecord) -> dict[str, Any]:
     else:
         why = f"{example.cheapest} costs {example.by:.3g} less"
     shown = agents_to_show(example)
-    rows = [{"agent": name, "position": names.index(name), "cost": example.costs[name], "chosen": name == chosen,
+    costs = {name: cost if math.isfinite(cost) else None for name, cost in example.costs.items()}  # None: unavailable
+    rows = [{"agent": name, "position": names.index(name), "cost": costs[name], "chosen": name == chosen,
              "cheapest": example.costs[name] == min(example.costs.values()),
              "answer": _answer(example.answers.get(name, {}), record, "pred")} for name in shown]  # fmt: skip
     truth = _answer(example.answers["target"], record, "target")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,18 +16,20 @@ from .train_config import TrainConfig
 
 #: field of TrainConfig -> option of `l2d sweep`
 OPTIONS = {
-    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "loss": "--loss", "epochs": "--epochs",
-    "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule", "warmup": "--warmup",
-    "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory", "failures": "--failures",
-    "classifier": "--classifier", "alpha": "--alpha", "train_rows": "--train-rows", "dropout": "--dropout",
+    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "dropout": "--dropout",
+    "loss": "--loss", "epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule",
+    "warmup": "--warmup", "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory",
+    "failures": "--failures",
+    "classifier": "--classifier", "alpha": "--alpha", "train_rows": "--train-rows",
 }  # fmt: skip
 
 
-def commands(evaluations: list[Evaluation], out: Path) -> list[str]:
+def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = ()) -> list[str]:
     """Shell commands: every sweep (or single run) that the evaluations are of, then the report.
 
     Args:
         out: the page.
+        options: further ones of the report.
     """
     made: dict[tuple, list[Evaluation]] = {}
     for evaluation in evaluations:
@@ -48,7 +51,7 @@ def commands(evaluations: list[Evaluation], out: Path) -> list[str]:
     folders = list(dict.fromkeys(told))
     split = evaluations[0].result["split"]
     report = ["l2d", "report", *map(str, folders), "--out", str(out)]
-    return [*lines, shlex.join(report + ([] if split == "test" else ["--split", split]))]
+    return [*lines, shlex.join(report + ([] if split == "test" else ["--split", split]) + [*options])]
 
 
 def _axes(points: list[GridPoint]) -> dict[str, list]:

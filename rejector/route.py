@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,16 +27,17 @@ ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
 
 @dataclass(frozen=True)
 class RouteReport:
-    """How many inputs each agent gets, in how many seconds, and what their sample ids are."""
+    """How many inputs each agent gets, and nobody, as nobody can be asked; in how many seconds; what their ids are."""
 
     agents: list[str]
     counts: list[int]
     seconds: float
     ids: str
+    nobody: int = 0
 
     @property
     def samples(self) -> int:
-        return sum(self.counts)
+        return sum(self.counts) + self.nobody
 
     def rows(self) -> list[dict]:
         """One row an agent: how many inputs, and their share (None without inputs)."""
@@ -53,13 +54,15 @@ def route(
     *,
     id_column: str | None = None,
     policy: Path | None = None,
+    without: Collection[str] = (),
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
     """Allocate inputs and write ``sample_id, agent_index, agent, score_J..`` in their order and in bounded memory.
 
     The features of an input are made as those of the training samples were, so rows of a training table get the
-    allocations that ``allocations.parquet`` has for them.
+    allocations that ``allocations.parquet`` has for them, and samples of a cache too where agents are unavailable. An
+    input for which nobody is available goes to nobody: ``agent_index`` and ``agent`` are null.
 
     Args:
         run: a run's folder; its cache need not be there any more.
@@ -67,13 +70,14 @@ def route(
         out: a Parquet file, or a CSV file by its suffix. It appears whole or not at all.
         id_column: whose values are the sample ids.
         policy: a file that ``l2d policy`` saved; allocates by predicted cost plus price in place of the scores alone.
+        without: agents that cannot be asked now; nothing goes to them.
         overwrite: replace ``out`` if it is there.
         progress: called with the number of inputs (None where that is not known); returns a function to be told of
             inputs done.
 
     Raises:
-        UsageError: there is no run or several, ``out`` is there already or has another suffix, or the policy is another
-            run's.
+        UsageError: there is no run or several, ``out`` is there already or has another suffix, the policy is another
+            run's, or ``without`` names an agent that the run has not, or all of them.
         DataError: as :func:`rejector.inputs.open_inputs`, also for values that cannot be used.
         CorruptPart: the run is damaged.
     """
@@ -83,23 +87,39 @@ def route(
         raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
     opened, started = load_run(one_run(run)), time.perf_counter()
     opened.rejector.check_routable()
+    at_hand = _at_hand(opened.agents, without)
     rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
     width = len(opened.rejector.state["feature_mean"])
+    failures = opened.rejector.config.failures
     inputs = open_inputs(
         source,
         input_of(opened),
         width,
         rows_at_once=max(1, min(ROWS_AT_ONCE, READ_AT_ONCE // width)),
         id_column=id_column,
-        unseen=opened.rejector.state["feature_mean"].numpy() if opened.rejector.config.failures == "worst" else None,
+        unseen=opened.rejector.state["feature_mean"].numpy() if failures == "worst" else None,
+        agents=opened.agents,
+        failures=failures,
     )
-    counts = np.zeros(len(opened.agents), np.int64)
+    counts = np.zeros(len(opened.agents) + 1, np.int64)  # the last: nobody
     advance = progress(inputs.samples) if progress else lambda done: None
     kind = allocation_schema(len(opened.agents), classes=opened.rejector.has_classifier)
-    batches = _allocations(opened, inputs, kind, counts, advance, rule)
+    batches = _allocations(opened, inputs, at_hand, kind, counts, advance, rule)
     if not store.commit_batches(out, kind, batches, {"run_id": opened.point.run_id}, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
-    return RouteReport(opened.agents, counts.tolist(), time.perf_counter() - started, inputs.ids)
+    *of_agents, nobody = counts.tolist()
+    return RouteReport(opened.agents, of_agents, time.perf_counter() - started, inputs.ids, nobody)
+
+
+def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:
+    """Who can be asked now, bool (agents,)."""
+    for name in without:
+        if name not in agents:
+            raise UsageError(f"--without {name}: the run has no such agent", hint=f"it has {', '.join(agents)}")
+    at_hand = np.array([name not in without for name in agents])
+    if not at_hand.any():
+        raise UsageError("--without leaves nobody to ask", hint="leave one agent")
+    return at_hand
 
 
 def allocation_schema(num_agents: int, *, classes: bool = False) -> pa.Schema:
@@ -115,22 +135,32 @@ def allocation_schema(num_agents: int, *, classes: bool = False) -> pa.Schema:
 def _allocations(
     run: Run,
     inputs: Inputs,
+    at_hand: np.ndarray,
     kind: pa.Schema,
     counts: np.ndarray,
     advance: Callable[[int], None],
     rule: Policy | None,
 ) -> Iterator[pa.RecordBatch]:
-    """Record batches of :func:`allocation_schema`; adds to ``counts`` on the way."""
+    """Record batches of :func:`allocation_schema`; adds to ``counts`` (agents + 1,) on the way."""
     names = pa.array(run.agents)
     width, hidden = len(run.rejector.state["feature_mean"]), run.rejector.config.hidden
     rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * hidden))
-    for ids, features in inputs.batches:
+    for ids, features, answering in inputs.batches:
         parts = torch.from_numpy(features).split(rows_at_once)
         scores = torch.cat([run.rejector.scores(part) for part in parts])
-        chosen = allocate(scores).numpy() if rule is None else rule.allocate(scores.numpy())
-        counts += np.bincount(chosen, minlength=len(counts))
-        columns = [ids, pa.array(chosen, pa.int32()), names.take(pa.array(chosen))]
-        columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(counts))]
+        available = np.tile(at_hand, (len(scores), 1)) if answering is None else answering & at_hand
+        if run.rejector.has_classifier:  # which answers where the cached model does not
+            available[:, 0] = at_hand[0]
+        nobody = ~available.any(axis=1)
+        available[nobody] = True  # what is chosen there does not count
+        if rule is None:
+            chosen = allocate(scores, torch.from_numpy(available)).numpy()
+        else:
+            chosen = rule.allocate(scores.numpy(), available)
+        counts += np.bincount(np.where(nobody, len(names), chosen), minlength=len(counts))
+        agents = pa.array(chosen, pa.int32(), mask=nobody)
+        columns = [ids, agents, names.take(agents)]
+        columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(names))]
         if run.rejector.has_classifier:
             chances = torch.cat([run.rejector.probabilities(part) for part in parts])
             columns.append(pa.array(chances.numpy().argmax(axis=1), pa.int32()))

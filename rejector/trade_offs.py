@@ -101,10 +101,10 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
 
 
 def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> Figure:
-    """Who answers in each bin, who is cheapest there, and regret against the best constant agent and the oracle."""
+    """Who answers in each bin, who is cheapest there, regret against best constant agent, if any, and oracle."""
     result = layout.focus[0].result
     agents, best = decisions.agents, constant_of(result)
-    rows = group_rows(decisions, bins, agents.index(best))
+    rows = group_rows(decisions, bins, None if best is None else agents.index(best))
     order = [f"{row['bin']} ({row['samples']:,})" for row in rows]
     shares = []
     for label, row in zip(order, rows, strict=True):
@@ -119,9 +119,12 @@ def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> F
     panels = [
         panel("shares", "Who answers; below it, paler, who is cheapest", stacked, shares_text(shares, "bin"),
               shares_table(shares, "bin", agents, bins.title)),
-        _regret_panel("best", f"Regret against {best} alone: left of 0 is better", rows, order, agents, bins),
-        _regret_panel("oracle", "Regret against the oracle: what is left to gain", rows, order, agents, bins),
     ]  # fmt: skip
+    if best is not None:
+        panels.append(
+            _regret_panel("best", f"Regret against {best} alone: left of 0 is better", rows, order, agents, bins)
+        )
+    panels.append(_regret_panel("oracle", "Regret against the oracle: what is left to gain", rows, order, agents, bins))
     return Figure(
         name=f"where-{number}",
         title=f"Where each agent wins: by {bins.title}",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from data.errors import UsageError
+from data.schedules import SCHEDULES
 
 from .losses import LOSSES
 from .networks import LAYERED, NETWORKS, network_for
@@ -87,13 +88,6 @@ class TrainConfig:
                 hint="leave them out: this cache has no token lists",
             )
         return replace(self, network=network)
-
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1.0 - done,
-    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
-}
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from data.errors import UsageError
 
 from .decisions import Decisions
+from .guard import locked_connection
 from .intervals import paired_intervals
 
 MOST_BINS = 8  # of a text column, "other" aside
@@ -53,11 +54,10 @@ def bins_by(columns: pa.Table, expression: str) -> Bins:
         return _cut(expression, columns[expression].combine_chunks())
     import duckdb
 
-    connection = duckdb.connect(config={"python_enable_replacements": False})
+    connection = locked_connection()
     try:
         position = pa.array(np.arange(len(columns)))
         connection.register("sample_columns", columns.append_column("position of the row", position))
-        connection.execute("SET enable_external_access = false; SET lock_configuration = true")
         found = connection.sql(
             f'SELECT ({expression}) AS bin FROM sample_columns ORDER BY "position of the row"'
         ).to_arrow_table()
@@ -133,13 +133,14 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
     """Bins by the columns that tell most about who is cheap.
 
     A column is worth what sending each of its bins to its best agent saves against the best constant agent, in
-    hindsight. Targets do not count, nor single classes of a category (``ward = a``).
+    hindsight; see :func:`ranked_cost` for samples that the best agent does not answer. Targets do not count, nor single
+    classes of a category (``ward = a``).
 
     Args:
         columns: of :func:`rejector.decisions.sample_columns`, of the same samples.
         most: how many; those that save nothing are left out.
     """
-    best = decisions.costs.mean(axis=0).min()
+    best = ranked_cost(decisions.costs) / len(columns)
     worth: list[tuple[float, int, Bins]] = []
     for name in columns.column_names:
         kind = columns[name].type
@@ -150,24 +151,40 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
         counts = np.bincount(bins.index, minlength=len(bins.labels))
         if len(bins.labels) < 2 or ("other" in bins.labels and counts[bins.labels.index("other")] > len(columns) / 2):
             continue
-        spent = sum(decisions.costs[bins.index == k].sum(axis=0).min() for k in np.flatnonzero(counts)) / len(columns)
+        spent = sum(ranked_cost(decisions.costs[bins.index == k]) for k in np.flatnonzero(counts)) / len(columns)
         worth.append((best - spent, -len(worth), bins))
     worth.sort(key=lambda item: item[:2], reverse=True)
     return [bins for saved, _, bins in worth[:most] if saved > 0]
 
 
-def group_rows(decisions: Decisions, bins: Bins, best_agent: int) -> list[dict[str, Any]]:
+def ranked_cost(costs: np.ndarray) -> float:
+    """Total cost if every sample goes to the best of the agents that answer it, by their mean costs where they answer.
+
+    Where the best agent answers everything that is its total cost, the constant agent's.
+
+    Args:
+        costs: (n, A), infinite where an agent has no answer; each sample has an agent.
+    """
+    there = np.isfinite(costs)
+    answers = there.sum(axis=0)
+    means = np.where(there, costs, 0.0).sum(axis=0) / np.maximum(answers, 1)
+    chosen = np.where(there, means, np.inf).argmin(axis=1)
+    return float(costs[np.arange(len(costs)), chosen].sum())
+
+
+def group_rows(decisions: Decisions, bins: Bins, best_agent: int | None) -> list[dict[str, Any]]:
     """What happens in each bin that has samples.
 
     Args:
-        best_agent: index of the best constant agent; it answers every sample.
+        best_agent: index of the best constant agent; it answers every sample. None: there is no such agent.
 
     Returns:
         Rows of ``bin``, ``samples``, ``loss``, ``oracle_loss``, ``shares`` and ``cheapest_shares`` (agent -> share),
-        ``against_best`` and ``against_oracle``: differences in deferral loss with 95 % intervals, seeds averaged.
+        ``against_best`` (where there is one) and ``against_oracle``: differences in deferral loss with 95 % intervals,
+        seeds averaged.
     """
     losses, oracle = decisions.losses, decisions.oracle
-    rivals = {"best": decisions.costs[:, best_agent], "oracle": oracle}
+    rivals = {"oracle": oracle} if best_agent is None else {"best": decisions.costs[:, best_agent], "oracle": oracle}
     rows = []
     for number, label in enumerate(bins.labels):
         members = np.flatnonzero(bins.index == number)

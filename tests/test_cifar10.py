@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import refused
 
+from cache_builder.agents import make_agent
 from cache_builder.builder import build
 from cache_builder.recipe import load_recipe
 from data.cache import CostCache
@@ -143,6 +144,71 @@ def test_the_images_are_in_the_cache(batches, tmp_path):
     table = pq.read_table(tmp_path / "cache" / "samples" / "00000.parquet")
     dataset = load(tmp_path)
     np.testing.assert_array_equal(decode_thumbnails(table["image"].to_pylist()), dataset.pixels)
+
+
+NET = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 5, stride=3)
+        self.head = torch.nn.Linear(4 * 10 * 10, 10)
+
+    def forward(self, x):
+        return self.head(self.conv(x).relu().flatten(1))
+"""
+TORCH = """
+[[agents]]
+name = "net"
+kind = "torch"
+factory = "net:Net"
+weights = "net.pth"
+mean = [0.5, 0.4, 0.3]
+std = [0.2, 0.25, 0.3]
+batch_size = 50
+"""
+
+
+def test_a_torch_agent_answers_as_its_module_does(batches, tmp_path):
+    import torch
+
+    (tmp_path / "net.py").write_text(NET)
+    scope: dict = {}
+    exec(NET, scope)  # the module itself, without l2d
+    torch.manual_seed(0)
+    module = scope["Net"]().eval()
+    torch.save(module.state_dict(), tmp_path / "net.pth")
+    (tmp_path / "recipe.toml").write_text(RECIPE.split("[[agents]]")[0] + TORCH)
+    build(load_recipe(str(tmp_path / "recipe.toml")), tmp_path / "cache", device="cpu")
+    predicted = CostCache(tmp_path / "cache").predictions("net", 0)
+    images = np.stack([batches[source][1][int(row)] for source, row in (i.split("/") for i in load(tmp_path).ids)])
+    inputs = (torch.from_numpy(images).float() / 255 - torch.tensor([0.5, 0.4, 0.3])) / torch.tensor([0.2, 0.25, 0.3])
+    with torch.inference_mode():
+        expected = module(inputs.permute(0, 3, 1, 2)).softmax(dim=1).numpy()
+    found = np.stack(predicted["pred_prob"].to_pylist())
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert predicted["pred_cla"].to_pylist() == expected.argmax(axis=1).tolist()
+    assert len(set(predicted["pred_cla"].to_pylist())) > 1
+
+
+@pytest.mark.parametrize(("kind", "name"), [("python", "seer"), ("torch", "net")])
+def test_other_pixels_are_other_answers(batches, tmp_path, kind, name):
+    """An agent that has seen the images is asked again when one of them changes."""
+    (tmp_path / "seer.py").write_text(SEER)
+    (tmp_path / "net.py").write_text(NET)
+    text = RECIPE if kind == "python" else RECIPE.split("[[agents]]")[0] + TORCH.replace('weights = "net.pth"\n', "")
+    (tmp_path / "recipe.toml").write_text(text)
+    (config,) = [one for one in load_recipe(str(tmp_path / "recipe.toml")).agents if one.name == name]
+    agent = make_agent(config)
+    before = agent.fingerprint(load(tmp_path))
+    file = tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1
+    file.write_bytes(bytes(content))
+    after = agent.fingerprint(load(tmp_path))
+    assert [field for field in before if before[field] != after[field]] == ["dataset.pixels"]
 
 
 def test_a_cost_without_a_target_is_refused(batches, tmp_path):

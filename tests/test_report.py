@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import chromium
@@ -19,7 +19,8 @@ from rejector.evaluation import evaluate_runs
 from rejector.grid import make_grid
 from rejector.layout import lay_out
 from rejector.report import write_report
-from rejector.reproduce import commands
+from rejector.reproduce import OPTIONS, commands
+from rejector.train_config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -253,7 +254,8 @@ def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, 
 
     asked = {}
 
-    def record(cache, grid, config, folder_of, device, overwrite):
+    def record(cache, grid, config, folder_of, device, overwrite, only):
+        assert only is None
         for point in make_grid(CostCache(cache), **grid):
             asked[folder_of(point)] = (replace(point, run_id=""), config)
         return None
@@ -268,6 +270,10 @@ def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, 
     assert asked == {e.run.path: (replace(e.run.point, run_id=""), e.run.rejector.config) for e in evaluations}
     assert shlex.split(report) == ["l2d", "report", *map(str, {run.parent: None for run in runs}), "--out",
                                    str(tmp_path / "report.html")]  # fmt: skip
+
+
+def test_every_setting_of_training_has_its_option():
+    assert {*OPTIONS, "recentre"} == {field.name for field in fields(TrainConfig)}
 
 
 def test_the_cost_quality_figure_has_every_baseline_where_arithmetic_puts_it(page, evaluations):

@@ -71,7 +71,11 @@ def world(tmp_path_factory) -> World:
     folder = tmp_path_factory.mktemp("cookbook")
     write_table(folder)
     sometimes = RECIPE.replace('prob = "risk_good"', 'prob = "CASE WHEN x2 > 0 THEN 1 - risk_good ELSE risk_good END"')
-    (folder / "recipe.toml").write_text(sometimes, encoding="utf-8")
+    tokens = """[dataset.tokens]
+place = { column = "ward || ' ' || CASE WHEN x1 > 0 THEN 'high' ELSE 'low' END || ' ' || ward" }
+
+[costs.cla]"""
+    (folder / "recipe.toml").write_text(sometimes.replace("[costs.cla]", tokens, 1), encoding="utf-8")
     made = World(folder / "world", folder / "recipe.toml")
     yield made
     made.session.close()
@@ -191,6 +195,20 @@ def _(w):
     table = pl.concat(rows).with_columns(regret=pl.col("deferral_cost") - pl.col("oracle_cost"))
     ends = {"lowest": pl.min("x"), "highest": pl.max("x")}
     return table.group_by("quarter").agg(samples=pl.len(), **ends, mean_regret=pl.mean("regret")).sort("quarter")
+
+
+@answers("Which codes do those have who are deferred?")
+def _(w):
+    x1 = pl.col("features").arr.first()
+    codes = w.samples.select(
+        "sample_id", place=pl.concat_list("ward", pl.when(x1 > 0).then(pl.lit("high")).otherwise(pl.lit("low")))
+    )
+    table = w.allocations.join(codes.explode("place"), on="sample_id").group_by(code="place")
+    table = table.agg(samples=pl.len(), share_deferred=(pl.col("agent_index") > 0).mean()).with_columns(
+        field=pl.lit("place")
+    )
+    table = table.sort(["share_deferred", "field", "code"], descending=[True, False, False])
+    return table.select("field", "code", "samples", "share_deferred")
 
 
 @answers("Two runs compared, on the same samples")

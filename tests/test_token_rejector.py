@@ -28,6 +28,7 @@ from rejector.grid import make_grid
 from rejector.inputs import InputRecord, open_inputs
 from rejector.losses import allocate
 from rejector.networks import make_network
+from rejector.query import QuerySession
 from rejector.route import route
 from rejector.runs import load_run
 from rejector.stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
@@ -157,6 +158,22 @@ def test_the_cache_holds_the_codes_of_the_table(home, cache):
                 codes = [code for code in (rows[sample][source] or "").lower().split(cut) if code]
                 expected = [code if code in vocabulary else "<unk>" for code in codes]
                 assert [vocabulary[index] for index in indices] == expected
+
+
+def test_sql_sees_every_code_at_its_place(home, cache):
+    fields = cache.record.inputs["tokens"]["fields"]
+    expected = []
+    for row in pl.read_csv(home / "stays.csv").iter_rows(named=True):
+        for field, source, cut in (("diagnoses", "diagnoses", ";"), ("words", "note", " ")):
+            codes = [code for code in (row[source] or "").lower().split(cut) if code]
+            for place, code in enumerate(codes, start=1):
+                expected.append((row["id"], field, place, code if code in fields[field]["vocabulary"] else "<unk>"))
+    with QuerySession([home]) as session:
+        found = session.run("SELECT sample_id, field, position, code FROM tokens").table().to_pylist()
+        listed = session.run("FROM vocabularies ORDER BY field, code_index").table().to_pylist()
+    assert sorted(tuple(row.values()) for row in found) == sorted(expected)
+    codes = {field: [row["code"] for row in listed if row["field"] == field] for field in fields}
+    assert codes == {field: made["vocabulary"] for field, made in fields.items()}
 
 
 def test_stage_two_reads_padded_rows_held_and_streamed_alike(cache):
@@ -469,7 +486,7 @@ def test_lists_that_a_dataset_has_made_itself_are_read_from_columns_of_their_nam
     lists = [["b", "a"], [], None, ["new", "b", "a", "a"], ["", "a"]]
     pl.DataFrame({"diagnoses": pl.Series(lists, dtype=pl.List(pl.String))}).write_parquet(tmp_path / "new.parquet")
     inputs = open_inputs(tmp_path / "new.parquet", record, 3, rows_at_once=2)
-    rows = np.concatenate([features for _, features in inputs.batches])
+    rows = np.concatenate([features for _, features, _ in inputs.batches])
     assert rows.tolist() == [[2, 3, 0], [0, 0, 0], [0, 0, 0], [1, 2, 3], [3, 0, 0]]
     pl.DataFrame({"diagnoses": ["b a"]}).write_parquet(tmp_path / "text.parquet")
     refused(

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from data.errors import UsageError
 from rejector.decisions import Decisions
 from rejector.examples import choose
-from rejector.where import bins_by, group_rows, most_telling
+from rejector.where import bins_by, group_rows, most_telling, ranked_cost
 
 
 def decisions(costs: np.ndarray, chosen: np.ndarray) -> Decisions:
@@ -93,6 +93,36 @@ def test_the_column_that_decides_who_is_cheap_tells_most():
     )
     found = most_telling(table, decisions(costs, np.zeros(400, dtype=np.int64)), most=1)
     assert [bins.title for bins in found] == ["ward"]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000))
+def test_ranked_cost_sends_each_sample_to_the_first_of_one_ranking_that_answers(seed):
+    generator = np.random.default_rng(seed)
+    costs = generator.random((9, 3))
+    full = ranked_cost(costs)
+    assert full == pytest.approx(costs.sum(axis=0).min())  # the best constant agent
+    costs[generator.random((9, 3)) < 0.4] = np.inf
+    costs[np.isinf(costs).all(axis=1), 1] = 0.5
+    mean = [np.mean(column[np.isfinite(column)]) if np.isfinite(column).any() else np.inf for column in costs.T]
+    ranking = sorted(range(3), key=lambda agent: mean[agent])
+    assert ranked_cost(costs) == pytest.approx(
+        sum(next(row[j] for j in ranking if np.isfinite(row[j])) for row in costs)
+    )
+
+
+def test_groups_where_nobody_answers_everything():
+    generator = np.random.default_rng(2)
+    ward = generator.choice(["a", "b"], 300)
+    costs = np.stack([ward == "a", ward == "b"], axis=1).astype(float)
+    absent = generator.integers(0, 6, 300)  # 0 and 1: that agent is away
+    costs[np.arange(300)[absent < 2], absent[absent < 2]] = np.inf
+    table = pa.table({"noise": generator.normal(size=300), "ward": ward})
+    chosen = np.where(np.isfinite(costs), costs, 9).argmin(axis=1)
+    found = most_telling(table, decisions(costs, chosen), most=1)
+    assert [bins.title for bins in found] == ["ward"]
+    rows = group_rows(decisions(costs, chosen), found[0], None)
+    assert all("against_best" not in row and row["against_oracle"]["value"] == 0 for row in rows)
 
 
 @settings(max_examples=40, deadline=None)

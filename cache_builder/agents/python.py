@@ -59,7 +59,7 @@ class PythonAgent(Agent):
     can_answer = ("cla", "reg", "boxes")
     can_show = ("features",)
     unfingerprinted: ClassVar[set[str]] = Agent.unfingerprinted | {"path"}
-    reads = ("features", "target_cla", "target_reg", "target_boxes", "images")
+    reads = ("features", "tokens", "target_cla", "target_reg", "target_boxes", "images", "pixels")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file

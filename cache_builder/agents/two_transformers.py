@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,18 +14,13 @@ from torch import Tensor, nn
 
 from data.dataset import Batch, Dataset
 from data.errors import DataError, UsageError
+from data.schedules import SCHEDULES
 from data.token_network import TokenNetwork
 from data.tokens import Tokens, token_rows, token_sizes
 
 from ..answers import Answers
 from .base import Agent, AgentConfig, file_digest
 from .two_head import weights_in
-
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "linear": lambda done: 1.0 - done,
-    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
-}
 
 
 class TwoTransformersConfig(AgentConfig):

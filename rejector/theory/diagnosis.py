@@ -26,7 +26,7 @@ from ..table import CostTable, load_tables
 from ..training import TrainedRejector, point_costs
 from .bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
 from .encoder_split import EncoderSplit, encoder_split
-from .refits import LongerFit, fitted_longer, on_halves, with_weight_decay
+from .refits import LongerFit, fitted_longer, missing_of, on_halves, with_weight_decay
 
 FEWEST_ROWS = 10  # of each split
 
@@ -256,14 +256,11 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
 
 
 def _validation_losses(rejector: TrainedRejector, features: torch.Tensor, costs: np.ndarray) -> tuple[float, float]:
-    """Mean deferral loss, and mean training loss over the rows where every agent is available."""
-    scores = rejector.scores(features).double()
+    """Mean deferral loss and mean training loss, of the agents available on each row."""
+    scores, known = rejector.scores(features).double(), torch.from_numpy(costs)
     deferral = float(chosen_costs(scores.numpy(), costs).mean())
-    rows = np.isfinite(costs).all(axis=1)
-    if not rows.any():
-        return deferral, 0.0
     nu = check_nu(rejector.point.nu, torch.float64) if rejector.config.loss == "surrogate" else None
-    fit = LOSSES[rejector.config.loss](scores[torch.from_numpy(rows)], torch.from_numpy(costs[rows]), nu, -1)[0]
+    fit = LOSSES[rejector.config.loss](scores, known, nu, -1, missing_of(known))[0]
     return deferral, float(fit.mean())
 
 

@@ -15,6 +15,8 @@ COLOURS = {
     "data": "#E69F00",
     "optimisation": "#D55E00",
 }
+#: Terms of the learning bound: key -> what they are called.
+TERMS = {"accuracy": "experts' class errors", "magnitude": "size of the other costs", "confidence": "chance"}
 
 
 def draw_theory(section: dict[str, Any]) -> bytes:
@@ -63,12 +65,7 @@ def _draw_bound(axes, section: dict[str, Any]) -> None:
     curve = section["bound_curve"]
     rows = [point["rows"] for point in curve]
     axes.plot(rows, [point["bound"] for point in curve], "o-", ms=3, color="#000000", label="bound")
-    terms = (
-        ("accuracy", "experts' class errors", "#0072B2"),
-        ("magnitude", "size of the other costs", "#E69F00"),
-        ("confidence", "chance", "#009E73"),
-    )
-    for key, label, colour in terms:
+    for (key, label), colour in zip(TERMS.items(), ("#0072B2", "#E69F00", "#009E73"), strict=True):
         if any(point[key] for point in curve):
             axes.plot(rows, [point[key] for point in curve], "--", lw=1.2, color=colour, label=label)
     loss = section["parts"][LOSS]["run"]["value"]

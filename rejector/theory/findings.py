@@ -342,7 +342,7 @@ def notes_of(subject: Subject) -> list[str]:
         share = float(np.isinf(subject.costs).any(axis=1).mean())
         notes.append(
             f"On {100 * share:.1f} % of samples an agent is unavailable: expectations, softmax and oracle are over the "
-            "available ones there, and fitting longer leaves such samples out."
+            "available ones there."
         )
     if subject.left_out:
         notes.append(f"{subject.left_out} samples on which nobody is available are left out.")

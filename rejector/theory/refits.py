@@ -37,6 +37,12 @@ class LongerFit:
     rows: int
 
 
+def missing_of(costs: Tensor) -> Tensor | None:
+    """Where agents are unavailable, as the losses take it: bool (n, A) from total costs, or None: nowhere."""
+    missing = ~costs.isfinite()
+    return missing if bool(missing.any()) else None
+
+
 def fitted_longer(rejector: TrainedRejector, features: Tensor, costs: Tensor, *, seed: int = 0) -> LongerFit:
     """Take a rejector's parameters on to a minimum of its training loss, without weight decay.
 
@@ -44,21 +50,22 @@ def fitted_longer(rejector: TrainedRejector, features: Tensor, costs: Tensor, *,
 
     Args:
         features: raw, (n, width).
-        costs: those trained on (recentred if the rejector's were), (n, A). Rows with an unavailable agent are left out.
+        costs: those trained on (recentred if the rejector's were), (n, A); ``+inf`` where an agent is unavailable.
         seed: of the choice of rows where there are more than 20,000.
 
     Raises:
-        ValueError: no row has every agent's cost.
+        ValueError: no row has two agents to choose from.
     """
-    rows = costs.isfinite().all(dim=1).nonzero().flatten()
+    rows = (costs.isfinite().sum(dim=1) > 1).nonzero().flatten()  # there is nothing to learn from one alone
     if not len(rows):
-        raise ValueError("no row on which every agent has a cost")
+        raise ValueError("no row on which two agents have a cost")
     if len(rows) > MOST_ROWS:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:MOST_ROWS]]
     config, point = rejector.config, rejector.point
     network = rejector.network().double().requires_grad_(True)
     x = ((features[rows] - rejector.state["feature_mean"]) / rejector.state["feature_std"]).double()
     known, loss = costs[rows].double(), LOSSES[config.loss]
+    missing = missing_of(known)
     nu = check_nu(point.nu, torch.float64) if config.loss == "surrogate" else None
     optimiser = torch.optim.LBFGS(
         network.parameters(),
@@ -72,7 +79,7 @@ def fitted_longer(rejector: TrainedRejector, features: Tensor, costs: Tensor, *,
     def mean_loss() -> Tensor:
         optimiser.zero_grad(set_to_none=True)
         scores = network(x)
-        value, gradient = loss(scores.detach(), known, nu, -1)
+        value, gradient = loss(scores.detach(), known, nu, -1, missing)
         scores.backward(gradient / len(known))
         return value.mean()
 

@@ -16,10 +16,11 @@ from .train_config import TrainConfig
 
 #: field of TrainConfig -> option of `l2d sweep`
 OPTIONS = {
-    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "loss": "--loss", "epochs": "--epochs",
-    "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule", "warmup": "--warmup",
-    "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory", "failures": "--failures",
-    "classifier": "--classifier", "alpha": "--alpha", "train_rows": "--train-rows", "dropout": "--dropout",
+    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "dropout": "--dropout",
+    "loss": "--loss", "epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule",
+    "warmup": "--warmup", "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory",
+    "failures": "--failures",
+    "classifier": "--classifier", "alpha": "--alpha", "train_rows": "--train-rows",
 }  # fmt: skip
 
 

@@ -149,6 +149,8 @@ def _allocations(
         parts = torch.from_numpy(features).split(rows_at_once)
         scores = torch.cat([run.rejector.scores(part) for part in parts])
         available = np.tile(at_hand, (len(scores), 1)) if answering is None else answering & at_hand
+        if run.rejector.has_classifier:  # which answers where the cached model does not
+            available[:, 0] = at_hand[0]
         nobody = ~available.any(axis=1)
         available[nobody] = True  # what is chosen there does not count
         if rule is None:

@@ -254,7 +254,8 @@ def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, 
 
     asked = {}
 
-    def record(cache, grid, config, folder_of, device, overwrite):
+    def record(cache, grid, config, folder_of, device, overwrite, only):
+        assert only is None
         for point in make_grid(CostCache(cache), **grid):
             asked[folder_of(point)] = (replace(point, run_id=""), config)
         return None

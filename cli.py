@@ -706,8 +706,8 @@ def policy(
 
     from data import store
     from data.render import print_rows, print_table
-    from rejector.constraints import make_constraints, parse_capacity
-    from rejector.policies import allocation_table, narrate, report_tables, run_policy
+    from rejector.policies.constraints import make_constraints, parse_capacity
+    from rejector.policies.policy import allocation_table, narrate, report_tables, run_policy
     from rejector.runs import load_run, one_run, open_cache
 
     opened = load_run(one_run(run))
@@ -772,8 +772,8 @@ def choose(
     import json
 
     from data.render import print_rows, print_table
-    from rejector.choose import Target
-    from rejector.choose import choose as choose_run
+    from rejector.policies.choose import Target
+    from rejector.policies.choose import choose as choose_run
     from rejector.runs import find_runs
 
     folders = [folder for path in runs for folder in find_runs(path)]
@@ -833,8 +833,8 @@ def query(
 
         l2d query my.cache my.runs
     """  # fmt: skip
-    from rejector.prompt import Console, read_statements, run_prompt, run_script
-    from rejector.query import QuerySession, check_target
+    from rejector.sql.prompt import Console, read_statements, run_prompt, run_script
+    from rejector.sql.query import QuerySession, check_target
 
     paths, sql = _paths_and_sql(arguments)
     if out is not None:
@@ -920,9 +920,9 @@ def report(
 
         l2d report runs --theory --group patient
     """
-    from rejector.evaluation import evaluate_runs
-    from rejector.pictures import write_figure, write_figures
-    from rejector.report import write_report
+    from rejector.evaluation.evaluate import evaluate_runs
+    from rejector.report.page import write_report
+    from rejector.report.pictures import write_figure, write_figures
     from rejector.runs import find_runs
 
     evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value, group=group)
@@ -1126,9 +1126,9 @@ def _evaluate(
     import json
 
     from data.render import print_rows, print_table
-    from rejector.evaluation import evaluate_runs
+    from rejector.evaluation.evaluate import evaluate_runs
+    from rejector.evaluation.summary import comparison_table, findings, flat_rows, headline, paper_table, settings_of
     from rejector.runs import RUN_FILE, find_runs
-    from rejector.summary import comparison_table, findings, flat_rows, headline, paper_table, settings_of
 
     evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value, group=group)
     if format == Format.json:

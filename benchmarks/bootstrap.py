@@ -16,7 +16,7 @@ import numpy as np
 from scipy import stats
 
 from data.render import print_rows
-from rejector.intervals import paired_intervals
+from rejector.evaluation.intervals import paired_intervals
 
 
 def with_scipy(differences: np.ndarray, resamples: int) -> list[tuple[float, float]]:

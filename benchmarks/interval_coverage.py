@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from data.render import print_rows
-from rejector.intervals import paired_intervals
+from rejector.evaluation.intervals import paired_intervals
 
 ERRORS = np.array([0.30, 0.25, 0.20])  # of the agents, before the input says more
 QUERY_COSTS = np.array([0.0, 0.05, 0.10])

@@ -74,7 +74,7 @@ for _ in open_streams(CostCache(folder / "cache"), ("train",))["train"].in_order
 """,
     "query": """
 from pathlib import Path
-from rejector.query import query
+from rejector.sql.query import query
 start()
 query([folder / "cache"], "SELECT agent, avg(cost_cla) FROM costs GROUP BY agent")
 """,

@@ -24,9 +24,9 @@ from cache_builder.recipe import SHIPPED, load_recipe
 from data.cache import CostCache
 from data.chexpert import FINDINGS
 from data.digits import write_digit_table
-from rejector.exact_coverage import ranking_at_coverages
+from rejector.evaluation.exact_coverage import ranking_at_coverages
+from rejector.evaluation.intervals import paired_intervals
 from rejector.grid import make_grid
-from rejector.intervals import paired_intervals
 from rejector.runs import load_run
 from rejector.sweep import sweep
 from rejector.table import load_tables

@@ -113,7 +113,7 @@ def make_world(folder: Path, samples: int, runs: int) -> None:
 
 def ours(folder: Path, query: str) -> tuple[list, float, float]:
     """Rows, seconds to open, seconds to answer."""
-    from rejector.query import QuerySession
+    from rejector.sql.query import QuerySession
 
     start = time.perf_counter()
     with QuerySession([folder]) as session:

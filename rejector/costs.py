@@ -12,7 +12,7 @@ from torch import Tensor
 from data.cache import AgentRecord
 from data.errors import UsageError
 
-from .guard import locked_connection
+from .sql.guard import locked_connection
 
 #: Which task weights a rejector is *trained* on; it is always evaluated on the full weights. The single-task
 #: baselines of the paper's Table 1 are the same rejector on a cost with one task left out.

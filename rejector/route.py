@@ -17,7 +17,7 @@ from data.integrity import sha256_of
 
 from .inputs import Inputs, open_inputs
 from .losses import allocate
-from .price_rule import Policy, read_policy
+from .policies.price_rule import Policy, read_policy
 from .runs import WEIGHTS_FILE, Run, input_of, load_run, one_run
 from .training import ROWS_AT_ONCE
 

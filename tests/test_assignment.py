@@ -14,9 +14,9 @@ from scipy.optimize import linprog
 
 from data.cache import AgentRecord
 from data.errors import DataError, UsageError
-from rejector.assignment import assign, assign_exactly, assign_in_batches
-from rejector.constraints import Constraint, _no_chatter, make_constraints, parse_capacity
-from rejector.dual_prices import cheapest, fit_prices
+from rejector.policies.assignment import assign, assign_exactly, assign_in_batches
+from rejector.policies.constraints import Constraint, _no_chatter, make_constraints, parse_capacity
+from rejector.policies.dual_prices import cheapest, fit_prices
 
 MODEL_KEEPS = (1.0, 0.0, 0.0)
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from data.errors import DataError, UsageError
-from rejector.averaging import averaged_answers, averaged_costs
-from rejector.baselines import (
+from rejector.evaluation.averaging import averaged_answers, averaged_costs
+from rejector.evaluation.baselines import (
     allocation_rates,
     best_constant,
     choose_threshold,
@@ -23,10 +23,10 @@ from rejector.baselines import (
     same_coverage_losses,
     threshold_losses,
 )
-from rejector.comparisons import setting_of
-from rejector.evaluation import Evaluation, evaluate_runs
-from rejector.groups import read_groups
-from rejector.summary import comparison_table, findings, paper_table, regret_table
+from rejector.evaluation.comparisons import setting_of
+from rejector.evaluation.evaluate import Evaluation, evaluate_runs
+from rejector.evaluation.groups import read_groups
+from rejector.evaluation.summary import comparison_table, findings, paper_table, regret_table
 from rejector.table import CostTable, load_tables
 
 
@@ -299,7 +299,7 @@ def test_a_sample_without_a_group_is_named(swept, monkeypatch):
 
 def test_an_unavailable_agent_is_no_constant_and_gets_no_sample(swept, monkeypatch):
     """Raw costs NaN here and there, as of an agent that answers only some samples."""
-    import rejector.evaluation
+    import rejector.evaluation.evaluate
 
     _, runs, _ = swept
     generator = np.random.default_rng(0)
@@ -314,7 +314,7 @@ def test_an_unavailable_agent_is_no_constant_and_gets_no_sample(swept, monkeypat
             found[split] = replace(table, raw=raw, failed=failed)
         return found
 
-    monkeypatch.setattr(rejector.evaluation, "load_tables", with_gaps)
+    monkeypatch.setattr(rejector.evaluation.evaluate, "load_tables", with_gaps)
     evaluation: Evaluation = evaluate_runs(runs[:1])[0]
     result, costs = evaluation.result, evaluation.opponents.costs.numpy()
     gone = np.isinf(costs[:, 1])

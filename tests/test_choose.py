@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from data.errors import DataError, UsageError
-from rejector.choose import Target, choose, setting_name
+from rejector.policies.choose import Target, choose, setting_name
 
 PRICES = np.array([0.0, 2.0, 1.0, 4.0])
 

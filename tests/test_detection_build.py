@@ -22,10 +22,10 @@ from data.boxes import Boxes
 from data.cache import CostCache
 from data.digits import write_digits
 from data.errors import AgentFailure, FingerprintMismatch, UsageError
-from rejector.detection_metrics import mixed_detections, system_map
-from rejector.evaluation import evaluate_runs
+from rejector.evaluation.detection_metrics import mixed_detections, system_map
+from rejector.evaluation.evaluate import evaluate_runs
 from rejector.grid import make_grid
-from rejector.query import query
+from rejector.sql.query import query
 from rejector.sweep import sweep
 from rejector.table import load_tables
 from rejector.training import TrainConfig

@@ -13,10 +13,10 @@ from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
 from data.errors import UsageError
-from rejector.cost_quality import cost_quality
-from rejector.coverage import model_curve, system_curve
-from rejector.evaluation import evaluate_runs
-from rejector.intervals import paired_interval
+from rejector.evaluation.cost_quality import cost_quality
+from rejector.evaluation.coverage import model_curve, system_curve
+from rejector.evaluation.evaluate import evaluate_runs
+from rejector.evaluation.intervals import paired_interval
 
 RIVALS = {
     "oracle",

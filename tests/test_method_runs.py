@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from data.errors import UsageError
-from rejector.evaluation import evaluate_runs
+from rejector.evaluation.evaluate import evaluate_runs
+from rejector.evaluation.summary import paper_table
 from rejector.grid import chosen_agents, make_grid
 from rejector.methods.registry import METHODS
-from rejector.query import query
 from rejector.route import route
 from rejector.runs import load_run
+from rejector.sql.query import query
 from rejector.subsets import training_rows
-from rejector.summary import paper_table
 from rejector.sweep import sweep
 from rejector.table import load_tables
 from rejector.train_config import TrainConfig
@@ -215,7 +215,7 @@ def test_runs_among_other_agents_are_other_settings_not_seeds(swept, tmp_path):
 
 
 def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
-    from rejector.reproduce import OPTIONS, commands
+    from rejector.report.reproduce import OPTIONS, commands
 
     assert set(OPTIONS) | {"recentre"} == set(TrainConfig.__dataclass_fields__)
     cache = chosen_agents(swept[1], ["model", "expert"])

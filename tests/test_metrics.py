@@ -7,8 +7,15 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
 
-from rejector.baselines import allocation_rates, best_constant, oracle, random_same_shares
-from rejector.metrics import auroc, average_precision, balanced_accuracy, sample_metrics, smooth_l1, task_metrics
+from rejector.evaluation.baselines import allocation_rates, best_constant, oracle, random_same_shares
+from rejector.evaluation.metrics import (
+    auroc,
+    average_precision,
+    balanced_accuracy,
+    sample_metrics,
+    smooth_l1,
+    task_metrics,
+)
 from rejector.table import CostTable
 
 

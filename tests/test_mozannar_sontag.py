@@ -17,7 +17,7 @@ from test_cifar10 import write_batches
 from data.cache import CostCache
 from data.chexpert import COLUMNS, FINDINGS
 from data.digits import write_digit_table
-from rejector.exact_coverage import kept_at, ranking_at_coverages
+from rejector.evaluation.exact_coverage import kept_at, ranking_at_coverages
 
 FILE = Path(__file__).parent.parent / "benchmarks" / "mozannar_sontag.py"
 

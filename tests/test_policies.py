@@ -12,12 +12,12 @@ from conftest import refused
 
 from data import store
 from data.errors import DataError, UsageError
-from rejector import policies
-from rejector.assignment import assign
-from rejector.constraints import Constraint, make_constraints
-from rejector.cost_prediction import CostPredictor
-from rejector.policies import allocation_table, random_same_shares, read_scored, run_policy
-from rejector.price_rule import Policy
+from rejector.policies import policy as policies
+from rejector.policies.assignment import assign
+from rejector.policies.constraints import Constraint, make_constraints
+from rejector.policies.cost_prediction import CostPredictor
+from rejector.policies.policy import allocation_table, random_same_shares, read_scored, run_policy
+from rejector.policies.price_rule import Policy
 from rejector.runs import load_run, open_cache
 
 AGENTS = ["model", "expert", "cheap", "asked"]

@@ -23,11 +23,11 @@ from data.cache import CostCache
 from data.errors import CorruptPart, DataError, UsageError
 from data.formats import write_batches
 from data.render import TABLE_ROWS, print_batches
-from rejector.catalogue import VIEW_NAMES
 from rejector.costs import total_costs
 from rejector.grid import make_grid
 from rejector.losses import allocate
-from rejector.query import QuerySession, query
+from rejector.sql.catalogue import VIEW_NAMES
+from rejector.sql.query import QuerySession, query
 from rejector.sweep import sweep
 from rejector.training import TrainConfig
 
@@ -359,12 +359,12 @@ def test_a_query_ends_when_its_time_is_up_and_the_session_goes_on(place):
 
 def test_a_signal_ends_a_query(place, monkeypatch):
     """What a signal handler raises while the query runs comes through, and the query has ended by then."""
-    import rejector.query
+    import rejector.sql.query
 
     class Signal(BaseException):
         pass
 
-    real, calls = rejector.query.wait, []
+    real, calls = rejector.sql.query.wait, []
 
     def interrupted(*args, **options):
         calls.append(None)
@@ -373,7 +373,7 @@ def test_a_signal_ends_a_query(place, monkeypatch):
         return real(*args, **options)
 
     with QuerySession([place]) as session:
-        monkeypatch.setattr(rejector.query, "wait", interrupted)
+        monkeypatch.setattr(rejector.sql.query, "wait", interrupted)
         with pytest.raises(Signal):
             session.run(ENDLESS).table()
         assert session.run("SELECT 1 AS one").table()["one"].to_pylist() == [1]

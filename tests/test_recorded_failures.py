@@ -9,9 +9,9 @@ from conftest import RECIPE, no_temporaries, refused
 
 from cache_builder.asking import time_limit
 from data.errors import AgentFailure, DataError, UsageError
-from rejector.evaluation import evaluate_runs
+from rejector.evaluation.evaluate import evaluate_runs
 from rejector.grid import make_grid
-from rejector.query import query
+from rejector.sql.query import query
 from rejector.sweep import sweep
 from rejector.table import load_tables
 from rejector.training import TrainConfig

@@ -14,12 +14,12 @@ import polars as pl
 import pytest
 
 from data.cache import CostCache
-from rejector.decisions import decisions_of, sample_columns
-from rejector.evaluation import evaluate_runs
+from rejector.evaluation.evaluate import evaluate_runs
 from rejector.grid import make_grid
-from rejector.layout import lay_out
-from rejector.report import write_report
-from rejector.reproduce import OPTIONS, commands
+from rejector.report.decisions import decisions_of, sample_columns
+from rejector.report.layout import lay_out
+from rejector.report.page import write_report
+from rejector.report.reproduce import OPTIONS, commands
 from rejector.train_config import TrainConfig
 
 

@@ -13,7 +13,7 @@ from conftest import RECIPE, STAGE_TWO_RECIPE
 from data import store
 from data.cache import CostCache
 from data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
-from rejector.evaluation import evaluate_runs
+from rejector.evaluation.evaluate import evaluate_runs
 from rejector.grid import make_grid
 from rejector.runs import RUN_FILE, find_runs, load_run, save_runs
 from rejector.sweep import sweep

@@ -8,7 +8,7 @@ import pytest
 from conftest import RECIPE, Workshop, refused
 
 from data.errors import DataError, FingerprintMismatch
-from rejector.evaluation import evaluate_runs
+from rejector.evaluation.evaluate import evaluate_runs
 from rejector.grid import make_grid
 from rejector.sweep import sweep
 from rejector.training import TrainConfig

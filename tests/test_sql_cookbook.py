@@ -14,7 +14,7 @@ from cache_builder.builder import build
 from cache_builder.recipe import load_recipe
 from data.cache import CostCache
 from rejector.grid import make_grid
-from rejector.query import QuerySession
+from rejector.sql.query import QuerySession
 from rejector.sweep import sweep
 from rejector.training import TrainConfig
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.errors import UsageError
-from rejector.evaluation import evaluate_runs
+from rejector.evaluation.evaluate import evaluate_runs
 from rejector.runs import load_run
 from rejector.theory import diagnosis
 from rejector.theory.diagnosis import (

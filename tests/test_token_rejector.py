@@ -28,9 +28,9 @@ from rejector.grid import make_grid
 from rejector.inputs import InputRecord, open_inputs
 from rejector.losses import allocate
 from rejector.networks import make_network
-from rejector.query import QuerySession
 from rejector.route import route
 from rejector.runs import load_run
+from rejector.sql.query import QuerySession
 from rejector.stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
 from rejector.streaming import open_streams
 from rejector.sweep import sweep

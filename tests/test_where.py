@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import UsageError
-from rejector.decisions import Decisions
-from rejector.examples import choose
-from rejector.where import bins_by, group_rows, most_telling, ranked_cost
+from rejector.report.decisions import Decisions
+from rejector.report.examples import choose
+from rejector.report.where import bins_by, group_rows, most_telling, ranked_cost
 
 
 def decisions(costs: np.ndarray, chosen: np.ndarray) -> Decisions:

@@ -182,7 +182,7 @@ class _Job:
         return self._trained(state | learnt, Fitted({}, 0, risk, [(0.0, risk)]))
 
     def _threshold(self, validation: Samples, state: dict[str, Tensor]) -> TrainedMethod:
-        """Chow's rule, see :func:`rejector.baselines.choose_threshold`."""
+        """Chow's rule, see :func:`rejector.evaluation.baselines.choose_threshold`."""
         confidence = validation.probabilities.amax(dim=1).double().numpy()
         found = baselines.choose_threshold(confidence, validation.costs.numpy())
         if found is None:

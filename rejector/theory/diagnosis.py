@@ -18,7 +18,7 @@ import torch
 from data.cache import CostCache
 from data.errors import UsageError
 
-from ..intervals import paired_interval
+from ..evaluation.intervals import paired_interval
 from ..losses import LOSSES, check_nu
 from ..networks import INPUT_OF
 from ..runs import Run, load_run, one_run, open_cache

@@ -92,7 +92,7 @@ def _read_once(out: Path, expected: dict, randomness: random.Random) -> tuple[st
     """Open a cache and read a few parts in one of several ways; returns what was wrong, and the parts seen."""
     from data.cache import CostCache
     from data.errors import CorruptPart, L2DError
-    from rejector.query import query
+    from rejector.sql.query import query
 
     try:
         cache = CostCache(out)

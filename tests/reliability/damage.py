@@ -138,6 +138,6 @@ def read_tables(cache: Path) -> dict:
 
 
 def read_view(cache: Path, view: str) -> pa.Table:
-    from rejector.query import query
+    from rejector.sql.query import query
 
     return query([cache], f"SELECT * FROM {view} ORDER BY ALL")

@@ -63,7 +63,7 @@ def trusting():
     import pyarrow.dataset as pads
     import pyarrow.parquet as pq
 
-    import rejector.catalogue
+    import rejector.sql.catalogue
     from data import cache, store
     from data.integrity import corruption_named
 
@@ -77,7 +77,7 @@ def trusting():
         stack.enter_context(mock.patch.object(store, "read_table", read_table))
         stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", return_value=None))
         stack.enter_context(mock.patch.object(cache.CostCache, "check_part"))
-        stack.enter_context(mock.patch.object(rejector.catalogue, "verified_format", pads.ParquetFileFormat))
+        stack.enter_context(mock.patch.object(rejector.sql.catalogue, "verified_format", pads.ParquetFileFormat))
         yield
 
 

@@ -1,0 +1,192 @@
+"""What a sweep offers at what price: quality against mean query cost, for rejectors and everything beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from data.errors import UsageError
+
+from .curves import convex_hull, mean_quality, pareto_set
+from .evaluate import Evaluation, by_setting
+from .intervals import paired_intervals
+
+#: Metrics of which less is better; of all others more is.
+LOWER_IS_BETTER = ("task_loss", "brier", "smooth_l1", "mean_absolute_error")
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """A system at one price.
+
+    Attributes:
+        name: a method, an agent, a reference, or ``oracle``.
+        kind: ``rejector``, ``agent``, ``reference`` or ``oracle``.
+        beta: the query cost it was trained for, as the user gave it; empty for agents and references.
+        cost: mean price of the queries a sample takes, in the unit of the recipe's ``price``.
+        quality: the metric.
+        std: of the quality over seeds; 0 for one seed.
+        seeds: how many.
+        setting: what else tells settings apart (``lambda``, ``nu``), for labels.
+        interval: 95 % interval of the quality over samples, low and high; None for a metric that is no mean of samples.
+    """
+
+    name: str
+    kind: str
+    beta: str
+    cost: float
+    quality: float
+    std: float = 0.0
+    seeds: int = 1
+    setting: str = ""
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class CostQuality:
+    """Operating points of a sweep in one metric.
+
+    Attributes:
+        metric: its name in the results; ``task_loss`` is the deferral loss without query costs.
+        lower_is_better: of the metric.
+        points: the rejectors', in order of cost.
+        baselines: each agent, each reference, and the oracle at each ``beta``.
+        pareto: positions in ``points`` that no other of them dominates.
+        hull: non-decreasing convex hull of ``points``, vertices (k, 2) of cost and metric.
+        agents_hull: that of the agents alone, what a coin between constants reaches (RouterBench's zero router).
+        mean_quality: RouterBench's AIQ of ``hull`` and of ``agents_hull`` over the costs that both have; None where
+            these are a single one.
+    """
+
+    metric: str
+    lower_is_better: bool
+    points: list[OperatingPoint]
+    baselines: list[OperatingPoint]
+    pareto: list[int]
+    hull: np.ndarray
+    agents_hull: np.ndarray
+    mean_quality: tuple[float, float] | None
+
+
+def metrics_of(evaluations: list[Evaluation]) -> list[str]:
+    """Metrics that a cost-quality curve can be drawn in: ``task_loss`` and what every rejector has."""
+    common = [set(evaluation.result["metrics"]) for evaluation in evaluations]
+    return ["task_loss", *(name for name in evaluations[0].result["metrics"] if all(name in has for has in common))]
+
+
+def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> CostQuality:
+    """Cost-quality curve of evaluations of one cache and split: a point a setting, the mean of its seeds.
+
+    Args:
+        evaluations: of :func:`rejector.evaluation.evaluate.evaluate_runs`, on the same cache.
+        metric: see :func:`metrics_of`.
+
+    Raises:
+        UsageError: not every rejector has that metric, or the evaluations are of several caches.
+    """
+    if metric not in metrics_of(evaluations):
+        raise UsageError(f"no metric {metric!r} here", hint=f"choose from {', '.join(metrics_of(evaluations))}")
+    if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
+        raise UsageError("these runs are of several caches", hint="draw one curve a cache")
+    prices = {agent.name: agent.price for agent in evaluations[0].cache.all_agents}
+    points: list[tuple[OperatingPoint, np.ndarray | None]] = []
+    baselines = _constants(evaluations[0], metric, prices)
+    oracles: set[tuple] = set()
+    for members in by_setting(evaluations).values():
+        first, point = members[0], members[0].run.point
+        setting = f"{point.cost or point.weights}, nu={point.nu:g}"
+        values = [_quality(e, e.result["allocation"], e.result["deferral_loss"], e.result, metric) for e in members]
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        cost = float(np.mean([_mean_price(evaluation.result["allocation"], prices) for evaluation in members]))
+        by_sample = [_by_sample(e, e.allocation, e.losses, metric) for e in members]
+        found = OperatingPoint(
+            point.method, "rejector", point.beta_text, cost, float(np.mean(values)), spread, len(values), setting
+        )
+        points.append((found, None if by_sample[0] is None else np.mean(by_sample, axis=0)))
+        oracle, same = first.result["oracle"], (point.beta_text, str(point.cost or point.weights))
+        bound = _quality(first, oracle["allocation"], first.result["oracle_loss"], oracle, metric)
+        if bound is not None and same not in oracles:
+            oracles.add(same)
+            cost = _mean_price(oracle["allocation"], prices)
+            found = OperatingPoint("oracle", "oracle", point.beta_text, cost, bound, setting=setting)
+            allocation, losses = first.opponents.oracle_allocation, first.opponents.losses["oracle"]
+            baselines.append((found, _by_sample(first, allocation, losses, metric)))
+    points.sort(key=lambda pair: pair[0].cost)
+    groups = evaluations[0].measured.groups
+    points, baselines = _with_intervals(points, groups), _with_intervals(baselines, groups)
+    lower = metric in LOWER_IS_BETTER
+    sign = -1.0 if lower else 1.0
+    flipped = np.array([1.0, sign])
+
+    def curve(members: list[OperatingPoint]) -> np.ndarray:
+        return convex_hull(np.array([m.cost for m in members]), sign * np.array([m.quality for m in members]))
+
+    agents = [point for point in baselines if point.kind == "agent"]
+    hull, agents_hull = curve(points), curve(agents) if agents else np.empty((0, 2))
+    means = None
+    if len(agents_hull):
+        low, high = max(hull[0, 0], agents_hull[0, 0]), max(point.cost for point in agents)
+        if high > low:
+            means = (sign * mean_quality(hull, low, high), sign * mean_quality(agents_hull, low, high))
+    pareto = pareto_set(np.array([p.cost for p in points]), sign * np.array([p.quality for p in points])).tolist()
+    return CostQuality(metric, lower, points, baselines, pareto, hull * flipped, agents_hull * flipped, means)
+
+
+def _constants(
+    evaluation: Evaluation, metric: str, prices: dict[str, float]
+) -> list[tuple[OperatingPoint, np.ndarray | None]]:
+    """Each agent and reference that answers every sample and has the metric."""
+    found = []
+    position = np.zeros(len(evaluation.losses), dtype=np.int64)  # in a list of one name
+    for agent in evaluation.cache.agents + evaluation.cache.references:
+        alone = evaluation.result["agents"][agent.name]
+        queried = [name for name in agent.queries if name in prices] if agent.role == "reference" else [agent.name]
+        if alone["mean_cost"] is None or (metric != "task_loss" and metric not in alone):
+            continue
+        there = {name: np.isfinite(evaluation.opponents.alone[name]) for name in queried}  # others are not asked
+        if metric == "task_loss":
+            samples = evaluation.opponents.alone[agent.name].astype(np.float64)
+            samples = samples - sum(_paid({name: 1.0}, evaluation) * here for name, here in there.items())
+            value = float(samples.mean())
+        else:
+            value, samples = alone[metric], evaluation.measured.sample_metrics(position, [agent.name]).get(metric)
+        cost = sum(prices[name] * float(here.mean()) for name, here in there.items())
+        found.append((OperatingPoint(agent.name, agent.role, "", cost, value), samples))
+    return found
+
+
+def _quality(evaluation: Evaluation, shares: dict[str, float], loss: float, result: dict, metric: str) -> float | None:
+    """Metric of an allocation: from its mean loss, or among its metrics."""
+    return loss - _paid(shares, evaluation) if metric == "task_loss" else result["metrics"].get(metric)
+
+
+def _by_sample(evaluation: Evaluation, allocation: np.ndarray, losses: np.ndarray, metric: str) -> np.ndarray | None:
+    """Metric of each sample (n,), None where it is no mean over samples."""
+    if metric == "task_loss":
+        return losses - np.array(evaluation.run.point.query_costs)[allocation]
+    return evaluation.measured.sample_metrics(allocation, evaluation.measured.names).get(metric)
+
+
+def _with_intervals(
+    pairs: list[tuple[OperatingPoint, np.ndarray | None]], groups: np.ndarray | None
+) -> list[OperatingPoint]:
+    intervals = iter(paired_intervals((samples for _, samples in pairs if samples is not None), groups))
+    found = []
+    for point, samples in pairs:
+        if samples is not None:
+            interval = next(intervals)
+            point = replace(point, interval=(interval.low, interval.high))
+        found.append(point)
+    return found
+
+
+def _paid(shares: dict[str, float], evaluation: Evaluation) -> float:
+    """Mean query cost of a sample, ``sum_j share_j beta_j``, in the unit of the deferral loss."""
+    names = [agent.name for agent in evaluation.cache.agents]
+    query_costs = dict(zip(names, evaluation.run.point.query_costs, strict=True))
+    return sum(share * query_costs.get(name, 0.0) for name, share in shares.items())
+
+
+def _mean_price(shares: dict[str, float], prices: dict[str, float]) -> float:
+    return sum(share * prices[name] for name, share in shares.items())

@@ -1,0 +1,77 @@
+"""What an evaluation shows, in sentences: above all where a rejector is no better than something simpler."""
+
+from __future__ import annotations
+
+from .comparisons import BOUNDS
+from .evaluate import Evaluation
+from .settings import (
+    METHOD_OF_PAPER,
+    difference_text,
+    method_title,
+    setting_text,
+    settings_of,
+    shown_differences,
+    varying_settings,
+    verdict,
+)
+
+
+def findings(evaluations: list[Evaluation]) -> list[str]:
+    """Sentences on each cache's runs: what each rejector is not better than, then where it is better than everything.
+
+    Differences are of deferral losses, with their 95 % intervals; better or worse is told at 5 % after Holm's
+    adjustment over all comparisons of the sweep. Where the multi-task rejector was trained it alone is spoken of, the
+    single-task ones being baselines.
+
+    Args:
+        evaluations: on one cache and split.
+
+    Returns:
+        At least one sentence.
+    """
+    groups = settings_of(evaluations)
+    varying = varying_settings(groups)
+    if any(members[0].result["method"] == METHOD_OF_PAPER for members in groups):
+        groups = [members for members in groups if members[0].result["method"] == METHOD_OF_PAPER]
+    sentences, winners = [], []
+    for members in groups:
+        result = members[0].result
+        at = ", ".join(f"{name} {setting_text(members[0], name)}" for name in varying)
+        subject = f"{method_title(result['method'])} at {at}" if at else method_title(result["method"])
+        differences = {name: value for name, value in shown_differences(result).items() if name not in BOUNDS}
+        verdicts = {name: verdict(result, value) for name, value in differences.items()}
+        few = [text for text in verdicts.values() if text.startswith("too few")]
+        if few:
+            sentences.append(f"{subject}: {few[0]} to tell it from anything.")
+            continue
+        for name, value in differences.items():
+            if verdicts[name] == "better":
+                continue
+            comparison = "Worse than" if verdicts[name] == "worse" else "No better than"
+            sentences.append(f"{subject}: {comparison} {opponent(name, result)}: {difference_text(value)}.")
+        if set(verdicts.values()) <= {"better"}:
+            winners.append(at)
+    if winners:
+        where = " at every setting" if len(winners) == len(groups) else " at " + "; ".join(winners)
+        where = where if len(groups) > 1 else ""
+        sentences.append(f"Better than every baseline{where} (5 % level, adjusted for all comparisons).")
+    return sentences
+
+
+def opponent(rival: str, result: dict) -> str:
+    """A rival in words."""
+    if rival in ("best_constant", "best_agent"):
+        return f"always taking {result[rival]}" + (", the best in hindsight" if rival == "best_agent" else "")
+    if rival in result["agents"]:
+        return f"the reference {rival}"
+    if rival == "confidence":
+        chosen = result["confidence"]
+        below = (
+            "" if chosen["threshold"] is None else f" where the model's confidence is below {chosen['threshold']:.3f}"
+        )
+        return f"deferring to {chosen['expert']}{below}"
+    return {
+        "random_same_shares": "random allocation at the same shares",
+        "confidence_same_coverage": "the model's own confidence at the same coverage",
+        "averaging": "averaging the answers of all agents",
+    }.get(rival) or method_title(rival)

@@ -1,0 +1,126 @@
+"""How evaluations are put in order and named: settings, methods, rivals, verdicts."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from ..costs import METHOD_SOURCES
+from ..methods.registry import METHODS
+from .comparisons import BOUNDS, by_setting
+from .evaluate import Evaluation
+
+METHOD_OF_PAPER = "multi-task"
+FEWEST_SAMPLES = 30  # (or groups) below it a bootstrap interval says little
+LEVEL = 0.05  # of p-values after Holm's adjustment
+RIVAL_TITLES = {
+    "best_constant": "best constant agent",
+    "best_agent": "best agent in hindsight",
+    "random_same_shares": "random, same shares",
+    "confidence": "confidence threshold",
+    "confidence_same_coverage": "confidence, same coverage",
+    "averaging": "average of all agents",
+    "oracle": "oracle",
+}
+
+
+def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
+    """Evaluations grouped by setting (everything but the seed), multi-task last, in order of beta and nu."""
+    groups = by_setting(evaluations)
+
+    def key(members: list[Evaluation]) -> tuple:
+        point = members[0].run.point
+        return (
+            str(members[0].run.cache_path),
+            point.method == METHOD_OF_PAPER,
+            point.method,
+            str(point.weights),
+            point.nu,
+        )
+
+    return sorted(groups.values(), key=lambda members: (*key(members), sum(members[0].run.point.query_costs)))
+
+
+def method_title(method: str) -> str:
+    """A method's name with its source."""
+    source = METHODS[method].source if method in METHODS else METHOD_SOURCES.get(method)
+    return method if source is None or method == METHOD_OF_PAPER else f"{method} ({source})"
+
+
+def rejector_title(members: list[Evaluation]) -> str:
+    """The method of a setting with its source, and what one has to know of its figures."""
+    run = members[0].run
+    notes = [method_title(run.point.method)]
+    if run.rejector.has_classifier:
+        notes.append("own classifier")
+    method = METHODS.get(run.point.method)
+    if method is not None and not method.pays_queries and any(run.point.query_costs):
+        notes.append("trained without query costs")
+    return ", ".join(notes)
+
+
+def varying_settings(groups: list[list[Evaluation]]) -> list[str]:
+    """Names of what differs between settings: ``lambda``, ``beta``, ``nu`` or a training option."""
+    names = ("agents", "lambda", "beta", "nu", *asdict(groups[0][0].run.rejector.config))
+    if {members[0].run.point.method for members in groups} & set(METHODS):  # they have no nu
+        theirs = {setting_text(members[0], "nu") for members in groups if members[0].run.point.method not in METHODS}
+        names = names if len(theirs) > 1 else tuple(name for name in names if name != "nu")
+    return [name for name in names if len({setting_text(members[0], name) for members in groups}) > 1]
+
+
+def setting_text(evaluation: Evaluation, name: str) -> str:
+    """Value of one of :func:`varying_settings`."""
+    point, config = evaluation.run.point, evaluation.run.rejector.config
+    texts = {
+        "agents": ",".join(evaluation.run.agents),
+        "lambda": point.cost or str(point.weights),
+        "beta": point.beta_text,
+        "nu": "" if point.method in METHODS else f"{point.nu:g}",
+    }
+    return texts[name] if name in texts else str(getattr(config, name))
+
+
+def verdict(result: dict, difference: dict) -> str:
+    """Whether a rejector is better: ``p_holm`` of its difference below 5 %, and what to say where samples are few."""
+    units = result["num_groups"] or result["num_samples"]
+    if units < FEWEST_SAMPLES:
+        return f"too few {'samples' if result['num_groups'] is None else 'groups'} ({units})"
+    if difference["p_holm"] >= LEVEL:
+        return "no difference shown"
+    return "better" if difference["value"] < 0 else "worse"
+
+
+def rival_title(rival: str, result: dict) -> str:
+    """A rival's name for tables."""
+    if rival in result["agents"]:
+        return f"{rival} (reference)"
+    title = RIVAL_TITLES.get(rival) or method_title(rival)
+    return f"{title} ({result[rival]})" if rival in ("best_constant", "best_agent") else title
+
+
+def shown_differences(result: dict) -> dict[str, dict]:
+    """Differences worth a row, references by their names.
+
+    Without the best agent in hindsight where it is the one chosen, and without the computed average of all agents where
+    a reference is just that.
+    """
+    regret, agents = dict(result["over_seeds"]["regret"]), result["over_seeds"]["agents"]
+    if result["best_agent"] == result["best_constant"]:
+        regret.pop("best_agent", None)
+    if result.get("averaging", {}).get("same_as"):
+        regret.pop("averaging", None)
+    references = {name: value for name, value in agents.items() if result["agents"][name]["role"] == "reference"}
+    order = [name for name in RIVAL_TITLES if name in regret and name not in BOUNDS]
+    found = {name: regret[name] for name in order} | references
+    found |= {name: value for name, value in regret.items() if name not in RIVAL_TITLES}  # other methods
+    return found | {name: regret[name] for name in BOUNDS if name in regret}
+
+
+def signed(value: float, digits: int) -> str:
+    """A difference with its sign; what rounds to 0 is +0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}"
+
+
+def difference_text(difference: dict, digits: int = 4) -> str:
+    """A difference and its interval: ``-0.0014 [-0.0033, +0.0006]``."""
+    value, low, high = (signed(difference[name], digits) for name in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"

@@ -1,0 +1,249 @@
+"""Evaluations as tables: the paper's form (task metrics, share per agent, mean and deviation), and regrets."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .comparisons import BOUNDS, mean_std
+from .evaluate import Evaluation
+from .findings import findings
+from .settings import (
+    RIVAL_TITLES,
+    difference_text,
+    method_title,
+    rejector_title,
+    rival_title,
+    setting_text,
+    settings_of,
+    shown_differences,
+    signed,
+    varying_settings,
+    verdict,
+)
+
+__all__ = [
+    "comparison_table",
+    "findings",
+    "flat_rows",
+    "headline",
+    "method_title",
+    "paper_table",
+    "regret_table",
+    "settings_of",
+]
+
+FEW_SETTINGS = 3  # up to here every baseline gets a row
+METRIC_TITLES = {
+    "answered": ("answered %", 100.0, 1),
+    "map": ("mAP %", 100.0, 1),
+    "map_50": ("mAP50 %", 100.0, 1),
+    "accuracy": ("Acc %", 100.0, 1),
+    "balanced_accuracy": ("bal. Acc %", 100.0, 1),
+    "brier": ("Brier", 1.0, 4),
+    "auroc": ("AUROC", 1.0, 3),
+    "average_precision": ("AP", 1.0, 3),
+    "smooth_l1": ("sL1", 1.0, 3),
+    "mean_absolute_error": ("MAE", 1.0, 3),
+}
+
+
+def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
+    """Rows in the form of the paper's Table 1, then (after a None) each agent alone and the other baselines.
+
+    Baselines are shown at the first setting's ``beta`` and ``lambda``; random allocation and the oracle at every one,
+    but not in a long sweep, which has them in :func:`comparison_table`.
+    """
+    groups = settings_of(evaluations)
+    shared = [members for members in groups if not members[0].run.rejector.has_classifier] or groups
+    first, own = shared[0][0].result, [members for members in groups if members[0].run.rejector.has_classifier]
+    present = {name for members in groups for member in members for name in member.result["metrics"]}
+    metrics = [name for name in METRIC_TITLES if name in present]
+    varying = varying_settings(groups)
+    rows: list[dict | None] = []
+    for members in groups:
+        result, summary = members[0].result, members[0].result["over_seeds"]
+        row = {"rejector": rejector_title(members)}
+        row |= {name: setting_text(members[0], name) for name in varying}
+        for name in metrics:
+            title, scale, digits = METRIC_TITLES[name]
+            has = name in summary["metrics"]
+            row[title] = _mean_std(summary["metrics"][name], scale, digits, len(members)) if has else ""
+        row["deferral loss"] = _mean_std(summary["deferral_loss"], 1.0, 4, len(members))
+        shares = summary["allocation"].items()
+        seeds = len(members) if len(groups) <= FEW_SETTINGS else 1  # deviations of shares would make a sweep too wide
+        row |= {f"{agent} %": _mean_std(share, 100.0, 1, seeds) for agent, share in shares}
+        rows.append(row)
+
+    rows.append(None)
+    blank = dict.fromkeys([name for row in rows[:-1] for name in row], "")
+    at_first = {name: setting_text(shared[0][0], name) for name in varying}
+    rows[:-1] = [blank | row for row in rows[:-1]]
+    agents = list(first["allocation"])
+    for name, alone in first["agents"].items():
+        title = f"{name} alone" if alone["role"] == "agent" else f"{name} (reference)"
+        row = {**blank, "rejector": title + (" (best constant agent)" if name == first["best_constant"] else "")}
+        row |= at_first | _metric_cells(alone, metrics) | {"deferral loss": _number(alone["mean_cost"])}
+        if alone["role"] == "agent":
+            row |= {f"{agent} %": "100" if agent == name else "0" for agent in agents}
+        rows.append(row)
+    for members in own:
+        rows.append(blank | _own_classifier_row(members, metrics, varying))
+    for rival in ("averaging", "confidence"):
+        if f"{rival}_loss" not in first or first.get(rival, {}).get("same_as"):
+            continue
+        row = {**blank, "rejector": RIVAL_TITLES[rival], **at_first, "deferral loss": _number(first[f"{rival}_loss"])}
+        if rival == "averaging":
+            row |= _metric_cells(first["averaging"]["metrics"], metrics)
+        else:
+            kept, expert = first["confidence"]["coverage"], first["confidence"]["expert"]
+            row |= _share_cells({**dict.fromkeys(agents, 0.0), agents[0]: kept, expert: 1 - kept})
+        rows.append(row)
+    if len(groups) > FEW_SETTINGS:
+        return rows
+    for members in groups:
+        summary = members[0].result["over_seeds"]
+        row = {**blank, "rejector": f"random, shares of {members[0].result['method']}"}
+        row |= {name: setting_text(members[0], name) for name in varying}
+        row |= {"deferral loss": f"{summary['random_same_shares_loss']['mean']:.4f}"}
+        rows.append(row | _share_cells({agent: share["mean"] for agent, share in summary["allocation"].items()}))
+    bounds: dict[tuple, dict] = {}
+    for members in groups:
+        result, shown = members[0].result, {name: setting_text(members[0], name) for name in varying}
+        row = {**blank, "rejector": "oracle (lower bound)"} | shown
+        row |= _metric_cells(result["oracle"]["metrics"], metrics)
+        row |= {"deferral loss": f"{result['oracle_loss']:.4f}"} | _share_cells(result["oracle"]["allocation"])
+        bounds.setdefault((members[0].run.point.beta_text, str(members[0].run.point.weights)), row)
+    return [*rows, *bounds.values()]
+
+
+def _own_classifier_row(members: list[Evaluation], metrics: list[str], varying: list[str]) -> dict:
+    """The classifier that a method has trained, when it answers everything: means over seeds."""
+    name = next(iter(members[0].result["allocation"]))
+    alone = [member.result["agents"][name] for member in members]
+    row = {"rejector": f"{name} of {members[0].result['method']} alone"}
+    row |= {setting: setting_text(members[0], setting) for setting in varying}
+    for metric in metrics:
+        if metric in alone[0]:
+            title, scale, digits = METRIC_TITLES[metric]
+            row[title] = _mean_std(mean_std([values[metric] for values in alone]), scale, digits, len(members))
+    return row | {"deferral loss": _number(float(np.mean([values["mean_cost"] for values in alone])))}
+
+
+def regret_table(evaluations: list[Evaluation]) -> list[dict]:
+    """Difference in deferral loss against every rival, with its 95 % interval; below 0 the rejector is better."""
+    groups = settings_of(evaluations)
+    varying = varying_settings(groups)
+    rows = []
+    for members in groups:
+        result = members[0].result
+        for rival, difference in shown_differences(result).items():
+            value, low, high = (signed(difference[name], 4) for name in ("value", "low", "high"))
+            rows.append(
+                {
+                    "rejector": method_title(result["method"]),
+                    **{name: setting_text(members[0], name) for name in varying},
+                    "against": rival_title(rival, result),
+                    "difference": value,
+                    "95 % interval": f"[{low}, {high}]",
+                    "p (Holm)": "" if rival in BOUNDS else _p_text(difference["p_holm"]),
+                    "": "" if rival in BOUNDS else verdict(result, difference),
+                }
+            )
+    return rows
+
+
+def comparison_table(evaluations: list[Evaluation]) -> list[dict]:
+    """What a terminal shows of :func:`regret_table`: all of it for a few settings, of a sweep a row a setting.
+
+    In a sweep a cell is the difference with its interval, and ``~`` where no difference is shown or ``!`` where the
+    rejector is worse, after Holm's adjustment.
+    """
+    groups = settings_of(evaluations)
+    if len(groups) <= FEW_SETTINGS:
+        rows, above = regret_table(evaluations), {}
+        for row in rows:  # a setting is named once
+            same = {name: row[name] for name in list(row)[: list(row).index("against")]}
+            if same == above:
+                row |= dict.fromkeys(same, "")
+            above = same
+        return rows
+    columns = ("best_constant", "random_same_shares", "confidence", "oracle")
+    present = [name for name in columns if any(name in members[0].result["regret"] for members in groups)]
+    rows = []
+    for members in groups:
+        result, cells = members[0].result, {}
+        for rival in present:
+            difference = result["over_seeds"]["regret"].get(rival)
+            text = ""
+            if difference is not None:
+                said = "better" if rival in BOUNDS else verdict(result, difference)
+                mark = {"better": "", "worse": " !"}.get(said, " ~")
+                text = difference_text(difference, 3) + mark
+            cells[RIVAL_TITLES[rival]] = text
+        setting = {name: setting_text(members[0], name) for name in varying_settings(groups)}
+        rows.append({"rejector": method_title(result["method"]), **setting, **cells})
+    return rows
+
+
+def flat_rows(evaluations: list[Evaluation]) -> list[dict]:
+    """One row a run with every figure in a column of its own, for csv and Parquet."""
+    rows = []
+    for evaluation in evaluations:
+        result = evaluation.result
+        simple = {name: value for name, value in result.items() if not isinstance(value, dict)}
+        simple |= {f"lambda_{task}": weight for task, weight in result["lambda"].items()}
+        simple["beta"] = evaluation.run.point.beta_text
+        simple |= {f"share_{agent}": share for agent, share in result["allocation"].items()}
+        simple |= result["metrics"]
+        for rival, interval in result["regret"].items():
+            simple |= {f"regret_{rival}{end}": interval[key] for end, key in _ENDS.items() if key in interval}
+        rows.append(simple)
+    return rows
+
+
+_ENDS = {"": "value", "_low": "low", "_high": "high", "_p": "p"}
+
+
+def headline(evaluations: list[Evaluation]) -> str:
+    """One line above a table: what was evaluated on what."""
+    result = evaluations[0].result
+    seeds = len({evaluation.run.point.seed for evaluation in evaluations})
+    parts = [f"{evaluations[0].cache.record.name}: {result['split']} split, {result['num_samples']:,} samples"]
+    parts.append(f"{seeds} seeds, mean ± std" if seeds > 1 else "1 seed")
+    varying = varying_settings(settings_of(evaluations))
+    for name in ("lambda", "beta", "nu"):
+        if name not in varying:
+            title = "cost" if name == "lambda" and evaluations[0].run.point.cost else name
+            texts = filter(None, (setting_text(evaluation, name) for evaluation in evaluations))
+            parts += [f"{title} {text}" for text in list(texts)[:1]]  # none of methods without nu
+    unit = evaluations[0].cache.record.unit_reg
+    if unit and "smooth_l1" in result["metrics"]:
+        parts.append(f"sL1 and MAE of {unit}")
+    if result["num_groups"] is not None:
+        parts.append(f"intervals over {result['num_groups']:,} groups")
+    return ", ".join(parts)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _share_cells(shares: dict[str, float]) -> dict[str, str]:
+    return {f"{agent} %": f"{100 * share:.1f}" for agent, share in shares.items()}
+
+
+def _metric_cells(values: dict[str, float], metrics: list[str]) -> dict[str, str]:
+    cells = {}
+    for name in metrics:
+        title, scale, digits = METRIC_TITLES[name]
+        cells[title] = f"{values[name] * scale:.{digits}f}" if name in values else ""
+    return cells
+
+
+def _mean_std(value: dict[str, float], scale: float, digits: int, seeds: int) -> str:
+    mean = f"{value['mean'] * scale:.{digits}f}"
+    return mean if seeds == 1 else f"{mean} ± {value['std'] * scale:.{digits}f}"

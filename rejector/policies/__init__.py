@@ -1,0 +1,1 @@
+"""Allocation under constraints: budgets, coverage and capacities by dual prices; choosing a run for a target."""

@@ -1,0 +1,306 @@
+"""A trained run put under constraints: budgets, coverage, capacities; on the scores that the run has cached.
+
+- ``prices``: dual prices are fitted on the validation split, and each input goes to the agent of lowest predicted cost
+  plus price, whatever the others do. Usable online; on other inputs constraints hold as far as these are alike.
+- ``batch``: the split (or each batch of it) is known whole, is solved by dual prices and repaired: constraints hold.
+- ``exact``: the same by HiGHS's branch and bound, for reference.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data import store
+from data.errors import DataError, UsageError
+from data.integrity import sha256_of
+
+from ..runs import ALLOCATIONS_FILE, WEIGHTS_FILE, Run
+from .assignment import Assignment, assign, assign_in_batches
+from .constraints import Constraint
+from .cost_prediction import KINDS, CostPredictor, choose_predictor
+from .price_rule import Policy
+
+MODES = ("prices", "batch", "exact")
+NUDGES = (0.0, 1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)
+
+
+@dataclass(frozen=True)
+class ScoredSplit:
+    """A split as a run scored it.
+
+    Attributes:
+        scores: (n, agents).
+        costs: total costs (``lambda`` and ``beta`` applied), (n, agents), infinite where an agent is unavailable.
+        chosen: whom the rejector alone allocates to, (n,).
+    """
+
+    name: str
+    ids: list[str]
+    scores: np.ndarray
+    costs: np.ndarray
+    chosen: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def available(self) -> np.ndarray:
+        return np.isfinite(self.costs)
+
+    def loss(self, allocation: np.ndarray) -> float:
+        """Deferral loss of an allocation: its mean cost."""
+        return float(self.costs[np.arange(len(self)), allocation].mean())
+
+
+def read_scored(run: Run, split: str) -> ScoredSplit:
+    """A split out of a run's ``allocations.parquet``, checksums verified.
+
+    Raises:
+        CorruptPart: the file is damaged.
+        DataError: the run has no such split.
+    """
+    agents = range(len(run.agents))
+    names = ["sample_id", "split", "agent_index", *(f"score_{j}" for j in agents), *(f"cost_{j}" for j in agents)]
+    table = store.read_table(run.path / ALLOCATIONS_FILE, names)
+    table = table.filter(pc.equal(table["split"], split))
+    if not len(table):
+        raise DataError(f"the run has no {split} samples", where=run.path, hint="train it again")
+
+    def matrix(name: str, missing: float) -> np.ndarray:
+        return np.stack([table[f"{name}_{j}"].fill_null(missing).to_numpy().astype(np.float64) for j in agents], axis=1)
+
+    return ScoredSplit(
+        split, table["sample_id"].to_pylist(), matrix("score", -np.inf), matrix("cost", np.inf),
+        table["agent_index"].to_numpy().astype(np.int64),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PolicyReport:
+    """What a policy was asked for and what it gave; ``result`` is the JSON object users see.
+
+    ``policy`` is None unless the mode is ``prices``.
+    """
+
+    result: dict[str, Any]
+    split: ScoredSplit
+    predicted: np.ndarray
+    allocation: np.ndarray
+    policy: Policy | None
+
+
+def run_policy(
+    run: Run,
+    constraints: list[Constraint],
+    *,
+    split: str = "test",
+    mode: str = "prices",
+    batch_size: int | None = None,
+    calibration: str = "auto",
+) -> PolicyReport:
+    """Put a run under constraints, and evaluate it.
+
+    Args:
+        split: to allocate; predicted costs are fitted on ``validation``, and prices in mode ``prices``.
+        mode: out of :data:`MODES`.
+        batch_size: samples that are allocated together and that capacities are of; None: the split.
+        calibration: of predicted costs, out of :data:`KINDS`, or ``auto``: what predicts best on validation.
+
+    Raises:
+        UsageError: constraints cannot be met; names which. Or a wrong option.
+        DataError: the run lacks the split.
+    """
+    for name, value, known in (("mode", mode, MODES), ("calibration", calibration, ("auto", *KINDS))):
+        if value not in known:
+            raise UsageError(f"--{name} {value}", hint=f"choose from {', '.join(known)}")
+    validation = read_scored(run, "validation")
+    target = validation if split == "validation" else read_scored(run, split)
+    config, nu = run.rejector.config, run.point.nu
+    predictor, errors = choose_predictor(validation.scores, validation.costs, config.loss, nu)
+    if calibration != "auto":
+        predictor = CostPredictor.fit(calibration, validation.scores, validation.costs, config.loss, nu)
+    predicted = {s.name: predictor.predict(s.scores, s.available) for s in (validation, target)}
+    sizes = {s.name: min(batch_size or len(s), len(s)) for s in (validation, target)}
+
+    policy, on_validation = None, None
+    if mode == "prices":
+        share = [_as_share(constraint, sizes[split]) for constraint in constraints]
+        on_validation = assign(predicted["validation"], share, where="the validation split")
+        policy = _policy(run, predictor, predicted["validation"], on_validation, share)
+        allocations = {name: policy.of_costs(costs) for name, costs in predicted.items()}
+        solved, prices = on_validation, on_validation.prices
+    else:
+        parts = {
+            name: assign_in_batches(costs, constraints, sizes[name], exactly=mode == "exact", where=f"the {name} split")
+            for name, costs in predicted.items()
+        }
+        allocations = {name: part.allocation for name, part in parts.items()}
+        solved, prices = parts[split], parts[split].prices
+    best = _best_possible(target, constraints, sizes[split])
+    result = {
+        "run_id": run.point.run_id,
+        "split": split,
+        "num_samples": len(target),
+        "mode": mode,
+        "batch_size": sizes[split],
+        "constraints": [
+            {
+                "name": constraint.name,
+                "asked": constraint.asked,
+                "limit": constraint.mean(sizes[split]),
+                "validation": constraint.used(allocations["validation"]) / len(validation),
+                split: constraint.used(allocations[split]) / len(target),
+                "standard_error": float(np.std(np.array(constraint.use)[allocations[split]]) / len(target) ** 0.5),
+                "held": _held(constraint, allocations[split], sizes[split]),
+                "dual_price": None if prices is None else float(prices[k]),
+            }
+            for k, constraint in enumerate(constraints)
+        ],
+        "predicted_costs": {"kind": predictor.kind, "held_out_error": errors},
+        "optimality": _optimality(solved, "validation" if mode == "prices" else split),
+        "policy": _outcome(run, target, allocations[split], constraints),
+        "policy_on_validation": _outcome(run, validation, allocations["validation"], constraints),
+        "rejector": _outcome(run, target, target.chosen, constraints),
+        "random_same_shares_loss": random_same_shares(allocations[split], target.costs),
+        "best_possible": None if best is None else _outcome(run, target, best, constraints),
+    }
+    return PolicyReport(result, target, predicted[split], allocations[split], policy)
+
+
+def report_tables(result: dict[str, Any]) -> tuple[list[dict], list[dict]]:
+    """A report as two tables: constraints; and who gives which deferral loss at which shares."""
+    split = result["split"]
+    limits = []
+    for row in result["constraints"]:
+        found = {"constraint": row["name"], "asked": row["asked"], "on validation": row["validation"]}
+        if split != "validation":
+            found[f"on {split}"] = row[split]
+        limits.append(found | {"held": "yes" if row["held"] else "NO", "dual price": row["dual_price"]})
+
+    def row(title: str, where: str, outcome: dict) -> dict:
+        shares = {f"{name} %": f"{100 * share:.1f}" for name, share in outcome["allocation"].items()}
+        return {"allocated by": title, "split": where, "deferral loss": f"{outcome['deferral_loss']:.4f}"} | shares
+
+    rows = [] if split == "validation" else [row("policy", "validation", result["policy_on_validation"])]
+    rows += [row("policy", split, result["policy"]), row("rejector, no constraint", split, result["rejector"])]
+    random = {"deferral_loss": result["random_same_shares_loss"], "allocation": result["policy"]["allocation"]}
+    rows.append(row("random, shares of the policy", split, random))
+    if result["best_possible"] is not None:
+        rows.append(row("best within the limits, costs known", split, result["best_possible"]))
+    return limits, rows
+
+
+def narrate(result: dict[str, Any]) -> list[str]:
+    """What has to be said about a report in words."""
+    optimality, costs = result["optimality"], result["predicted_costs"]
+    lines = [
+        f"predicted costs: {costs['kind']} (explains {_explained(costs):.0%} of the differences between agents "
+        "on held-out validation samples)",
+        f"optimality gap: at most {optimality['gap']:.2g} of {optimality['value']:.4g} ({optimality['of']})",
+    ]
+    for row in result["constraints"]:
+        if not row["held"] and result["mode"] == "prices":
+            lines.append(
+                f"{row['name']} {row['asked']} is not met on {result['split']}: {row[result['split']]:.4g} "
+                f"± {1.96 * row['standard_error']:.2g} by chance. Prices meet it on the inputs they were fitted on; "
+                "--mode batch meets it where inputs are known together"
+            )
+    return lines
+
+
+def _explained(costs: dict[str, Any]) -> float:
+    errors = costs["held_out_error"]
+    return 1 - errors[costs["kind"]] / errors["none"] if errors["none"] else 0.0
+
+
+def allocation_table(report: PolicyReport) -> pa.Table:
+    """A row a sample: ``sample_id, split, agent_index, agent, predicted_cost_J.., deferral_cost``."""
+    split, chosen = report.split, report.allocation
+    names = pa.array(list(report.result["policy"]["allocation"]))
+    predicted = {
+        f"predicted_cost_{j}": pa.array(costs.astype(np.float32), mask=~np.isfinite(costs))
+        for j, costs in enumerate(report.predicted.T)
+    }
+    return pa.table(
+        {
+            "sample_id": pa.array(split.ids, pa.string()),
+            "split": pa.array([split.name] * len(split), pa.string()),
+            "agent_index": pa.array(chosen, pa.int32()),
+            "agent": names.take(pa.array(chosen)),
+            **predicted,
+            "deferral_cost": pa.array(split.costs[np.arange(len(split)), chosen].astype(np.float32)),
+        }
+    )
+
+
+def random_same_shares(allocation: np.ndarray, costs: np.ndarray) -> float:
+    """Expected deferral loss if agents are drawn at the shares of an allocation, among those available to a sample.
+
+    Where none of these is available, at equal shares.
+    """
+    there = np.isfinite(costs)
+    weights = np.bincount(allocation, minlength=costs.shape[1]) * there
+    weights = np.where(weights.sum(axis=1, keepdims=True) > 0, weights, there).astype(np.float64)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return float((weights * np.where(there, costs, 0.0)).sum(axis=1).mean())
+
+
+def _policy(
+    run: Run, predictor: CostPredictor, predicted: np.ndarray, solved: Assignment, constraints: list[Constraint]
+) -> Policy:
+    """The rule at the prices, which are raised by a hair where the inputs they leave undecided break a limit."""
+    use = np.array([constraint.use for constraint in constraints])
+    exact = np.array([constraint.exact for constraint in constraints])
+    weights = sha256_of(run.path / WEIGHTS_FILE)
+    for nudge in NUDGES:
+        prices = solved.prices * np.where(exact, 1.0, 1.0 + nudge)
+        policy = Policy(run.point.run_id, weights, run.agents, predictor, prices @ use)
+        allocation = policy.of_costs(predicted)
+        if all(c.exact or c.holds(c.used(allocation), len(predicted)) for c in constraints):
+            return policy
+    return Policy(run.point.run_id, weights, run.agents, predictor, solved.prices @ use)
+
+
+def _as_share(constraint: Constraint, batch: int) -> Constraint:
+    """A count of samples in batches of this size as a share."""
+    if constraint.count is None:
+        return constraint
+    return Constraint(constraint.name, constraint.asked, constraint.use, limit=min(1.0, constraint.count / batch))
+
+
+def _held(constraint: Constraint, allocation: np.ndarray, batch: int) -> bool:
+    batches = (allocation[start : start + batch] for start in range(0, len(allocation), batch))
+    return all(constraint.holds(constraint.used(part), len(part)) for part in batches)
+
+
+def _outcome(run: Run, split: ScoredSplit, allocation: np.ndarray, constraints: list[Constraint]) -> dict[str, Any]:
+    shares = np.bincount(allocation, minlength=len(run.agents)) / len(split)
+    return {
+        "num_samples": len(split),
+        "deferral_loss": split.loss(allocation),
+        "allocation": dict(zip(run.agents, shares.tolist(), strict=True)),
+        "used": {constraint.name: constraint.used(allocation) / len(split) for constraint in constraints},
+    }
+
+
+def _best_possible(split: ScoredSplit, constraints: list[Constraint], batch: int) -> np.ndarray | None:
+    """The oracle under the same constraints; None where this split cannot meet them, as prices may not notice."""
+    try:
+        return assign_in_batches(split.costs, constraints, batch, where=f"the {split.name} split").allocation
+    except UsageError:
+        return None
+
+
+def _optimality(solved: Assignment, split: str) -> dict[str, Any]:
+    return {
+        "of": f"predicted cost on {split}",
+        "value": solved.value,
+        "bound": solved.bound,
+        "gap": solved.gap,
+        "relative_gap": solved.gap / abs(solved.value) if solved.value else 0.0,
+    }

@@ -1,0 +1,1 @@
+"""The page: figures, examples and tables in one file."""

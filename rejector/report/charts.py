@@ -1,0 +1,284 @@
+"""The forms that figures have: curves, stacked shares, dots with intervals, scatter.
+
+Charts are Vega-Lite specifications made with Altair. They carry no colours of their own: agents take theirs from the
+range ``category`` in the agents' order, everything else is drawn in a named style; both are in theme.py beside, light
+or dark. So one specification serves the page by day and by night, and files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import altair as alt
+
+Rows = Sequence[dict[str, Any]]
+
+
+def agent_colour(agents: Sequence[str], field: str = "agent") -> alt.Color:
+    """Colour by agent: the n-th agent has the palette's n-th colour, wherever it occurs."""
+    scale = alt.Scale(domain=list(agents), range="category")
+    return alt.Color(f"{field}:N", scale=scale, sort=list(agents), legend=alt.Legend(orient="bottom", columns=4))
+
+
+def values(rows: Rows) -> alt.InlineData:
+    """Rows as the data of a chart."""
+    return alt.InlineData(values=list(rows))
+
+
+def tooltip(*fields: tuple[str, str, str]) -> list[alt.Tooltip]:
+    """What is shown under the pointer: (column and its type, title, number format)."""
+    return [
+        alt.Tooltip(name, title=title, format=format) if format else alt.Tooltip(name, title=title)
+        for name, title, format in fields
+    ]
+
+
+def curve(
+    rows: Rows,
+    *,
+    x: str,
+    order: Sequence[str],
+    x_title: str,
+    y_title: str,
+    agents: Sequence[str],
+    alone: Rows = (),
+    bounds: Rows = (),
+    format: str = ".3f",
+) -> alt.LayerChart:
+    """A quantity along a sweep: mean and deviation of each series, agents alone as levels, bounds as dashed curves.
+
+    Args:
+        rows: ``x``, ``series``, ``value``, ``low``, ``high``, ``seeds``; the first row's series is the one discussed.
+        x: column of the sweep, as text; evenly spaced, in ``order``.
+        alone: ``agent``, ``value``.
+        bounds: ``x``, ``bound``, ``value``.
+        format: of the numbers under the pointer.
+    """
+    main = rows[0]["series"]
+    across = alt.X(f"{x}:N", sort=list(order), title=x_title, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    up = alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False, padding=14))
+    layers = []
+    if alone:
+        shown = tooltip(("agent:N", "alone", ""), ("value:Q", y_title, format))
+        base = alt.Chart(values(alone)).encode(y=up, color=agent_colour(agents), tooltip=shown)
+        layers.append(base.mark_rule(strokeDash=[6, 3], strokeWidth=1.6))
+        named = alt.Chart(values(alone)).transform_calculate(label="datum.agent + ' alone'")
+        layers.append(
+            named.mark_text(align="left", dy=-6, dx=2, style="label").encode(y=up, x=alt.value(0), text="label:N")
+        )
+    if bounds:
+        shown = tooltip(("bound:N", "baseline", ""), (f"{x}:N", x_title, ""), ("value:Q", y_title, format))
+        named = list(dict.fromkeys(row["bound"] for row in bounds))
+        scale = alt.Scale(domain=named, range=[[2, 2], [7, 3], [7, 3, 2, 3], [1, 4]])
+        dash = alt.StrokeDash("bound:N", scale=scale, legend=None)
+        base = alt.Chart(values(bounds)).encode(x=across, y=up, detail="bound:N")
+        layers.append(base.mark_line(style="bound").encode(strokeDash=dash))
+        ours = {row[x]: row["value"] for row in rows if row["series"] == main}
+        for (align, dy), some in _beside_curves(bounds, ours, x, [row["value"] for row in alone]).items():
+            labels = alt.Chart(values(some)).mark_text(
+                style="label", align=align, dx={"left": 6, "right": -6}[align], dy=dy
+            )
+            layers.append(labels.encode(x=across, y=alt.Y("label_at:Q", title=y_title), text="bound:N"))
+        layers.append(base.mark_point(style="bound", opacity=0, size=200).encode(tooltip=shown))
+    shown = tooltip(
+        ("series:N", "rejector", ""), (f"{x}:N", x_title, ""), ("value:Q", f"{y_title}, mean", format),
+        ("std:Q", "std over seeds", format), ("seeds:Q", "seeds", ""),
+    )  # fmt: skip
+    for series in dict.fromkeys(row["series"] for row in rows):
+        line = alt.Chart(values([row for row in rows if row["series"] == series])).encode(x=across)
+        style = "system" if series == main else "other"
+        if series == main:
+            layers.append(line.mark_area(style="system-band").encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"))
+        layers.append(line.mark_line(style=f"{style}-line").encode(y=up))
+        points = line.mark_point(style=f"{style}-point" if series == main else "hollow", filled=series == main)
+        layers.append(points.encode(y=up, tooltip=shown))
+    return alt.layer(*layers).properties(height=260)
+
+
+def _beside_curves(
+    bounds: Rows, ours: dict[str, float], x: str, levels: Sequence[float]
+) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """Where the names of bounds go: by alignment and offset, rows with ``label_at``.
+
+    All at one ``x``, where the curves lie farthest apart; on the side that the slope leaves free, above our curve or
+    below it, and far enough from each other.
+    """
+    at = {place: [value] for place, value in ours.items()}
+    for row in bounds:
+        at.setdefault(row[x], []).append(row["value"])
+    everything = [value for several in at.values() for value in several] + list(levels)
+    gap = 0.075 * (max(everything) - min(everything))
+
+    def room(place: str) -> float:
+        heights = sorted([*at[place], *levels])
+        return min((high - low for low, high in pairwise(heights)), default=0.0)
+
+    place = max([name for name in ours if name in at][1:-1] or list(ours), key=room)
+    first, *_, last = [*ours.values(), *ours.values()]
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for side, align, dy in ((1, "right", -8), (-1, "left", 10)):
+        align = align if last >= first else {"right": "left", "left": "right"}[align]
+        some = [row for row in bounds if row[x] == place and (row["value"] >= ours[place]) == (side > 0)]
+        before = None
+        for row in sorted(some, key=lambda row: side * row["value"]):
+            height = side * row["value"] if before is None else max(side * row["value"], before + gap)
+            found.setdefault((align, dy), []).append({**row, "label_at": side * height})
+            before = height
+    return found
+
+
+def stacked_shares(
+    rows: Rows,
+    *,
+    by: str,
+    order: Sequence[str],
+    agents: Sequence[str],
+    title: str | None,
+    unit: str,
+    across: bool,
+    pair: Sequence[str] = (),
+) -> alt.LayerChart:
+    """Who answers, stacked to 100 %: bars side by side (``across``), or one below the other for long names.
+
+    Args:
+        rows: ``by``, ``agent``, ``share`` in percent, ``std``, ``ink``, ``from`` and ``to`` (ends of the segment).
+        by: column that names the bar, in ``order``.
+        title: of that column.
+        unit: what is shared out.
+        pair: values of the column ``who``, a bar each beside one another; the first is drawn in full, others paler.
+    """
+    scale = alt.Scale(domain=[0, 100], nice=False)
+    shown = [(f"{by}:N", title or "bar", ""), ("agent:N", "agent", ""), ("share:Q", f"share of {unit}, %", ".1f")]
+    shown += [("std:Q", "std over seeds", ".1f")] if "std" in rows[0] else []
+    shown += [("samples:Q", unit, ",d")] if "samples" in rows[0] else []
+    base = alt.Chart(values(rows))
+    if across:
+        axis = alt.Axis(labelAngle=0, labelOverlap=True)
+        place: dict[str, Any] = {"x": alt.X(f"{by}:N", sort=list(order), title=title, axis=axis)}
+        ends = {"y": alt.Y("from:Q", scale=scale, title=f"share of {unit} (%)"), "y2": "to:Q"}
+        middle: dict[str, Any] = {"y": alt.Y("middle:Q", scale=scale)}
+        size: dict[str, Any] = {"width": alt.RelativeBandSize(0.8)}
+    else:
+        place = {"y": alt.Y(f"{by}:N", sort=list(order), title=title)}
+        few = alt.Axis(tickCount=5)
+        ends = {"x": alt.X("from:Q", scale=scale, axis=few, title=f"share of {unit} (%)"), "x2": "to:Q"}
+        middle = {"x": alt.X("middle:Q", scale=scale)}
+        size = {"height": alt.RelativeBandSize(0.9 if pair else 0.72)}
+    if pair:
+        place["yOffset"] = alt.YOffset("who:N", sort=list(pair))
+        pale = alt.Scale(domain=list(pair), range=[1.0] + [0.45] * (len(pair) - 1))
+        place["opacity"] = alt.Opacity("who:O", scale=pale, sort=list(pair), legend=None)
+        shown.insert(0, ("who:N", "who decides", ""))
+    told = tooltip(*shown)
+    drawn = base.mark_bar(**size).encode(**place, **ends, color=agent_colour(agents), tooltip=told)
+    place.pop("opacity", None)
+    some = base.transform_filter("datum.share >= 8" + (f" && datum.who === '{pair[0]}'" if pair else ""))
+    text = (
+        some.transform_calculate(middle="(datum.from + datum.to) / 2")
+        .mark_text(fontSize=10.5)
+        .encode(**place, **middle, text=alt.Text("share:Q", format=".0f"), color=alt.Color("ink:N", scale=None))
+    )
+    return alt.layer(drawn, text).properties(height=260 if across else (34 if pair else 30) * len(order))
+
+
+def dots(
+    rows: Rows,
+    *,
+    by: str,
+    order: Sequence[str],
+    x_title: str,
+    agents: Sequence[str],
+    interval: str,
+    zero: bool = False,
+    title: str | None = None,
+    format: str = ".4f",
+) -> alt.LayerChart:
+    """A value of each of a few things, one below the other, with its interval.
+
+    Args:
+        rows: ``by``, ``value``, ``low``, ``high``, ``kind``: ``system``, ``other``, ``agent`` (then ``agent`` names it)
+            or ``bound``.
+        by: column that names the row, in ``order``.
+        interval: what ``low`` and ``high`` are.
+        zero: draw a line at zero.
+    """
+    names = alt.Y(f"{by}:N", sort=list(order), title=title, axis=alt.Axis(grid=True))
+    along = alt.X("value:Q", title=x_title, scale=alt.Scale(zero=False, padding=10), axis=alt.Axis(tickCount=5))
+    shown = [(f"{by}:N", title or "who", ""), ("value:Q", x_title, format)]
+    shown += [("low:Q", f"{interval}, from", format), ("high:Q", "to", format)]
+    shown += [("samples:Q", "samples", ",d")] if "samples" in rows[0] else []
+    told = tooltip(*shown)
+    layers = [alt.Chart(values([{"zero": 0}])).mark_rule(style="zero").encode(x="zero:Q")] if zero else []
+    ranged = [row for row in rows if row["high"] > row["low"]]
+    if ranged:
+        layers.append(alt.Chart(values(ranged)).mark_rule(style="whisker").encode(y=names, x="low:Q", x2="high:Q"))
+    styles = {"system": "system-point", "other": "other", "bound": "hollow", "agent": "agent-point"}
+    for kind, style in styles.items():
+        some = [row for row in rows if row["kind"] == kind]
+        if some:
+            base = alt.Chart(values(some)).mark_point(style=style, filled=kind != "bound", size=75)
+            colour = {"color": agent_colour(agents)} if kind == "agent" else {}
+            layers.append(base.encode(y=names, x=along, tooltip=told, **colour))
+    return alt.layer(*layers).properties(height=max(26 * len(order), 60))
+
+
+def scatter(
+    points: Rows, *, x_title: str, y_title: str, agents: Sequence[str], lines: dict[str, Rows] | None = None, down: bool
+) -> alt.LayerChart:
+    """Two quantities against each other.
+
+    Args:
+        points: ``x``, ``y``, ``x_low``, ``x_high``, ``y_low``, ``y_high``, ``name``, ``kind`` as in :func:`dots`,
+            ``label`` (written beside the point; may be empty), ``text``: what the interval is.
+        lines: style -> vertices ``x``, ``y``, in order.
+        down: whether less of ``y`` is better: the axis is then turned around, so that better is always up.
+    """
+    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=18), axis=alt.Axis(tickCount=6))
+    y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, padding=18, reverse=down), axis=alt.Axis(tickCount=6))
+    layers = []
+    for style, vertices in (lines or {}).items():
+        base = alt.Chart(values([{**row, "order": n} for n, row in enumerate(vertices)]))
+        dash = {"strokeDash": [6, 3]} if style == "bound" else {}
+        layers.append(base.mark_line(style=style, **dash).encode(x=x, y=y, order="order:Q"))
+    told = tooltip(
+        ("name:N", "who", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", "")
+    )
+    for ends in (("x_low", "x_high"), ("y_low", "y_high")):
+        some = [row for row in points if row[ends[1]] > row[ends[0]]]
+        if some:
+            place = {"y": y, "x": "x_low:Q", "x2": "x_high:Q"} if ends[0] == "x_low" else {
+                "x": x, "y": alt.Y("y_low:Q", title=y_title), "y2": "y_high:Q"}  # fmt: skip
+            layers.append(alt.Chart(values(some)).mark_rule(style="whisker").encode(**place))
+    styles = {"bound": "hollow", "other": "other", "agent": "agent-point", "system": "system-point"}
+    for kind, style in styles.items():
+        some = [row for row in points if row["kind"] == kind]
+        if some:
+            shape = {"shape": "square", "size": 90} if kind == "agent" else {}
+            base = alt.Chart(values(some)).mark_point(style=style, filled=kind != "bound", **shape)
+            colour = {"color": agent_colour(agents)} if kind == "agent" else {}
+            layers.append(base.encode(x=x, y=y, tooltip=told, **colour))
+    low, high = (edge(row["x"] for row in points) for edge in (min, max))
+    labels: dict[tuple, list[dict[str, Any]]] = {}
+    for row in points:
+        if row["label"]:
+            along = (row["x"] - low) / (high - low or 1.0)
+            labels.setdefault(_label_place(row["kind"], along), []).append(row)
+    for (style, align, dx, dy), some in labels.items():
+        base = alt.Chart(values(some)).mark_text(style=style, align=align, dx=dx, dy=dy)
+        layers.append(base.encode(x=x, y=y, text="label:N"))
+    return alt.layer(*layers).properties(height=300)
+
+
+def _label_place(kind: str, along: float) -> tuple[str, str, int, int]:
+    """Style, alignment and offsets of a point's label: agents' above, rejectors' below, others' beside them.
+
+    Args:
+        along: where the point lies between the leftmost (0) and the rightmost (1).
+    """
+    side = "left" if along < 0.2 else "right" if along > 0.8 else "center"
+    if kind == "bound":
+        return ("label", "right", -9, 0) if along > 0.6 else ("label", "left", 9, 0)
+    shift = {"left": -5, "right": 5, "center": 0}[side]
+    return ("strong-label", side, shift, 14) if kind == "system" else ("label", side, shift, -12)

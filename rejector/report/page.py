@@ -1,0 +1,325 @@
+"""One self-contained HTML page: findings, figures, where each agent wins, examples, the paper's table, run facts.
+
+Figures are Vega-Lite specifications that the page draws itself, with the libraries embedded: it loads nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from data import store
+from data.cache import CacheRecord
+from data.render import format_value
+
+from ..evaluation.evaluate import Evaluation
+from ..evaluation.findings import findings
+from ..evaluation.intervals import RESAMPLES
+from ..evaluation.settings import verdict
+from ..evaluation.summary import headline, paper_table, regret_table
+from ..runs import read_facts
+from . import theme
+from .decisions import Decisions, decisions_of, sample_columns
+from .examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
+from .figures import Figure, compare
+from .layout import Layout, agents_of, constant_of, labels_of, lay_out
+from .price_of_quality import quality_for_cost
+from .reproduce import commands
+from .sweep_figure import sweep
+from .trade_offs import by_group, risk_for_coverage
+from .where import bins_by, most_telling
+
+TEMPLATE = Path(__file__).parent / "report.html.j2"
+VEGA_LITE = "6.4"  # of the specifications that Altair 6.3 writes, and of the library in the page
+
+
+@lru_cache(maxsize=1)
+def libraries() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script."""
+    import vl_convert
+
+    return vl_convert.javascript_bundle(vl_version=VEGA_LITE)
+
+
+def by_cache(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
+    """Evaluations of each cache; a run that is given twice counts once."""
+    groups: dict[Path, dict[Path, Evaluation]] = {}
+    for evaluation in evaluations:
+        groups.setdefault(evaluation.run.cache_path, {}).setdefault(evaluation.run.path.resolve(), evaluation)
+    return [list(members.values()) for members in groups.values()]
+
+
+def figures_of(layout: Layout, by: list[str] | None = None) -> list[Figure]:
+    """All figures of a cache.
+
+    Args:
+        by: columns or SQL expressions to look at the samples by. If None, the cluster if there is one, and what tells
+            most about who is cheap.
+
+    Raises:
+        UsageError: an expression is wrong.
+    """
+    return _figures(layout, decisions_of(layout.focus), by)[0]
+
+
+def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tuple[list[Figure], Any]:
+    columns = sample_columns(layout.focus, decisions.ids)
+    if by:
+        chosen = [bins_by(columns, expression) for expression in by]
+    else:
+        known = [name for name in ("cluster",) if name in columns.column_names]
+        chosen = [bins_by(columns, name) for name in known]
+        others = columns.drop_columns(known) if known else columns
+        chosen += most_telling(others, decisions, most=2 - len(chosen))
+    made = [sweep(layout), compare(layout), quality_for_cost(layout), risk_for_coverage(layout, decisions)]
+    made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1)]
+    return [figure for figure in made if figure is not None], columns
+
+
+def write_report(
+    evaluations: list[Evaluation],
+    out: Path,
+    *,
+    by: list[str] | None = None,
+    images: Path | None = None,
+    theory: bool = False,
+    group: str | None = None,
+) -> None:
+    """Write the page; a section for each cache.
+
+    Args:
+        evaluations: of :func:`rejector.evaluation.evaluate.evaluate_runs`.
+        out: an ``.html`` file; it is replaced.
+        by: see :func:`figures_of`.
+        images: folder beneath which the images of a detection dataset lie, for the examples.
+        theory: examine the first run of the setting looked at closely, as ``l2d theory`` does: half a minute.
+        group: the column by which they were evaluated; it stands in the command that makes the page again.
+
+    Raises:
+        UsageError: an expression of ``by`` is wrong, or ``images`` has none of them.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = format_value
+    caches = by_cache(evaluations)
+    sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
+    specs = {
+        f"{section['id']}-{figure.name}-{panel.name}": _for_page(panel.spec)
+        for section in sections
+        for figure in section["figures"]
+        for panel in figure.panels
+    }
+    names = list(dict.fromkeys(evaluation.cache.record.name for evaluation in evaluations))
+    page = environment.get_template(TEMPLATE.name).render(
+        name=", ".join(names),
+        sections=sections,
+        specs=_json(specs),
+        themes=_json({scheme: theme.config(scheme) for scheme in theme.SCHEMES}),
+        schemes=theme.SCHEMES,
+        palettes=theme.PALETTES,
+        script=libraries().replace("</script", "<\\/script"),
+        commands=commands(
+            evaluations, out, [*(["--group", group] if group else []), *(["--theory"] if theory else [])]
+        ),
+        runs=_run_rows(evaluations),
+        resamples=f"{RESAMPLES:,}",
+        least_score=LEAST_SCORE,
+    )
+    store.commit_bytes(out, page.encode(), replace=True)
+
+
+def _json(value: object) -> str:
+    """JSON that may stand in a script element."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _for_page(spec: dict[str, Any]) -> dict[str, Any]:
+    """As wide as its place; agents' colours are explained once for a whole section."""
+    autosize = {"type": "fit-x", "contains": "padding"}
+    return {**_without_agent_legend(spec), "width": "container", "autosize": autosize}
+
+
+def _without_agent_legend(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_agent_legend(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    copy = {key: _without_agent_legend(item) for key, item in value.items() if key != "datasets"}
+    if "datasets" in value:
+        copy["datasets"] = value["datasets"]
+    if copy.get("field") == "agent" and "legend" in copy:
+        copy["legend"] = None
+    return copy
+
+
+def _section(
+    number: int, members: list[Evaluation], by: list[str] | None, images: Path | None, theory: bool
+) -> dict[str, Any]:
+    layout = lay_out(members)
+    decisions = decisions_of(layout.focus)
+    figures, columns = _figures(layout, decisions, by)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    if theory:
+        from .theory_page import theory_part  # brings scikit-learn
+
+        part = theory_part(layout, members[0].result["split"])
+        figures, tables = [*figures, part.figure], part.tables
+    cache, record = members[0].cache, members[0].cache.record
+    examples = with_answers(choose(decisions), layout.focus, columns, images)
+    agents = agents_of(layout.focus)
+    label = labels_of(layout.groups, with_beta=True)[layout.groups.index(layout.focus)]
+    return {
+        "id": f"cache{number}",
+        "name": record.name,
+        "cache": str(cache.path),
+        "headline": headline(members),
+        "answer": _answer_of(layout),
+        "findings": findings(members),
+        "cards": _cards(layout),
+        "focus": label,
+        "single": len(layout.groups) == 1,
+        "legend": list(enumerate(agents)),
+        "figures": figures,
+        "theory": tables,
+        "examples": [
+            (agent, [_example(example, record) for example in examples if example.chosen == position])
+            for position, agent in enumerate(agents)
+        ],
+        "unit": record.unit_reg if any("target_reg" in e.answers["target"] for e in examples) else "",
+        "detection": any(example.size[0] for example in examples),
+        "pictures": any(example.image for example in examples),
+        "results": paper_table(members),
+        "regrets": regret_table(members),
+        "agents": [
+            {"agent": a.name, "role": a.role, "kind": a.kind, "price": f"{a.price:g}", "description": a.description}
+            for a in cache.all_agents
+        ],
+    }
+
+
+def _answer_of(layout: Layout) -> str:
+    """Does the rejector beat the best constant agent? In one sentence."""
+    result = layout.focus[0].result
+    constant = constant_of(result)
+    if constant is None:
+        return "No agent answers every sample, so there is no constant agent to beat."
+    difference = result["over_seeds"]["regret"][
+        "best_constant" if constant == result["best_constant"] else "best_agent"
+    ]
+    found = verdict(result, difference)
+    verbs = {"better": "beats", "worse": "is worse than"}
+    loss, alone = result["over_seeds"]["deferral_loss"]["mean"], result["agents"][constant]["mean_cost"]
+    where = f"At β {layout.focus[0].run.point.beta_text} the" if layout.swept else "The"
+    told = f"{difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
+    verb = verbs.get(found, "does not beat")
+    return f"{where} rejector {verb} the best constant agent, {constant}: {loss:.4f} against {alone:.4f}, {told}."
+
+
+def _cards(layout: Layout) -> list[tuple[str, str, str]]:
+    """The focus in four figures: title, value, what else there is to say."""
+    result = layout.focus[0].result
+    loss = result["over_seeds"]["deferral_loss"]
+    constant, oracle = constant_of(result), result["oracle_loss"]
+    spread = f"± {loss['std']:.4f} over {len(layout.focus)} seeds" if len(layout.focus) > 1 else "one seed"
+    cards = [("Deferral loss", f"{loss['mean']:.4f}", spread)]
+    bound = ("Oracle", f"{oracle:.4f}", "the cheapest agent each time")
+    if constant is None:
+        return [*cards, bound]
+    best = result["agents"][constant]["mean_cost"]
+    cards += [("Best constant agent", f"{best:.4f}", f"{constant} alone"), bound]
+    if best > oracle:
+        closed = (best - loss["mean"]) / (best - oracle)
+        more = "of what lies between the best constant agent and the oracle"
+        if closed <= 0:
+            more = "it costs more than the best constant agent"
+        cards.append(("Gap closed", f"{100 * closed:.0f} %" if closed > 0 else "none", more))
+    return cards
+
+
+def _example(example: Example, record: CacheRecord) -> dict[str, Any]:
+    names = list(example.costs)
+    chosen = names[example.chosen]
+    if example.kind == "gain":
+        why = f"every other agent costs at least {example.by:.3g} more"
+    else:
+        why = f"{example.cheapest} costs {example.by:.3g} less"
+    shown = agents_to_show(example)
+    costs = {name: cost if math.isfinite(cost) else None for name, cost in example.costs.items()}  # None: unavailable
+    rows = [{"agent": name, "position": names.index(name), "cost": costs[name], "chosen": name == chosen,
+             "cheapest": example.costs[name] == min(example.costs.values()),
+             "answer": _answer(example.answers.get(name, {}), record, "pred")} for name in shown]  # fmt: skip
+    truth = _answer(example.answers["target"], record, "target")
+    tiles = []
+    if example.size[0]:
+        boxes = _boxes(example.answers["target"], "target", record)
+        tiles.append({"title": "truth", "position": None, "chosen": False, "boxes": boxes})
+        for row in rows:
+            boxes = _boxes(example.answers.get(row["agent"], {}), "pred", record)
+            tiles.append({"title": row["agent"], "boxes": boxes, **row})
+    return {"example": example, "why": why, "rows": rows, "truth": truth, "tiles": tiles}
+
+
+def _answer(values: dict[str, Any], record: CacheRecord, prefix: str) -> str:
+    """An answer, or the truth, in words."""
+    if values.get("failure"):
+        return "no answer"
+    parts = []
+    label, chances, number = (values.get(f"{prefix}_{name}") for name in ("cla", "prob", "reg"))
+    if label is not None:
+        name = record.classes[label] if label < len(record.classes) else str(label)
+        parts.append(f"{name} ({100 * chances[label]:.0f} %)" if chances else name)
+    if number is not None:
+        parts.append(f"{number:.3g}")
+    if values.get(f"{prefix}_boxes") is not None:
+        parts.append(f"{len(_boxes(values, prefix, record))} boxes")
+    return ", ".join(parts)
+
+
+def _boxes(values: dict[str, Any], prefix: str, record: CacheRecord) -> list[dict[str, Any]]:
+    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, so that it can be named."""
+    found = [box for box in values.get(f"{prefix}_boxes") or [] if box["score"] >= LEAST_SCORE]
+    found.sort(key=lambda box: box["score"])
+    for number, box in enumerate(found):
+        name = record.classes[box["label"]] if box["label"] < len(record.classes) else str(box["label"])
+        box["text"] = name if prefix == "target" else f"{name} {100 * box['score']:.0f}"
+        box["clear"] = all(_overlap(box, surer) < 0.35 for surer in found[number + 1 :])
+    return found
+
+
+def _overlap(one: dict[str, float], other: dict[str, float]) -> float:
+    """Intersection over union."""
+    width = min(one["x2"], other["x2"]) - max(one["x1"], other["x1"])
+    height = min(one["y2"], other["y2"]) - max(one["y1"], other["y1"])
+    if width <= 0 or height <= 0:
+        return 0.0
+    areas = [(box["x2"] - box["x1"]) * (box["y2"] - box["y1"]) for box in (one, other)]
+    return width * height / (sum(areas) - width * height)
+
+
+def _run_rows(evaluations: list[Evaluation]) -> list[dict[str, str]]:
+    rows = []
+    for evaluation in evaluations:
+        run, facts = evaluation.run, read_facts(evaluation.run.path)
+        rows.append(
+            {
+                "run": run.point.run_id,
+                "cache": evaluation.cache.path.name,
+                "rejector": run.rejector.config.network,
+                "best epoch": f"{run.rejector.best_epoch + 1} of {run.rejector.config.epochs}",
+                "validation risk": f"{run.rejector.validation_risk:.4f}",
+                f"{evaluation.result['split']} loss": f"{evaluation.result['deferral_loss']:.4f}",
+                "trained": f"{facts['grid_points']} together in {facts['grid_seconds']:.1f} s",
+                "torch": facts["versions"]["torch"],
+            }
+        )
+    return rows

@@ -1,0 +1,126 @@
+"""The cost-quality figure: rejectors and every baseline by what their queries cost and how good they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.cost_quality import OperatingPoint, cost_quality, metrics_of
+from ..evaluation.intervals import paired_intervals
+from ..evaluation.settings import METHOD_OF_PAPER, RIVAL_TITLES
+from . import charts
+from .figures import Figure, Panel, capital, panel
+from .layout import METRIC_NAMES, Group, Layout, agents_of, main_metrics, scaled
+
+TASK_LOSS = "task_loss"  # the deferral loss without query costs
+
+
+def quality_for_cost(layout: Layout) -> Figure | None:
+    """Cost-quality curves, with Pareto set and hull. None where no agent has a price."""
+    evaluations = [evaluation for members in layout.groups for evaluation in members]
+    if not any(agent.price for agent in evaluations[0].cache.agents):
+        return None
+    metrics = [*(m for m in main_metrics(layout.focus) if m in metrics_of(evaluations)), TASK_LOSS]
+    return Figure(
+        name="cost-quality",
+        title="Quality for cost",
+        panels=[_panel(layout, metric) for metric in metrics[-3:]],
+        lead="Each point is a way to answer everything. Better is up, cheaper is left.",
+        note="Cost: mean price of the queries of one sample, in the unit of the recipe’s prices. Strong points: the "
+        "Pareto set, rejectors that no other beats in both; soft ones are beaten. Line: the non-decreasing hull, what "
+        "a coin between two rejectors reaches; dashed: that of the agents alone. Squares: agents alone. Circles: the "
+        "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, of metrics that are no "
+        "mean over samples, ± one standard deviation over seeds.",
+    )
+
+
+def _panel(layout: Layout, metric: str) -> Panel:
+    evaluations = [evaluation for members in layout.groups for evaluation in members]
+    found = cost_quality(evaluations, metric)
+    title = METRIC_NAMES.get(metric, metric)
+    several = len({(point.name, point.setting) for point in found.points}) > 1
+    points = []
+    for position, point in enumerate(found.points):
+        name = f"{point.name}, β {point.beta}" if several else f"β {point.beta}"
+        points.append(_point(point, metric, name, "system" if position in found.pareto else "other"))
+    for number in found.pareto[:1] + found.pareto[-1:]:
+        point = found.points[number]
+        points[number]["label"] = f"β {point.beta}" if point.name == METHOD_OF_PAPER else point.name
+    for point in found.baselines:
+        names = {"agent": f"{point.name} alone", "oracle": f"oracle, β {point.beta}"}
+        row = _point(point, metric, names.get(point.kind, point.name), "agent" if point.kind == "agent" else "bound")
+        row |= {"label": point.name if point.kind != "oracle" else ""}
+        points.append(row | ({"agent": point.name} if point.kind == "agent" else {}))
+    for point in _baselines(layout.focus, metric):
+        points.append(_point(point, metric, f"{point.name}, β {point.beta}", "bound") | {"label": point.name})
+    lines = {
+        "system-line": [{"x": x, "y": scaled(metric, y)} for x, y in found.hull.tolist()],
+        "bound": [{"x": x, "y": scaled(metric, y)} for x, y in found.agents_hull.tolist()],
+    }
+    chart = charts.scatter(
+        points, x_title="mean price of the queries of a sample", y_title=title, agents=agents_of(layout.focus),
+        lines={style: line for style, line in lines.items() if len(line) > 1}, down=found.lower_is_better,
+    )  # fmt: skip
+    told = "; ".join(f"{row['name']}: {row['y']:.4g} at {row['x']:.4g}" for row in points)
+    shown = [
+        {"who": row["name"], "mean price": row["x"], title: row["y"], "low": row["y_low"], "high": row["y_high"]}
+        | {"Pareto set": "yes" if number in found.pareto else ""}
+        for number, row in enumerate(points)
+    ]
+    better = "less is better: the axis is turned" if found.lower_is_better else "more is better"
+    name = capital(f"{title.removesuffix(' (%)')}, {better}")
+    return panel(f"{metric}-for-cost", name, chart, f"{title} against mean price: {told}.", shown)
+
+
+def _point(point: OperatingPoint, metric: str, name: str, kind: str) -> dict[str, Any]:
+    value, std = scaled(metric, point.quality), scaled(metric, point.std)
+    low, high, text = value - std, value + std, f"± {std:.2g} over {point.seeds} seeds" if point.seeds > 1 else ""
+    if point.interval is not None:
+        low, high = (scaled(metric, end) for end in point.interval)
+        text = f"95 %: {low:.4g} to {high:.4g}"
+    place = {"x": point.cost, "x_low": point.cost, "x_high": point.cost, "y": value, "y_low": low, "y_high": high}
+    return {"name": name, "kind": kind, **place, "label": "", "text": text}
+
+
+def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
+    """Random shares, the confidence threshold and the average of all agents, as far as they have the metric."""
+    first = focus[0]
+    prices = np.array([agent.price for agent in first.cache.agents])
+    result, beta = first.result, first.run.point.beta_text
+    known = _baseline_losses(focus)
+    costs = {"random_same_shares": float(np.mean([prices[member.allocation].mean() for member in focus]))}
+    if "confidence" in known:
+        expert = first.measured.names.index(result["confidence"]["expert"])
+        costs["confidence"] = (1 - result["confidence"]["coverage"]) * float(prices[expert])
+    if "averaging" in known:
+        costs["averaging"] = float((np.isfinite(first.opponents.costs.numpy()) @ prices).mean())
+    intervals = paired_intervals(known.values(), first.measured.groups)
+    found = []
+    for (name, losses), interval in zip(known.items(), intervals, strict=True):
+        point = OperatingPoint(RIVAL_TITLES[name], "baseline", beta, costs[name], float(losses.mean()))
+        if metric == TASK_LOSS:
+            found.append(replace(point, interval=(interval.low, interval.high)))
+        elif name == "averaging" and metric in result["averaging"]["metrics"]:
+            found.append(replace(point, quality=result["averaging"]["metrics"][metric]))
+    return found
+
+
+def _baseline_losses(focus: Group) -> dict[str, np.ndarray]:
+    """Loss of each sample without query costs, float64 (n,), by baseline; of those that everybody answers for."""
+    first = focus[0]
+    query_costs = np.array(first.run.point.query_costs)
+    finite = np.isfinite(first.opponents.costs.numpy())
+    found = {}
+    if finite.all():
+        paid = [query_costs[member.allocation].mean() for member in focus]
+        random = [member.rivals["random_same_shares"] - cost for member, cost in zip(focus, paid, strict=True)]
+        found["random_same_shares"] = np.mean(random, axis=0)
+        if "confidence" in first.rivals:
+            expert, threshold = first.opponents.threshold
+            deferred = first.measured.confidence[0] < threshold
+            found["confidence"] = first.rivals["confidence"] - query_costs[expert] * deferred
+    if "averaging" in first.rivals:
+        found["averaging"] = first.rivals["averaging"] - finite @ query_costs
+    return found

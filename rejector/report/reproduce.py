@@ -1,0 +1,100 @@
+"""The commands that make runs and their report again."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from data.cache import CostCache
+
+from ..evaluation.evaluate import Evaluation
+from ..grid import GridPoint
+from ..train_config import TrainConfig
+
+#: field of TrainConfig -> option of `l2d sweep`
+OPTIONS = {
+    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "dropout": "--dropout",
+    "loss": "--loss", "epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule",
+    "warmup": "--warmup", "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory",
+    "failures": "--failures",
+    "classifier": "--classifier", "alpha": "--alpha", "train_rows": "--train-rows",
+}  # fmt: skip
+
+
+def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = ()) -> list[str]:
+    """Shell commands: every sweep (or single run) that the evaluations are of, then the report.
+
+    Args:
+        out: the page.
+        options: further ones of the report.
+    """
+    made: dict[tuple, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        run = evaluation.run
+        key = (run.cache_path, run.path.parent, run.rejector.config, run.point.cost, tuple(run.agents))
+        made.setdefault(key, []).append(evaluation)
+    lines, told = [], []
+    for (cache, folder, config, _, agents), members in made.items():
+        only = [] if [agent.name for agent in CostCache(cache).agents] == list(agents) else ["--only", ",".join(agents)]
+        points = [member.run.point for member in members]
+        whole = all(member.run.path.name == member.run.point.run_id for member in members)
+        if whole and _is_product(points):
+            lines.append(_sweep(cache, folder, config, points, only))
+            told.append(folder)
+            continue
+        for member in members:
+            lines.append(_train(cache, member.run.path, config, member.run.point, only))
+            told.append(member.run.path)
+    folders = list(dict.fromkeys(told))
+    split = evaluations[0].result["split"]
+    report = ["l2d", "report", *map(str, folders), "--out", str(out)]
+    return [*lines, shlex.join(report + ([] if split == "test" else ["--split", split]) + [*options])]
+
+
+def _axes(points: list[GridPoint]) -> dict[str, list]:
+    names = ("method", "weights", "beta", "nu", "seed")
+    return {name: list(dict.fromkeys(getattr(point, name) for point in points)) for name in names}
+
+
+def _is_product(points: list[GridPoint]) -> bool:
+    """Whether points are all combinations of what occurs in them, with seeds 0, 1, …"""
+    axes = _axes(points)
+    have = {tuple(getattr(point, name) for name in axes) for point in points}
+    return sorted(axes["seed"]) == list(range(len(axes["seed"]))) and have == set(itertools.product(*axes.values()))
+
+
+def _sweep(cache: Path, folder: Path, config: TrainConfig, points: list[GridPoint], only: list[str]) -> str:
+    axes = _axes(points)
+    words = ["l2d", "sweep", str(cache), "--out", str(folder), "--method", ",".join(axes["method"])]
+    plain = [point.beta_text for point in _first_of(points, "beta") if not isinstance(point.beta, tuple)]
+    words += ["--beta", ",".join(plain)] if plain else []
+    for point in _first_of(points, "beta"):
+        words += ["--beta", point.beta_text] if isinstance(point.beta, tuple) else []
+    if points[0].cost is None:
+        for weights in axes["weights"]:
+            words += ["--lambda", str(weights)]
+    words += ["--nu", ",".join(f"{nu:g}" for nu in axes["nu"]), "--seeds", str(len(axes["seed"]))]
+    return shlex.join(words + only + _settings(config, points[0].cost))
+
+
+def _train(cache: Path, folder: Path, config: TrainConfig, point: GridPoint, only: list[str]) -> str:
+    words = ["l2d", "train", str(cache), "--out", str(folder), "--method", point.method, "--beta", point.beta_text]
+    words += [] if point.cost is not None else ["--lambda", str(point.weights)]
+    words += ["--nu", f"{point.nu:g}", "--seed", str(point.seed)]
+    return shlex.join(words + only + _settings(config, point.cost))
+
+
+def _first_of(points: list[GridPoint], name: str) -> list[GridPoint]:
+    return list({getattr(point, name): point for point in reversed(points)}.values())[::-1]
+
+
+def _settings(config: TrainConfig, cost: str | None) -> list[str]:
+    """Options that differ from what they are if left out."""
+    usual, words = asdict(TrainConfig()), []
+    for name, value in asdict(config).items():
+        if value != usual[name]:
+            words += ["--recentre"] if name == "recentre" else [OPTIONS[name], f"{value}"]
+    return words + (["--cost", cost] if cost is not None else [])

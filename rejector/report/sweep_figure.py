@@ -1,0 +1,113 @@
+"""The sweep figure: metrics, shares and losses against ``beta``, the paper's Figure 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..evaluation.cost_quality import LOWER_IS_BETTER
+from . import charts
+from .figures import Figure, Panel, capital, finite, panel, shares_table, shares_text, stack
+from .layout import METRIC_NAMES, Group, Layout, agents_of, labels_of, main_metrics, scaled, units_of
+
+BETA_TITLE = "query cost β of the dearest expert"
+
+
+def sweep(layout: Layout) -> Figure | None:
+    """Metrics, shares and losses against ``beta``: the paper's Figure 1. None where fewer than three were trained."""
+    if not layout.swept:
+        return None
+    names = labels_of([series[0] for series in layout.swept])
+    main = layout.swept[0]
+    agents = agents_of(main[0])
+    betas = list(dict.fromkeys(m[0].run.point.beta_text for series in layout.swept for m in series))
+    panels = [_metric_against_beta(layout.swept, names, betas, metric) for metric in main_metrics(main[0])]
+    rows = []
+    for members in main:
+        rows += stack({"beta": members[0].run.point.beta_text}, agents, members[0].result["over_seeds"]["allocation"])
+    chart = charts.stacked_shares(
+        rows, by="beta", order=betas, agents=agents, title=BETA_TITLE, unit=units_of(main[0]), across=True
+    )
+    table = shares_table(rows, "beta", agents, "β")
+    panels.append(panel("shares", "Who answers", chart, shares_text(rows, "beta"), table))
+    panels.append(_loss_against_beta(layout.swept, names, betas))
+    seeds = main[0][0].result["over_seeds"]["seeds"]
+    spread = f"Bands: ± one standard deviation over {seeds} seeds. " if seeds > 1 else ""
+    return Figure(
+        name="sweep",
+        title="What a query may cost",
+        panels=panels,
+        lead="The higher the query cost β, the less an expert’s answer is worth asking for.",
+        note=f"{spread}Each β has rejectors of its own, trained on the same cached answers.",
+    )
+
+
+def _metric_against_beta(swept: list[list[Group]], names: list[str], betas: list[str], metric: str) -> Panel:
+    first = swept[0][0][0].result
+    rows = []
+    for name, series in zip(names, swept, strict=True):
+        for members in series:
+            found = members[0].result["over_seeds"]["metrics"].get(metric)
+            if found is not None:
+                rows.append(_curve_point(members, name, scaled(metric, found["mean"]), scaled(metric, found["std"])))
+    alone = [
+        {"agent": agent, "value": scaled(metric, values[metric])}
+        for agent, values in first["agents"].items()
+        if values["role"] == "agent" and metric in values
+    ]
+    bounds = [
+        {"beta": m[0].run.point.beta_text, "bound": "oracle (lowest cost)",
+         "value": scaled(metric, m[0].result["oracle"]["metrics"][metric])}
+        for m in swept[0] if metric in m[0].result["oracle"]["metrics"]
+    ]  # fmt: skip
+    title = METRIC_NAMES.get(metric, metric)
+    better = "lower" if metric in LOWER_IS_BETTER else "higher"
+    chart = charts.curve(
+        rows, x="beta", order=betas, x_title=BETA_TITLE, y_title=title, agents=agents_of(swept[0][0]), alone=alone,
+        bounds=bounds,
+    )  # fmt: skip
+    text = f"{title} against β: " + "; ".join(f"β {r['beta']}: {r['value']:.4g}" for r in rows)
+    text += ". Alone: " + ", ".join(f"{row['agent']} {row['value']:.4g}" for row in alone) + "."
+    name = capital(f"{title.removesuffix(' (%)')} of the system, {better} is better")
+    return panel(metric, name, chart, text, _curve_table(rows, title))
+
+
+def _loss_against_beta(swept: list[list[Group]], names: list[str], betas: list[str]) -> Panel:
+    rows, bounds = [], []
+    for name, series in zip(names, swept, strict=True):
+        for members in series:
+            loss = members[0].result["over_seeds"]["deferral_loss"]
+            rows.append(_curve_point(members, name, loss["mean"], loss["std"]))
+    for key, title in (
+        ("best_constant_loss", "best constant agent"),
+        ("random_same_shares_loss", "random, same shares"),
+        ("oracle_loss", "oracle"),
+    ):
+        for members in swept[0]:
+            values = [evaluation.result[key] for evaluation in members]
+            if all(map(finite, values)):
+                bounds.append({"beta": members[0].run.point.beta_text, "bound": title, "value": float(np.mean(values))})
+    title = "mean deferral loss"
+    chart = charts.curve(
+        rows, x="beta", order=betas, x_title=BETA_TITLE, y_title=title, agents=agents_of(swept[0][0]), bounds=bounds,
+        format=".4f",
+    )  # fmt: skip
+    text = "Deferral loss against β: " + "; ".join(f"β {row['beta']}: {row['value']:.4f}" for row in rows) + "."
+    return panel("loss", "Deferral loss, lower is better", chart, text, _curve_table(rows, title, bounds))
+
+
+def _curve_point(members: Group, series: str, mean: float, std: float) -> dict[str, Any]:
+    row = {"beta": members[0].run.point.beta_text, "series": series, "value": mean, "std": std}
+    return row | {"low": mean - std, "high": mean + std, "seeds": members[0].result["over_seeds"]["seeds"]}
+
+
+def _curve_table(rows: list[dict], title: str, bounds: Sequence[dict] = ()) -> list[dict[str, Any]]:
+    several = len({row["series"] for row in rows}) > 1
+    table = []
+    for row in rows:
+        shown = {"β": row["beta"]} | ({"rejector": row["series"]} if several else {})
+        shown |= {title: row["value"], "std over seeds": row["std"]}
+        table.append(shown | {b["bound"]: b["value"] for b in bounds if b["beta"] == row["beta"]})
+    return table

@@ -1,0 +1,211 @@
+"""Where each agent wins: samples in bins by a column or an SQL expression, who gets them, and what that saves.
+
+Bins are there to be looked at: a numeric column with more than a handful of values is cut at its quantiles, a text
+column keeps its most frequent values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.errors import UsageError
+
+from ..evaluation.intervals import paired_intervals
+from ..sql.guard import locked_connection
+from .decisions import Decisions
+
+MOST_BINS = 8  # of a text column, "other" aside
+MOST_NUMBERS = 12  # whole numbers that are bins of their own
+QUANTILES = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bins:
+    """Samples by what they have in common.
+
+    Attributes:
+        title: the column or expression.
+        labels: of the bins, in order.
+        index: bin of each sample, int64 (n,).
+    """
+
+    title: str
+    labels: list[str]
+    index: np.ndarray
+
+
+def bins_by(columns: pa.Table, expression: str) -> Bins:
+    """Bins by one SQL expression over columns of the samples, such as ``cluster``, ``age`` or ``age > 60``.
+
+    Args:
+        columns: of :func:`rejector.report.decisions.sample_columns`, n rows.
+        expression: DuckDB's SQL. A column of that very name wins, so names with spaces need no quotes.
+
+    Raises:
+        UsageError: the expression is wrong, or does not give a value a row.
+    """
+    if expression in columns.column_names:
+        return _cut(expression, columns[expression].combine_chunks())
+    import duckdb
+
+    connection = locked_connection()
+    try:
+        position = pa.array(np.arange(len(columns)))
+        connection.register("sample_columns", columns.append_column("position of the row", position))
+        found = connection.sql(
+            f'SELECT ({expression}) AS bin FROM sample_columns ORDER BY "position of the row"'
+        ).to_arrow_table()
+    except (duckdb.Error, AttributeError) as error:  # the latter: no SELECT
+        hint = f"the columns are {', '.join(columns.column_names[:40])}"
+        raise UsageError(f"--by {expression!r}: {str(error).splitlines()[0]}", hint=hint) from error
+    finally:
+        connection.close()
+    if found.num_columns != 1 or len(found) != len(columns):
+        raise UsageError(f"--by {expression!r} does not give one value a sample", hint="use no aggregates")
+    return _cut(expression, found["bin"].combine_chunks())
+
+
+def _cut(title: str, column: pa.Array) -> Bins:
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        return _placed(title, column.cast(pa.int8()), {0: "no", 1: "yes"})
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
+        numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+        there = np.isfinite(numbers)
+        distinct = np.unique(numbers[there])
+        if len(distinct) <= MOST_NUMBERS and (distinct == distinct.round()).all():
+            index = np.where(there, np.searchsorted(distinct, np.where(there, numbers, 0)), len(distinct))
+            return _bins(title, [f"{value:g}" for value in distinct], index)
+        return _quantiles(title, numbers, there)
+    try:
+        texts = column.cast(pa.string())
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UsageError(f"--by {title!r} gives values of type {kind}", hint="numbers, text or yes/no") from error
+    counts = {entry["values"]: entry["counts"] for entry in texts.drop_null().value_counts().to_pylist()}
+    order = sorted(counts, key=lambda text: (-counts[text], text))
+    kept = order if len(order) <= MOST_BINS + 1 else order[:MOST_BINS]
+    return _placed(title, texts, {text: text for text in kept}, other=len(kept) < len(order))
+
+
+def _placed(title: str, column: pa.Array, labels: dict[Any, str], *, other: bool = False) -> Bins:
+    """Bins of the values that ``labels`` names, in that order."""
+    found = pc.index_in(column, value_set=pa.array(list(labels), column.type)).fill_null(len(labels)).to_numpy()
+    index = np.where(np.asarray(column.is_null()), len(labels) + other, found)
+    return _bins(title, [*labels.values(), *(["other"] if other else [])], index)
+
+
+def _quantiles(title: str, numbers: np.ndarray, there: np.ndarray) -> Bins:
+    """Fifths of the samples; equal values stay together, so there may be fewer."""
+    if not there.any():
+        return _bins(title, [], np.zeros(len(numbers), np.int64))
+    edges = np.unique(np.quantile(numbers[there], np.arange(1, QUANTILES) / QUANTILES))
+    edges = edges[edges < numbers[there].max()]
+    index = np.where(there, np.searchsorted(edges, np.where(there, numbers, 0), side="left"), len(edges) + 1)
+    if not len(edges):
+        return _bins(title, [f"{numbers[there][0]:g}"], index)
+    text = _texts(edges)
+    inner = [f"{low} to {high}" for low, high in pairwise(text)]
+    return _bins(title, [f"up to {text[0]}", *inner, f"above {text[-1]}"], index)
+
+
+def _texts(edges: np.ndarray) -> list[str]:
+    """Edges with as few digits as tell them apart."""
+    for digits in range(3, 18):
+        texts = [f"{edge:.{digits}g}" for edge in edges]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
+def _bins(title: str, labels: list[str], index: np.ndarray) -> Bins:
+    """Bins; samples of no label are ``missing``."""
+    missing = ["missing"] if (index == len(labels)).any() else []
+    return Bins(title=title, labels=[*labels, *missing], index=index.astype(np.int64))
+
+
+def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list[Bins]:
+    """Bins by the columns that tell most about who is cheap.
+
+    A column is worth what sending each of its bins to its best agent saves against the best constant agent, in
+    hindsight; see :func:`ranked_cost` for samples that the best agent does not answer. Targets do not count, nor single
+    classes of a category (``ward = a``).
+
+    Args:
+        columns: of :func:`rejector.report.decisions.sample_columns`, of the same samples.
+        most: how many; those that save nothing are left out.
+    """
+    best = ranked_cost(decisions.costs) / len(columns)
+    worth: list[tuple[float, int, Bins]] = []
+    for name in columns.column_names:
+        kind = columns[name].type
+        nested = pa.types.is_nested(kind) or pa.types.is_binary(kind)
+        if name == "sample_id" or name.startswith("target_") or " = " in name or nested:
+            continue
+        bins = _cut(name, columns[name].combine_chunks())
+        counts = np.bincount(bins.index, minlength=len(bins.labels))
+        if len(bins.labels) < 2 or ("other" in bins.labels and counts[bins.labels.index("other")] > len(columns) / 2):
+            continue
+        spent = sum(ranked_cost(decisions.costs[bins.index == k]) for k in np.flatnonzero(counts)) / len(columns)
+        worth.append((best - spent, -len(worth), bins))
+    worth.sort(key=lambda item: item[:2], reverse=True)
+    return [bins for saved, _, bins in worth[:most] if saved > 0]
+
+
+def ranked_cost(costs: np.ndarray) -> float:
+    """Total cost if every sample goes to the best of the agents that answer it, by their mean costs where they answer.
+
+    Where the best agent answers everything that is its total cost, the constant agent's.
+
+    Args:
+        costs: (n, A), infinite where an agent has no answer; each sample has an agent.
+    """
+    there = np.isfinite(costs)
+    answers = there.sum(axis=0)
+    means = np.where(there, costs, 0.0).sum(axis=0) / np.maximum(answers, 1)
+    chosen = np.where(there, means, np.inf).argmin(axis=1)
+    return float(costs[np.arange(len(costs)), chosen].sum())
+
+
+def group_rows(decisions: Decisions, bins: Bins, best_agent: int | None) -> list[dict[str, Any]]:
+    """What happens in each bin that has samples.
+
+    Args:
+        best_agent: index of the best constant agent; it answers every sample. None: there is no such agent.
+
+    Returns:
+        Rows of ``bin``, ``samples``, ``loss``, ``oracle_loss``, ``shares`` and ``cheapest_shares`` (agent -> share),
+        ``against_best`` (where there is one) and ``against_oracle``: differences in deferral loss with 95 % intervals,
+        seeds averaged.
+    """
+    losses, oracle = decisions.losses, decisions.oracle
+    rivals = {"oracle": oracle} if best_agent is None else {"best": decisions.costs[:, best_agent], "oracle": oracle}
+    rows = []
+    for number, label in enumerate(bins.labels):
+        members = np.flatnonzero(bins.index == number)
+        if not len(members):
+            continue
+        groups = None if decisions.groups is None else decisions.groups[members]
+        found = paired_intervals(((losses - rival)[members] for rival in rivals.values()), groups)
+        shares = decisions.shares(members), decisions.cheapest_shares(members)
+        named = [dict(zip(decisions.agents, values.tolist(), strict=True)) for values in shares]
+        rows.append(
+            {
+                "bin": label,
+                "samples": len(members),
+                "loss": float(losses[members].mean()),
+                "oracle_loss": float(oracle[members].mean()),
+                "shares": named[0],
+                "cheapest_shares": named[1],
+                **{
+                    f"against_{rival}": {"value": interval.value, "low": interval.low, "high": interval.high}
+                    for rival, interval in zip(rivals, found, strict=True)
+                },
+            }
+        )
+    return rows

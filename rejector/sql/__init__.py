@@ -1,0 +1,1 @@
+"""SQL over caches and runs: views, the guard around the engine, the prompt."""

@@ -1,0 +1,459 @@
+"""What SQL sees of caches and runs: the views, the files each is made of, and the macros.
+
+A view is one pyarrow dataset over all files that belong to it, page checksums on. What a file does not say of itself
+(whose agent's it is, which run's) is a constant of that file, so a condition on it skips other files unread.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
+
+from data import schema, store
+from data.cache import CostCache
+from data.errors import CorruptPart, UsageError
+
+from ..run_files import ALLOCATIONS_FILE, RUN_FILE, cache_fingerprint, cache_of, read_facts
+
+#: Text that is the same in a whole file is stored once.
+CONSTANT = pa.dictionary(pa.int32(), pa.string())
+
+#: View -> the columns it has even where there is nothing to show. Others come from the files.
+VIEWS = {
+    "samples": {"cache": CONSTANT, "sample_id": pa.string(), "split": pa.string()},
+    "features": {"cache": CONSTANT, "sample_id": pa.string(), "features": pa.list_(pa.float32())},
+    "images": {"cache": CONSTANT, "sample_id": pa.string(), "image": pa.binary()},
+    "agents": {"cache": pa.string(), "agent_index": pa.int32(), "agent": pa.string(), "role": pa.string(),
+               "kind": pa.string(), "price": pa.float64(), "description": pa.string()},
+    "costs": {"cache": CONSTANT, "agent": CONSTANT, "agent_index": pa.int32(), "sample_id": pa.string()},
+    "predictions": {"cache": CONSTANT, "agent": CONSTANT, "agent_index": pa.int32(), "sample_id": pa.string()},
+    "allocations": {"cache": CONSTANT, "run_id": CONSTANT, "sample_id": pa.string(), "split": pa.string(),
+                    "agent_index": pa.int32(), "agent": pa.string()},
+    "runs": {"cache": pa.string(), "run_id": pa.string(), "cache_state": pa.string(), "method": pa.string(),
+             "beta": pa.float64(), "nu": pa.float64(), "seed": pa.int64(), "cost": pa.string(),
+             "rejector": pa.string(), "best_epoch": pa.int64(), "validation_risk": pa.float64(), "path": pa.string()},
+    "run_agents": {"cache": pa.string(), "run_id": pa.string(), "agent_index": pa.int32(), "agent": pa.string(),
+                   "beta": pa.float64()},
+    "vocabularies": {"cache": pa.string(), "field": pa.string(), "code_index": pa.int32(), "code": pa.string()},
+}  # fmt: skip
+
+#: Views that are SQL over others: those.
+DERIVED = {"scores": ("allocations", "runs", "run_agents"), "tokens": ("samples", "vocabularies")}
+VIEW_NAMES = (*VIEWS, *DERIVED)
+
+MACROS = {
+    "allocate(scores)": "index of the highest score of a list, the first of equals: what a rejector does",
+    "allocate(scores, costs)": "the same among agents with a finite cost: those that have an answer",
+    "cheapest(costs)": "index of the lowest cost of a list, the first of equals",
+    "argmin_agent(agent, cost, agent_index)": "aggregate: the cheapest agent of a group, ties to the lowest index",
+    "total_cost(cost, …, lambda, …, beta)": "sum of lambda x cost, plus beta, of 1, 2 or 3 tasks; infinite where an "
+    "agent has no answer",
+}
+
+
+@dataclass
+class Sources:
+    """What lies beneath the paths of a query."""
+
+    caches: list[Path] = field(default_factory=list)
+    runs: list[Path] = field(default_factory=list)
+
+
+def find_sources(paths: list[Path]) -> Sources:
+    """Every cache and run at or beneath the paths, each once.
+
+    Raises:
+        UsageError: a path does not exist, or nothing is found.
+    """
+    sources = Sources()
+    for path in paths:
+        if not path.exists():
+            raise UsageError("there is no such path", where=path, hint="give caches, runs, or a folder above them")
+        for folder, folders, files in os.walk(path):
+            if "cache.json" in files:
+                folders[:] = [name for name in folders if name not in ("samples", "agents")]  # thousands of parts
+            folders[:] = sorted(name for name in folders if not name.endswith(store.TEMPORARY_SUFFIX))
+            for name, found in (("cache.json", sources.caches), (RUN_FILE, sources.runs)):
+                if name in files:
+                    found.append(Path(folder).resolve())
+    sources.caches, sources.runs = list(dict.fromkeys(sources.caches)), list(dict.fromkeys(sources.runs))
+    if not sources.caches and not sources.runs:
+        raise UsageError("no cache and no run here", where=", ".join(map(str, paths)), hint="see `l2d build --help`")
+    return sources
+
+
+@dataclass(frozen=True)
+class Part:
+    """A Parquet file of a view: the columns it shows, and its constants."""
+
+    path: Path
+    columns: pa.Schema
+    constants: dict[str, str | int]
+
+
+class Catalogue:
+    """The views over the caches and runs beneath some paths.
+
+    Raises:
+        UsageError: there is nothing at the paths.
+        CorruptPart: a part, seal or record is damaged; the message names it.
+    """
+
+    def __init__(self, paths: list[Path]):
+        sources = find_sources(paths)
+        self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
+        self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
+        self.notes: list[str] = []  # what a user should know before joining
+        caches = [CostCache(path) for path in sources.caches]
+        labels = _labels([cache.record.name for cache in caches], sources.caches)
+        for cache, label in zip(caches, labels, strict=True):
+            self._add_cache(cache, label)
+        self._add_runs(sources.runs, caches, labels)
+
+    def register(self, connection) -> None:
+        """Make the views and macros in a DuckDB connection."""
+        for name, columns in VIEWS.items():
+            least = pa.schema(list(columns.items()))
+            if name in self.rows:
+                connection.register(name, _table(self.rows[name], least))
+                continue
+            datasets = _datasets(self.parts[name], least)
+            if len(datasets) == 1:
+                connection.register(name, datasets[0])
+                continue
+            selects = []
+            for number, dataset in enumerate(datasets, 1):
+                connection.register(f"{name}_{number}", dataset)
+                others = [other.schema for other in datasets if other is not dataset]
+                texts = ", ".join(f"{quoted(f.name)}::VARCHAR AS {quoted(f.name)}" for f in _clashes(dataset, others))
+                selects.append(f"SELECT *{f' REPLACE ({texts})' if texts else ''} FROM {quoted(f'{name}_{number}')}")
+            connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
+        width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
+        connection.execute(_long_view(width))
+        connection.execute(_token_view(self._token_fields()))
+        for statement in _MACRO_SQL:
+            connection.execute(statement)
+
+    def files(self, names: list[str]) -> list[Path]:
+        """The files that some views are read from."""
+        names = [*names, *(other for name in names for other in DERIVED.get(name, ()))]
+        return [part.path for name in names for part in self.parts.get(name, [])]
+
+    def _token_fields(self) -> list[str]:
+        """Fields of token lists that samples here have."""
+        fields = dict.fromkeys(row["field"] for row in self.rows["vocabularies"])
+        columns = [part.columns for part in self.parts["samples"]]
+        there = {column.name for some in columns for column in some if pa.types.is_list(column.type)}
+        others = {column.name for some in columns for column in some if not pa.types.is_list(column.type)}
+        return [field_ for field_ in fields if schema.token_column(field_) in there - others]
+
+    def _add(self, view: str, path: Path, columns: pa.Schema, constants: dict[str, str | int]) -> None:
+        self.parts[view].append(Part(path, columns, constants))
+
+    def _add_cache(self, cache: CostCache, label: str) -> None:
+        chunks = range(cache.record.num_chunks)
+        for part in _present(cache, [schema.samples_part(cache.path, k) for k in chunks]):
+            columns = _columns_of(part)
+            inputs = [name for name in columns.names if name in schema.INPUT_COLUMNS]
+            self._add("samples", part, _without(columns, inputs), {"cache": label})
+            for view, column in (("features", "features"), ("images", "image")):
+                if column in inputs:
+                    self._add(view, part, _only(columns, ["sample_id", column]), {"cache": label})
+        for name, made in cache.record.inputs.get("tokens", {}).get("fields", {}).items():
+            self.rows["vocabularies"] += [
+                {"cache": label, "field": name, "code_index": index, "code": code}
+                for index, code in enumerate(made["vocabulary"])
+            ]
+        for agent in cache.all_agents:
+            self.rows["agents"].append(
+                {
+                    "cache": label,
+                    "agent_index": agent.index,
+                    "agent": agent.name,
+                    "role": agent.role,
+                    "kind": agent.kind,
+                    "price": agent.price,
+                    "description": agent.description,
+                }
+            )
+            constants = {"cache": label, "agent": agent.name, "agent_index": agent.index}
+            for part in _present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
+                columns = _columns_of(part)
+                self._add("predictions", part, _without(columns, ["features"]), constants)
+                if "features" in columns.names:  # what the model showed of itself, the rejector's input
+                    self._add("features", part, _only(columns, ["sample_id", "features"]), {"cache": label})
+            digest = cache.record.cost_digest
+            for part in _present(cache, [schema.costs_part(cache.path, agent.name, k, digest) for k in chunks]):
+                self._add("costs", part, _columns_of(part), constants)
+
+    def _add_runs(self, folders: list[Path], caches: list[CostCache], labels: list[str]) -> None:
+        facts = [read_facts(folder) for folder in folders]
+        run_ids = _labels([fact["run_id"] for fact in facts], folders)
+        places = _Places(caches, labels)
+        strangers: dict[str, int] = {"changed": 0, "absent": 0}
+        for folder, fact, run_id in zip(folders, facts, run_ids, strict=True):
+            label, state = places.label_of(folder, fact)
+            if state in strangers:
+                strangers[state] += 1
+            self.rows["runs"].append(_run_row(folder, fact, {"cache": label, "run_id": run_id, "cache_state": state}))
+            for index, (agent, beta) in enumerate(zip(fact["agents"], fact["point"]["query_costs"], strict=True)):
+                row = {"cache": label, "run_id": run_id, "agent_index": index, "agent": agent, "beta": beta}
+                self.rows["run_agents"].append(row)
+            table = folder / ALLOCATIONS_FILE
+            self._add("allocations", table, _columns_of(table), {"cache": label, "run_id": run_id})
+        if strangers["changed"]:
+            self.notes.append(
+                f"{strangers['changed']} runs were trained on a cache that has been built again since: they share no "
+                "`cache` with its rows (cache_state is 'changed'); train them again"
+            )
+        if strangers["absent"] and caches:
+            self.notes.append(
+                f"the caches of {strangers['absent']} runs are not beneath these paths (cache_state is 'absent'): "
+                "give them too to join costs or samples"
+            )
+
+
+class _Places:
+    """Which cache each run was trained on, wherever it lies now."""
+
+    def __init__(self, caches: list[CostCache], labels: list[str]):
+        self.caches = dict(zip(labels, caches, strict=True))
+        self._fingerprints: dict[str, dict[str, str]] = {}
+
+    def label_of(self, folder: Path, facts: dict) -> tuple[str, str]:
+        """The `cache` of a run's rows, and whether that cache is ``here``, ``changed`` or ``absent``."""
+        name, trained_on = facts["cache"]["name"], facts["cache"]["fingerprint"]
+        place = cache_of(folder, facts).resolve()
+        near = sorted(self.caches, key=lambda label: self.caches[label].path != place)
+        near = [label for label in near if self.caches[label].path == place or self.caches[label].record.name == name]
+        for label in near:
+            now = self._fingerprint(label)
+            if all(now.get(subject) == digest for subject, digest in trained_on.items()):
+                return label, "here"
+        if near and self.caches[near[0]].path == place:
+            return f"{near[0]} before it was built again", "changed"
+        return (str(place) if name in self.caches else name), "absent"
+
+    def _fingerprint(self, label: str) -> dict[str, str]:
+        if label not in self._fingerprints:
+            try:
+                self._fingerprints[label] = cache_fingerprint(self.caches[label])
+            except FileNotFoundError:  # it is being built
+                self._fingerprints[label] = {}
+        return self._fingerprints[label]
+
+
+def _run_row(folder: Path, facts: dict, names: dict[str, str]) -> dict:
+    point, training = facts["point"], facts["training"]
+    row = {
+        **names,
+        "method": point["method"],
+        "beta": point["beta"] if isinstance(point["beta"], int | float) else None,  # by name: see run_agents
+        "nu": point["nu"],
+        "seed": point["seed"],
+        **{f"lambda_{task}": weight for task, weight in point["weights"].items()},
+        **{f"beta_{index}": value for index, value in enumerate(point["query_costs"])},
+        "cost": point["cost"],
+        "rejector": training["network"],
+        "best_epoch": facts["best_epoch"],
+        "validation_risk": facts["validation_risk"],
+        "path": str(folder),
+    }
+    settings = {name: value for name, value in training.items() if isinstance(value, bool | int | float | str)}
+    return row | {name: value for name, value in settings.items() if name not in row and name != "network"}
+
+
+def _table(rows: list[dict], least: pa.Schema) -> pa.Table:
+    """Rows with all their columns; those of ``least`` have its types even where every value is null."""
+    names = list(dict.fromkeys([name for row in rows for name in row] or least.names))
+    types = {field.name: field.type for field in least}
+    arrays = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
+    return pa.table(arrays)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def verified_format() -> pads.ParquetFileFormat:
+    """Parquet whose page checksums are compared as it is read."""
+    scan = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
+    return pads.ParquetFileFormat(default_fragment_scan_options=scan)
+
+
+def _present(cache: CostCache, parts: list[Path]) -> list[Path]:
+    """Those that are there, each compared with its seal."""
+    present = [part for part in parts if part.is_file()]
+    for part in present:
+        cache.check_part(part)
+    return present
+
+
+def _columns_of(part: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(part).remove_metadata()
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptPart(str(error).splitlines()[0], where=part, hint="l2d verify CACHE names the file") from error
+
+
+def _only(columns: pa.Schema, names: list[str]) -> pa.Schema:
+    return pa.schema([columns.field(name) for name in names])
+
+
+def _without(columns: pa.Schema, names: list[str]) -> pa.Schema:
+    return pa.schema([field for field in columns if field.name not in names])
+
+
+def _datasets(parts: list[Part], least: pa.Schema) -> list[pads.Dataset | pa.Table]:
+    """The files of a view as one dataset; as several if the same column holds text in one and numbers in another."""
+    groups: list[list] = []  # of [columns, parts]
+    for part in parts:
+        given = [least.field(name) for name in part.constants]
+        columns = pa.schema([*given, *(field for field in part.columns if field.name not in part.constants)])
+        for group in groups:
+            joined = group[0] if group[0].equals(columns) else _unified(group[0], columns)
+            if joined is not None:
+                group[0] = joined
+                group[1].append(part)
+                break
+        else:
+            groups.append([columns, [part]])
+    if not groups:
+        return [least.empty_table()]
+    kind, files = verified_format(), LocalFileSystem()
+    return [
+        pads.FileSystemDataset([_fragment(part, kind, files) for part in members], columns, kind, files)
+        for columns, members in groups
+    ]
+
+
+def _fragment(part: Part, kind: pads.ParquetFileFormat, files: LocalFileSystem) -> pads.Fragment:
+    told = None
+    for name, value in part.constants.items():
+        equal = pads.field(name) == value
+        told = equal if told is None else told & equal
+    return kind.make_fragment(str(part.path), files, told)
+
+
+def _unified(one: pa.Schema, other: pa.Schema) -> pa.Schema | None:
+    """All columns of both, numbers and lists widened; None if a column's types have nothing in common."""
+    fields = {field.name: field.type for field in one}
+    for field_ in other:
+        joined = _joined(fields.get(field_.name, field_.type), field_.type)
+        if joined is None:
+            return None
+        fields[field_.name] = joined
+    return pa.schema(list(fields.items()))
+
+
+def _joined(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    if one.equals(other):
+        return one
+    if pa.types.is_null(one) or pa.types.is_null(other):
+        return other if pa.types.is_null(one) else one
+    integers = [pa.types.is_integer(kind) for kind in (one, other)]
+    if all(is_integer or pa.types.is_floating(kind) for is_integer, kind in zip(integers, (one, other), strict=True)):
+        return pa.int64() if all(integers) else pa.float64()
+    lists = [pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) for kind in (one, other)]
+    if all(lists) and one.value_type.equals(other.value_type):
+        return pa.list_(one.value_type)  # vectors of other widths
+    return None
+
+
+def _clashes(dataset: pads.Dataset, others: list[pa.Schema]) -> list[pa.Field]:
+    """Columns whose type others do not share."""
+    return [
+        field_
+        for field_ in dataset.schema
+        if any(name == field_.name and _joined(field_.type, kind) is None for o in others for name, kind in _types(o))
+    ]
+
+
+def _types(columns: pa.Schema) -> list[tuple[str, pa.DataType]]:
+    return [(field_.name, field_.type) for field_ in columns]
+
+
+# --- SQL ------------------------------------------------------------------------------------------------------------
+
+
+def _long_view(width: int) -> str:
+    """Scores and total costs of every agent, a row for each run, sample and agent."""
+    if width == 0:
+        cells = "NULL::FLOAT AS score, NULL::FLOAT AS cost"
+    else:
+        score, cost = (
+            f"CASE r.agent_index {' '.join(f'WHEN {j} THEN a.{name}_{j}' for j in range(width))} END"
+            for name in ("score", "cost")
+        )
+        cells = f"{score} AS score, {cost} AS cost"
+    return (
+        f"CREATE TEMP VIEW scores AS SELECT a.cache, a.run_id, a.sample_id, a.split, r.agent_index, r.agent, "
+        f"{cells} FROM allocations a JOIN run_agents r ON a.run_id = r.run_id"
+    )
+
+
+def _token_view(fields: list[str]) -> str:
+    """Codes of every token list, a row for each sample, field and position."""
+    lists = [
+        f"SELECT cache, sample_id, {_text(name)} AS field, "
+        f"generate_subscripts({quoted(schema.token_column(name))}, 1)::INTEGER AS position, "
+        f"unnest({quoted(schema.token_column(name))}) AS code_index FROM samples"
+        for name in fields
+    ] or ["SELECT cache, sample_id, '' AS field, 0 AS position, 0 AS code_index FROM samples WHERE false"]
+    return (
+        f"CREATE TEMP VIEW tokens AS SELECT t.cache, t.sample_id, t.field, t.position, v.code "
+        f"FROM ({' UNION ALL '.join(lists)}) t JOIN vocabularies v USING (cache, field, code_index)"
+    )
+
+
+def _total_costs() -> list[str]:
+    """One macro for each number of tasks: DuckDB tells them apart by how many arguments they have."""
+    overloads = []
+    for tasks in (1, 2, 3):
+        costs, weights = ([f"{letter}{k}" for k in range(tasks)] for letter in "cw")
+        # no weight: the task does not count; no cost: the agent has no answer, and nothing can be allocated to it
+        terms = [
+            f"CASE WHEN coalesce({w}, 0) = 0 THEN 0 ELSE coalesce(nullif({c}::DOUBLE, 'nan'), 'inf') * {w} END"
+            for c, w in zip(costs, weights, strict=True)
+        ]
+        overloads.append(f"({', '.join([*costs, *weights, 'beta'])}) AS {' + '.join(terms)} + coalesce(beta, 0)")
+    return overloads
+
+
+_AVAILABLE = "[CASE WHEN isfinite(costs[j]) THEN score END FOR score, j IN scores]"
+
+_MACRO_SQL = (
+    f"CREATE TEMP MACRO allocate(scores) AS list_position(scores, list_max(scores)) - 1, "
+    f"(scores, costs) AS list_position({_AVAILABLE}, list_max({_AVAILABLE})) - 1",
+    "CREATE TEMP MACRO cheapest(costs) AS list_position(costs, list_min(costs)) - 1",
+    "CREATE TEMP MACRO argmin_agent(agent, cost, agent_index) AS "
+    "arg_min(agent, (cost, agent_index)) FILTER (WHERE isfinite(cost))",
+    f"CREATE TEMP MACRO total_cost {', '.join(_total_costs())}",
+)
+
+
+def _labels(names: list[str], paths: list[Path]) -> list[str]:
+    """Names where they are unique; twins are called by their folder, with as many parents as tell them apart."""
+    labels = []
+    for name, path in zip(names, paths, strict=True):
+        twins = [other for n, other in zip(names, paths, strict=True) if n == name and other != path]
+        depth = 1
+        while any(other.parts[-depth:] == path.parts[-depth:] for other in twins):
+            depth += 1
+        labels.append("/".join(path.parts[-depth:]) if twins else name)
+    return labels
+
+
+def _text(value: str) -> str:
+    """A text as SQL writes it."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """A name as SQL writes it."""
+    return '"' + name.replace('"', '""') + '"'

@@ -1,6 +1,6 @@
 """A grid of 28 rejectors (7 betas x 4 seeds) trained together against 28 plain PyTorch trainings one after another.
 
-    python benchmarks/grid_training.py [--rows 100000] [--rounds 3] [--only mlp,transformer,growth]
+    python benchmarks/grid_training.py [--rows 100000] [--rounds 3] [--only mlp,transformer,growth] [--device cuda]
 
 The plain trainings are what a user would write: the same network, loss, optimiser and batch size, once with tensors
 indexed by a permutation and once with TensorDataset and DataLoader. They train 4 (indexing) or 1 (DataLoader) of the 28
@@ -43,6 +43,7 @@ class Task:
     network: str = "mlp"
     betas: int = len(BETAS)
     seeds: int = SEEDS
+    device: str = "cpu"
 
     def data(self) -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
@@ -78,7 +79,8 @@ def grid(task: Task) -> float:
     layers = task.layers if task.network == "mlp" else 2
     config = TrainConfig(network=task.network, hidden=task.hidden, layers=layers, epochs=1, batch_size=task.batch)
     start = time.perf_counter()
-    train_grid(points, table, few, config, tasks=["cla"])
+    train_grid(points, table, few, config, tasks=["cla"], device=task.device)
+    _finish(task.device)
     return time.perf_counter() - start
 
 
@@ -86,23 +88,32 @@ def plain(task: Task, *, loader: bool, models: int) -> float:
     """Seconds for one epoch of as many models one after another, from training some of them."""
     features, costs = task.data()
     start = time.perf_counter()
+    if not loader:
+        features, costs = features.to(task.device), costs.to(task.device)
     for seed in range(models):
         torch.manual_seed(seed)
-        network = make_network(task.network, task.width, task.agents, task.hidden, task.layers)
+        network = make_network(task.network, task.width, task.agents, task.hidden, task.layers).to(task.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
-        beta = torch.tensor(task.query_costs(seed))
+        beta = torch.tensor(task.query_costs(seed), device=task.device)
         if loader:
             batches = iter(DataLoader(TensorDataset(features, costs), batch_size=task.batch, shuffle=True))
         else:
-            batches = ((features[i], costs[i]) for i in torch.randperm(task.rows).split(task.batch))
+            batches = ((features[i], costs[i]) for i in torch.randperm(task.rows, device=task.device).split(task.batch))
         for x, raw in batches:
+            x, raw = x.to(task.device), raw.to(task.device)
             total = raw + beta
             weights = total.sum(1, keepdim=True) - total
             loss = -(weights * network(x).log_softmax(1)).sum(1).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
+    _finish(task.device)
     return (time.perf_counter() - start) / models * task.points
+
+
+def _finish(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def against_plain(tasks: list[tuple[str, Task]], rounds: int) -> dict[str, float]:
@@ -150,19 +161,24 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="mlp,transformer,growth", help="some of these, by commas")
+    parser.add_argument("--device", default="cpu", help="such as cuda, where tensors lie and both train")
     options = parser.parse_args()
     only, rows = options.only.split(","), options.rows
     result = {}
     if "mlp" in only:
         shapes = (("mlp, one hidden layer", 1), ("mlp, two hidden layers", 2))
-        tasks = [(n, Task(rows=rows, batch=batch, layers=layers)) for n, layers in shapes for batch in (64, 1024)]
+        tasks = [
+            (n, Task(rows=rows, batch=batch, layers=layers, device=options.device))
+            for n, layers in shapes
+            for batch in (64, 1024)
+        ]
         result |= against_plain(tasks, options.rounds)
     if "transformer" in only:
-        small = {"network": "transformer", "width": 16, "hidden": 32}
+        small = {"network": "transformer", "width": 16, "hidden": 32, "device": options.device}
         tasks = [("transformer", Task(rows=rows // n, batch=batch, **small)) for batch, n in ((64, 20), (1024, 10))]
         result |= against_plain(tasks, options.rounds)
     if "growth" in only:
-        result["exponents"] = growth(Task(rows=rows // 2, batch=64), options.rounds)
+        result["exponents"] = growth(Task(rows=rows // 2, batch=64, device=options.device), options.rounds)
     print(json.dumps(result))
 
 

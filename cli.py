@@ -581,7 +581,7 @@ def evaluate(
 def theory(
     run: RunArgument,
     split: Split = Split.test,
-    figure: Annotated[Path | None, typer.Option(help="Write the figure (PNG).")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure: a .png or .svg file.")] = None,
     device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
 ):
@@ -613,9 +613,11 @@ def theory(
     else:
         print_rows(list(theory_rows(section)), format.value)
     if figure is not None:
-        from rejector.theory.figure import draw_theory
+        from rejector.report.pictures import picture
+        from rejector.report.theory_page import theory_figure
 
-        commit_bytes(figure, draw_theory(section), replace=True)
+        drawn = picture([theory_figure(section)], figure.suffix.lower().lstrip(".") or "png")
+        commit_bytes(figure, drawn, replace=True)
         say(f"wrote {figure}")
 
 

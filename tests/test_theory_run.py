@@ -11,6 +11,8 @@ import torch
 
 from data.errors import UsageError
 from rejector.evaluation.evaluate import evaluate_runs
+from rejector.report.pictures import picture
+from rejector.report.theory_page import theory_figure
 from rejector.runs import load_run
 from rejector.theory import diagnosis
 from rejector.theory.diagnosis import (
@@ -21,7 +23,6 @@ from rejector.theory.diagnosis import (
     theory_rows,
     theory_section,
 )
-from rejector.theory.figure import draw_theory
 from rejector.theory.findings import LEARNING, LOSS, MODEL, SURROGATE
 
 CAUSES = ("not_in_features", "objective", "class", "data", "optimisation")
@@ -109,7 +110,7 @@ def test_a_section_is_plain_values_a_table_and_a_picture(sections, kind):
     shown = shown_parts(section)
     assert len(shown) == 4
     assert sum(map(len, shown.values())) == len(rows)
-    assert draw_theory(section)[:8] == b"\x89PNG\r\n\x1a\n"
+    assert picture([theory_figure(section)], "png")[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_model_s_part_names_what_it_cannot_know(sections):
@@ -127,7 +128,7 @@ def test_a_transformer_has_no_learning_bound_and_says_so(patient_runs):
     assert "transformer" in found["says"]
     assert section["bound_curve"] == []
     assert section["parts"][MODEL]["optimism"]["value"] is not None
-    assert draw_theory(section)[:4] == b"\x89PNG"
+    assert picture([theory_figure(section)], "png")[:4] == b"\x89PNG"
 
 
 def test_a_rejector_of_images_has_its_theory_too(detection_runs):

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 from data.errors import UsageError
 from data.features import standardisation
 
-from .. import baselines
+from ..evaluation import baselines
 from ..grid import GridPoint
 from ..losses import allocate, deferral_loss
 from ..subsets import training_rows

@@ -8,11 +8,13 @@ from typing import Any
 import altair as alt
 
 from ..theory.diagnosis import shown_parts, theory_section
-from ..theory.figure import TERMS
 from ..theory.findings import LOSS
 from . import charts
 from .figures import Figure, Panel, panel
 from .layout import Layout
+
+#: Terms of the learning bound: key -> what they are called.
+TERMS = {"accuracy": "experts' class errors", "magnitude": "size of the other costs", "confidence": "chance"}
 
 
 @dataclass(frozen=True, kw_only=True)

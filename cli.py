@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from data.errors import L2DError, UsageError
+from l2d.data.errors import L2DError, UsageError
 
 USAGE_ERROR = typer.BadParameter.__base__  # typer brings its own copy of click and does not export this
 
@@ -178,15 +178,15 @@ def build(
 
         l2d build my_recipe.toml --out my.cache --shard 2/8
     """
-    from cache_builder.builder import build as build_cache
-    from cache_builder.dry_run import dry_run as plan_build
-    from cache_builder.processes import build_in_processes
-    from cache_builder.ray_engine import ray_engine
-    from cache_builder.recipe import load_recipe
-    from cache_builder.shards import Shard
-    from data.cache import CostCache
-    from data.render import print_rows
-    from data.status import status_rows
+    from l2d.cache_builder.builder import build as build_cache
+    from l2d.cache_builder.dry_run import dry_run as plan_build
+    from l2d.cache_builder.engines.processes import build_in_processes
+    from l2d.cache_builder.engines.ray import ray_engine
+    from l2d.cache_builder.engines.shards import Shard
+    from l2d.cache_builder.recipe import load_recipe
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.cache.status import status_rows
+    from l2d.data.terminal.render import print_rows
 
     if workers is not None and engine is not EngineName.ray:
         raise UsageError("--workers is for --engine ray", hint="here: --device cpu,cpu divides the chunks among two")
@@ -278,8 +278,8 @@ def import_tables(
 
         l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
     """
-    from cache_builder.importing import Source, recipe_of_predictions, write_recipe
-    from cache_builder.importing_scores import recipe_of_scores
+    from l2d.cache_builder.importing.predictions import Source, recipe_of_predictions, write_recipe
+    from l2d.cache_builder.importing.scores import recipe_of_scores
 
     most = "FEATURES and ANSWERS" if kind == ImportFormat.predictions else "one file, or FEATURES and SCORES"
     if len(files) != 2 and (kind == ImportFormat.predictions or len(files) != 1):
@@ -308,9 +308,9 @@ def status(cache: CacheArgument, format: FormatOption = Format.table):
 
         l2d status support2.cache --format json
     """
-    from data.cache import CostCache
-    from data.render import print_rows
-    from data.status import status_rows
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.cache.status import status_rows
+    from l2d.data.terminal.render import print_rows
 
     opened = CostCache(cache)
     print_rows(status_rows(opened), format.value)
@@ -327,8 +327,8 @@ def verify(cache: CacheArgument, format: FormatOption = Format.table):
 
         l2d verify support2.cache && echo safe to train on
     """
-    from data.cache import CostCache
-    from data.render import print_rows
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.terminal.render import print_rows
 
     parts = CostCache(cache).verify()
     if format == Format.table:
@@ -350,8 +350,8 @@ def push(
 
         l2d push support2.cache /mnt/shared/support2.cache
     """
-    from data.cache import CostCache
-    from data.remote import push as push_cache
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.cache.remote import push as push_cache
 
     with _Bars() as bars:
         copied = push_cache(CostCache(cache), url, bars.start("pushing", None, "files"))
@@ -370,9 +370,9 @@ def fetch(
 
         l2d fetch s3://bucket/support2.cache --out support2.cache
     """
-    from data.remote import fetch as fetch_cache
-    from data.render import print_rows
-    from data.status import status_rows
+    from l2d.data.cache.remote import fetch as fetch_cache
+    from l2d.data.cache.status import status_rows
+    from l2d.data.terminal.render import print_rows
 
     with _Bars() as bars:
         cache = fetch_cache(url, out, bars.start("fetching", None, "files"))
@@ -398,9 +398,9 @@ def audit(
     """
     from dataclasses import asdict
 
-    from data.audit import audit as run_audit
-    from data.cache import CostCache
-    from data.render import print_rows, print_table
+    from l2d.data.cache.audit import audit as run_audit
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.terminal.render import print_rows, print_table
 
     findings = run_audit(CostCache(cache), groups=tuple(group or ()))
     rows = [finding.row() for finding in findings]
@@ -461,7 +461,7 @@ def train(
 
         l2d train support2.cache --out run --beta expert_1=0.05,expert_2=0.1 --nu 0.5 --rejector linear
     """
-    from rejector.training import TrainConfig
+    from l2d.rejector.training.rejector import TrainConfig
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
@@ -531,7 +531,7 @@ def sweep(
 
         torchrun --standalone --nproc-per-node 2 --no-python l2d sweep support2.cache --out runs
     """
-    from rejector.training import TrainConfig
+    from l2d.rejector.training.rejector import TrainConfig
 
     config = TrainConfig(
         network=rejector, hidden=hidden, epochs=epochs, batch_size=batch_size, lr=lr, schedule=schedule,
@@ -597,10 +597,10 @@ def theory(
     """
     import json
 
-    from data.device import resolve_device
-    from data.render import print_rows, print_table
-    from data.store import commit_bytes
-    from rejector.theory.diagnosis import shown_parts, theory_rows, theory_section
+    from l2d.data.cache.store import commit_bytes
+    from l2d.data.device import resolve_device
+    from l2d.data.terminal.render import print_rows, print_table
+    from l2d.rejector.theory.diagnosis import shown_parts, theory_rows, theory_section
 
     say("estimating expected costs, training again on halves, refitting the model; no agent is asked")
     section = theory_section(run, split.value, device=resolve_device(device))
@@ -613,8 +613,8 @@ def theory(
     else:
         print_rows(list(theory_rows(section)), format.value)
     if figure is not None:
-        from rejector.report.pictures import picture
-        from rejector.report.theory_page import theory_figure
+        from l2d.rejector.report.export import picture
+        from l2d.rejector.report.figures.theory import theory_figure
 
         drawn = picture([theory_figure(section)], figure.suffix.lower().lstrip(".") or "png")
         commit_bytes(figure, drawn, replace=True)
@@ -651,8 +651,8 @@ def route(
 
         l2d route run new_patients.csv --out allocations.parquet --without expert_1 --without expert_2
     """
-    from data.render import print_rows
-    from rejector.route import route as run_route
+    from l2d.data.terminal.render import print_rows
+    from l2d.rejector.route import route as run_route
 
     with _Bars() as bars:
         done = run_route(
@@ -706,11 +706,11 @@ def policy(
     """
     import json
 
-    from data import store
-    from data.render import print_rows, print_table
-    from rejector.policies.constraints import make_constraints, parse_capacity
-    from rejector.policies.policy import allocation_table, narrate, report_tables, run_policy
-    from rejector.runs import load_run, one_run, open_cache
+    from l2d.data.cache import store
+    from l2d.data.terminal.render import print_rows, print_table
+    from l2d.rejector.policies.constraints import make_constraints, parse_capacity
+    from l2d.rejector.policies.policy import allocation_table, narrate, report_tables, run_policy
+    from l2d.rejector.runs.run import load_run, one_run, open_cache
 
     opened = load_run(one_run(run))
     constraints = make_constraints(
@@ -773,10 +773,10 @@ def choose(
     """
     import json
 
-    from data.render import print_rows, print_table
-    from rejector.policies.choose import Target
-    from rejector.policies.choose import choose as choose_run
-    from rejector.runs import find_runs
+    from l2d.data.terminal.render import print_rows, print_table
+    from l2d.rejector.policies.choose import Target
+    from l2d.rejector.policies.choose import choose as choose_run
+    from l2d.rejector.runs.run import find_runs
 
     folders = [folder for path in runs for folder in find_runs(path)]
     choice = choose_run(folders, [Target.parse(text) for text in target], prefer=prefer)
@@ -835,8 +835,8 @@ def query(
 
         l2d query my.cache my.runs
     """  # fmt: skip
-    from rejector.sql.prompt import Console, read_statements, run_prompt, run_script
-    from rejector.sql.query import QuerySession, check_target
+    from l2d.rejector.sql.prompt import Console, read_statements, run_prompt, run_script
+    from l2d.rejector.sql.query import QuerySession, check_target
 
     paths, sql = _paths_and_sql(arguments)
     if out is not None:
@@ -880,7 +880,7 @@ def _paths_and_sql(arguments: list[str]) -> tuple[list[Path], str | None]:
 
 
 def _print_result(result, format: str) -> None:
-    from data.render import TABLE_ROWS, print_batches
+    from l2d.data.terminal.render import TABLE_ROWS, print_batches
 
     if not print_batches(result.schema, result, format):
         say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")
@@ -922,10 +922,10 @@ def report(
 
         l2d report runs --theory --group patient
     """
-    from rejector.evaluation.evaluate import evaluate_runs
-    from rejector.report.page import write_report
-    from rejector.report.pictures import write_figure, write_figures
-    from rejector.runs import find_runs
+    from l2d.rejector.evaluation.evaluate import evaluate_runs
+    from l2d.rejector.report.export import write_figure, write_figures
+    from l2d.rejector.report.page import write_report
+    from l2d.rejector.runs.run import find_runs
 
     evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value, group=group)
     write_report(evaluations, out, by=by, images=images, theory=theory, group=group)
@@ -956,8 +956,8 @@ def export(
 
         l2d export runs/multi-task_beta=0.1_nu=1_seed=0 --onnx rejector.onnx --format json
     """
-    from data.render import print_rows
-    from rejector.export import export_run
+    from l2d.data.terminal.render import print_rows
+    from l2d.rejector.export import export_run
 
     print_rows([export_run(run, onnx, overwrite=overwrite).row()], format.value)
 
@@ -983,7 +983,7 @@ def digits(
 
         l2d digits --out digits.parquet
     """
-    from data.digits import IMAGES, write_digit_table, write_digits
+    from l2d.data.sources.digits import IMAGES, write_digit_table, write_digits
 
     if out.suffix.lower() in (".parquet", ".csv"):
         if images != 1.0 or seed:
@@ -1015,7 +1015,7 @@ def mimic(
 
         l2d build mimic4 --data mimic --out mimic.cache
     """
-    from data.mimic4_generator import write_mimic4
+    from l2d.data.sources.mimic4.generator import write_mimic4
 
     written = write_mimic4(out, patients=patients, seed=seed)
     print(out)
@@ -1038,7 +1038,7 @@ def demo(
 
         l2d demo digits --out demo
     """
-    from cache_builder.recipe import SHIPPED
+    from l2d.cache_builder.recipe import SHIPPED
 
     script = SHIPPED / f"{name}.demo"
     if not script.is_file():
@@ -1082,11 +1082,11 @@ def _sweep(
     cache: Path, grid: dict, config, folder_of: Callable, device: str, overwrite: bool, only: str | None
 ) -> list[Path] | None:
     """Train; folders of the runs. None in the processes of a `torchrun` that have nothing to say."""
-    from data.cache import CostCache
-    from data.device import resolve_device
-    from rejector.distributed import is_first
-    from rejector.grid import chosen_agents, make_grid
-    from rejector.sweep import sweep as run_sweep
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.device import resolve_device
+    from l2d.rejector.grid import chosen_agents, make_grid
+    from l2d.rejector.sweep import sweep as run_sweep
+    from l2d.rejector.training.distributed import is_first
 
     opened = CostCache(cache)
     if only is not None:
@@ -1115,7 +1115,7 @@ def _sweep(
 
 def _warn_of_leaks(cache) -> None:
     """One line if test samples are in another split too; silent otherwise."""
-    from data.audit import leaks
+    from l2d.data.cache.audit import leaks
 
     for finding in leaks(cache)[:1]:
         say(f"warning: {finding.check}: {finding.what} (see: l2d audit {quote(cache.path)})")
@@ -1127,10 +1127,17 @@ def _evaluate(
     """Print evaluations; as JSON one object for one run, a list for a sweep."""
     import json
 
-    from data.render import print_rows, print_table
-    from rejector.evaluation.evaluate import evaluate_runs
-    from rejector.evaluation.summary import comparison_table, findings, flat_rows, headline, paper_table, settings_of
-    from rejector.runs import RUN_FILE, find_runs
+    from l2d.data.terminal.render import print_rows, print_table
+    from l2d.rejector.evaluation.evaluate import evaluate_runs
+    from l2d.rejector.evaluation.summary import (
+        comparison_table,
+        findings,
+        flat_rows,
+        headline,
+        paper_table,
+        settings_of,
+    )
+    from l2d.rejector.runs.run import RUN_FILE, find_runs
 
     evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value, group=group)
     if format == Format.json:

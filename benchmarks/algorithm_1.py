@@ -21,18 +21,18 @@ from pathlib import Path
 
 import torch
 
-from cache_builder.agents import make_agent
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.datasets import load_dataset
-from data.digits import write_digits
-from data.schema import frozen_file
-from rejector.grid import make_grid
-from rejector.losses import surrogate_deferral_loss
-from rejector.networks import make_network
-from rejector.sweep import sweep
-from rejector.train_config import TrainConfig
+from l2d.cache_builder.agents import make_agent
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import frozen_file
+from l2d.data.sources import load_dataset
+from l2d.data.sources.digits import write_digits
+from l2d.rejector.grid import make_grid
+from l2d.rejector.losses import surrogate_deferral_loss
+from l2d.rejector.networks import make_network
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.sweep import sweep
 
 BETAS, SEEDS, EPOCHS, BATCH = [0.01, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5], [0, 1, 2, 3], 200, 64
 

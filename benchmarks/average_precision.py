@@ -27,8 +27,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from cache_builder.average_precision import average_precision
-from data.boxes import Boxes
+from l2d.cache_builder.costs.average_precision import average_precision
+from l2d.data.samples.boxes import Boxes
 
 IMAGES, LOOPED = 2000, 60
 SIZE = 500

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from data.render import print_rows
-from rejector.evaluation.intervals import paired_intervals
+from l2d.data.terminal.render import print_rows
+from l2d.rejector.evaluation.intervals import paired_intervals
 
 
 def with_scipy(differences: np.ndarray, resamples: int) -> list[tuple[float, float]]:

@@ -14,16 +14,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from data.render import print_table
-from rejector.theory.experiment import expected_costs, regret, sample, true_regrets
+from l2d.data.terminal.render import print_table
+from l2d.rejector.theory.experiment import expected_costs, regret, sample, true_regrets
 
 NUS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 

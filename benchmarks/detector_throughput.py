@@ -28,12 +28,12 @@ import torch
 from PIL import Image
 from torchvision.models import get_model_builder, get_model_weights
 
-from cache_builder.agents import make_agent
-from cache_builder.agents.torchvision_models import TorchvisionAgent
-from cache_builder.builder import build
-from cache_builder.recipe import Recipe, load_recipe
-from data.dataset import Dataset
-from data.datasets import load_dataset
+from l2d.cache_builder.agents import make_agent
+from l2d.cache_builder.agents._torchvision_models import TorchvisionAgent
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import Recipe, load_recipe
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources import load_dataset
 
 ARCHITECTURES = ["fasterrcnn_mobilenet_v3_large_fpn", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn_v2"]
 SIZES = [(500, 375)] * 5 + [(500, 333)] * 3 + [(375, 500)] * 2 + [(333, 500), (500, 334), (500, 400), (500, 281)]

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from rejector.costs import CostWeights
-from rejector.grid import GridPoint
-from rejector.networks import make_network
-from rejector.table import CostTable
-from rejector.training import TrainConfig, train_grid
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.networks import make_network
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import TrainConfig, train_grid
 
 BETAS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 SEEDS = 4

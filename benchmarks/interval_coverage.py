@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from data.render import print_rows
-from rejector.evaluation.intervals import paired_intervals
+from l2d.data.terminal.render import print_rows
+from l2d.rejector.evaluation.intervals import paired_intervals
 
 ERRORS = np.array([0.30, 0.25, 0.20])  # of the agents, before the input says more
 QUERY_COSTS = np.array([0.0, 0.05, 0.10])

@@ -45,36 +45,36 @@ cla = "1"
 """
 STEPS = {
     "build": """
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
 start()
 build(load_recipe(str(folder / "recipe.toml")), folder / "cache", device="cpu")
 """,
     "open": """
-from data.cache import CostCache
+from l2d.data.cache.reader import CostCache
 start()
 CostCache(folder / "cache").require_complete()
 """,
     "status": """
-from data.cache import CostCache
-from data.status import status_rows
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.status import status_rows
 start()
 status_rows(CostCache(folder / "cache"))
 """,
     "verify": """
-from data.cache import CostCache
+from l2d.data.cache.reader import CostCache
 start()
 CostCache(folder / "cache").verify()
 """,
     "stream": """
-from data.cache import CostCache
-from rejector.streaming import open_streams
+from l2d.data.cache.reader import CostCache
+from l2d.rejector.rows.stream import open_streams
 start()
 for _ in open_streams(CostCache(folder / "cache"), ("train",))["train"].in_order(1024): pass
 """,
     "query": """
 from pathlib import Path
-from rejector.sql.query import query
+from l2d.rejector.sql.query import query
 start()
 query([folder / "cache"], "SELECT agent, avg(cost_cla) FROM costs GROUP BY agent")
 """,

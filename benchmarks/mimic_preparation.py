@@ -27,8 +27,8 @@ LIMIT = 4096  # MiB
 
 
 def ours(folder: Path, **settings) -> list[tuple[str, int, int]]:
-    """Visit, death at the next, category of stay, by :func:`data.mimic4.load_mimic4`."""
-    from data.mimic4 import Mimic4Config, load_mimic4
+    """Visit, death at the next, category of stay, by :func:`l2d.data.sources.mimic4.reader.load_mimic4`."""
+    from l2d.data.sources.mimic4.reader import Mimic4Config, load_mimic4
 
     dataset = load_mimic4(Mimic4Config(path=folder, require=REQUIRE, **settings), "benchmark")
     return list(zip(dataset.ids, dataset.target_cla.tolist(), dataset.target_reg.astype(int).tolist(), strict=True))
@@ -100,7 +100,7 @@ def main() -> None:
     if options.way:
         run(options.way, options.folder)
         return
-    from data.mimic4_generator import write_mimic4
+    from l2d.data.sources.mimic4.generator import write_mimic4
 
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary) / "mimic"

@@ -19,18 +19,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from cache_builder.builder import build
-from cache_builder.recipe import SHIPPED, load_recipe
-from data.cache import CostCache
-from data.chexpert import FINDINGS
-from data.digits import write_digit_table
-from rejector.evaluation.exact_coverage import ranking_at_coverages
-from rejector.evaluation.intervals import paired_intervals
-from rejector.grid import make_grid
-from rejector.runs import load_run
-from rejector.sweep import sweep
-from rejector.table import load_tables
-from rejector.train_config import TrainConfig
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import SHIPPED, load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.sources.chexpert import FINDINGS
+from l2d.data.sources.digits import write_digit_table
+from l2d.rejector.evaluation.exact_coverage import ranking_at_coverages
+from l2d.rejector.evaluation.intervals import paired_intervals
+from l2d.rejector.grid import make_grid
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.runs.run import load_run
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.sweep import sweep
 
 METHODS = ("mozannar_sontag", "one_vs_all", "realizable", "mixture_of_experts", "confidence", "learned_oracle")
 TASKS = [name for name in FINDINGS if name in ("Atelectasis", "Cardiomegaly", "Consolidation", "Edema")]

@@ -23,8 +23,8 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, linprog, milp
 from scipy.sparse import csr_array, vstack
 
-from rejector.policies.assignment import assign
-from rejector.policies.constraints import Constraint
+from l2d.rejector.policies.assignment import assign
+from l2d.rejector.policies.constraints import Constraint
 
 PRICES = (0.0, 1.0, 2.5)
 BUDGET = Constraint("budget", "<= 0.4", PRICES, limit=0.4)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import statistics
 import subprocess
@@ -43,10 +42,10 @@ SQL = {
 
 def make_world(folder: Path, samples: int, runs: int) -> None:
     """A sealed cache and runs on it, of random numbers."""
-    from data import schema, store
-    from data.cache import AgentRecord, CacheRecord, CostCache
-    from data.integrity import sha256_of, skeleton_digest
-    from rejector.runs import ALLOCATIONS_FILE, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
+    from l2d.data.cache import schema, store
+    from l2d.data.cache.integrity import sha256_of, skeleton_digest
+    from l2d.data.cache.reader import AgentRecord, CacheRecord, CostCache
+    from l2d.rejector.runs.run import ALLOCATIONS_FILE, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
 
     generator, cache = np.random.default_rng(0), folder / "cache"
     record = CacheRecord(
@@ -113,7 +112,7 @@ def make_world(folder: Path, samples: int, runs: int) -> None:
 
 def ours(folder: Path, query: str) -> tuple[list, float, float]:
     """Rows, seconds to open, seconds to answer."""
-    from rejector.sql.query import QuerySession
+    from l2d.rejector.sql.query import QuerySession
 
     start = time.perf_counter()
     with QuerySession([folder]) as session:
@@ -165,10 +164,7 @@ def peak_mib() -> float:
 def measure(folder: Path, candidate: str, query: str) -> dict:
     """One query in a process of its own."""
     command = [sys.executable, __file__, "--measure", candidate, query, "--folder", str(folder)]
-    root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, "PYTHONPATH": str(root)}
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

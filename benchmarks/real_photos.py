@@ -25,11 +25,11 @@ from PIL import Image
 from torchvision.ops import box_iou
 from torchvision.utils import draw_bounding_boxes
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.images import read_image
-from rejector.table import CostTable, load_tables
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.samples.images import read_image
+from l2d.rejector.rows.table import CostTable, load_tables
 
 PHOTOS = "labelme-6.3.1/examples/bbox_detection/data_dataset_voc/"
 IDS = {"train": ["2011_000003", "2011_000006"], "val": ["2011_000025"]}

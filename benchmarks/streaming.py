@@ -43,10 +43,10 @@ FEW = 262_144  # rows that the slow ones read
 
 def make_cache(path: Path, rows: int, chunk_size: int, train: float = 1.0) -> None:
     """A sealed cache of random numbers, ``train`` of its rows in the training split."""
-    from data import schema, store
-    from data.cache import AgentRecord, CacheRecord
-    from data.columns import dense_array
-    from data.integrity import sha256_of, skeleton_digest
+    from l2d.data.cache import schema, store
+    from l2d.data.cache.columns import dense_array
+    from l2d.data.cache.integrity import sha256_of, skeleton_digest
+    from l2d.data.cache.reader import AgentRecord, CacheRecord
 
     record = CacheRecord(
         name="random",
@@ -94,8 +94,8 @@ def make_cache(path: Path, rows: int, chunk_size: int, train: float = 1.0) -> No
 
 def make_files(cache: Path, folder: Path) -> None:
     """The same numbers in one Parquet file for the others: ``table`` in our layout, ``usual`` as pyarrow would."""
-    from data.cache import CostCache
-    from data.store import PARQUET_LAYOUT, ROW_GROUP_ROWS
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.cache.store import PARQUET_LAYOUT, ROW_GROUP_ROWS
 
     layout = {name: value for name, value in PARQUET_LAYOUT.items() if name != "row_group_size"}
     waiting: dict[str, list[pa.Table]] = {"table": [], "usual": []}
@@ -155,17 +155,17 @@ def columns_of(table: pa.Table | pa.RecordBatch):
 
 
 def ours(folder: Path, memory: int) -> Pass:
-    from data.cache import CostCache
-    from rejector.streaming import open_streams
+    from l2d.data.cache.reader import CostCache
+    from l2d.rejector.rows.stream import open_streams
 
     stream = open_streams(CostCache(folder / "cache"), ("train",))["train"]
     return lambda: stream.in_order(BATCH)
 
 
 def ours_shuffled(folder: Path, memory: int, seeds: int = 1) -> Pass:
-    from data.cache import CostCache
-    from rejector.shuffled import Shuffled
-    from rejector.streaming import open_streams
+    from l2d.data.cache.reader import CostCache
+    from l2d.rejector.rows.shuffled import Shuffled
+    from l2d.rejector.rows.stream import open_streams
 
     stream = open_streams(CostCache(folder / "cache"), ("train",))["train"]
     shuffled, epochs = Shuffled(stream, BATCH, list(range(seeds)), memory=memory), iter(range(100))
@@ -178,8 +178,8 @@ def ours_four_seeds(folder: Path, memory: int) -> Pass:
 
 def ours_first_pass(folder: Path, memory: int) -> Pass:
     """Opening a cache: every checksum, every value; nothing is yielded but the numbers of rows."""
-    from data.cache import CostCache
-    from rejector.streaming import open_streams
+    from l2d.data.cache.reader import CostCache
+    from l2d.rejector.rows.stream import open_streams
 
     def opening() -> Iterator[tuple]:
         yield len(open_streams(CostCache(folder / "cache"), ("train",))["train"]), None
@@ -189,9 +189,8 @@ def ours_first_pass(folder: Path, memory: int) -> Pass:
 
 def imports(folder: Path, memory: int) -> Pass:
     """Reads nothing: the memory of a process that has imported what the others need."""
-    import rejector.shuffled
+    import l2d.rejector.rows.shuffled  # noqa: F401
 
-    assert rejector.shuffled
     return lambda: iter([(0, None)])
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data.boxes import Boxes
-from data.columns import dense_array, dense_matrix, numbers
-from data.errors import AgentFailure
-from data.schema import NO_ANSWER
+from l2d.data.cache.columns import dense_array, dense_matrix, numbers
+from l2d.data.cache.schema import NO_ANSWER
+from l2d.data.errors import AgentFailure
+from l2d.data.samples.boxes import Boxes
 
 #: What may be noted of each answer beside it, for SQL and as an agent's price.
 NOTES = ("seconds", "paid")

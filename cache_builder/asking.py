@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import numpy as np
 import pyarrow as pa
 
-from data.dataset import Dataset
-from data.errors import AgentFailure, L2DError
-
-from .agents import Agent
-from .answers import Answers
+from l2d.cache_builder.agents import Agent
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import AgentFailure, L2DError
+from l2d.data.samples.dataset import Dataset
 
 
 class Asker:

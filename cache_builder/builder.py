@@ -14,21 +14,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from data import schema, store
-from data.cache import CacheRecord
-from data.dataset import Dataset
-from data.device import resolve_device
-from data.errors import AgentFailure, CorruptPart, DataError, UsageError
-from data.integrity import REBUILD_HINT, sha256_of, skeleton_digest
-
-from .agents import Agent
-from .answers import NOTES, Answers, failures_in
-from .asking import Asker
-from .plan import agent_record, measured_in, settle, write_record
-from .prepare import prepare, wanted_of
-from .recipe import Recipe
-from .samples import sample_columns
-from .shards import WHOLE, Shard
+from l2d.cache_builder.agents import Agent
+from l2d.cache_builder.answers import NOTES, Answers, failures_in
+from l2d.cache_builder.asking import Asker
+from l2d.cache_builder.engines.shards import WHOLE, Shard
+from l2d.cache_builder.plan import agent_record, measured_in, settle, write_record
+from l2d.cache_builder.prepare import prepare, wanted_of
+from l2d.cache_builder.recipe import Recipe
+from l2d.cache_builder.samples import sample_columns
+from l2d.data.cache import schema, store
+from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
+from l2d.data.cache.reader import CacheRecord
+from l2d.data.device import resolve_device
+from l2d.data.errors import AgentFailure, CorruptPart, DataError, UsageError
+from l2d.data.samples.dataset import Dataset
 
 
 @dataclass
@@ -47,8 +46,9 @@ class BuildReport:
 
 
 Progress = Callable[[str, int], Callable[[int], None]]
-#: Asks an agent, with what it froze, about some chunks and commits the parts: what :mod:`cache_builder.ray_engine` does
-#: on a cluster. The chunks in the second list have recorded failures to ask about again.
+#: Asks an agent, with what it froze, about some chunks and commits the parts: what
+#: :mod:`l2d.cache_builder.engines.ray` does on a cluster. The chunks in the second list have recorded
+#: failures to ask about again.
 Engine = Callable[["Build", Agent, "dict | None", list[int], list[int]], None]
 
 

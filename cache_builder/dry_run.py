@@ -7,18 +7,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data import schema, store
-from data.cache import CacheRecord
-from data.dataset import Dataset
-from data.device import resolve_device
-from data.errors import AgentFailure
-
-from .agents import Agent
-from .answers import failures_in
-from .asking import Asker
-from .plan import FUNDAMENTAL, changes_of_agents, changes_of_dataset
-from .prepare import prepare, wanted_of
-from .recipe import Recipe
+from l2d.cache_builder.agents import Agent
+from l2d.cache_builder.answers import failures_in
+from l2d.cache_builder.asking import Asker
+from l2d.cache_builder.plan import FUNDAMENTAL, changes_of_agents, changes_of_dataset
+from l2d.cache_builder.prepare import prepare, wanted_of
+from l2d.cache_builder.recipe import Recipe
+from l2d.data.cache import schema, store
+from l2d.data.cache.reader import CacheRecord
+from l2d.data.device import resolve_device
+from l2d.data.errors import AgentFailure
+from l2d.data.samples.dataset import Dataset
 
 
 def dry_run(recipe: Recipe, out: Path, *, device: str = "auto", retry_failures: bool = False) -> list[dict]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from data import schema, store
-from data.cache import AgentRecord, CacheRecord
-from data.dataset import Dataset
-from data.errors import CorruptPart, FingerprintMismatch, UsageError
-
-from .agents import Agent
-from .recipe import Recipe
+from l2d.cache_builder.agents import Agent
+from l2d.cache_builder.recipe import Recipe
+from l2d.data.cache import schema, store
+from l2d.data.cache.reader import AgentRecord, CacheRecord
+from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError
+from l2d.data.samples.dataset import Dataset
 
 OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what changed and build it again"
 KEEP_HINT = ", or --keep-answers {} to keep what it has answered"

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.cache import CacheRecord
-from data.dataset import Dataset
-from data.datasets import load_dataset
-from data.errors import UsageError
-
-from .agents import Agent, make_agent
-from .plan import make_record
-from .recipe import Recipe
+from l2d.cache_builder.agents import Agent, make_agent
+from l2d.cache_builder.plan import make_record
+from l2d.cache_builder.recipe import Recipe
+from l2d.data.cache.reader import CacheRecord
+from l2d.data.errors import UsageError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources import load_dataset
 
 
 def prepare(

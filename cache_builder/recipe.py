@@ -12,12 +12,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, InstanceOf, ValidationError, model_validator
 
-from data import datasets
-from data.errors import UsageError
-from data.table import Strict
-
-from .agents import KINDS, AgentConfig, config_class
-from .costs import CostConfig, DetectionCosts
+from l2d.cache_builder.agents import KINDS, AgentConfig, config_class
+from l2d.cache_builder.costs import CostConfig, DetectionCosts
+from l2d.data import sources as datasets
+from l2d.data.errors import UsageError
+from l2d.data.sources.table import Strict
 
 SHIPPED = Path(__file__).parent / "recipes"
 RELATIVE_PATHS = {"dataset": ("path", "ccs", "image_features"), "agents": ("weights", "file", "path")}
@@ -178,7 +177,7 @@ def _agents(entry: Any, position: int, path: Path) -> list[AgentConfig]:
     paths = [key for key in RELATIVE_PATHS["agents"] if key not in names or not _is_name(entry.get(key))]
     _resolve(entry, paths, path)
     if kind == "table" and "each" in entry:
-        from .agents.annotators import HOLE, expand
+        from l2d.cache_builder.agents.annotators import HOLE, expand
 
         trial = {**entry, "name": str(entry.get("name", "x")).replace(HOLE, "x")}
         _validate(config_class(kind), trial, path, f"{label} ")

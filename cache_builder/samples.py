@@ -7,10 +7,10 @@ from functools import partial
 
 import pyarrow as pa
 
-from data import schema
-from data.columns import dense_array
-from data.dataset import Dataset
-from data.images import png, thumbnail
+from l2d.data.cache import schema
+from l2d.data.cache.columns import dense_array
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.images import png, thumbnail
 
 
 def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.ChunkedArray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import UsageError
+from l2d.data.errors import UsageError
 
 
 def resolve_device(device: str) -> str:

@@ -1,16 +1,1 @@
 """Stage two: train, evaluate and query rejectors on cached costs. No agent is ever asked here."""
-
-from __future__ import annotations
-
-from typing import Any
-
-__all__ = ["DeferralRejector"]
-
-
-def __getattr__(name: str) -> Any:
-    """``DeferralRejector`` loads torch and scikit-learn, so it is imported when it is asked for."""
-    if name == "DeferralRejector":
-        from .estimator import DeferralRejector
-
-        return DeferralRejector
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

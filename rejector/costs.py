@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import AgentRecord
-from data.errors import UsageError
-
-from .sql.guard import locked_connection
+from l2d.data.cache.reader import AgentRecord
+from l2d.data.errors import UsageError
+from l2d.rejector.sql.guard import locked_connection
 
 #: Which task weights a rejector is *trained* on; it is always evaluated on the full weights. The single-task
 #: baselines of the paper's Table 1 are the same rejector on a cost with one task left out.
@@ -137,7 +136,7 @@ def expression_costs(raw: np.ndarray, tasks: list[str], expression: str) -> np.n
     import duckdb
     import pyarrow as pa
 
-    from data.schema import COST_COLUMNS
+    from l2d.data.cache.schema import COST_COLUMNS
 
     flat = raw.reshape(-1, raw.shape[2])
     unavailable = np.isnan(flat).any(axis=1)

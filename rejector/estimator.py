@@ -11,11 +11,11 @@ from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from .costs import CostWeights, total_costs
-from .grid import GridPoint
-from .losses import allocate, deferral_loss
-from .table import CostTable
-from .training import TrainConfig, train_grid
+from l2d.rejector.costs import CostWeights, total_costs
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.losses import allocate, deferral_loss
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import TrainConfig, train_grid
 
 
 class DeferralRejector(BaseEstimator):
@@ -34,10 +34,11 @@ class DeferralRejector(BaseEstimator):
         device: of torch, for training.
         network: linear, mlp or transformer.
         hidden, layers, loss, recentre, epochs, batch_size, lr, schedule, warmup, weight_decay, patience: see
-            :class:`rejector.training.TrainConfig`.
+            :class:`l2d.rejector.training.rejector.TrainConfig`.
 
     Attributes:
-        rejector_: the :class:`rejector.training.TrainedRejector`; :func:`rejector.export.onnx_model` takes it.
+        rejector_: the :class:`l2d.rejector.training.rejector.TrainedRejector`;
+            :func:`l2d.rejector.export.onnx_model` takes it.
         n_agents_: how many agents.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
     """

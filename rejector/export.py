@@ -13,13 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import store
-from data.errors import UsageError
-
-from .losses import allocate
-from .networks import INPUT_OF
-from .runs import load_run, one_run
-from .training import TrainedRejector
+from l2d.data.cache import store
+from l2d.data.errors import UsageError
+from l2d.rejector.losses import allocate
+from l2d.rejector.networks import INPUT_OF
+from l2d.rejector.runs.run import load_run, one_run
+from l2d.rejector.training.rejector import TrainedRejector
 
 if TYPE_CHECKING:
     import onnx

@@ -5,12 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass, replace
 
-from data.cache import CostCache
-from data.errors import UsageError
-from data.schema import digest
-
-from .costs import METHODS, CostWeights, query_costs
-from .methods.registry import METHODS as OTHER_METHODS
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import digest
+from l2d.data.errors import UsageError
+from l2d.rejector.costs import METHODS, CostWeights, query_costs
+from l2d.rejector.literature.registry import METHODS as OTHER_METHODS
 
 LONGEST_NAME = 120
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from torch import Tensor, nn
 
-from data.errors import UsageError
-from data.token_network import TokenNetwork
+from l2d.data.errors import UsageError
+from l2d.data.networks.tokens import TokenNetwork
 
 
 class Linear(nn.Linear):
@@ -134,7 +134,7 @@ def make_network(
     Args:
         width: of a row.
         layers: of those in :data:`LAYERED`.
-        sizes: of the fields of token lists that a row consists of, see :func:`data.tokens.token_sizes`.
+        sizes: of the fields of token lists that a row consists of, see :func:`l2d.data.samples.tokens.token_sizes`.
 
     Raises:
         UsageError: a token transformer without token lists.

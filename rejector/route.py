@@ -11,15 +11,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from data import store
-from data.errors import UsageError
-from data.integrity import sha256_of
-
-from .inputs import Inputs, open_inputs
-from .losses import allocate
-from .policies.price_rule import Policy, read_policy
-from .runs import WEIGHTS_FILE, Run, input_of, load_run, one_run
-from .training import ROWS_AT_ONCE
+from l2d.data.cache import store
+from l2d.data.cache.integrity import sha256_of
+from l2d.data.errors import UsageError
+from l2d.rejector.losses import allocate
+from l2d.rejector.policies.price_rule import Policy, read_policy
+from l2d.rejector.rows.unlabelled import Inputs, open_inputs
+from l2d.rejector.runs.run import WEIGHTS_FILE, Run, input_of, load_run, one_run
+from l2d.rejector.training.rejector import ROWS_AT_ONCE
 
 READ_AT_ONCE = 1 << 22  # numbers of a batch that is read: 16 MiB as features
 ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
@@ -66,7 +65,7 @@ def route(
 
     Args:
         run: a run's folder; its cache need not be there any more.
-        source: a Parquet or CSV file, or a cost cache, see :func:`rejector.inputs.open_inputs`.
+        source: a Parquet or CSV file, or a cost cache, see :func:`l2d.rejector.rows.unlabelled.open_inputs`.
         out: a Parquet file, or a CSV file by its suffix. It appears whole or not at all.
         id_column: whose values are the sample ids.
         policy: a file that ``l2d policy`` saved; allocates by predicted cost plus price in place of the scores alone.
@@ -78,7 +77,7 @@ def route(
     Raises:
         UsageError: there is no run or several, ``out`` is there already or has another suffix, the policy is another
             run's, or ``without`` names an agent that the run has not, or all of them.
-        DataError: as :func:`rejector.inputs.open_inputs`, also for values that cannot be used.
+        DataError: as :func:`l2d.rejector.rows.unlabelled.open_inputs`, also for values that cannot be used.
         CorruptPart: the run is damaged.
     """
     if out.suffix.lower() not in (".parquet", ".csv"):

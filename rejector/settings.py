@@ -6,11 +6,10 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from data.errors import UsageError
-from data.schedules import SCHEDULES
-
-from .losses import LOSSES
-from .networks import LAYERED, NETWORKS, network_for
+from l2d.data.errors import UsageError
+from l2d.data.networks.schedules import SCHEDULES
+from l2d.rejector.losses import LOSSES
+from l2d.rejector.networks import LAYERED, NETWORKS, network_for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,23 +9,22 @@ from pathlib import Path
 
 import torch
 
-from data import store
-from data.cache import CostCache
-from data.errors import DataError, UsageError
-from data.schema import SPLITS, digest
-
-from .checkpoint import EVERY, Checkpoint
-from .distributed import joined
-from .grid import GridPoint
-from .methods.registry import METHODS, check_method
-from .methods.sweep import train_methods
-from .networks import INPUT_OF
-from .runs import RUN_FILE, cache_fingerprint, save_runs
-from .streaming import Stream, open_streams
-from .subsets import training_rows
-from .table import CostTable, load_tables
-from .training import TrainConfig, train_grid
-from .waves import free_memory, waves
+from l2d.data.cache import store
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import SPLITS, digest
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.literature.registry import METHODS, check_method
+from l2d.rejector.literature.sweep import train_methods
+from l2d.rejector.networks import INPUT_OF
+from l2d.rejector.rows.stream import Stream, open_streams
+from l2d.rejector.rows.subset import training_rows
+from l2d.rejector.rows.table import CostTable, load_tables
+from l2d.rejector.runs.run import RUN_FILE, cache_fingerprint, save_runs
+from l2d.rejector.training.checkpoint import EVERY, Checkpoint
+from l2d.rejector.training.distributed import joined
+from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.training.waves import free_memory, waves
 
 
 @dataclass(frozen=True)
@@ -63,10 +62,10 @@ def sweep(
     Args:
         folders: where each point's run goes.
         overwrite: train again what is there, instead of leaving or refusing it.
-        config: settings; what a ``transformer`` is depends on the cache, see :func:`rejector.networks.network_for`.
+        config: settings; what a ``transformer`` is depends on the cache, see :func:`l2d.rejector.networks.network_for`.
         checkpoint_every: seconds between two saves.
         available: memory in bytes; what is free if None.
-        progress: see :func:`rejector.training.train_grid`; epochs of a second wave are counted from 0 again.
+        progress: see :func:`l2d.rejector.training.rejector.train_grid`; a second wave counts epochs from 0 again.
         narrate: told in a sentence that there are waves.
 
     Raises:

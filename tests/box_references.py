@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from data.boxes import Boxes
+from l2d.data.samples.boxes import Boxes
 
 # --- images ---------------------------------------------------------------------------------------------------------
 

@@ -129,7 +129,7 @@ class Workshop:
 
     def recipe(self, text: str):
         """The recipe that this TOML text describes."""
-        from cache_builder.recipe import load_recipe
+        from l2d.cache_builder.recipe import load_recipe
 
         path = self.folder / "recipe.toml"
         path.write_text(text, encoding="utf-8")
@@ -137,13 +137,13 @@ class Workshop:
 
     def build(self, text: str, out: str = "cache", **options):
         """Build a recipe into ``out``; returns the report."""
-        from cache_builder.builder import build
+        from l2d.cache_builder.builder import build
 
         return build(self.recipe(text), self.folder / out, device="cpu", **options)
 
     def cache(self, out: str = "cache"):
         """The cache at ``out``, opened."""
-        from data.cache import CostCache
+        from l2d.data.cache.reader import CostCache
 
         return CostCache(self.folder / out)
 
@@ -234,9 +234,9 @@ def make_cache(tmp_path_factory):
     """
     import shutil
 
-    from cache_builder.builder import build
-    from cache_builder.recipe import load_recipe
-    from data.cache import CostCache
+    from l2d.cache_builder.builder import build
+    from l2d.cache_builder.recipe import load_recipe
+    from l2d.data.cache.reader import CostCache
 
     def fresh(folder: Path, recipe: str, **options) -> None:
         patients(400).write_parquet(folder / "patients.parquet")
@@ -260,10 +260,10 @@ def make_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def make_runs():
     """Trains a small grid on a cache and saves it under ``folder``; returns the run folders in grid order."""
-    from rejector.grid import make_grid
-    from rejector.runs import save_runs
-    from rejector.table import load_tables
-    from rejector.training import TrainConfig, train_grid
+    from l2d.rejector.grid import make_grid
+    from l2d.rejector.rows.table import load_tables
+    from l2d.rejector.runs.run import save_runs
+    from l2d.rejector.training.rejector import TrainConfig, train_grid
 
     def make(cache, folder: Path, *, config: dict | None = None, cost: str | None = None, **grid) -> list[Path]:
         values = {"methods": ["multi-task"], "weights": [], "betas": [0.05], "nus": [1.0], "seeds": [0], **grid}
@@ -329,7 +329,7 @@ def text(workshop) -> str:
 
 def load_patients(folder: Path, table: pl.DataFrame, **changes):
     """The dataset of a table like :func:`patients`, with ``changes`` to its ``[dataset]``."""
-    from data.table import TableConfig, load_table
+    from l2d.data.sources.table import TableConfig, load_table
 
     path = folder / "table.parquet"
     table.write_parquet(path)
@@ -346,7 +346,7 @@ def part_table(rows: int = 60):
     """A part with text, floats, integers and a fixed-width list."""
     import pyarrow as pa
 
-    from data import schema
+    from l2d.data.cache import schema
 
     generator = np.random.default_rng(0)
     flat = pa.array(generator.random(2 * rows).astype(np.float32))
@@ -362,7 +362,7 @@ def part_table(rows: int = 60):
 
 def refused(run, kind: type, *words: str):
     """Runs ``run``; it must raise exactly ``kind`` with all three parts filled and every word in the message."""
-    from data.errors import L2DError
+    from l2d.data.errors import L2DError
 
     with pytest.raises(L2DError) as caught:
         run()
@@ -407,13 +407,13 @@ def detection_runs(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
     """
     from test_detection_build import AGENTS, COUNTS, RECIPE
 
-    from cache_builder.builder import build
-    from cache_builder.recipe import load_recipe
-    from data.cache import CostCache
-    from data.digits import write_digits
-    from rejector.grid import make_grid
-    from rejector.sweep import sweep
-    from rejector.training import TrainConfig
+    from l2d.cache_builder.builder import build
+    from l2d.cache_builder.recipe import load_recipe
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.sources.digits import write_digits
+    from l2d.rejector.grid import make_grid
+    from l2d.rejector.sweep import sweep
+    from l2d.rejector.training.rejector import TrainConfig
 
     folder = tmp_path_factory.mktemp("detection")
     write_digits(folder / "devkit", images=COUNTS, seed=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from .base import Agent, AgentConfig
+from l2d.cache_builder.agents._base import Agent, AgentConfig
 
 #: kind -> (module, configuration class, agent class). Modules load when a recipe names them: torch is heavy.
 KINDS = {

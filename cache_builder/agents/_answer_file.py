@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from data.errors import DataError
-from data.table import MISSING
+from l2d.data.errors import DataError
+from l2d.data.sources.table import MISSING
 
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 ROW = "__row__"

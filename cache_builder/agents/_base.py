@@ -9,11 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from data.dataset import Batch, Dataset
-from data.integrity import sha256_of
-from data.table import Strict
-
-from ..answers import Answers
+from l2d.cache_builder.answers import Answers
+from l2d.data.cache.integrity import sha256_of
+from l2d.data.samples.dataset import Batch, Dataset
+from l2d.data.sources.table import Strict
 
 
 class AgentConfig(Strict):

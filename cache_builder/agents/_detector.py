@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from data.boxes import Boxes
-from data.dataset import Batch, Dataset
-from data.errors import UsageError
-
-from ..answers import Answers
-from .base import Agent, AgentConfig
-from .image_batches import ImageReader, order_by_shape
+from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.agents._image_batches import ImageReader, order_by_shape
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Batch, Dataset
 
 #: COCO's names of Pascal VOC's classes where the two differ.
 COCO_TO_VOC = {

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.errors import DataError
-from data.images import read_image
+from l2d.data.errors import DataError
+from l2d.data.samples.images import read_image
 
 
 def order_by_shape(width: np.ndarray, height: np.ndarray) -> np.ndarray:

@@ -14,13 +14,12 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from data.dataset import Batch, Dataset
-from data.errors import AgentFailure, DataError, UsageError
-from data.features import evaluate_rows
-
-from ..answers import Answers
-from .base import Agent, AgentConfig
-from .image_batches import ImageReader
+from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.agents._image_batches import ImageReader
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import AgentFailure, DataError, UsageError
+from l2d.data.samples.dataset import Batch, Dataset
+from l2d.data.samples.features import evaluate_rows
 
 Side = Annotated[int, Field(ge=1)]
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError
 
 
 def require_onnxruntime(where: str) -> Any:

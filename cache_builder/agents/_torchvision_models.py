@@ -14,10 +14,9 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.dataset import Dataset
-from data.images import read_image
-
-from .detector import DetectorAgent, DetectorConfig
+from l2d.cache_builder.agents._detector import DetectorAgent, DetectorConfig
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.images import read_image
 
 #: An answer that is refused.
 NOT_FINITE = {

@@ -12,9 +12,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from data.errors import AgentFailure, L2DError, UsageError
-
-from .base import file_digest
+from l2d.cache_builder.agents._base import file_digest
+from l2d.data.errors import AgentFailure, L2DError, UsageError
 
 FACTORY = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"  # package.module:name
 
@@ -33,7 +32,7 @@ def beside(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             file = getattr(sys.modules[name], "__file__", None)
-            ours = name.partition(".")[0] in ("cli", "data", "cache_builder", "rejector")
+            ours = name.partition(".")[0] == "l2d"
             if not ours and file is not None and folder in Path(file).parents and "site-packages" not in file:
                 _IMPORTED.add(name)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import WeightsEnum, get_model_weights
 
-from data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError
 
 NESTED = ("model", "state_dict", "model_state_dict")  # where training scripts put the weights inside their file
 

@@ -6,9 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from data.errors import UsageError
-
-from .answer_file import AnswerFile
+from l2d.cache_builder.agents._answer_file import AnswerFile
+from l2d.data.errors import UsageError
 
 HOLE = "{}"  # stands for the annotator's name in the names of a wide file's columns
 

@@ -7,11 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from data.dataset import Batch, Dataset
-from data.schema import NO_ANSWER
-
-from ..answers import Answers
-from .base import Agent, AgentConfig
+from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.answers import Answers
+from l2d.data.cache.schema import NO_ANSWER
+from l2d.data.samples.dataset import Batch, Dataset
 
 
 class AverageConfig(AgentConfig):

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from data.dataset import Batch, Dataset
-from data.errors import UsageError
-
-from ..answers import Answers
-from .base import Agent, AgentConfig
+from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import UsageError
+from l2d.data.samples.dataset import Batch, Dataset
 
 
 class ClusterExpertConfig(AgentConfig):

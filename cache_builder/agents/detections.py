@@ -11,14 +11,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from data.boxes import Boxes
-from data.dataset import Batch, Dataset
-from data.detection import is_file
-from data.errors import DataError, UsageError
-
-from ..answers import Answers
-from .base import Agent, AgentConfig, file_digest
-from .detector import class_index, summary_of_detections
+from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
+from l2d.cache_builder.agents._detector import class_index, summary_of_detections
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Batch, Dataset
+from l2d.data.sources._annotated import is_file
 
 NUMBERS = ("x1", "y1", "x2", "y2", "score")
 COLUMNS = ("image", "label", *NUMBERS)

@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.dataset import Dataset
-from data.detection import is_file
-from data.errors import DataError, UsageError
-
-from .base import file_digest
-from .model import NAMES, ModelAgent, ModelConfig
-from .onnx_session import open_session, require_onnxruntime
+from l2d.cache_builder.agents._base import file_digest
+from l2d.cache_builder.agents._model import NAMES, ModelAgent, ModelConfig
+from l2d.cache_builder.agents._onnx_session import open_session, require_onnxruntime
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import is_file
 
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 

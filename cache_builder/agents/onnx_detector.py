@@ -13,13 +13,12 @@ from torch.nn import functional
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops import batched_nms, box_convert
 
-from data.dataset import Dataset
-from data.detection import is_file
-from data.errors import AgentFailure, DataError, UsageError
-
-from .base import file_digest
-from .detector import DetectorAgent, DetectorConfig, class_labels
-from .onnx_session import open_session, require_onnxruntime
+from l2d.cache_builder.agents._base import file_digest
+from l2d.cache_builder.agents._detector import DetectorAgent, DetectorConfig, class_labels
+from l2d.cache_builder.agents._onnx_session import open_session, require_onnxruntime
+from l2d.data.errors import AgentFailure, DataError, UsageError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import is_file
 
 #: COCO's categories by their ids, 1 to 90, "N/A" where there is none; and the 80 that there are, in the same order.
 COCO_91 = list(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])

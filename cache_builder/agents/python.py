@@ -12,14 +12,21 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from data.boxes import Boxes
-from data.dataset import Batch, Dataset
-from data.errors import AgentFailure, UsageError
-from data.schema import NO_ANSWER
-
-from ..answers import NOTES, Answers
-from .base import Agent, AgentConfig, file_digest
-from .user_modules import FACTORY, beside, find_factory, make, modules_beside, own_files, run_safely
+from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
+from l2d.cache_builder.agents._user_modules import (
+    FACTORY,
+    beside,
+    find_factory,
+    make,
+    modules_beside,
+    own_files,
+    run_safely,
+)
+from l2d.cache_builder.answers import NOTES, Answers
+from l2d.data.cache.schema import NO_ANSWER
+from l2d.data.errors import AgentFailure, UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Batch, Dataset
 
 
 class PythonConfig(AgentConfig):
@@ -29,10 +36,10 @@ class PythonConfig(AgentConfig):
     that is asked, and loads what takes time. The module is one that is installed, or lies beneath ``path`` (the
     recipe's folder). Files and modules may import others that lie beside them; these count as part of the agent.
 
-    ``batch`` is a :class:`data.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks require; or,
-    for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image, corners in
-    pixels and labels as class indices. With ``features = ["features"]`` it also has ``features`` (n, width), the
-    rejector's input. ``seconds`` and ``paid`` (n,) say how long each answer took and what it cost. With ``partial =
+    ``batch`` is a :class:`l2d.data.samples.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks
+    require; or, for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image,
+    corners in pixels and labels as class indices. With ``features = ["features"]`` it also has ``features`` (n, width),
+    the rejector's input. ``seconds`` and ``paid`` (n,) say how long each answer took and what it cost. With ``partial =
     true`` the agent need not answer every sample: where a value is None or NaN (an image's ``boxes`` None) it has no
     answer and is unavailable. The file is run, so treat it like any program: use only your own.
     """

@@ -9,12 +9,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from data.dataset import Batch, Dataset
-from data.errors import DataError, UsageError
-from data.features import evaluate_rows
-
-from ..answers import Answers
-from .base import Agent, AgentConfig
+from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.dataset import Batch, Dataset
+from l2d.data.samples.features import evaluate_rows
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 

@@ -14,11 +14,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import AnchorGenerator
 from torchvision.ops import MultiScaleRoIAlign
 
-from data.dataset import Dataset
-from data.errors import DataError
-from data.images import read_image
-
-from .torchvision_models import TorchvisionAgent, TorchvisionConfig
+from l2d.cache_builder.agents._torchvision_models import TorchvisionAgent, TorchvisionConfig
+from l2d.data.errors import DataError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.images import read_image
 
 Channels = Annotated[int, Field(ge=4)]
 

@@ -12,12 +12,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from data.dataset import Batch, Dataset
-from data.errors import DataError, UsageError
-
-from ..answers import Answers
-from .answer_file import ROW, AnswerFile
-from .base import Agent, AgentConfig
+from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
+from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.dataset import Batch, Dataset
 
 
 class TableAnswersConfig(AgentConfig):

@@ -14,14 +14,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.dataset import Dataset
-from data.detection import is_file
-from data.errors import DataError, UsageError
-
-from .base import file_digest
-from .model import ModelAgent, ModelConfig
-from .user_modules import FACTORY, find_factory, make, own_files
-from .weights import read_weights
+from l2d.cache_builder.agents._base import file_digest
+from l2d.cache_builder.agents._model import ModelAgent, ModelConfig
+from l2d.cache_builder.agents._user_modules import FACTORY, find_factory, make, own_files
+from l2d.cache_builder.agents._weights import read_weights
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import is_file
 
 #: What may stand in the symbolic sizes of an exported program, which torch gives to sympy to evaluate: symbols,
 #: numbers, ``Symbol('s77', positive=True, integer=True)`` and arithmetic.

@@ -13,13 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision import models
 from torchvision.models import WeightsEnum, get_model_builder, list_models
 
-from data.dataset import Dataset
-from data.detection import is_file
-from data.errors import UsageError
-
-from .base import file_digest
-from .model import ModelAgent, ModelConfig
-from .weights import load_weights, published_file, published_weights, read_weights
+from l2d.cache_builder.agents._base import file_digest
+from l2d.cache_builder.agents._model import ModelAgent, ModelConfig
+from l2d.cache_builder.agents._weights import load_weights, published_file, published_weights, read_weights
+from l2d.data.errors import UsageError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import is_file
 
 
 class TorchvisionClassifierConfig(ModelConfig):

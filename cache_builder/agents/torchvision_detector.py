@@ -12,14 +12,13 @@ import torch
 from torch import nn
 from torchvision.models import WeightsEnum, detection, get_model_builder, list_models
 
-from data.dataset import Dataset
-from data.detection import is_file
-from data.errors import UsageError
-
-from .base import file_digest
-from .detector import class_labels
-from .torchvision_models import TorchvisionAgent, TorchvisionConfig
-from .weights import load_weights, published_file, published_weights, read_weights
+from l2d.cache_builder.agents._base import file_digest
+from l2d.cache_builder.agents._detector import class_labels
+from l2d.cache_builder.agents._torchvision_models import TorchvisionAgent, TorchvisionConfig
+from l2d.cache_builder.agents._weights import load_weights, published_file, published_weights, read_weights
+from l2d.data.errors import UsageError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import is_file
 
 #: Published weights that torchvision uses with no constant added to the variances, see its `overwrite_eps`.
 NO_EPS = {("fasterrcnn_resnet50_fpn", "COCO_V1"), ("retinanet_resnet50_fpn", "COCO_V1")}

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from data.dataset import Batch, Dataset
-from data.errors import DataError, UsageError
-from data.two_head import TwoHeadNetwork, fit_two_head
-
-from ..answers import Answers
-from .base import Agent, AgentConfig, file_digest
+from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import DataError, UsageError
+from l2d.data.networks.two_head import TwoHeadNetwork, fit_two_head
+from l2d.data.samples.dataset import Batch, Dataset
 
 
 class TwoHeadConfig(AgentConfig):
@@ -118,7 +117,7 @@ def weights_in(file: Path, agent: str) -> dict[str, np.ndarray]:
 def train_two_head(make_network, dataset: Dataset, config: TwoHeadConfig, device: str) -> TwoHeadNetwork:
     """Train on the training split and return the network of the epoch with the lowest held-out loss.
 
-    See :func:`data.two_head.fit_two_head`.
+    See :func:`l2d.data.networks.two_head.fit_two_head`.
     """
     order = np.random.default_rng(config.seed).permutation(np.flatnonzero(dataset.train))
     held_out, fit = np.split(order, [max(1, len(order) // 10)])

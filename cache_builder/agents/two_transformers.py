@@ -12,15 +12,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from data.dataset import Batch, Dataset
-from data.errors import DataError, UsageError
-from data.schedules import SCHEDULES
-from data.token_network import TokenNetwork
-from data.tokens import Tokens, token_rows, token_sizes
-
-from ..answers import Answers
-from .base import Agent, AgentConfig, file_digest
-from .two_head import weights_in
+from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
+from l2d.cache_builder.agents.two_head import weights_in
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import DataError, UsageError
+from l2d.data.networks.schedules import SCHEDULES
+from l2d.data.networks.tokens import TokenNetwork
+from l2d.data.samples.dataset import Batch, Dataset
+from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
 
 
 class TwoTransformersConfig(AgentConfig):

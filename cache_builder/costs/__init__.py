@@ -10,13 +10,12 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from data.dataset import Batch
-from data.measures import brier, smooth_l1
-from data.schema import TASKS
-from data.table import Strict
-
-from .answers import Answers
-from .detection_costs import DetectionCost, ObjectBoxCost, ObjectClassCost
+from l2d.cache_builder.answers import Answers
+from l2d.cache_builder.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
+from l2d.data.cache.schema import TASKS
+from l2d.data.measures import brier, smooth_l1
+from l2d.data.samples.dataset import Batch
+from l2d.data.sources.table import Strict
 
 
 class ClassificationCost(Strict):

@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from data.boxes import Boxes
+from l2d.data.samples.boxes import Boxes
 
 # Work is cut so that temporaries stay in the processor's cache and the allocator reuses their memory.
 CHUNK_IMAGES = 256

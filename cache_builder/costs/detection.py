@@ -11,11 +11,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from data.boxes import Boxes
-from data.measures import smooth_l1
-from data.table import Strict
-
-from .average_precision import BoxMatches, average_precision, detection_cost, match_any_class
+from l2d.cache_builder.costs.average_precision import BoxMatches, average_precision, detection_cost, match_any_class
+from l2d.data.measures import smooth_l1
+from l2d.data.samples.boxes import Boxes
+from l2d.data.sources.table import Strict
 
 Threshold = Annotated[float, Field(gt=0, le=1)]
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from data.errors import AgentFailure, L2DError
+from l2d.data.errors import AgentFailure, L2DError
 
 
 def build_in_processes(recipe: str, out: Path, devices: list[str], options: list[str]) -> None:
@@ -21,7 +21,7 @@ def build_in_processes(recipe: str, out: Path, devices: list[str], options: list
     Raises:
         L2DError: a process failed. Its message has been printed; what it and the others finished is kept.
     """
-    command = [sys.executable, "-m", "cli", "build", recipe, "--out", str(out), *options, "--format", "json"]
+    command = [sys.executable, "-m", "l2d.cli", "build", recipe, "--out", str(out), *options, "--format", "json"]
     processes = [
         subprocess.Popen(
             [*command, "--device", device.strip(), "--shard", f"{number}/{len(devices)}"], stdout=subprocess.DEVNULL

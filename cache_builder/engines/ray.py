@@ -12,15 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data import schema
-from data.cache import CacheRecord
-from data.dataset import Dataset
-from data.errors import AgentFailure, L2DError, UsageError
-
-from .agents import Agent
-from .builder import Build, Engine, ask_here
-from .prepare import prepare
-from .recipe import Recipe
+from l2d.cache_builder.agents import Agent
+from l2d.cache_builder.builder import Build, Engine, ask_here
+from l2d.cache_builder.prepare import prepare
+from l2d.cache_builder.recipe import Recipe
+from l2d.data.cache import schema
+from l2d.data.cache.reader import CacheRecord
+from l2d.data.errors import AgentFailure, L2DError, UsageError
+from l2d.data.samples.dataset import Dataset
 
 GPU_OF_AN_ACTOR = 1.0
 TRIES = 4  # at a chunk whose actors die: an agent that brings its process down would do so for ever
@@ -55,7 +54,7 @@ class AgentActor:
 
 
 def ray_engine(*, workers: int | None = None, address: str | None = None) -> Engine:
-    """An engine for :func:`cache_builder.builder.build`.
+    """An engine for :func:`l2d.cache_builder.builder.build`.
 
     Args:
         workers: actors of each agent; as many as the cluster has GPUs (or CPUs, for a build on these) if None.

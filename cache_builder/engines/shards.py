@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from data.errors import UsageError
+from l2d.data.errors import UsageError
 
 
 @dataclass(frozen=True)

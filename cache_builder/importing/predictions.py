@@ -11,13 +11,12 @@ from pathlib import Path
 
 import polars as pl
 
-from data import schema, store
-from data.errors import DataError, UsageError
-from data.features import MOST_CATEGORIES, columns_of
-from data.table import read_table
-
-from .agents.annotators import HOLE, agent_name
-from .agents.answer_file import AnswerFile
+from l2d.cache_builder.agents._answer_file import AnswerFile
+from l2d.cache_builder.agents.annotators import HOLE, agent_name
+from l2d.data.cache import schema, store
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.features import MOST_CATEGORIES, columns_of
+from l2d.data.sources.table import read_table
 
 #: First line of a recipe that an import has written; what follows is the digest of the other lines.
 SIGNATURE = "# Written by l2d import. Edit it as you like, then: l2d build THIS_FILE --out CACHE. "

@@ -8,12 +8,20 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from data.errors import DataError, UsageError
-from data.table import read_table
-
-from .agents.annotators import HOLE, agent_name
-from .agents.answer_file import ROW, AnswerFile
-from .importing import ANNOTATORS, Source, dataset_lines, holes, need, relative, some, toml_text
+from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
+from l2d.cache_builder.agents.annotators import HOLE, agent_name
+from l2d.cache_builder.importing.predictions import (
+    ANNOTATORS,
+    Source,
+    dataset_lines,
+    holes,
+    need,
+    relative,
+    some,
+    toml_text,
+)
+from l2d.data.errors import DataError, UsageError
+from l2d.data.sources.table import read_table
 
 #: Names that a column is known by when the command names none.
 SCORES = ("score", "performance", "quality", "correct", "label")

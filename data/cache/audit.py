@@ -13,10 +13,10 @@ from statistics import NormalDist
 import numpy as np
 import pyarrow as pa
 
-from . import schema
-from .cache import AgentRecord, CostCache
-from .columns import dense_matrix
-from .errors import UsageError
+from l2d.data.cache import schema
+from l2d.data.cache.columns import dense_matrix
+from l2d.data.cache.reader import AgentRecord, CostCache
+from l2d.data.errors import UsageError
 
 #: Kinds of agents that the build fits on the training split, unless it is given their weights.
 FITTED = ("two_head", "small_faster_rcnn")

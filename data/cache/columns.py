@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from . import schema
+from l2d.data.cache import schema
 
 
 def dense_array(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:

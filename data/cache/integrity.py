@@ -14,7 +14,7 @@ from typing import BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import CorruptPart
+from l2d.data.errors import CorruptPart
 
 REBUILD_HINT = "delete this file and run the `l2d build` that made the cache again; only this part is redone"
 

@@ -1,9 +1,10 @@
 """Numbers of a committed part as views of the mapped file: nothing is decoded, nothing is copied.
 
-A column can be read so where its pages are in the layout that data/store.py writes: one page per column and row group,
-PLAIN, uncompressed, without nulls. The values of such a page are an array that begins right after its header (Thrift's
-compact protocol) and its repetition and definition levels (four bytes of length, then so many bytes, each). Whatever is
-laid out otherwise (recorded failures, text, lists of structs, other writers' files) is read by data.store.read_table.
+A column can be read so where its pages are in the layout that data/cache/store.py writes: one page per column and row
+group, PLAIN, uncompressed, without nulls. The values of such a page are an array that begins right after its header
+(Thrift's compact protocol) and its repetition and definition levels (four bytes of length, then that many bytes, each).
+Whatever is laid out otherwise (recorded failures, text, lists of structs, other writers' files) is read by
+store.read_table.
 
 Nothing damaged is returned: a part is mapped once its skeleton is known to be what was written, and the checksum of
 each page is compared when the part is opened. Who keeps the part reads it again without comparing, as long as the file
@@ -23,9 +24,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from . import store
-from .errors import CorruptPart
-from .integrity import REBUILD_HINT, corruption_named, skeleton_of
+from l2d.data.cache import store
+from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, skeleton_of
+from l2d.data.errors import CorruptPart
 
 #: Files that are kept mapped between reads, in all. Linux allows a process 65,530 mappings.
 MAPPINGS_KEPT = 16_384
@@ -42,9 +43,9 @@ class PartHeader:
     """What a part says of itself.
 
     Attributes:
-        facts: as :func:`data.store.facts_of`.
+        facts: as :func:`l2d.data.cache.store.facts_of`.
         rows: how many there are.
-        skeleton: as :func:`data.integrity.skeleton_digest`.
+        skeleton: as :func:`l2d.data.cache.integrity.skeleton_digest`.
     """
 
     facts: dict[str, str]
@@ -215,7 +216,7 @@ class _Page:
 
 
 def _page(content: memoryview, file: pq.ParquetFile, group: int, leaf: int) -> _Page | None:
-    """The only page of a column chunk; None if it is not laid out as data/store.py does.
+    """The only page of a column chunk; None if it is not laid out as data/cache/store.py does.
 
     Of the header's fields 1 to 5, 2 and 3 are the page's size, decompressed and as it stands there, 4 is its checksum,
     and 5, which only pages of version 1 have, says how values (2) and levels (3, 4) are encoded.

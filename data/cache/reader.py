@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from . import schema, store
-from .errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
-from .integrity import REBUILD_HINT, sha256_of, skeleton_digest
-from .mapped import MappedPart
+from l2d.data.cache import schema, store
+from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
+from l2d.data.cache.mapped import MappedPart
+from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from . import store
-from .cache import CostCache
-from .errors import DataError, UsageError
-from .schema import cache_file
+from l2d.data.cache import store
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import cache_file
+from l2d.data.errors import DataError, UsageError
 
 Progress = Callable[[int], None]
 SEAL = ".seal.json"

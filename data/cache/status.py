@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from . import schema
-from .cache import CostCache
+from l2d.data.cache import schema
+from l2d.data.cache.reader import CostCache
 
 
 def status_rows(cache: CostCache) -> list[dict]:

@@ -24,8 +24,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
-from .errors import CorruptPart, DataError
-from .integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
+from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
+from l2d.data.errors import CorruptPart, DataError
 
 TEMPORARY_SUFFIX = ".tmp"
 DIGEST_FIELD = "sha256_of_the_above"

@@ -21,10 +21,10 @@ Drop = Callable[[Tensor], Tensor]  # what sets some numbers to zero in training
 
 
 class TokenNetwork(nn.Module):
-    """Rows of :func:`data.tokens.token_rows` -> (batch, outputs).
+    """Rows of :func:`l2d.data.samples.tokens.token_rows` -> (batch, outputs).
 
     Args:
-        sizes: of each field, see :func:`data.tokens.token_sizes`.
+        sizes: of each field, see :func:`l2d.data.samples.tokens.token_sizes`.
         outputs: how many numbers.
         hidden: width of a token, a multiple of 4 (heads).
         layers: blocks of each encoder.

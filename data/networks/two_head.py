@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .features import standardisation
+from l2d.data.samples.features import standardisation
 
 
 class TwoHeadNetwork(nn.Module):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from . import schema
+from l2d.data.cache import schema
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +132,7 @@ class Boxes:
         return {key: getattr(self, name)[part] for key, name in names.items()}
 
     def to_arrow(self, missing: np.ndarray | None = None) -> pa.Array:
-        """As a column of :data:`data.schema.BOXES`, null in the images of ``missing`` (bool, (n,))."""
+        """As a column of :data:`l2d.data.cache.schema.BOXES`, null in the images of ``missing`` (bool, (n,))."""
         fields = [*self.xyxy.T, self.score, self.label, self.ignore, self.crowd]
         item = schema.BOXES.value_type
         arrays = [pa.array(np.ascontiguousarray(v), field.type) for v, field in zip(fields, item, strict=True)]

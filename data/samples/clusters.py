@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .errors import DataError
+from l2d.data.errors import DataError
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix

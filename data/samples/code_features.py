@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import numpy as np
 from pydantic import Field
 
-from .clusters import fit_clusters
-from .errors import DataError
-from .table import Strict
-from .tokens import SPECIAL, Tokens
+from l2d.data.errors import DataError
+from l2d.data.samples.clusters import fit_clusters
+from l2d.data.samples.tokens import SPECIAL, Tokens
+from l2d.data.sources.table import Strict
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -121,7 +121,7 @@ def code_clusters(tokens: Mapping[str, Tokens], train: np.ndarray, config: CodeC
     In an SVD's space samples are brought to length 1 first: clusters are then of what was coded, not of how much.
 
     Returns:
-        Cluster numbers from 1, int32 (n,), and facts, see :func:`data.clusters.fit_clusters`.
+        Cluster numbers from 1, int32 (n,), and facts, see :func:`l2d.data.samples.clusters.fit_clusters`.
 
     Raises:
         DataError: too few training samples or codes, or no elbow.

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from . import schema
-from .boxes import Boxes
-from .errors import CorruptPart, DataError
-from .integrity import sha256_of
-from .tokens import FIELD_NAME, Tokens
+from l2d.data.cache import schema
+from l2d.data.cache.integrity import sha256_of
+from l2d.data.errors import CorruptPart, DataError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.tokens import FIELD_NAME, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)

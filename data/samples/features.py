@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import polars as pl
 
-from .errors import DataError
+from l2d.data.errors import DataError
 
 MISSING_CATEGORY = "(missing)"
 MOST_CATEGORIES = 100  # a text column of more is more likely a mistake

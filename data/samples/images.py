@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from .errors import DataError
+from l2d.data.errors import DataError
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from .splits import hash_split
-from .table import Strict
+from l2d.data.samples.splits import hash_split
+from l2d.data.sources.table import Strict
 
 
 class PatientSplit(Strict):

@@ -6,8 +6,8 @@ import hashlib
 
 import numpy as np
 
-from .errors import DataError
-from .schema import SPLITS
+from l2d.data.cache.schema import SPLITS
+from l2d.data.errors import DataError
 
 
 def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, float, float], salt: str) -> np.ndarray:

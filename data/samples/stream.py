@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .errors import DataError
-from .table import MISSING
+from l2d.data.errors import DataError
+from l2d.data.sources.table import MISSING
 
 READ_BUFFER = 1 << 20  # bytes of a Parquet column that are read ahead; else it is read whole, row group by row group
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .errors import DataError
-from .features import columns_of, evaluate, evaluate_rows
-from .tokens import Tokens, fit_vocabulary, token_rows
+from l2d.data.errors import DataError
+from l2d.data.samples.features import columns_of, evaluate, evaluate_rows
+from l2d.data.samples.tokens import Tokens, fit_vocabulary, token_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class TokenField:
     """How one field's lists are made.
 
     Attributes:
-        vocabulary: see :class:`data.tokens.Tokens`.
+        vocabulary: see :class:`l2d.data.samples.tokens.Tokens`.
         max_length: codes of a list that a network looks at.
         column: SQL expression that gives a list, or a text to be cut; None where a dataset has made the lists itself,
             which are then expected in a column of the field's name.
@@ -85,10 +85,10 @@ class TokenEncoder:
         return found
 
     def transform(self, table: pl.DataFrame, first_row: int = 0) -> np.ndarray:
-        """What a network looks at, float32 (rows, width): see :func:`data.tokens.token_rows`.
+        """What a network looks at, float32 (rows, width): see :func:`l2d.data.samples.tokens.token_rows`.
 
         Args:
-            first_row: not needed here; as :meth:`data.features.FeatureEncoder.transform` has it.
+            first_row: not needed here; as :meth:`l2d.data.samples.features.FeatureEncoder.transform` has it.
         """
         return token_rows(list(self.encode(table).values()), [field.max_length for field in self.fields.values()])
 
@@ -105,7 +105,7 @@ class TokenEncoder:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TokenEncoder:
-        """Inverse of :meth:`to_json`; also of :func:`data.tokens.token_inputs`."""
+        """Inverse of :meth:`to_json`; also of :func:`l2d.data.samples.tokens.token_inputs`."""
         fields = {
             name: TokenField(**{**facts, "vocabulary": tuple(facts["vocabulary"])})
             for name, facts in value["fields"].items()

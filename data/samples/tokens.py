@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from . import schema
+from l2d.data.cache import schema
 
 PAD, UNKNOWN = "<pad>", "<unk>"
 SPECIAL = (PAD, UNKNOWN)
@@ -123,7 +123,7 @@ class Tokens:
         return [part.tolist() for part in np.split(names, self.offsets[1:-1])]
 
     def to_arrow(self) -> pa.Array:
-        """As a column of :data:`data.schema.TOKENS`."""
+        """As a column of :data:`l2d.data.cache.schema.TOKENS`."""
         return pa.ListArray.from_arrays(
             pa.array(self.offsets, pa.int32()), pa.array(self.values, pa.int32()), type=schema.TOKENS
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from .dataset import Dataset
-from .table import Strict
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources.table import Strict
 
 #: kind -> (module, configuration class, function that loads it). Modules load when a recipe names them.
 KINDS = {
@@ -14,7 +14,7 @@ KINDS = {
     "coco": ("coco", "CocoConfig", "load_coco"),
     "cifar10": ("cifar10", "Cifar10Config", "load_cifar10"),
     "chexpert": ("chexpert", "ChexpertConfig", "load_chexpert"),
-    "mimic4": ("mimic4", "Mimic4Config", "load_mimic4"),
+    "mimic4": ("mimic4.reader", "Mimic4Config", "load_mimic4"),
 }
 
 

@@ -15,12 +15,12 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from .boxes import Boxes
-from .dataset import Dataset
-from .errors import DataError
-from .images import image_size
-from .schema import SPLITS
-from .table import Strict
+from l2d.data.cache.schema import SPLITS
+from l2d.data.errors import DataError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.images import image_size
+from l2d.data.sources.table import Strict
 
 #: How far a box may reach outside its image, in pixels: rounding does that. What does is cut off.
 TOLERANCE = 1.0
@@ -38,7 +38,7 @@ class DetectionConfig(Strict):
 
 
 class AnnotatedObject(NamedTuple):
-    """One object, its box in the coordinates of :mod:`data.boxes`, not checked yet."""
+    """One object, its box in the coordinates of :mod:`l2d.data.samples.boxes`, not checked yet."""
 
     xyxy: tuple[float, float, float, float]
     label: int  # index into the dataset's classes

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from .dataset import Dataset
-from .detection import validation_share
-from .errors import DataError
-from .patient_split import PatientSplit, split_by_patient
-from .table import Strict
+from l2d.data.errors import DataError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.patient_split import PatientSplit, split_by_patient
+from l2d.data.sources._annotated import validation_share
+from l2d.data.sources.table import Strict
 
 FINDINGS = (
     "No Finding", "Enlarged Cardiomediastinum", "Cardiomegaly", "Lung Opacity", "Lung Lesion", "Edema", "Consolidation",

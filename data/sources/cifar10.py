@@ -13,10 +13,10 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from .dataset import Dataset
-from .detection import validation_share
-from .errors import DataError
-from .table import Strict
+from l2d.data.errors import DataError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import validation_share
+from l2d.data.sources.table import Strict
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32

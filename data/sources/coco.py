@@ -1,7 +1,7 @@
 """Annotated images in the format of COCO: one JSON file a set, boxes as x, y, width, height from 0.
 
 The format is described at https://cocodataset.org/#format-data. Objects marked ``iscrowd`` are crowds in the sense of
-:mod:`data.boxes`: neither do they have to be found, nor does finding them count against anyone.
+:mod:`l2d.data.samples.boxes`: neither do they have to be found, nor does finding them count against anyone.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
-from .dataset import Dataset
-from .detection import AnnotatedImage, AnnotatedObject, DetectionConfig, is_file, make_dataset, unknown_class
-from .errors import DataError
-from .table import Strict
+from l2d.data.errors import DataError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import (
+    AnnotatedImage,
+    AnnotatedObject,
+    DetectionConfig,
+    is_file,
+    make_dataset,
+    unknown_class,
+)
+from l2d.data.sources.table import Strict
 
 FORMAT_HINT = "see https://cocodataset.org/#format-data"
 
@@ -67,7 +74,7 @@ def load_coco(config: CocoConfig, name: str) -> Dataset:
     Raises:
         DataError: a file is missing or not as the format has it, an annotation is of an unknown image or category, two
             sets have other categories, or an image is in two sets; names the file. See
-            :func:`data.detection.make_dataset` for the check of objects.
+            :func:`l2d.data.sources._annotated.make_dataset` for the check of objects.
     """
     readers = {key: _Reader(config, key, chosen) for key, chosen in config.sets if chosen is not None}
     first = readers["train"]

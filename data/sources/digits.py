@@ -17,9 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import store
-from .errors import DataError, UsageError
-from .voc import VocAnnotation, VocObject, format_voc
+from l2d.data.cache import store
+from l2d.data.errors import DataError, UsageError
+from l2d.data.sources.voc import VocAnnotation, VocObject, format_voc
 
 CLASSES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 YEAR = "digits"  # so that sets are named "digits/train"
@@ -33,7 +33,7 @@ Pool = tuple[np.ndarray, np.ndarray]
 
 README = """Semi-synthetic scenes of handwritten digits, in Pascal VOC's format
 
-Made by l2d (data/digits.py), seed {seed}, {size} x {size} pixels, {counts}.
+Made by l2d (data/sources/digits.py), seed {seed}, {size} x {size} pixels, {counts}.
 
 The digits are real: scikit-learn's load_digits, from UCI's Optical Recognition of Handwritten Digits (E. Alpaydin and
 C. Kaynak, 1998, CC BY 4.0). The scenes they stand in are not: backgrounds, noise and clutter are drawn, digits are

@@ -9,13 +9,13 @@ import numpy as np
 import polars as pl
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from .clusters import fit_clusters
-from .dataset import Dataset
-from .errors import DataError
-from .features import FeatureEncoder, evaluate, standardisation
-from .schema import INPUT_COLUMNS, TARGET_TYPES, token_column
-from .splits import hash_split, require_all_splits
-from .token_columns import TokenEncoder
+from l2d.data.cache.schema import INPUT_COLUMNS, TARGET_TYPES, token_column
+from l2d.data.errors import DataError
+from l2d.data.samples.clusters import fit_clusters
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.features import FeatureEncoder, evaluate, standardisation
+from l2d.data.samples.splits import hash_split, require_all_splits
+from l2d.data.samples.token_columns import TokenEncoder
 
 
 class Strict(BaseModel):

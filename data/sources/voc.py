@@ -7,7 +7,7 @@
     VOCdevkit/VOC2012/JPEGImages/2008_000008.jpg
 
 The format is that of *The PASCAL Visual Object Classes Challenge 2012 Development Kit* (Everingham and Winn). Its
-pixels count from 1 and a box names the last one it covers; see :mod:`data.boxes` for ours.
+pixels count from 1 and a box names the last one it covers; see :mod:`l2d.data.samples.boxes` for ours.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from .dataset import Dataset
-from .detection import AnnotatedImage, AnnotatedObject, DetectionConfig, is_file, make_dataset, unknown_class
-from .errors import DataError
-from .table import Strict
+from l2d.data.errors import DataError
+from l2d.data.samples.dataset import Dataset
+from l2d.data.sources._annotated import (
+    AnnotatedImage,
+    AnnotatedObject,
+    DetectionConfig,
+    is_file,
+    make_dataset,
+    unknown_class,
+)
+from l2d.data.sources.table import Strict
 
 #: The classes of the challenges of 2007 to 2012, in VOC's order.
 # fmt: off
@@ -61,7 +68,7 @@ class VocConfig(DetectionConfig):
 
 
 class VocObject(NamedTuple):
-    """An ``<object>``: its box in the coordinates of :mod:`data.boxes`."""
+    """An ``<object>``: its box in the coordinates of :mod:`l2d.data.samples.boxes`."""
 
     name: str
     xyxy: tuple[float, float, float, float]
@@ -89,7 +96,7 @@ def load_voc(config: VocConfig, name: str) -> Dataset:
 
     Raises:
         DataError: a folder, set, annotation or image is missing or not as the format has it, or an image is in two
-            sets; names the file. See :func:`data.detection.make_dataset` for the check of objects.
+            sets; names the file. See :func:`l2d.data.sources._annotated.make_dataset` for the check of objects.
     """
     labels = {label: index for index, label in enumerate(config.classes)}
     images = {}

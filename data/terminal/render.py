@@ -12,8 +12,8 @@ from decimal import Decimal
 
 import pyarrow as pa
 
-from .errors import UsageError
-from .formats import write_batches
+from l2d.data.errors import UsageError
+from l2d.data.terminal.formats import write_batches
 
 #: A table is for reading; other formats give everything.
 TABLE_ROWS = 1000

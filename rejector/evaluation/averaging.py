@@ -6,9 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from data.measures import brier, smooth_l1
-
-from ..table import CostTable
+from l2d.data.measures import brier, smooth_l1
+from l2d.rejector.rows.table import CostTable
 
 
 def averaged_answers(table: CostTable, names: list[str], tasks: list[str]) -> dict[str, np.ndarray] | None:

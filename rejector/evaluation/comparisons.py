@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .intervals import paired_intervals
-from .multiple_testing import holm
+from l2d.rejector.evaluation.intervals import paired_intervals
+from l2d.rejector.evaluation.multiple_testing import holm
 
 if TYPE_CHECKING:
-    from .evaluate import Evaluation
+    from l2d.rejector.evaluation.evaluate import Evaluation
 
 #: Rivals that no rejector can beat: there is nothing to test.
 BOUNDS = ("oracle",)

@@ -6,11 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from data.errors import UsageError
-
-from .curves import convex_hull, mean_quality, pareto_set
-from .evaluate import Evaluation, by_setting
-from .intervals import paired_intervals
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.curves import convex_hull, mean_quality, pareto_set
+from l2d.rejector.evaluation.evaluate import Evaluation, by_setting
+from l2d.rejector.evaluation.intervals import paired_intervals
 
 #: Metrics of which less is better; of all others more is.
 LOWER_IS_BETTER = ("task_loss", "brier", "smooth_l1", "mean_absolute_error")
@@ -79,7 +78,7 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
     """Cost-quality curve of evaluations of one cache and split: a point a setting, the mean of its seeds.
 
     Args:
-        evaluations: of :func:`rejector.evaluation.evaluate.evaluate_runs`, on the same cache.
+        evaluations: of :func:`l2d.rejector.evaluation.evaluate.evaluate_runs`, on the same cache.
         metric: see :func:`metrics_of`.
 
     Raises:

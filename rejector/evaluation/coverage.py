@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .curves import RiskCoverage, deferral_curve, risk_coverage
-from .evaluate import Evaluation
+from l2d.rejector.evaluation.curves import RiskCoverage, deferral_curve, risk_coverage
+from l2d.rejector.evaluation.evaluate import Evaluation
 
 
 def model_curve(evaluation: Evaluation) -> RiskCoverage:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data.boxes import Boxes
+from l2d.data.samples.boxes import Boxes
 
 
 def mixed_detections(answers: Sequence[Boxes], chosen: np.ndarray) -> Boxes:

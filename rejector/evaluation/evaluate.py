@@ -10,17 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import CostCache
-from data.errors import UsageError
-
-from ..losses import allocate, deferral_loss
-from ..networks import INPUT_OF
-from ..runs import Run, load_run, open_cache
-from ..table import load_tables
-from . import baselines
-from .comparisons import by_setting, compare, mean_std, setting_of
-from .groups import read_groups
-from .opponents import VALIDATION, Measured, Opponents
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation import baselines
+from l2d.rejector.evaluation.comparisons import by_setting, compare, mean_std, setting_of
+from l2d.rejector.evaluation.groups import read_groups
+from l2d.rejector.evaluation.opponents import VALIDATION, Measured, Opponents
+from l2d.rejector.losses import allocate, deferral_loss
+from l2d.rejector.networks import INPUT_OF
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.runs.run import Run, load_run, open_cache
 
 __all__ = ["Evaluation", "by_setting", "evaluate_runs", "mean_std", "setting_of"]
 

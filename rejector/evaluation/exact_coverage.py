@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .metrics import auroc, average_precision
+from l2d.rejector.evaluation.metrics import auroc, average_precision
 
 
 def kept_at(margin: np.ndarray, coverage: float) -> np.ndarray:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .comparisons import BOUNDS
-from .evaluate import Evaluation
-from .settings import (
+from l2d.rejector.evaluation.comparisons import BOUNDS
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.settings import (
     METHOD_OF_PAPER,
     difference_text,
     method_title,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.cache import CostCache
-from data.errors import DataError, UsageError
-
-from ..table import CostTable
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.rows.table import CostTable
 
 #: A kept column of this name groups samples unless another is named.
 GROUP_COLUMN = "group"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from data.measures import brier, smooth_l1
-
-from ..table import CostTable
-from .detection_metrics import mixed_detections, system_map
+from l2d.data.measures import brier, smooth_l1
+from l2d.rejector.evaluation.detection_metrics import mixed_detections, system_map
+from l2d.rejector.rows.table import CostTable
 
 
 def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: dict) -> dict[str, float]:

@@ -12,18 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import CostCache
-
-from ..grid import GridPoint
-from ..losses import oracle_allocation
-from ..table import CostTable
-from ..training import point_costs, reference_point_costs
-from . import baselines
-from .averaging import averaged_answers, averaged_costs
-from .metrics import sample_metrics, task_metrics
+from l2d.data.cache.reader import CostCache
+from l2d.rejector.evaluation import baselines
+from l2d.rejector.evaluation.averaging import averaged_answers, averaged_costs
+from l2d.rejector.evaluation.metrics import sample_metrics, task_metrics
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.losses import oracle_allocation
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import point_costs, reference_point_costs
 
 if TYPE_CHECKING:
-    from ..methods.trained import TrainedMethod
+    from l2d.rejector.literature.trained import TrainedMethod
 
 VALIDATION = "validation"
 
@@ -37,7 +36,7 @@ class Measured:
         choice_raw: raw costs of the validation split, float32 (m, agents, tasks).
         confidence: of the model on the evaluated split and on validation, float64 (n,) and (m,); None where it gives no
             probabilities.
-        groups: of the samples, see :func:`rejector.evaluation.groups.read_groups`.
+        groups: of the samples, see :func:`l2d.rejector.evaluation.groups.read_groups`.
     """
 
     def __init__(self, tables: dict[str, CostTable], split: str, cache: CostCache):
@@ -62,14 +61,14 @@ class Measured:
         return found
 
     def metrics(self, chosen: np.ndarray, names: list[str]) -> dict[str, float]:
-        """:func:`rejector.evaluation.metrics.task_metrics` of this table."""
+        """:func:`l2d.rejector.evaluation.metrics.task_metrics` of this table."""
         key = (tuple(names), chosen.tobytes())
         if key not in self._known:
             self._known[key] = task_metrics(self.table, chosen, names, self.costs)
         return dict(self._known[key])
 
     def sample_metrics(self, chosen: np.ndarray, names: list[str]) -> dict[str, np.ndarray]:
-        """:func:`rejector.evaluation.metrics.sample_metrics` of this table."""
+        """:func:`l2d.rejector.evaluation.metrics.sample_metrics` of this table."""
         return sample_metrics(self.table, chosen, names, self.costs)
 
     def average_metrics(self) -> dict[str, float]:

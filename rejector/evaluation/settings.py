@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from ..costs import METHOD_SOURCES
-from ..methods.registry import METHODS
-from .comparisons import BOUNDS, by_setting
-from .evaluate import Evaluation
+from l2d.rejector.costs import METHOD_SOURCES
+from l2d.rejector.evaluation.comparisons import BOUNDS, by_setting
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.literature.registry import METHODS
 
 METHOD_OF_PAPER = "multi-task"
 FEWEST_SAMPLES = 30  # (or groups) below it a bootstrap interval says little

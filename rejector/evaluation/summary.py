@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .comparisons import BOUNDS, mean_std
-from .evaluate import Evaluation
-from .findings import findings
-from .settings import (
+from l2d.rejector.evaluation.comparisons import BOUNDS, mean_std
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.findings import findings
+from l2d.rejector.evaluation.settings import (
     RIVAL_TITLES,
     difference_text,
     method_title,

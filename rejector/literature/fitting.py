@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data.errors import DataError
-
-from ..networks import make_network
-from ..train_config import TrainConfig, learning_rate
-from .samples import Samples
+from l2d.data.errors import DataError
+from l2d.rejector.literature.samples import Samples
+from l2d.rejector.networks import make_network
+from l2d.rejector.settings import TrainConfig, learning_rate
 
 Loss = Callable[[Tensor, Samples], Tensor]  # outputs (n, m) and their samples -> loss of each, (n,)
 Risk = Callable[[Tensor, Samples], float]  # the same -> what the best epoch has least of

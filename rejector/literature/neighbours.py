@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..losses import allocate, deferral_loss
-from .samples import Samples
+from l2d.rejector.literature.samples import Samples
+from l2d.rejector.losses import allocate, deferral_loss
 
 NEIGHBOURS = (1, 2, 5, 10, 20, 50, 100, 200)  # tried on validation
 NUMBERS_AT_ONCE = 1 << 22  # distances of a part of the queries, to bound memory

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from .. import losses
-from .rule import Rule
-from .samples import Samples
+from l2d.rejector import losses
+from l2d.rejector.literature.rule import Rule
+from l2d.rejector.literature.samples import Samples
 
 
 def _num_agents(num_classes: int, num_agents: int) -> int:

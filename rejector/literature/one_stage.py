@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, logsigmoid
 
-from .rule import Rule, hidden_where
-from .samples import Samples
+from l2d.rejector.literature.rule import Rule, hidden_where
+from l2d.rejector.literature.samples import Samples
 
 
 def _split(outputs: Tensor, num_agents: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The rejector methods of the literature that a sweep can train beside the paper's: their names and sources.
 
-What they compute is in :mod:`rejector.methods.on_agents`, :mod:`rejector.methods.one_stage` and
-:mod:`rejector.methods.neighbours`; ``docs/methods.md`` says when to use which.
+What they compute is in :mod:`l2d.rejector.literature.on_agents`, :mod:`l2d.rejector.literature.one_stage` and
+:mod:`l2d.rejector.literature.neighbours`; ``docs/methods.md`` says when to use which.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from data.cache import CostCache
-from data.errors import UsageError
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import UsageError
 
 #: ``none``: scores come from the input alone; ``given``: they need the class probabilities of a model, the cached one's
 #: or those of a classifier of their own; ``own``: the method trains classifier and rejector together.

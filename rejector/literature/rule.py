@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .samples import Samples
+from l2d.rejector.literature.samples import Samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,17 +6,16 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from data.cache import CostCache
-from data.errors import UsageError
-from data.schema import SPLITS
-
-from ..distributed import is_first
-from ..grid import GridPoint
-from ..runs import save_runs
-from ..table import load_tables
-from ..train_config import TrainConfig
-from .registry import METHODS
-from .training import train_method
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import SPLITS
+from l2d.data.errors import UsageError
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.literature.training import train_method
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.runs.run import save_runs
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.distributed import is_first
 
 
 def train_methods(
@@ -33,7 +32,7 @@ def train_methods(
         Seconds of training, and how many samples were left out for want of answers.
 
     Raises:
-        UsageError: ``config.memory`` is given, or what :func:`rejector.methods.training.train_method` refuses.
+        UsageError: ``config.memory`` is given, or what :func:`l2d.rejector.literature.training.train_method` refuses.
     """
     if config.memory is not None:
         names = ", ".join(dict.fromkeys(point.method for point, _ in todo))

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.errors import UsageError
-
-from ..grid import GridPoint
-from ..table import CostTable
-from ..training import ROWS_AT_ONCE, TrainedRejector
-from . import on_agents, one_stage
-from .fitting import network_of
-from .neighbours import mean_costs
-from .registry import METHODS, Method
+from l2d.data.errors import UsageError
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.literature import on_agents, one_stage
+from l2d.rejector.literature.fitting import network_of
+from l2d.rejector.literature.neighbours import mean_costs
+from l2d.rejector.literature.registry import METHODS, Method
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import ROWS_AT_ONCE, TrainedRejector
 
 RULES = on_agents.RULES | one_stage.RULES
 LOWEST = -1e9  # score of agents that a method never chooses while another is available
@@ -30,7 +29,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedMethod(TrainedRejector):
-    """One of :data:`rejector.methods.registry.METHODS`, trained.
+    """One of :data:`l2d.rejector.literature.registry.METHODS`, trained.
 
     Attributes:
         state: ``feature_mean`` and ``feature_std``, the number of classes as ``num_classes``, and what the method has
@@ -93,7 +92,7 @@ class TrainedMethod(TrainedRejector):
     def system_table(self, table: CostTable, tasks: list[str]) -> CostTable:
         """The table with the classifier of its own in agent 0's place: its answers, its 0-1 cost, never missing.
 
-        Other tasks of agent 0 weigh nothing (see :func:`rejector.methods.registry.check_method`) and become 0.
+        Other tasks of agent 0 weigh nothing (see :func:`l2d.rejector.literature.registry.check_method`) and become 0.
         """
         if not self.has_classifier:
             return table

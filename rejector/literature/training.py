@@ -10,22 +10,21 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from data.errors import UsageError
-from data.features import standardisation
-
-from ..evaluation import baselines
-from ..grid import GridPoint
-from ..losses import allocate, deferral_loss
-from ..subsets import training_rows
-from ..table import CostTable
-from ..train_config import TrainConfig
-from ..training import point_costs
-from .fitting import Fitted, fit, network_of
-from .neighbours import choose_neighbours
-from .registry import METHODS, Method
-from .rule import Rule
-from .samples import Samples
-from .trained import RULES, TrainedMethod, known_query_costs, model_probabilities
+from l2d.data.errors import UsageError
+from l2d.data.samples.features import standardisation
+from l2d.rejector.evaluation import baselines
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.literature.fitting import Fitted, fit, network_of
+from l2d.rejector.literature.neighbours import choose_neighbours
+from l2d.rejector.literature.registry import METHODS, Method
+from l2d.rejector.literature.rule import Rule
+from l2d.rejector.literature.samples import Samples
+from l2d.rejector.literature.trained import RULES, TrainedMethod, known_query_costs, model_probabilities
+from l2d.rejector.losses import allocate, deferral_loss
+from l2d.rejector.rows.subset import training_rows
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.rejector import point_costs
 
 FOLDS = 4  # of the training split, for what a classifier of its own says of rows that it has not seen
 NETWORKS = ("linear", "mlp")
@@ -44,10 +43,10 @@ def train_method(
     """Train a method.
 
     Args:
-        point: its ``method`` is one of :data:`rejector.methods.registry.METHODS`.
+        point: its ``method`` is one of :data:`l2d.rejector.literature.registry.METHODS`.
         train: rows to fit, read with predictions; with ``config.train_rows`` a part of them is drawn by the seed.
         validation: rows that choose the epoch, the number of neighbours or the threshold: lowest deferral risk (or
-            loss, see :class:`rejector.methods.rule.Rule`).
+            loss, see :class:`l2d.rejector.literature.rule.Rule`).
         tasks: of the cache.
         num_classes: K; 0 without classes.
 
@@ -182,7 +181,7 @@ class _Job:
         return self._trained(state | learnt, Fitted({}, 0, risk, [(0.0, risk)]))
 
     def _threshold(self, validation: Samples, state: dict[str, Tensor]) -> TrainedMethod:
-        """Chow's rule, see :func:`rejector.evaluation.baselines.choose_threshold`."""
+        """Chow's rule, see :func:`l2d.rejector.evaluation.baselines.choose_threshold`."""
         confidence = validation.probabilities.amax(dim=1).double().numpy()
         found = baselines.choose_threshold(confidence, validation.costs.numpy())
         if found is None:

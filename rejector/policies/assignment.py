@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.errors import DataError
-
-from .constraints import Constraint, check_feasible, integer_program
-from .dual_prices import cheapest, fit_prices
+from l2d.data.errors import DataError
+from l2d.rejector.policies.constraints import Constraint, check_feasible, integer_program
+from l2d.rejector.policies.dual_prices import cheapest, fit_prices
 
 CORE = 40  # samples of the first core, per pair of agents
 SMALL = 500  # samples; up to here the core is solved to the end

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import DataError, UsageError
-
-from ..evaluation.evaluate import Evaluation, by_setting, evaluate_runs
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.evaluation.evaluate import Evaluation, by_setting, evaluate_runs
 
 RESOURCES = ("budget", "gflops", "coverage")
 HIGHER_IS_BETTER = {

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from data.cache import AgentRecord
-from data.errors import UsageError
+from l2d.data.cache.reader import AgentRecord
+from l2d.data.errors import UsageError
 
 SLACK = 1e-9  # rounding that is forgiven, relative to a limit: 0.3 x 10 samples are 3
 

@@ -30,7 +30,7 @@ def implied_costs(scores: np.ndarray, available: np.ndarray, loss: str, nu: floa
     Args:
         scores: (n, agents).
         available: bool (n, agents).
-        loss: a name of :data:`rejector.losses.LOSSES`.
+        loss: a name of :data:`l2d.rejector.losses.LOSSES`.
         nu: of the surrogate.
 
     Returns:

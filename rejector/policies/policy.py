@@ -15,15 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import store
-from data.errors import DataError, UsageError
-from data.integrity import sha256_of
-
-from ..runs import ALLOCATIONS_FILE, WEIGHTS_FILE, Run
-from .assignment import Assignment, assign, assign_in_batches
-from .constraints import Constraint
-from .cost_prediction import KINDS, CostPredictor, choose_predictor
-from .price_rule import Policy
+from l2d.data.cache import store
+from l2d.data.cache.integrity import sha256_of
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.policies.assignment import Assignment, assign, assign_in_batches
+from l2d.rejector.policies.constraints import Constraint
+from l2d.rejector.policies.cost_prediction import KINDS, CostPredictor, choose_predictor
+from l2d.rejector.policies.price_rule import Policy
+from l2d.rejector.runs.run import ALLOCATIONS_FILE, WEIGHTS_FILE, Run
 
 MODES = ("prices", "batch", "exact")
 NUDGES = (0.0, 1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data import store
-from data.errors import DataError, UsageError
-
-from .cost_prediction import CostPredictor
-from .dual_prices import cheapest
+from l2d.data.cache import store
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.policies.cost_prediction import CostPredictor
+from l2d.rejector.policies.dual_prices import cheapest
 
 
 @dataclass(frozen=True)

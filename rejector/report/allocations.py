@@ -9,10 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from data import schema
-
-from ..evaluation.comparisons import mean_losses
-from ..evaluation.evaluate import Evaluation
+from l2d.data.cache import schema
+from l2d.rejector.evaluation.comparisons import mean_losses
+from l2d.rejector.evaluation.evaluate import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

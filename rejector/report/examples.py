@@ -16,12 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import schema
-from data.errors import UsageError
-from data.images import read_image
-
-from ..evaluation.evaluate import Evaluation
-from .decisions import Decisions
+from l2d.data.cache import schema
+from l2d.data.errors import UsageError
+from l2d.data.samples.images import read_image
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.report.allocations import Decisions
 
 EACH = 2  # examples of a gain, and of a loss, for each agent
 LEAST_SCORE = 0.3  # boxes that a detector believes in less are not drawn
@@ -101,7 +100,7 @@ def with_answers(
 
     Args:
         members: evaluations of the setting the examples are of.
-        columns: of :func:`rejector.report.decisions.sample_columns`, in the rows of the decisions.
+        columns: of :func:`l2d.rejector.report.allocations.sample_columns`, in the rows of the decisions.
         images: a folder beneath which the image files lie, named as the samples; without it the small ones of the cache
             are used, if it has them.
 

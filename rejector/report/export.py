@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from data import store
-from data.errors import UsageError
-
-from ..evaluation.evaluate import Evaluation
-from . import theme
-from .figures import Figure, Panel, compare
-from .layout import lay_out
-from .page import VEGA_LITE, by_cache, figures_of
-from .sweep_figure import sweep
+from l2d.data.cache import store
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.report.figures import theme
+from l2d.rejector.report.figures.rejectors import Figure, Panel, compare
+from l2d.rejector.report.figures.sweep import sweep
+from l2d.rejector.report.page import VEGA_LITE, by_cache, figures_of
+from l2d.rejector.report.shown import lay_out
 
 WIDTH = 340  # of a panel without its labels, in pixels
 MOST_COLUMNS = 4

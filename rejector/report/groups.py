@@ -14,11 +14,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data.errors import UsageError
-
-from ..evaluation.intervals import paired_intervals
-from ..sql.guard import locked_connection
-from .decisions import Decisions
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.intervals import paired_intervals
+from l2d.rejector.report.allocations import Decisions
+from l2d.rejector.sql.guard import locked_connection
 
 MOST_BINS = 8  # of a text column, "other" aside
 MOST_NUMBERS = 12  # whole numbers that are bins of their own
@@ -44,7 +43,7 @@ def bins_by(columns: pa.Table, expression: str) -> Bins:
     """Bins by one SQL expression over columns of the samples, such as ``cluster``, ``age`` or ``age > 60``.
 
     Args:
-        columns: of :func:`rejector.report.decisions.sample_columns`, n rows.
+        columns: of :func:`l2d.rejector.report.allocations.sample_columns`, n rows.
         expression: DuckDB's SQL. A column of that very name wins, so names with spaces need no quotes.
 
     Raises:
@@ -137,7 +136,7 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
     classes of a category (``ward = a``).
 
     Args:
-        columns: of :func:`rejector.report.decisions.sample_columns`, of the same samples.
+        columns: of :func:`l2d.rejector.report.allocations.sample_columns`, of the same samples.
         most: how many; those that save nothing are left out.
     """
     best = ranked_cost(decisions.costs) / len(columns)

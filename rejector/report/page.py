@@ -11,26 +11,25 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from data import store
-from data.cache import CacheRecord
-from data.render import format_value
-
-from ..evaluation.evaluate import Evaluation
-from ..evaluation.findings import findings
-from ..evaluation.intervals import RESAMPLES
-from ..evaluation.settings import verdict
-from ..evaluation.summary import headline, paper_table, regret_table
-from ..runs import read_facts
-from . import theme
-from .decisions import Decisions, decisions_of, sample_columns
-from .examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
-from .figures import Figure, compare
-from .layout import Layout, agents_of, constant_of, labels_of, lay_out
-from .price_of_quality import quality_for_cost
-from .reproduce import commands
-from .sweep_figure import sweep
-from .trade_offs import by_group, risk_for_coverage
-from .where import bins_by, most_telling
+from l2d.data.cache import store
+from l2d.data.cache.reader import CacheRecord
+from l2d.data.terminal.render import format_value
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.findings import findings
+from l2d.rejector.evaluation.intervals import RESAMPLES
+from l2d.rejector.evaluation.settings import verdict
+from l2d.rejector.evaluation.summary import headline, paper_table, regret_table
+from l2d.rejector.report.allocations import Decisions, decisions_of, sample_columns
+from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
+from l2d.rejector.report.figures import theme
+from l2d.rejector.report.figures.cost_quality import quality_for_cost
+from l2d.rejector.report.figures.rejectors import Figure, compare
+from l2d.rejector.report.figures.sweep import sweep
+from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
+from l2d.rejector.report.groups import bins_by, most_telling
+from l2d.rejector.report.reproduce import commands
+from l2d.rejector.report.shown import Layout, agents_of, constant_of, labels_of, lay_out
+from l2d.rejector.runs.run import read_facts
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 VEGA_LITE = "6.4"  # of the specifications that Altair 6.3 writes, and of the library in the page
@@ -91,7 +90,7 @@ def write_report(
     """Write the page; a section for each cache.
 
     Args:
-        evaluations: of :func:`rejector.evaluation.evaluate.evaluate_runs`.
+        evaluations: of :func:`l2d.rejector.evaluation.evaluate.evaluate_runs`.
         out: an ``.html`` file; it is replaced.
         by: see :func:`figures_of`.
         images: folder beneath which the images of a detection dataset lie, for the examples.
@@ -170,7 +169,7 @@ def _section(
     figures, columns = _figures(layout, decisions, by)
     tables: dict[str, list[dict[str, Any]]] = {}
     if theory:
-        from .theory_page import theory_part  # brings scikit-learn
+        from l2d.rejector.report.figures.theory import theory_part  # brings scikit-learn
 
         part = theory_part(layout, members[0].result["split"])
         figures, tables = [*figures, part.figure], part.tables

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from data.cache import CostCache
-
-from ..evaluation.evaluate import Evaluation
-from ..grid import GridPoint
-from ..train_config import TrainConfig
+from l2d.data.cache.reader import CostCache
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.settings import TrainConfig
 
 #: field of TrainConfig -> option of `l2d sweep`
 OPTIONS = {

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.comparisons import setting_of
-from ..evaluation.evaluate import Evaluation
-from ..evaluation.settings import METHOD_OF_PAPER, settings_of
-from ..evaluation.summary import METRIC_TITLES
+from l2d.rejector.evaluation.comparisons import setting_of
+from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.settings import METHOD_OF_PAPER, settings_of
+from l2d.rejector.evaluation.summary import METRIC_TITLES
 
 Group = list[Evaluation]  # the seeds of one setting
 FEWEST_BETAS = 3  # a sweep is drawn as a curve from so many on

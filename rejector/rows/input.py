@@ -1,6 +1,6 @@
 """The rows of a cache's chunks: what a rejector looks at and what each agent costs there, and what is refused.
 
-Shared by rejector/table.py, which joins chunks to tables, and rejector/streaming.py, which reads them one by one.
+Shared by rejector/rows/table.py, which joins chunks to tables, and rejector/rows/stream.py, one by one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from data import schema
-from data.cache import AgentRecord, CostCache
-from data.columns import dense_matrix, numbers
-from data.errors import DataError, UsageError
-from data.images import decode_thumbnails
-from data.tokens import Tokens, token_rows, token_sizes
-
-from .networks import INPUT_HINT
+from l2d.data.cache import schema
+from l2d.data.cache.columns import dense_matrix, numbers
+from l2d.data.cache.reader import AgentRecord, CostCache
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.images import decode_thumbnails
+from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
+from l2d.rejector.networks import INPUT_HINT
 
 #: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed;
 #: charge a failure the worst cost of its task that any answer has on the training split; or mask it, so that the agent
@@ -74,7 +73,7 @@ class RejectorInput:
 
     @cached_property
     def sizes(self) -> tuple[tuple[int, int], ...]:
-        """Of fields of token lists, see :func:`data.tokens.token_sizes`; else none."""
+        """Of fields of token lists, see :func:`l2d.data.samples.tokens.token_sizes`; else none."""
         return token_sizes(self.made)
 
     @cached_property

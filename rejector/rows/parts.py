@@ -8,13 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from data import schema, store
-from data.cache import CostCache
-from data.errors import CorruptPart
-from data.integrity import REBUILD_HINT
-from data.mapped import MappedPart
-
-from .rows import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
+from l2d.data.cache import schema, store
+from l2d.data.cache.integrity import REBUILD_HINT
+from l2d.data.cache.mapped import MappedPart
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart
+from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
 
 class CacheParts:
@@ -24,7 +23,7 @@ class CacheParts:
         cache: an opened cache.
         splits: to be read, out of ``train``, ``validation``, ``test``.
         column: the rejector's input, ``features``, ``tokens`` or ``image``.
-        failures: what to do about recorded failures, see :data:`rejector.rows.FAILURES`.
+        failures: what to do about recorded failures, see :data:`l2d.rejector.rows.input.FAILURES`.
 
     Attributes:
         counts: split -> rows of each chunk that are kept, int64 (chunks,).

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import UsageError
-
-from .streaming import Prepare, Rows, Stream, ahead
+from l2d.data.errors import UsageError
+from l2d.rejector.rows.stream import Prepare, Rows, Stream, ahead
 
 
 @dataclass(frozen=True)

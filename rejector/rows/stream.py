@@ -1,4 +1,4 @@
-"""A split of a cache as a stream of batches, read part by part: in order here, shuffled in rejector/shuffled.py."""
+"""A split of a cache as a stream of batches, read part by part: in order here, shuffled in shuffled.py."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.cache import CostCache
-from data.features import standardisation_of_parts
-
-from .parts import CacheParts
+from l2d.data.cache.reader import CostCache
+from l2d.data.samples.features import standardisation_of_parts
+from l2d.rejector.rows.parts import CacheParts
 
 #: What is done to rows once they are read: (features (n, W), raw (n, A, T)) -> the same rows, of any width and shape,
 #: float32 on the CPU. Row by row, whatever rows stand beside one; and without writing to what is given.
@@ -31,7 +30,7 @@ def open_streams(
         cache: an opened cache.
         splits: out of ``train``, ``validation``, ``test``.
         column: the rejector's input, ``features``, ``tokens`` or ``image``.
-        failures: as :func:`rejector.table.load_tables`; all agents and references count.
+        failures: as :func:`l2d.rejector.rows.table.load_tables`; all agents and references count.
 
     Raises:
         IncompleteCache: parts are missing.
@@ -49,7 +48,7 @@ class Stream:
     Attributes:
         width: of a row's features.
         shape: of a row's raw costs: (agents, tasks).
-        sizes: of the fields of token lists that a row is, see :func:`data.tokens.token_sizes`; else none.
+        sizes: of the fields of token lists that a row is, see :func:`l2d.data.samples.tokens.token_sizes`; else none.
         counts: rows in each chunk, int64 (all chunks,).
         chunks: those that have rows.
         has_unavailable: whether an agent may be unavailable on some row: its raw costs are NaN there.
@@ -91,7 +90,7 @@ class Stream:
             yield waiting
 
     def standardisation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and deviation of each feature, as :func:`data.features.standardisation`, in one pass."""
+        """Mean and deviation of each feature, as :func:`l2d.data.samples.features.standardisation`, in one pass."""
         return standardisation_of_parts(self._parts.read(self.split, chunk)[0] for chunk in self.chunks)
 
     def rows(self, chunk: int, prepare: Prepare | None = None) -> Rows:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.errors import UsageError
+from l2d.data.errors import UsageError
 
 
 def training_rows(count: int, wanted: float | None, seed: int) -> Tensor:

@@ -10,13 +10,12 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from data import schema
-from data.boxes import Boxes
-from data.cache import AgentRecord, CostCache
-from data.columns import dense_matrix, numbers
-from data.features import standardisation
-
-from .rows import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
+from l2d.data.cache import schema
+from l2d.data.cache.columns import dense_matrix, numbers
+from l2d.data.cache.reader import AgentRecord, CostCache
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.features import standardisation
+from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,8 @@ class CostTable:
         predictions: agent or reference name -> prediction column -> the same.
         reference_raw: raw costs of the references, float32 (n, references, tasks), NaN as above.
         failed: where an agent or reference (in this order) has no answer, bool (n, agents + references).
-        sizes: of the fields of token lists that a row of features is, see :func:`data.tokens.token_sizes`; else none.
+        sizes: of the fields of token lists that a row of features is, see
+            :func:`l2d.data.samples.tokens.token_sizes`; else none.
     """
 
     split: str
@@ -188,7 +188,7 @@ def _by_split() -> dict[str, list]:
 
 
 class TableStream:
-    """A table with the face of :class:`rejector.streaming.Stream`: one part, held already."""
+    """A table with the face of :class:`l2d.rejector.rows.stream.Stream`: one part, held already."""
 
     chunks = (0,)
 

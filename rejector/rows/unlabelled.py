@@ -11,15 +11,14 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from data import schema
-from data.cache import CostCache
-from data.errors import DataError, FingerprintMismatch, UsageError
-from data.features import FeatureEncoder, columns_of, evaluate
-from data.stream import TableStream
-from data.token_columns import TokenEncoder
-
-from .networks import INPUT_HINT
-from .rows import RejectorInput, pixels_of
+from l2d.data.cache import schema
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import DataError, FingerprintMismatch, UsageError
+from l2d.data.samples.features import FeatureEncoder, columns_of, evaluate
+from l2d.data.samples.stream import TableStream
+from l2d.data.samples.token_columns import TokenEncoder
+from l2d.rejector.networks import INPUT_HINT
+from l2d.rejector.rows.input import RejectorInput, pixels_of
 
 #: Sample ids (strings), features float32 (batch, width), and who can be asked, bool (batch, agents), None: everybody.
 Batches = Iterator[tuple[pa.Array, np.ndarray, np.ndarray | None]]
@@ -293,7 +292,7 @@ def _pixels(frame: pl.DataFrame, first_row: int, width: int, where: object) -> n
 
 
 class _Answering:
-    """Who has an answer in a cache, as far as it has been asked: recorded as in :class:`rejector.rows.Missing`."""
+    """Which agents have answers in a cache, recorded as :class:`l2d.rejector.rows.input.Missing` does."""
 
     def __init__(self, cache: CostCache, agents: Sequence[str], failures: str):
         known = {agent.name: agent for agent in cache.all_agents}

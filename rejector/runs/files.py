@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data import schema, store
-from data.cache import CostCache
-from data.errors import CorruptPart, UsageError
-from data.integrity import sha256_of, skeleton_digest
+from l2d.data.cache import schema, store
+from l2d.data.cache.integrity import sha256_of, skeleton_digest
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart, UsageError
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"

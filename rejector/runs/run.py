@@ -22,20 +22,21 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from data import schema, store
-from data.cache import CostCache
-from data.errors import CorruptPart, FingerprintMismatch, UsageError
-from data.integrity import sha256_of, skeleton_digest
-from data.tokens import token_sizes
-
-from .costs import CostWeights
-from .grid import GridPoint
-from .inputs import InputRecord
-from .losses import allocate, deferral_loss, oracle_allocation
-from .methods.registry import METHODS
-from .methods.trained import TrainedMethod
-from .networks import INPUT_OF
-from .run_files import (
+from l2d.data.cache import schema, store
+from l2d.data.cache.integrity import sha256_of, skeleton_digest
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError
+from l2d.data.samples.tokens import token_sizes
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.literature.trained import TrainedMethod
+from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
+from l2d.rejector.networks import INPUT_OF
+from l2d.rejector.rows.stream import Stream
+from l2d.rejector.rows.table import CostTable, TableStream
+from l2d.rejector.rows.unlabelled import InputRecord
+from l2d.rejector.runs.files import (
     ALLOCATIONS_FILE,
     RUN_FILE,
     WEIGHTS_FILE,
@@ -45,9 +46,7 @@ from .run_files import (
     one_run,
     read_facts,
 )
-from .streaming import Stream
-from .table import CostTable, TableStream
-from .training import TrainConfig, TrainedRejector, point_costs
+from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, point_costs
 
 __all__ = ["RUN_FILE", "Run", "find_runs", "load_run", "one_run", "open_cache", "save_runs"]
 
@@ -85,7 +84,7 @@ def save_runs(
     """Write one folder per rejector, each atomically.
 
     Args:
-        tables: the splits to write allocations for; read with predictions for :mod:`rejector.methods`.
+        tables: the splits to write allocations for; read with predictions for :mod:`l2d.rejector.literature`.
         seconds: training took for the whole grid.
 
     Raises:
@@ -149,7 +148,7 @@ def allocation_batches(
 def method_allocation_batches(
     rejector: TrainedMethod, tables: dict[str, CostTable], cache: CostCache
 ) -> Iterator[pa.RecordBatch]:
-    """The same under one of :mod:`rejector.methods`, from tables that have been read with predictions.
+    """The same under one of :mod:`l2d.rejector.literature`, from tables that have been read with predictions.
 
     Where it has a classifier of its own, ``cost_0`` is that one's, and what it says are columns ``pred_cla`` and
     ``pred_prob``.

@@ -15,11 +15,10 @@ import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from data import schema, store
-from data.cache import CostCache
-from data.errors import CorruptPart, UsageError
-
-from ..run_files import ALLOCATIONS_FILE, RUN_FILE, cache_fingerprint, cache_of, read_facts
+from l2d.data.cache import schema, store
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart, UsageError
+from l2d.rejector.runs.files import ALLOCATIONS_FILE, RUN_FILE, cache_fingerprint, cache_of, read_facts
 
 #: Text that is the same in a whole file is stored once.
 CONSTANT = pa.dictionary(pa.int32(), pa.string())

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.errors import UsageError
+from l2d.data.errors import UsageError
 
 #: Table functions that compute and read nothing but their arguments and the list of views.
 TABLE_FUNCTIONS = {

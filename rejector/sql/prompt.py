@@ -16,10 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from data.errors import L2DError, UsageError
-
-from .catalogue import MACROS
-from .query import QuerySession, Result
+from l2d.data.errors import L2DError, UsageError
+from l2d.rejector.sql.catalogue import MACROS
+from l2d.rejector.sql.query import QuerySession, Result
 
 COMMANDS = {
     ".tables": "the views",

@@ -1,8 +1,8 @@
 """SQL over caches and runs: one query, or many over the same views.
 
 Views: ``samples``, ``features``, ``images``, ``agents``, ``costs``, ``predictions``, ``allocations``, ``scores``,
-``runs``, ``run_agents``; see :mod:`rejector.sql.catalogue` for them and the macros, :mod:`rejector.sql.guard` for what
-a query may do.
+``runs``, ``run_agents``; see :mod:`l2d.rejector.sql.catalogue` for them and the macros, :mod:`l2d.rejector.sql.guard`
+for what a query may do.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from data import store
-from data.errors import CorruptPart, L2DError, UsageError
-from data.formats import SUFFIXES, write_batches
-
-from .catalogue import DERIVED, VIEW_NAMES, Catalogue
-from .guard import admitted, locked_connection
+from l2d.data.cache import store
+from l2d.data.errors import CorruptPart, L2DError, UsageError
+from l2d.data.terminal.formats import SUFFIXES, write_batches
+from l2d.rejector.sql.catalogue import DERIVED, VIEW_NAMES, Catalogue
+from l2d.rejector.sql.guard import admitted, locked_connection
 
 BATCH_ROWS = 65_536
 POLL_SECONDS = 0.2
@@ -242,7 +241,7 @@ def check_target(path: Path, *, overwrite: bool) -> None:
     """Refuse a file that a result cannot be saved as, before anything is computed.
 
     Raises:
-        UsageError: another suffix than those of :data:`data.formats.SUFFIXES`, or the file is there already.
+        UsageError: another suffix than those of :data:`l2d.data.terminal.formats.SUFFIXES`, or the file exists.
     """
     if path.suffix.lower() not in SUFFIXES:
         raise UsageError("a result is no such file", where=path, hint=f"give a name ending in {', '.join(SUFFIXES)}")

@@ -69,7 +69,7 @@ def minimiser(tau: np.ndarray, nu: float) -> np.ndarray:
     ``s_j`` in proportion to ``tau_j^(1/(2-nu))`` below ``nu = 2``; from there on all of it on the largest ``tau_j``
     (the first of several), which finite scores only approach. Its argmax is the cheapest agent for every ``nu``: what
     consistency means. Below 2 it is the flatter the more of their cost all agents share, see
-    :func:`rejector.losses.recentred`.
+    :func:`l2d.rejector.losses.recentred`.
 
     Raises:
         ValueError: as :func:`optimal_risk`.

@@ -84,7 +84,7 @@ def deferral_bound(excess: np.ndarray | float, tau_norm: np.ndarray | float, nu:
 
     Holds for one ``x`` with its conditional excess and ``||tau||_1``, and, ``Gamma`` being concave (Jensen's inequality
     for its perspective), for means over ``x`` of both. The theorem's second term, the model's own excess cost, is in
-    :mod:`rejector.theory.encoder_split`; it is 0 when the model is taken as it is.
+    :mod:`l2d.rejector.theory.encoder_split`; it is 0 when the model is taken as it is.
 
     Args:
         excess: of the surrogate risk over its infimum, >= 0, (...).

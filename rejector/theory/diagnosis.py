@@ -15,18 +15,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from data.cache import CostCache
-from data.errors import UsageError
-
-from ..evaluation.intervals import paired_interval
-from ..losses import LOSSES, check_nu
-from ..networks import INPUT_OF
-from ..runs import Run, load_run, one_run, open_cache
-from ..table import CostTable, load_tables
-from ..training import TrainedRejector, point_costs
-from .bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
-from .encoder_split import EncoderSplit, encoder_split
-from .refits import LongerFit, fitted_longer, missing_of, on_halves, with_weight_decay
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.intervals import paired_interval
+from l2d.rejector.losses import LOSSES, check_nu
+from l2d.rejector.networks import INPUT_OF
+from l2d.rejector.rows.table import CostTable, load_tables
+from l2d.rejector.runs.run import Run, load_run, one_run, open_cache
+from l2d.rejector.theory.bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
+from l2d.rejector.theory.encoder_split import EncoderSplit, encoder_split
+from l2d.rejector.theory.refits import LongerFit, fitted_longer, missing_of, on_halves, with_weight_decay
+from l2d.rejector.training.rejector import TrainedRejector, point_costs
 
 FEWEST_ROWS = 10  # of each split
 
@@ -275,7 +274,7 @@ def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed
     Raises:
         UsageError: as :func:`examine`.
     """
-    from .findings import all_parts, bound_curve_of, notes_of, verdict_of
+    from l2d.rejector.theory.findings import all_parts, bound_curve_of, notes_of, verdict_of
 
     subject = examine(path, split, device=device, seed=seed)
     run, config = subject.run, subject.run.rejector.config

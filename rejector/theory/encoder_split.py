@@ -20,16 +20,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from data import schema
-from data.cache import CostCache
-from data.errors import CorruptPart
-from data.integrity import REBUILD_HINT
-from data.measures import brier, smooth_l1
-from data.two_head import TwoHeadNetwork, fit_two_head
-
-from ..grid import GridPoint
-from ..table import CostTable
-from ..training import point_costs
+from l2d.data.cache import schema
+from l2d.data.cache.integrity import REBUILD_HINT
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart
+from l2d.data.measures import brier, smooth_l1
+from l2d.data.networks.two_head import TwoHeadNetwork, fit_two_head
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import point_costs
 
 SEEDS = (1, 2)  # of the networks that are tried
 #: What a model that says nothing of its training is compared with: the defaults of the agent kind ``two_head``.

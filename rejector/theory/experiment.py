@@ -17,11 +17,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..costs import CostWeights
-from ..grid import GridPoint
-from ..losses import allocate
-from ..table import CostTable
-from ..training import TrainConfig, train_grid
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.losses import allocate
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import TrainConfig, train_grid
 
 AGENTS = 3
 _GRID = 256  # midpoints along each side

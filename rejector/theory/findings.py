@@ -6,11 +6,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from .bayes import FOLDS
-from .conditional_risk import expected_tau, log_softmax, minimiser, optimal_risk, risk_at_logs, surrogate_losses
-from .consistency import deferral_bound
-from .diagnosis import Finding, Subject, chosen_costs, mean_of
-from .learning_bound import LearningBound, agent_costs, bound_curve, learning_bound, score_class
+from l2d.rejector.theory.bayes import FOLDS
+from l2d.rejector.theory.conditional_risk import (
+    expected_tau,
+    log_softmax,
+    minimiser,
+    optimal_risk,
+    risk_at_logs,
+    surrogate_losses,
+)
+from l2d.rejector.theory.consistency import deferral_bound
+from l2d.rejector.theory.diagnosis import Finding, Subject, chosen_costs, mean_of
+from l2d.rejector.theory.learning_bound import LearningBound, agent_costs, bound_curve, learning_bound, score_class
 
 LOSS = "deferral loss: from the oracle to this rejector"
 SURROGATE = "surrogate: excess risk and the bound of Theorem 4.4"
@@ -258,7 +265,7 @@ def _chosen(chosen: dict[str, str], key: str) -> str:
 
 
 def _model_cost_on_train(subject: Subject) -> float:
-    from .diagnosis import costs_judged_on
+    from l2d.rejector.theory.diagnosis import costs_judged_on
 
     costs = costs_judged_on(subject.run, subject.tables["train"].raw, subject.cache.record.tasks)[:, 0]
     return float(costs[np.isfinite(costs)].mean())
@@ -310,7 +317,7 @@ def _terms(terms: LearningBound) -> dict[str, float]:
 
 
 def _bound_inputs(subject: Subject):
-    from .diagnosis import costs_judged_on
+    from l2d.rejector.theory.diagnosis import costs_judged_on
 
     run, record, table = subject.run, subject.cache.record, subject.tables["train"]
     costs = costs_judged_on(run, table.raw, record.tasks)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..training import TrainedRejector
+from l2d.rejector.training.rejector import TrainedRejector
 
 DRAWS = 200
 _SIGNS_AT_ONCE = 1 << 24

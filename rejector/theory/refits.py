@@ -18,9 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..losses import LOSSES, check_nu
-from ..table import CostTable
-from ..training import TrainedRejector, train_grid
+from l2d.rejector.losses import LOSSES, check_nu
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import TrainedRejector, train_grid
 
 MOST_ROWS = 20_000
 DECAYS = (0.1, 1.0)

@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data import store
-from data.errors import CorruptPart
-
-from .distributed import Group
+from l2d.data.cache import store
+from l2d.data.errors import CorruptPart
+from l2d.rejector.training.distributed import Group
 
 EVERY = 30.0  # seconds between two saves
 
@@ -28,7 +27,7 @@ class Progress:
         step: of this epoch that comes next.
         losses: sum of each point's losses in this epoch so far, float64 (P,).
         history: mean loss and validation risk of each point in the epochs before, float64 (epochs, P, 2).
-        state: of all points, see :meth:`rejector.stacked.Stack.state`.
+        state: of all points, see :meth:`l2d.rejector.training.stack.Stack.state`.
     """
 
     epoch: int

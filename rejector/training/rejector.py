@@ -17,21 +17,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from data.errors import DataError, UsageError
-from data.token_network import TokenNetwork
-
-from .checkpoint import Checkpoint, Progress
-from .costs import expression_costs, total_costs
-from .distributed import Group
-from .grid import GridPoint
-from .networks import make_network
-from .seeded_dropout import row_keys
-from .shuffled import Shuffled, Window
-from .stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack, points_at_once
-from .stacked_mlp import MLPStack
-from .streaming import Stream
-from .table import CostTable, TableStream
-from .train_config import SCHEDULES, TrainConfig, learning_rate
+from l2d.data.errors import DataError, UsageError
+from l2d.data.networks.tokens import TokenNetwork
+from l2d.rejector.costs import expression_costs, total_costs
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.networks import make_network
+from l2d.rejector.rows.shuffled import Shuffled, Window
+from l2d.rejector.rows.stream import Stream
+from l2d.rejector.rows.table import CostTable, TableStream
+from l2d.rejector.settings import SCHEDULES, TrainConfig, learning_rate
+from l2d.rejector.training.checkpoint import Checkpoint, Progress
+from l2d.rejector.training.distributed import Group
+from l2d.rejector.training.dropout import row_keys
+from l2d.rejector.training.stack import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack, points_at_once
+from l2d.rejector.training.stack_mlp import MLPStack
 
 __all__ = ["SCHEDULES", "TrainConfig", "TrainedRejector", "learning_rate", "train_grid"]
 
@@ -46,7 +45,7 @@ class TrainedRejector:
     Attributes:
         state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split.
         history: (epochs, 2): mean surrogate loss in training, deferral risk on validation, both on training costs.
-        sizes: of the fields of token lists that it reads, see :func:`data.tokens.token_sizes`; else none.
+        sizes: of the fields of token lists that it reads, see :func:`l2d.data.samples.tokens.token_sizes`; else none.
     """
 
     point: GridPoint
@@ -88,7 +87,7 @@ class TrainedRejector:
 
     @property
     def has_classifier(self) -> bool:
-        """Whether it brings its own classes in agent 0's place, as some of :mod:`rejector.methods` do."""
+        """Whether it brings its own classes in agent 0's place, as some of :mod:`l2d.rejector.literature` do."""
         return False
 
 

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
-from data.token_network import TokenNetwork
-
-from .costs import total_costs
-from .distributed import Group
-from .grid import GridPoint
-from .losses import LOSSES, allocate, check_nu, deferral_loss, recentred
-from .networks import make_network
-from .seeded_dropout import SeededDropout
+from l2d.data.networks.tokens import TokenNetwork
+from l2d.rejector.costs import total_costs
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.losses import LOSSES, allocate, check_nu, deferral_loss, recentred
+from l2d.rejector.networks import make_network
+from l2d.rejector.training.distributed import Group
+from l2d.rejector.training.dropout import SeededDropout
 
 #: Activations of a layer that are worked on at once, in numbers. On a CPU more than this falls out of its cache.
 ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
@@ -55,7 +54,7 @@ class Stack(ABC):
         points: the P points.
         weights: ``lambda`` that each is trained on, (P, T).
         network: kind of network, with ``width``, ``num_agents``, ``hidden``, ``layers`` and ``sizes``.
-        loss: one of :data:`rejector.losses.LOSSES`, on costs that are ``recentre``\\ d or not.
+        loss: one of :data:`l2d.rejector.losses.LOSSES`, on costs that are ``recentre``\\ d or not.
         has_unavailable: whether raw costs may be NaN, where an agent is unavailable.
         weight_decay: decoupled, as AdamW does it.
         dropout: share of a token_transformer's activations that a step leaves out.

@@ -6,7 +6,7 @@ over as many points, and with large batches as few rows, as a core's cache holds
 
 A point's numbers do not depend on who is beside it: how rows are cut depends on the network alone, no sum runs over
 points, and on one thread a batched product treats each of its matrices alike. So a point trained in a grid equals the
-same point trained alone, bit by bit. That is also why each stack works on one thread (:mod:`rejector.training` runs
+same point trained alone, bit by bit. That is also why each stack works on one thread (rejector.py beside runs
 several beside each other): on more, a product of two large matrices is cut differently from one of many.
 """
 
@@ -17,8 +17,8 @@ import math
 import torch
 from torch import Tensor
 
-from .grid import GridPoint
-from .stacked import Stack
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.training.stack import Stack
 
 #: Activations of a layer that are worked on at once, in numbers: 1 MiB in float32, and as much again for gradients.
 AT_ONCE = 1 << 18
@@ -28,7 +28,7 @@ Layers = list[tuple[Tensor, Tensor]]  # weight and bias: (P, in, H) and (P, 1, H
 
 
 class MLPStack(Stack):
-    """:class:`rejector.stacked.Stack` of the networks ``linear`` and ``mlp`` on a CPU.
+    """:class:`l2d.rejector.training.stack.Stack` of the networks ``linear`` and ``mlp`` on a CPU.
 
     Legend besides Stack's: G points of a group, R rows of a block, H units of a hidden layer.
     """
@@ -135,7 +135,7 @@ class _Group:
         return features[self.one_seed].expand(len(self.of_seed), -1, -1)
 
     def costs(self, raw: Tensor) -> Tensor:
-        """Total costs as :func:`rejector.costs.total_costs` has them: (T, S, A, R) -> (G, A, R).
+        """Total costs as :func:`l2d.rejector.costs.total_costs` has them: (T, S, A, R) -> (G, A, R).
 
         One operation at a time: in a fused one, numbers left over at the end of a tensor may be rounded otherwise, so
         that it would matter how many points there are.

@@ -9,13 +9,12 @@ from __future__ import annotations
 import psutil
 import torch
 
-from data.errors import UsageError
-
-from .grid import GridPoint
-from .networks import make_network
-from .shuffled import Shuffled
-from .streaming import Stream
-from .train_config import TrainConfig
+from l2d.data.errors import UsageError
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.networks import make_network
+from l2d.rejector.rows.shuffled import Shuffled
+from l2d.rejector.rows.stream import Stream
+from l2d.rejector.settings import TrainConfig
 
 #: Copies of the parameters: themselves, two of gradients, Adam's two moments and the best; twice what a checkpoint
 #: consists of (four of these) while it is written.

@@ -9,8 +9,8 @@ import polars as pl
 import pytest
 from conftest import RECIPE, refused
 
-from data.errors import DataError, FingerprintMismatch, UsageError
-from data.status import status_rows
+from l2d.data.cache.status import status_rows
+from l2d.data.errors import DataError, FingerprintMismatch, UsageError
 
 LONG = """
 [[agents]]

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cache_builder.answers import Answers
-from data.errors import AgentFailure
+from l2d.cache_builder.answers import Answers
+from l2d.data.errors import AgentFailure
 
 IDS = ["a", "b", "c"]
 numbers = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-3, 3) | st.sampled_from([1e300, -0.0, 0.5])

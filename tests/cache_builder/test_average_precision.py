@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import Params
 
-from cache_builder import box_matching
-from cache_builder.average_precision import (
+from l2d.cache_builder.costs import box_matching
+from l2d.cache_builder.costs.average_precision import (
     COCO_THRESHOLDS,
     average_precision,
     detection_cost,
     match_any_class,
 )
-from data.boxes import Boxes
+from l2d.data.samples.boxes import Boxes
 
 #: Overlaps of boxes of a few pixels are such fractions.
 EXACT = (0.5, 0.6, 2 / 3, 0.75, 1.0)

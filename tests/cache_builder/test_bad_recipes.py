@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import RECIPE, Workshop, refused
 
-from data.errors import AgentFailure, DataError, UsageError
+from l2d.data.errors import AgentFailure, DataError, UsageError
 
 
 def nothing_left(workshop: Workshop) -> bool:
@@ -54,7 +54,7 @@ def test_a_recipe_that_is_wrong_in_itself_is_a_usage_error(workshop, what):
 
 
 def test_no_recipe_and_no_bytes_of_text_are_usage_errors(workshop):
-    from cache_builder.recipe import load_recipe
+    from l2d.cache_builder.recipe import load_recipe
 
     refused(lambda: load_recipe("suport2"), UsageError, "did you mean 'support2'?")
     refused(lambda: load_recipe("x" * 5000), UsageError)

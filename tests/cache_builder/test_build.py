@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from conftest import AVERAGE, COLUMN, HARD, HEAD
 
-from data.errors import FingerprintMismatch, IncompleteCache, L2DError
+from l2d.data.errors import FingerprintMismatch, IncompleteCache, L2DError
 
 NAMES = ["model", "called", "column", "hard", "sim", "all"]
 ROWS = 120

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import CLUSTER, COLUMN, HEAD
 
-from data.errors import CorruptPart, L2DError
+from l2d.data.errors import CorruptPart, L2DError
 
 NAMES = ["model", "called", "column", "hard", "sim", "all"]
 ROWS = 120

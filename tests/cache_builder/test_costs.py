@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from sklearn.metrics import brier_score_loss
 
-from cache_builder.answers import Answers
-from cache_builder.costs import ClassificationCost, CostConfig, RegressionCost
+from l2d.cache_builder.answers import Answers
+from l2d.cache_builder.costs import ClassificationCost, CostConfig, RegressionCost
 
 CLASSES = 4
 

@@ -16,19 +16,19 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.boxes import Boxes
-from data.cache import CostCache
-from data.digits import write_digits
-from data.errors import AgentFailure, FingerprintMismatch, UsageError
-from rejector.evaluation.detection_metrics import mixed_detections, system_map
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.grid import make_grid
-from rejector.sql.query import query
-from rejector.sweep import sweep
-from rejector.table import load_tables
-from rejector.training import TrainConfig
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import AgentFailure, FingerprintMismatch, UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.sources.digits import write_digits
+from l2d.rejector.evaluation.detection_metrics import mixed_detections, system_map
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.grid import make_grid
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.sql.query import query
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig
 
 COUNTS = {"fit": 4, "train": 40, "val": 16, "test": 24}
 
@@ -350,7 +350,17 @@ def test_the_report_has_the_papers_table_and_figure(runs, scenes):
     import subprocess
 
     out, figure = scenes / "report.html", scenes / "figure.png"
-    command = [sys.executable, "-m", "cli", "report", str(runs[0].parent), "--out", str(out), "--figure", str(figure)]
+    command = [
+        sys.executable,
+        "-m",
+        "l2d.cli",
+        "report",
+        str(runs[0].parent),
+        "--out",
+        str(out),
+        "--figure",
+        str(figure),
+    ]
     subprocess.run([*command, "--images", str(scenes / "devkit")], check=True, capture_output=True, timeout=300)
     page = out.read_text()
     assert "mAP %" in page
@@ -378,6 +388,6 @@ def test_the_report_has_the_papers_table_and_figure(runs, scenes):
         expected = np.hstack([sure[:, :2], sure[:, 2:] - sure[:, :2]])
         assert np.allclose(sorted(drawn), sorted(expected.tolist()), atol=0.11)
     result = subprocess.run(
-        [sys.executable, "-m", "cli", "evaluate", str(runs[0]), "--format", "json"], check=True, capture_output=True
+        [sys.executable, "-m", "l2d.cli", "evaluate", str(runs[0]), "--format", "json"], check=True, capture_output=True
     )
     assert {"map", "map_50"} <= set(json.loads(result.stdout)["metrics"])

@@ -9,11 +9,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from cache_builder.agents import config_class, make_agent
-from cache_builder.agents.detector import summary_of_detections
-from data.boxes import Boxes
-from data.dataset import Dataset
-from data.errors import DataError, UsageError
+from l2d.cache_builder.agents import config_class, make_agent
+from l2d.cache_builder.agents._detector import summary_of_detections
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Dataset
 
 CLASSES = ("person", "sofa", "dog")
 IDS = ["train/7", "train/12", "test/7", "test/40"]

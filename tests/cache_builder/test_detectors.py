@@ -13,16 +13,17 @@ from safetensors.torch import save_file
 from torchvision.models import get_model_builder, get_model_weights
 from torchvision.ops import box_iou
 
-from cache_builder.agents import config_class, make_agent, torchvision_models
-from cache_builder.agents.torchvision_detector import architectures, read_weights
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.boxes import Boxes
-from data.cache import CostCache
-from data.dataset import Dataset
-from data.errors import AgentFailure, DataError, UsageError
-from data.images import image_size, read_image
-from rejector.table import load_tables
+from l2d.cache_builder.agents import _torchvision_models as torchvision_models
+from l2d.cache_builder.agents import config_class, make_agent
+from l2d.cache_builder.agents.torchvision_detector import architectures, read_weights
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import AgentFailure, DataError, UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.images import image_size, read_image
+from l2d.rejector.rows.table import load_tables
 
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 CLASSES = ("person", "sofa", "tvmonitor")

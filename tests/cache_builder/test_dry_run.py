@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from conftest import RECIPE, refused
 
-from cache_builder.dry_run import dry_run
-from data.errors import DataError
+from l2d.cache_builder.dry_run import dry_run
+from l2d.data.errors import DataError
 
 
 def plan(workshop, text: str) -> dict[str, dict]:

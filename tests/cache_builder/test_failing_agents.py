@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import RECIPE, Workshop, no_temporaries, refused
 
-from data.errors import AgentFailure, IncompleteCache, UsageError
+from l2d.data.errors import AgentFailure, IncompleteCache, UsageError
 
 AGENT = """
 def ask(batch, mode_file, log):

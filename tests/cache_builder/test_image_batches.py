@@ -12,18 +12,18 @@ import pytest
 import torch
 from PIL import Image
 
-from cache_builder.agents import image_batches
-from cache_builder.agents.detector import (
+from l2d.cache_builder.agents import _image_batches as image_batches
+from l2d.cache_builder.agents._detector import (
     DetectorAgent,
     DetectorConfig,
     class_index,
     class_labels,
     summary_of_detections,
 )
-from cache_builder.agents.image_batches import ImageReader, order_by_shape
-from data.boxes import Boxes
-from data.dataset import Dataset
-from data.errors import UsageError
+from l2d.cache_builder.agents._image_batches import ImageReader, order_by_shape
+from l2d.data.errors import UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Dataset
 
 SIZES = [(40, 20), (20, 40), (40, 20), (30, 30), (20, 40), (80, 40), (40, 20)]  # width, height
 

@@ -12,13 +12,13 @@ import polars as pl
 import pytest
 from conftest import refused
 
-import cli
-from cache_builder.builder import build
-from cache_builder.importing import Source, recipe_of_predictions, write_recipe
-from cache_builder.importing_scores import recipe_of_scores
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.errors import DataError, UsageError
+from l2d import cli
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.importing.predictions import Source, recipe_of_predictions, write_recipe
+from l2d.cache_builder.importing.scores import recipe_of_scores
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import DataError, UsageError
 
 READERS = ("Ann", "Bob", "Cleo")
 

@@ -11,13 +11,13 @@ import polars as pl
 import pytest
 from scipy.stats import binomtest, kstest
 
-import cli
-from cache_builder.builder import build
-from cache_builder.recipe import SHIPPED, load_recipe
-from data.cache import CostCache
-from data.mimic4 import load_mimic4
-from data.mimic4_generator import write_mimic4
-from data.mimic4_risk import true_risk
+from l2d import cli
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import SHIPPED, load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.sources.mimic4.generator import write_mimic4
+from l2d.data.sources.mimic4.reader import load_mimic4
+from l2d.data.sources.mimic4.risk import true_risk
 
 MASKS = {"expert_1": ({1, 2, 4}, {1, 3, 5}), "expert_2": ({1, 5, 6}, {1, 4, 6})}  # the paper's C_i: class, stay
 

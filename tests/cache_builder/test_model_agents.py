@@ -15,9 +15,9 @@ from conftest import RECIPE, refused
 from PIL import Image
 from torch import nn
 
-from cache_builder.agents import config_class, make_agent
-from data.dataset import Dataset
-from data.errors import AgentFailure, DataError, UsageError
+from l2d.cache_builder.agents import config_class, make_agent
+from l2d.data.errors import AgentFailure, DataError, UsageError
+from l2d.data.samples.dataset import Dataset
 
 NET = """
 import torch
@@ -102,7 +102,7 @@ def test_the_encoded_features_are_the_input_where_no_columns_are_named(workshop,
 
 
 def test_changed_weights_and_changed_code_are_noticed(workshop, net):
-    from data.errors import FingerprintMismatch
+    from l2d.data.errors import FingerprintMismatch
 
     workshop.build(RECIPE + ENTRY)
     (workshop.folder / "net.py").write_text(NET.replace("0.5", "0.4"))

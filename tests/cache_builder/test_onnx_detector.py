@@ -13,11 +13,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from cache_builder.agents import config_class, make_agent
-from cache_builder.agents.onnx_detector import COCO_80, COCO_91, GREY, place
-from data.boxes import Boxes
-from data.dataset import Dataset
-from data.errors import AgentFailure, DataError, UsageError
+from l2d.cache_builder.agents import config_class, make_agent
+from l2d.cache_builder.agents.onnx_detector import COCO_80, COCO_91, GREY, place
+from l2d.data.errors import AgentFailure, DataError, UsageError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.dataset import Dataset
 
 CLASSES = ("person", "sofa")
 # Places of an input of 64 x 64: centre x, centre y, width, height, objectness, scores of sofa, cup, person

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from conftest import RECIPE, refused
 
-from cache_builder.answers import Answers
-from data import schema
-from data.errors import AgentFailure
-from data.status import status_rows
+from l2d.cache_builder.answers import Answers
+from l2d.data.cache import schema
+from l2d.data.cache.status import status_rows
+from l2d.data.errors import AgentFailure
 
 PARTIAL = """
 [[agents]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import RECIPE, refused
 
-from data.errors import AgentFailure, FingerprintMismatch, UsageError
+from l2d.data.errors import AgentFailure, FingerprintMismatch, UsageError
 
 FILE = '\n[[agents]]\nname = "mine"\nkind = "python"\nfile = "deep/mine.py"\n'
 FACTORY = '\n[[agents]]\nname = "made"\nkind = "python"\nfactory = "pack.agents:Threshold"\noptions = { at = 0.5 }\n'

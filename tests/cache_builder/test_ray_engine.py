@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import RECIPE
@@ -35,10 +34,10 @@ SCRIPT = """
 import json, os, signal, sys, threading, time
 from pathlib import Path
 
-from cache_builder.builder import build
-from cache_builder.ray_engine import ray_engine
-from cache_builder.recipe import load_recipe
-from data.errors import L2DError
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.engines.ray import ray_engine
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.errors import L2DError
 import ray
 
 folder, kill = Path(sys.argv[1]), sys.argv[2] == "kill"
@@ -88,7 +87,7 @@ reference = true
     def run(mode: str) -> dict:
         (workshop.folder / "asked").unlink(missing_ok=True)
         workshop.recipe(workshop.text)
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         environment |= {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_USAGE_STATS_ENABLED": "0"}
         command = [sys.executable, "-c", SCRIPT, str(workshop.folder), mode]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)

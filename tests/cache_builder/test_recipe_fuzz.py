@@ -11,7 +11,7 @@ from conftest import RECIPE, no_temporaries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.errors import L2DError
+from l2d.data.errors import L2DError
 
 VALUES = st.one_of(
     st.sampled_from(

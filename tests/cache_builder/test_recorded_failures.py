@@ -7,14 +7,14 @@ import polars as pl
 import pytest
 from conftest import RECIPE, no_temporaries, refused
 
-from cache_builder.asking import time_limit
-from data.errors import AgentFailure, DataError, UsageError
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.grid import make_grid
-from rejector.sql.query import query
-from rejector.sweep import sweep
-from rejector.table import load_tables
-from rejector.training import TrainConfig
+from l2d.cache_builder.asking import time_limit
+from l2d.data.errors import AgentFailure, DataError, UsageError
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.grid import make_grid
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.sql.query import query
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig
 
 FAILING = ["p0005", "p0063", "p0064", "p0110"]
 AGENT = """

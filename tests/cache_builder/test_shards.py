@@ -7,14 +7,13 @@ import os
 import random
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import RECIPE, no_temporaries
 
-from cache_builder.shards import Shard
-from data.cache import CostCache
-from data.errors import IncompleteCache, UsageError
+from l2d.cache_builder.engines.shards import Shard
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import IncompleteCache, UsageError
 
 AVERAGE = """
 [[agents]]
@@ -64,9 +63,8 @@ def test_a_plain_build_finishes_what_shards_have_left_and_asks_nothing_again(wor
 def test_shards_at_the_same_time_on_one_folder(workshop):
     workshop.build(RECIPE + AVERAGE, "whole")
     recipe, out = workshop.folder / "recipe.toml", workshop.folder / "divided"
-    command = [sys.executable, "-m", "cli", "build", str(recipe), "--out", str(out), "--device", "cpu", "--shard"]
-    root = str(Path(__file__).parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "l2d.cli", "build", str(recipe), "--out", str(out), "--device", "cpu", "--shard"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     jobs = [
         subprocess.Popen([*command, f"{i}/3"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
         for i in (1, 2, 3)
@@ -82,8 +80,8 @@ def test_shards_at_the_same_time_on_one_folder(workshop):
 
 def test_devices_by_commas_are_processes_that_share_the_work(workshop):
     workshop.build(RECIPE + AVERAGE, "whole")
-    command = [sys.executable, "-m", "cli", "build", str(workshop.folder / "recipe.toml"), "--device", "cpu,cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "l2d.cli", "build", str(workshop.folder / "recipe.toml"), "--device", "cpu,cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     out = ["--out", str(workshop.folder / "divided")]
     done = subprocess.run([*command, *out], env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr

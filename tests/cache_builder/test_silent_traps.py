@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from conftest import RECIPE, Workshop, refused
 
-from data.errors import DataError, FingerprintMismatch
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.grid import make_grid
-from rejector.sweep import sweep
-from rejector.training import TrainConfig
+from l2d.data.errors import DataError, FingerprintMismatch
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.grid import make_grid
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig
 
 READER = '\n[[agents]]\nname = "reader"\nkind = "python"\nfile = "reader.py"\n'
 

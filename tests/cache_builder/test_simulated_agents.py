@@ -7,11 +7,11 @@ import polars as pl
 import pytest
 from conftest import refused
 
-from cache_builder.agents import make_agent
-from cache_builder.agents.cluster_expert import ClusterExpertConfig
-from cache_builder.agents.simulated import SimulatedConfig
-from data.dataset import Dataset
-from data.errors import UsageError
+from l2d.cache_builder.agents import make_agent
+from l2d.cache_builder.agents.cluster_expert import ClusterExpertConfig
+from l2d.cache_builder.agents.simulated import SimulatedConfig
+from l2d.data.errors import UsageError
+from l2d.data.samples.dataset import Dataset
 
 N, CLASSES = 6000, 5
 

@@ -12,10 +12,10 @@ from conftest import Workshop
 from safetensors.numpy import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from cache_builder.agents import make_agent
-from cache_builder.agents.two_transformers import SCHEDULES, TwoTransformersConfig
-from data.datasets import load_dataset
-from data.errors import DataError, FingerprintMismatch, UsageError
+from l2d.cache_builder.agents import make_agent
+from l2d.cache_builder.agents.two_transformers import SCHEDULES, TwoTransformersConfig
+from l2d.data.errors import DataError, FingerprintMismatch, UsageError
+from l2d.data.sources import load_dataset
 
 RECIPE = """
 [dataset]

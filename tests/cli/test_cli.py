@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-import cli
+from l2d import cli
 
 COMMANDS = [
     "build",
@@ -65,7 +65,7 @@ def cache(recipe_file: Path, tmp_path: Path, l2d) -> Path:
 def test_every_command_has_help_with_examples_and_loads_nothing_heavy():
     for command in COMMANDS:
         code = (
-            f"import sys, cli; sys.argv = ['l2d', '{command}', '--help']\n"
+            f"import sys; from l2d import cli; sys.argv = ['l2d', '{command}', '--help']\n"
             "try: cli.main()\nexcept SystemExit as stopped: assert not stopped.code\n"
             "heavy = {'torch', 'pyarrow', 'duckdb', 'polars', 'sklearn', 'altair', 'numpy'} & set(sys.modules)\n"
             "assert not heavy, heavy"
@@ -80,7 +80,7 @@ def test_every_command_has_help_with_examples_and_loads_nothing_heavy():
 def test_training_options_default_to_what_the_library_defaults_to(command):
     from dataclasses import asdict
 
-    from rejector.training import TrainConfig
+    from l2d.rejector.training.rejector import TrainConfig
 
     parameters = inspect.signature(command).parameters
     for name, default in asdict(TrainConfig()).items():
@@ -88,7 +88,7 @@ def test_training_options_default_to_what_the_library_defaults_to(command):
 
 
 def test_readme_names_every_command_and_no_other():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     registered = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
     assert registered == set(COMMANDS)
     for command in COMMANDS:
@@ -113,7 +113,7 @@ def test_formats_of_one_result_hold_the_same_values(cache, l2d):
     from_csv = list(csv.DictReader(io.StringIO(tables["csv"])))
     assert [row["agent"] for row in from_csv] == [row["agent"] for row in from_json]
     assert [float(row["cost_cla test"]) for row in from_csv] == [row["cost_cla test"] for row in from_json]
-    command = [sys.executable, "-m", "cli", "status", str(cache), "--format", "parquet"]
+    command = [sys.executable, "-m", "l2d.cli", "status", str(cache), "--format", "parquet"]
     binary = subprocess.run(command, capture_output=True, check=True).stdout
     assert pq.read_table(io.BytesIO(binary)).to_pylist() == from_json
 
@@ -283,12 +283,12 @@ def test_verify_names_the_damaged_file(cache, l2d):
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_says_that_the_same_command_goes_on(number, expected, cache, tmp_path, l2d, monkeypatch):
-    import rejector.sweep
+    import l2d.rejector.sweep
 
     def interrupted(*_, **__):
         signal.raise_signal(number)
 
-    monkeypatch.setattr(rejector.sweep, "train_grid", interrupted)
+    monkeypatch.setattr(l2d.rejector.sweep, "train_grid", interrupted)
     code, _, err = l2d("train", cache, "--out", tmp_path / "run")
     assert code == expected
     assert f"To go on: l2d train {cache} --out" in err

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
 def l2d(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "l2d.cli", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
 
 
@@ -74,7 +74,7 @@ def test_what_the_demo_leaves_can_be_verified_and_the_demo_goes_on_where_it_stop
 
 def test_the_digits_demo_runs_on_a_few_scenes(tmp_path):
     """Its own script, with fewer scenes and epochs: the detectors learn nothing, but everything has to fit together."""
-    script = (Path(__file__).parent.parent / "cache_builder" / "recipes" / "digits.demo").read_text(encoding="utf-8")
+    script = (Path(__file__).parents[2] / "cache_builder" / "recipes" / "digits.demo").read_text(encoding="utf-8")
     commands = "\n".join(line for line in script.splitlines() if not line.startswith("#"))
     commands = commands.replace("VOCdevkit\n", "VOCdevkit --images 0.02\n", 1).replace("--epochs 200", "--epochs 2")
     printed = ""
@@ -120,7 +120,7 @@ def test_the_readme_example_for_own_data_runs(tmp_path):
     ).write_csv(tmp_path / "patients.csv")
     commands = re.search(r"```sh\n(l2d build my_recipe.*?)```", README, re.DOTALL).group(1)
     commands = re.sub(r"#.*", "", commands).replace("--beta", "--epochs 2 --beta")
-    script = f'l2d() {{ "{sys.executable}" -m cli "$@"; }}\nset -e\n{commands}'
+    script = f'l2d() {{ "{sys.executable}" -m l2d.cli "$@"; }}\nset -e\n{commands}'
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "doctor" in result.stdout

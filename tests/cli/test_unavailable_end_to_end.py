@@ -16,7 +16,7 @@ import onnxruntime
 import polars as pl
 import pytest
 
-import cli
+from l2d import cli
 
 AGENTS = ["triage", "Anna", "Bob", "Cleo"]
 BETA, WEIGHT = 0.25, 0.5

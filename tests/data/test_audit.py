@@ -10,11 +10,11 @@ import polars as pl
 import pytest
 from conftest import CLUSTER, COLUMN, HEAD, MODEL, patients, refused
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.audit import _digests, _digests_of_rows, _mean, audit, leaks
-from data.cache import CostCache
-from data.errors import UsageError
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.audit import _digests, _digests_of_rows, _mean, audit, leaks
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import UsageError
 
 RECIPE = HEAD.replace('keep = ["ward"]', 'keep = ["ward", "family"]') + MODEL + COLUMN + CLUSTER
 
@@ -173,7 +173,7 @@ def test_digests_tell_inputs_apart():
 
 
 def test_the_command_and_the_line_before_training(tmp_path, monkeypatch, capfd):
-    import cli
+    from l2d import cli
 
     def l2d(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])

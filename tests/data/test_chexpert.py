@@ -12,11 +12,11 @@ from conftest import refused
 from PIL import Image
 from pydantic import ValidationError
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.chexpert import COLUMNS, FINDINGS, ChexpertConfig, load_chexpert
-from data.errors import DataError
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import DataError
+from l2d.data.sources.chexpert import COLUMNS, FINDINGS, ChexpertConfig, load_chexpert
 
 NAME = "CheXpert-v1.0-small"
 

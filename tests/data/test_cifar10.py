@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conftest import refused
 
-from cache_builder.agents import make_agent
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.cifar10 import CLASSES, Cifar10Config, load_cifar10
-from data.errors import DataError, UsageError
-from data.images import decode_thumbnails
+from l2d.cache_builder.agents import make_agent
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.images import decode_thumbnails
+from l2d.data.sources.cifar10 import CLASSES, Cifar10Config, load_cifar10
 
 
 def write_batches(folder: Path, records: int = 24) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -9,9 +9,9 @@ from conftest import load_patients as load
 from conftest import patients
 from sklearn.cluster import KMeans
 
-from data.clusters import elbow, fit_clusters
-from data.errors import DataError
-from data.features import FeatureEncoder, evaluate, standardisation
+from l2d.data.errors import DataError
+from l2d.data.samples.clusters import elbow, fit_clusters
+from l2d.data.samples.features import FeatureEncoder, evaluate, standardisation
 
 
 def blobs(count: int, rows: int = 400, seed: int = 0, equal: bool = False):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from data.coco import CocoConfig, load_coco
-from data.errors import DataError
+from l2d.data.errors import DataError
+from l2d.data.sources.coco import CocoConfig, load_coco
 
 CATEGORIES = [{"id": 3, "name": "car"}, {"id": 1, "name": "person"}, {"id": 18, "name": "dog"}]
 

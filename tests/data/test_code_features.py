@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from data.code_features import GRID, CodeClusters, CodeFeatures, bag_of_codes, code_clusters, code_features
-from data.errors import DataError
-from data.tokens import SPECIAL, Tokens
+from l2d.data.errors import DataError
+from l2d.data.samples.code_features import GRID, CodeClusters, CodeFeatures, bag_of_codes, code_clusters, code_features
+from l2d.data.samples.tokens import SPECIAL, Tokens
 
 
 def lists_of(bags: list[list[int]], size: int) -> Tokens:

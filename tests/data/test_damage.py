@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from conftest import part_table as table
 
-from data import schema, store
-from data.errors import CorruptPart
+from l2d.data.cache import schema, store
+from l2d.data.errors import CorruptPart
 
 
 def flips(content: bytes, positions, count: int, seed: int):

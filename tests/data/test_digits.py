@@ -11,11 +11,11 @@ from conftest import refused
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from data import digits
-from data.digits import CLASSES, draw_scene, write_digits
-from data.errors import DataError, UsageError
-from data.images import read_image
-from data.voc import VocConfig, load_voc
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.images import read_image
+from l2d.data.sources import digits
+from l2d.data.sources.digits import CLASSES, draw_scene, write_digits
+from l2d.data.sources.voc import VocConfig, load_voc
 
 IMAGES = {"fit": 30, "train": 20, "val": 6, "test": 14}
 SETS = {key: [f"digits/{key}"] for key in ("train", "test", "fit")} | {"validation": ["digits/val"]}

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import schema, store
-from data.cache import CostCache
-from data.errors import FingerprintMismatch
-from rejector.table import load_tables
+from l2d.data.cache import schema, store
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import FingerprintMismatch
+from l2d.rejector.rows.table import load_tables
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def values(cache: CostCache) -> dict[str, str]:
@@ -58,7 +58,7 @@ def test_a_cache_of_a_schema_from_the_future_is_refused_by_name(tmp_path):
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     import tempfile
 
     from conftest import RECIPE, Workshop

@@ -16,8 +16,8 @@ import torch
 from conftest import refused
 from PIL import Image
 
-from data.errors import DataError
-from data.images import decode_thumbnails, image_size, read_image, thumbnail
+from l2d.data.errors import DataError
+from l2d.data.samples.images import decode_thumbnails, image_size, read_image, thumbnail
 
 PIXELS = np.random.default_rng(0).integers(0, 256, size=(20, 30, 3), dtype=np.uint8)
 GREY = PIXELS[..., 0]
@@ -188,9 +188,9 @@ def test_small_images_that_do_not_fit_are_refused_by_position(tmp_path):
 
 def test_importing_the_readers_loads_nothing_heavy():
     code = (
-        "import sys, data.images, data.voc, data.coco, data.digits\n"
+        "import sys\nfrom l2d.data.sources import coco, digits, voc\nfrom l2d.data.samples import images\n"
         "print(sorted({'torch', 'torchvision', 'PIL', 'sklearn.datasets'} & set(sys.modules)))"
     )
-    root = Path(__file__).parent.parent
+    root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True)
     assert done.stdout.strip() == "[]"

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data import mapped, schema, store
-from data.boxes import Boxes
-from data.columns import dense_array
-from data.errors import CorruptPart
-from data.integrity import SKELETON_BLANK, skeleton_digest, write_skeleton
-from data.mapped import MappedPart
+from l2d.data.cache import mapped, schema, store
+from l2d.data.cache.columns import dense_array
+from l2d.data.cache.integrity import SKELETON_BLANK, skeleton_digest, write_skeleton
+from l2d.data.cache.mapped import MappedPart
+from l2d.data.errors import CorruptPart
+from l2d.data.samples.boxes import Boxes
 
 KINDS = {"i32": pa.int32(), "i64": pa.int64(), "f32": pa.float32(), "f64": pa.float64()}
 

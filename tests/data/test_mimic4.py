@@ -14,10 +14,10 @@ import pytest
 from conftest import refused
 from mimic_references import categorize_los, odd_tables, read, reference_samples, write_hosp
 
-from data.errors import DataError
-from data.mimic4 import Mimic4Config, balanced, load_mimic4, read_mimic4
-from data.mimic4_generator import write_mimic4
-from data.visits import label_visits
+from l2d.data.errors import DataError
+from l2d.data.sources.mimic4._visits import label_visits
+from l2d.data.sources.mimic4.generator import write_mimic4
+from l2d.data.sources.mimic4.reader import Mimic4Config, balanced, load_mimic4, read_mimic4
 
 FIELDS = ("diagnoses", "procedures")
 

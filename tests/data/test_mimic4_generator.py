@@ -11,10 +11,10 @@ from conftest import refused
 from mimic_references import categorize_los, read, reference_samples
 from scipy.stats import binomtest, chisquare, kstest
 
-from data.errors import DataError, UsageError
-from data.mimic4 import Mimic4Config, load_mimic4
-from data.mimic4_generator import write_mimic4
-from data.mimic4_risk import INTERCEPT, LOG_DAYS, SIGMA, Risk, concepts, true_risk
+from l2d.data.errors import DataError, UsageError
+from l2d.data.sources.mimic4.generator import write_mimic4
+from l2d.data.sources.mimic4.reader import Mimic4Config, load_mimic4
+from l2d.data.sources.mimic4.risk import INTERCEPT, LOG_DAYS, SIGMA, Risk, concepts, true_risk
 
 PATIENTS = 4000
 

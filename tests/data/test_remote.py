@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import RECIPE
 
-from data.cache import CostCache
-from data.errors import CorruptPart, DataError, IncompleteCache, UsageError
-from data.remote import fetch, push
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.remote import fetch, push
+from l2d.data.errors import CorruptPart, DataError, IncompleteCache, UsageError
 
 EXTRA = """
 [[agents]]

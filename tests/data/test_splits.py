@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from data.errors import DataError
-from data.splits import hash_split, require_all_splits
+from l2d.data.errors import DataError
+from l2d.data.samples.splits import hash_split, require_all_splits
 
 FRACTIONS = (0.6, 0.2, 0.2)
 NAMES = ("train", "validation", "test")

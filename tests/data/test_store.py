@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from conftest import part_table as table
 
-from data import schema, store
-from data.errors import DataError
+from l2d.data.cache import schema, store
+from l2d.data.errors import DataError
 
 
 class Interrupted(BaseException):

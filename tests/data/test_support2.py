@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe, shipped_recipes
-from data.cache import CostCache
-from data.table import load_table
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe, shipped_recipes
+from l2d.data.cache.reader import CostCache
+from l2d.data.sources.table import load_table
 
-DATA = Path(__file__).parents[1] / "data" / "support2" / "support2.parquet"
+DATA = Path(__file__).parents[2] / "data" / "support2" / "support2.parquet"
 LEAKS = {
     *("death", "hospdead", "d.time", "slos", "charges", "totcst", "totmcst", "avtisst", "sfdm2", "dnr", "dnrday"),
     *("sps", "aps", "surv2m", "surv6m", "prg2m", "prg6m", "sno", "id"),

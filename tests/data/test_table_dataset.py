@@ -12,9 +12,9 @@ from conftest import load_patients as load
 from conftest import patients, table_settings
 from hypothesis import strategies as st
 
-from data.errors import DataError
-from data.features import FeatureEncoder, evaluate
-from data.table import TableConfig, load_table
+from l2d.data.errors import DataError
+from l2d.data.samples.features import FeatureEncoder, evaluate
+from l2d.data.sources.table import TableConfig, load_table
 
 
 def test_features_are_numbers_indicators_and_one_column_a_category(tmp_path):

@@ -10,8 +10,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from data import schema
-from data.tokens import SPECIAL, Tokens, fit_vocabulary
+from l2d.data.cache import schema
+from l2d.data.samples.tokens import SPECIAL, Tokens, fit_vocabulary
 
 CODES = [f"C{number}" for number in range(30)]
 

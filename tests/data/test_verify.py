@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data.errors import CorruptPart
+from l2d.data.errors import CorruptPart
 
 
 @pytest.mark.parametrize("what", ["predictions", "costs"])

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from data.boxes import Boxes
-from data.errors import DataError
-from data.voc import VOC_CLASSES, VocAnnotation, VocConfig, VocObject, format_voc, load_voc, parse_voc
+from l2d.data.errors import DataError
+from l2d.data.samples.boxes import Boxes
+from l2d.data.sources.voc import VOC_CLASSES, VocAnnotation, VocConfig, VocObject, format_voc, load_voc, parse_voc
 
 OBJECT = """
   <object>

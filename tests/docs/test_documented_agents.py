@@ -14,7 +14,7 @@ import polars as pl
 import pytest
 from conftest import RECIPE
 
-DOC = (Path(__file__).parent.parent / "docs" / "agents.md").read_text(encoding="utf-8")
+DOC = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
 #: Of one task alone, which is what the examples answer.
 ONE_TASK = RECIPE.replace('target_reg = "stay"\n', "").replace('[costs.reg]\nkind = "smooth_l1"\nclamp = 5.0\n', "")
 ONE_TASK = re.sub(r"lambda = .*", "", re.sub(r'\nreg = "[^"]*"', "", ONE_TASK))

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from rejector.losses import allocate, deferral_loss, oracle_allocation
+from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
 
 ROWS, AGENTS = 200_000, 4
 

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linprog
 
-from data.cache import AgentRecord
-from data.errors import DataError, UsageError
-from rejector.policies.assignment import assign, assign_exactly, assign_in_batches
-from rejector.policies.constraints import Constraint, _no_chatter, make_constraints, parse_capacity
-from rejector.policies.dual_prices import cheapest, fit_prices
+from l2d.data.cache.reader import AgentRecord
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.policies.assignment import assign, assign_exactly, assign_in_batches
+from l2d.rejector.policies.constraints import Constraint, _no_chatter, make_constraints, parse_capacity
+from l2d.rejector.policies.dual_prices import cheapest, fit_prices
 
 MODEL_KEEPS = (1.0, 0.0, 0.0)
 

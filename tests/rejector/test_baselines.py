@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import DataError, UsageError
-from rejector.evaluation.averaging import averaged_answers, averaged_costs
-from rejector.evaluation.baselines import (
+import l2d.rejector.evaluation.evaluate
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.evaluation.averaging import averaged_answers, averaged_costs
+from l2d.rejector.evaluation.baselines import (
     allocation_rates,
     best_constant,
     choose_threshold,
@@ -23,11 +24,11 @@ from rejector.evaluation.baselines import (
     same_coverage_losses,
     threshold_losses,
 )
-from rejector.evaluation.comparisons import setting_of
-from rejector.evaluation.evaluate import Evaluation, evaluate_runs
-from rejector.evaluation.groups import read_groups
-from rejector.evaluation.summary import comparison_table, findings, paper_table, regret_table
-from rejector.table import CostTable, load_tables
+from l2d.rejector.evaluation.comparisons import setting_of
+from l2d.rejector.evaluation.evaluate import Evaluation, evaluate_runs
+from l2d.rejector.evaluation.groups import read_groups
+from l2d.rejector.evaluation.summary import comparison_table, findings, paper_table, regret_table
+from l2d.rejector.rows.table import CostTable, load_tables
 
 
 def test_a_constant_agent_answers_everything():
@@ -133,8 +134,8 @@ def test_averages_are_over_who_answered_and_a_class_counts_as_sure():
 @pytest.mark.parametrize("cla", ["zero_one", "brier", "absolute"])
 @pytest.mark.parametrize("reg", ["smooth_l1", "absolute", "squared"])
 def test_averages_cost_what_stage_one_would_charge(cla, reg):
-    from cache_builder.answers import Answers
-    from cache_builder.costs import ClassificationCost, RegressionCost
+    from l2d.cache_builder.answers import Answers
+    from l2d.cache_builder.costs import ClassificationCost, RegressionCost
 
     generator = np.random.default_rng(0)
     chances, target = generator.dirichlet(np.ones(3), 50), generator.integers(0, 3, 50).astype(np.int32)
@@ -299,7 +300,6 @@ def test_a_sample_without_a_group_is_named(swept, monkeypatch):
 
 def test_an_unavailable_agent_is_no_constant_and_gets_no_sample(swept, monkeypatch):
     """Raw costs NaN here and there, as of an agent that answers only some samples."""
-    import rejector.evaluation.evaluate
 
     _, runs, _ = swept
     generator = np.random.default_rng(0)
@@ -314,7 +314,7 @@ def test_an_unavailable_agent_is_no_constant_and_gets_no_sample(swept, monkeypat
             found[split] = replace(table, raw=raw, failed=failed)
         return found
 
-    monkeypatch.setattr(rejector.evaluation.evaluate, "load_tables", with_gaps)
+    monkeypatch.setattr(l2d.rejector.evaluation.evaluate, "load_tables", with_gaps)
     evaluation: Evaluation = evaluate_runs(runs[:1])[0]
     result, costs = evaluation.result, evaluation.opponents.costs.numpy()
     gone = np.isinf(costs[:, 1])

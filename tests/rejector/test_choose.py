@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.errors import DataError, UsageError
-from rejector.policies.choose import Target, choose, setting_name
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.policies.choose import Target, choose, setting_name
 
 PRICES = np.array([0.0, 2.0, 1.0, 4.0])
 
@@ -78,7 +78,7 @@ def test_the_best_setting_that_meets_the_target_on_validation_is_chosen(sweep, t
 
 def test_a_target_missed_on_test_is_said(sweep, monkeypatch, capfd):
     """The limit is put just below what the chosen run has on validation, where test is worse."""
-    import cli
+    from l2d import cli
 
     validation, test = by_setting(sweep, "validation"), by_setting(sweep, "test")
     worse = [n for n in validation if mean(test[n], "task_cost") > mean(validation[n], "task_cost")]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rejector.losses import LOSSES, check_nu
-from rejector.policies.cost_prediction import CostPredictor, choose_predictor, contrasts, implied_costs
+from l2d.rejector.losses import LOSSES, check_nu
+from l2d.rejector.policies.cost_prediction import CostPredictor, choose_predictor, contrasts, implied_costs
 
 
 @pytest.mark.parametrize("agents", [2, 3, 5])

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 from scipy.optimize import linprog
 
-from rejector.evaluation.curves import convex_hull, deferral_curve, mean_quality, pareto_set, quality_at, risk_coverage
+from l2d.rejector.evaluation.curves import (
+    convex_hull,
+    deferral_curve,
+    mean_quality,
+    pareto_set,
+    quality_at,
+    risk_coverage,
+)
 
 
 def points(seed: int) -> tuple[np.ndarray, np.ndarray]:

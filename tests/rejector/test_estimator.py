@@ -17,10 +17,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
-from data.errors import UsageError
-from rejector import DeferralRejector
-from rejector.estimator import TRAINING
-from rejector.training import TrainConfig
+from l2d.data.errors import UsageError
+from l2d.rejector import DeferralRejector
+from l2d.rejector.estimator import TRAINING
+from l2d.rejector.training.rejector import TrainConfig
 
 QUICK = {"hidden": 8, "epochs": 30, "lr": 0.02, "batch_size": 64}
 
@@ -96,11 +96,11 @@ def test_it_learns_whom_to_ask_and_scores_as_counted_by_hand():
 
 
 def test_it_is_the_training_of_l2d_train():
-    """Same rows, same seed: the same parameters as :func:`rejector.training.train_grid` finds."""
-    from rejector.costs import CostWeights
-    from rejector.grid import GridPoint
-    from rejector.table import CostTable
-    from rejector.training import train_grid
+    """Same rows, same seed: the same parameters as :func:`l2d.rejector.training.rejector.train_grid` finds."""
+    from l2d.rejector.costs import CostWeights
+    from l2d.rejector.grid import GridPoint
+    from l2d.rejector.rows.table import CostTable
+    from l2d.rejector.training.rejector import train_grid
 
     features, costs = problem()
     ours = DeferralRejector(seed=5, nu=0.5, weight_decay=0.1, **QUICK).fit(features, costs).rejector_
@@ -204,9 +204,9 @@ def test_its_parameters_are_those_of_training_with_the_same_defaults():
 
 def test_importing_the_package_loads_nothing_heavy():
     code = (
-        "import sys, rejector\n"
+        "import sys, l2d\n"
         "assert not {'torch', 'sklearn', 'numpy'} & set(sys.modules)\n"
-        "try: rejector.DeferalRejector\nexcept AttributeError as error: assert 'DeferalRejector' in str(error)\n"
+        "try: l2d.DeferalRejector\nexcept AttributeError as error: assert 'DeferalRejector' in str(error)\n"
         "else: raise SystemExit(1)\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -12,11 +12,11 @@ import pytest
 from safetensors.numpy import load_file
 from sklearn.metrics import roc_auc_score
 
-from data.errors import UsageError
-from rejector.evaluation.cost_quality import cost_quality
-from rejector.evaluation.coverage import model_curve, system_curve
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.evaluation.intervals import paired_interval
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.cost_quality import cost_quality
+from l2d.rejector.evaluation.coverage import model_curve, system_curve
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.evaluation.intervals import paired_interval
 
 RIVALS = {
     "oracle",
@@ -197,7 +197,7 @@ def test_seeds_of_a_setting_are_summed_up_and_methods_compared(trained):
 
 
 def test_runs_of_another_beta_are_neither_seeds_nor_rivals(trained, make_runs, tmp_path):
-    from data.cache import CostCache
+    from l2d.data.cache.reader import CostCache
 
     folder, runs, _ = trained
     cheaper = make_runs(CostCache(folder / "cache"), tmp_path, betas=[0.0], methods=["classification-only"])
@@ -208,7 +208,7 @@ def test_runs_of_another_beta_are_neither_seeds_nor_rivals(trained, make_runs, t
 
 
 def test_runs_of_another_network_are_not_seeds_of_one_setting(trained, make_runs, tmp_path):
-    from data.cache import CostCache
+    from l2d.data.cache.reader import CostCache
 
     folder, runs, _ = trained
     deeper = make_runs(CostCache(folder / "cache"), tmp_path, seeds=[0], config={"network": "mlp", "hidden": 8})

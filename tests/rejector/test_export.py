@@ -16,10 +16,10 @@ import polars as pl
 import pytest
 import torch
 
-from data import store
-from data.errors import UsageError
-from rejector.export import export_run, onnx_model
-from rejector.runs import RUN_FILE, load_run
+from l2d.data.cache import store
+from l2d.data.errors import UsageError
+from l2d.rejector.export import export_run, onnx_model
+from l2d.rejector.runs.run import RUN_FILE, load_run
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_the_file_says_what_it_is_and_nothing_of_this_machine(home, exported):
     assert json.loads(facts["input"])["encoder"][1]["expression"] == "x2"
     assert facts["l2d_version"]
     content = exported.read_bytes()
-    assert str(Path(__file__).parent.parent).encode() not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
     assert b".py" not in content
     assert [(out.name, out.shape, out.type) for out in opened.get_outputs()] == [
         ("scores", ["batch", 4], "tensor(float)"),
@@ -122,7 +122,7 @@ def test_the_file_needs_neither_torch_nor_l2d(exported):
         "import sys, numpy, onnxruntime\n"
         "model = onnxruntime.InferenceSession('rejector.onnx', providers=['CPUExecutionProvider'])\n"
         "print(model.run(['agent'], {'features': numpy.zeros((3, 6), numpy.float32)})[0].shape)\n"
-        "assert not {'torch', 'rejector', 'data'} & set(sys.modules)\n"
+        "assert not {'torch', 'l2d'} & set(sys.modules)\n"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=exported.parent, capture_output=True, text=True, check=False
@@ -157,7 +157,7 @@ def test_without_the_extra_it_says_what_to_install(home, tmp_path, monkeypatch, 
 
 def test_a_model_that_differs_is_never_written(home, tmp_path, monkeypatch):
     """Exporters have been wrong before: what the runtime gives is compared with what torch gives."""
-    from rejector import export
+    from l2d.rejector import export
 
     honest = export.Deployed.forward
     monkeypatch.setattr(export.Deployed, "forward", lambda self, inputs: honest(self, inputs * 1.01))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rejector.evaluation.intervals import bootstrap_errors, paired_interval, paired_intervals, poisson_thresholds
-from rejector.evaluation.multiple_testing import holm
+from l2d.rejector.evaluation.intervals import bootstrap_errors, paired_interval, paired_intervals, poisson_thresholds
+from l2d.rejector.evaluation.multiple_testing import holm
 
 
 @pytest.mark.parametrize("units", [1, 2, 3, 4])
@@ -126,7 +126,7 @@ def test_the_normal_interval_of_very_many_samples_is_that_of_the_bootstrap(monke
     generator = np.random.default_rng(2)
     values, groups = generator.exponential(size=4000) - 0.95, generator.integers(0, 1000, 4000)
     bootstrapped = [paired_interval(values), paired_interval(values, groups)]
-    monkeypatch.setattr("rejector.evaluation.intervals._NORMAL_FROM", 1)
+    monkeypatch.setattr("l2d.rejector.evaluation.intervals._NORMAL_FROM", 1)
     for found, expected in zip([paired_interval(values), paired_interval(values, groups)], bootstrapped, strict=True):
         width = expected.high - expected.low
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.04 * width)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rejector.losses import (
+from l2d.rejector.losses import (
     LOSSES,
     aggregated_costs,
     check_nu,

@@ -10,19 +10,19 @@ import polars as pl
 import pytest
 import torch
 
-from data.errors import UsageError
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.evaluation.summary import paper_table
-from rejector.grid import chosen_agents, make_grid
-from rejector.methods.registry import METHODS
-from rejector.route import route
-from rejector.runs import load_run
-from rejector.sql.query import query
-from rejector.subsets import training_rows
-from rejector.sweep import sweep
-from rejector.table import load_tables
-from rejector.train_config import TrainConfig
-from rejector.training import train_grid
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.evaluation.summary import paper_table
+from l2d.rejector.grid import chosen_agents, make_grid
+from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.route import route
+from l2d.rejector.rows.subset import training_rows
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.runs.run import load_run
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.sql.query import query
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import train_grid
 
 QUICK = {"network": "linear", "epochs": 3, "batch_size": 64, "lr": 0.05}
 PLAIN = [name for name in METHODS if name != "post_hoc"]  # which is for one expert
@@ -215,7 +215,7 @@ def test_runs_among_other_agents_are_other_settings_not_seeds(swept, tmp_path):
 
 
 def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
-    from rejector.report.reproduce import OPTIONS, commands
+    from l2d.rejector.report.reproduce import OPTIONS, commands
 
     assert set(OPTIONS) | {"recentre"} == set(TrainConfig.__dataclass_fields__)
     cache = chosen_agents(swept[1], ["model", "expert"])
@@ -227,7 +227,7 @@ def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
 
 
 def test_what_is_about_one_network_refuses_a_run_that_is_more(swept, tmp_path):
-    from rejector.theory.diagnosis import examine
+    from l2d.rejector.theory.diagnosis import examine
 
     run = next(path for path in swept[2] if path.name.startswith("realizable"))
     with pytest.raises(UsageError, match="multi-task"):

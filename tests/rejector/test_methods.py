@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from rejector.costs import CostWeights
-from rejector.grid import GridPoint
-from rejector.losses import allocate
-from rejector.methods import on_agents, one_stage
-from rejector.methods.neighbours import choose_neighbours, mean_costs
-from rejector.methods.registry import METHODS
-from rejector.methods.samples import Samples
-from rejector.methods.training import train_method
-from rejector.table import CostTable
-from rejector.train_config import TrainConfig
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.literature import on_agents, one_stage
+from l2d.rejector.literature.neighbours import choose_neighbours, mean_costs
+from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.literature.samples import Samples
+from l2d.rejector.literature.training import train_method
+from l2d.rejector.losses import allocate
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.settings import TrainConfig
 
 K, J = 3, 2
 SETTINGS = {"network": "linear", "epochs": 120, "batch_size": 4096, "lr": 0.1, "schedule": "constant", "warmup": 0.0}

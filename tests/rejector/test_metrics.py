@@ -7,8 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
 
-from rejector.evaluation.baselines import allocation_rates, best_constant, oracle, random_same_shares
-from rejector.evaluation.metrics import (
+from l2d.rejector.evaluation.baselines import allocation_rates, best_constant, oracle, random_same_shares
+from l2d.rejector.evaluation.metrics import (
     auroc,
     average_precision,
     balanced_accuracy,
@@ -16,7 +16,7 @@ from rejector.evaluation.metrics import (
     smooth_l1,
     task_metrics,
 )
-from rejector.table import CostTable
+from l2d.rejector.rows.table import CostTable
 
 
 def test_best_constant_agent_has_the_lowest_mean_and_the_lowest_index_at_a_tie():

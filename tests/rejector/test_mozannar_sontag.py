@@ -14,12 +14,12 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
 from test_cifar10 import write_batches
 
-from data.cache import CostCache
-from data.chexpert import COLUMNS, FINDINGS
-from data.digits import write_digit_table
-from rejector.evaluation.exact_coverage import kept_at, ranking_at_coverages
+from l2d.data.cache.reader import CostCache
+from l2d.data.sources.chexpert import COLUMNS, FINDINGS
+from l2d.data.sources.digits import write_digit_table
+from l2d.rejector.evaluation.exact_coverage import kept_at, ranking_at_coverages
 
-FILE = Path(__file__).parent.parent / "benchmarks" / "mozannar_sontag.py"
+FILE = Path(__file__).parents[2] / "benchmarks" / "mozannar_sontag.py"
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rejector.networks import make_network
+from l2d.rejector.networks import make_network
 
 
 def test_the_transformer_is_pytorchs_encoder_layer_read_out_at_the_class_token():

@@ -10,15 +10,15 @@ import polars as pl
 import pytest
 from conftest import refused
 
-from data import store
-from data.errors import DataError, UsageError
-from rejector.policies import policy as policies
-from rejector.policies.assignment import assign
-from rejector.policies.constraints import Constraint, make_constraints
-from rejector.policies.cost_prediction import CostPredictor
-from rejector.policies.policy import allocation_table, random_same_shares, read_scored, run_policy
-from rejector.policies.price_rule import Policy
-from rejector.runs import load_run, open_cache
+from l2d.data.cache import store
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.policies import policy as policies
+from l2d.rejector.policies.assignment import assign
+from l2d.rejector.policies.constraints import Constraint, make_constraints
+from l2d.rejector.policies.cost_prediction import CostPredictor
+from l2d.rejector.policies.policy import allocation_table, random_same_shares, read_scored, run_policy
+from l2d.rejector.policies.price_rule import Policy
+from l2d.rejector.runs.run import load_run, open_cache
 
 AGENTS = ["model", "expert", "cheap", "asked"]
 PRICES = (0.0, 2.0, 1.0, 4.0)
@@ -173,7 +173,7 @@ def l2d(monkeypatch, capfd):
     """Run a command in this process: returns (exit code, stdout, stderr)."""
     import sys
 
-    import cli
+    from l2d import cli
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])

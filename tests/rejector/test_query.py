@@ -17,19 +17,20 @@ import pytest
 import torch
 from conftest import RECIPE, write_table
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.errors import CorruptPart, DataError, UsageError
-from data.formats import write_batches
-from data.render import TABLE_ROWS, print_batches
-from rejector.costs import total_costs
-from rejector.grid import make_grid
-from rejector.losses import allocate
-from rejector.sql.catalogue import VIEW_NAMES
-from rejector.sql.query import QuerySession, query
-from rejector.sweep import sweep
-from rejector.training import TrainConfig
+import l2d.rejector.sql.query
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart, DataError, UsageError
+from l2d.data.terminal.formats import write_batches
+from l2d.data.terminal.render import TABLE_ROWS, print_batches
+from l2d.rejector.costs import total_costs
+from l2d.rejector.grid import make_grid
+from l2d.rejector.losses import allocate
+from l2d.rejector.sql.catalogue import VIEW_NAMES
+from l2d.rejector.sql.query import QuerySession, query
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig
 
 
 def make_place(folder: Path, recipe: str = RECIPE, rows: int = 240) -> Path:
@@ -359,12 +360,11 @@ def test_a_query_ends_when_its_time_is_up_and_the_session_goes_on(place):
 
 def test_a_signal_ends_a_query(place, monkeypatch):
     """What a signal handler raises while the query runs comes through, and the query has ended by then."""
-    import rejector.sql.query
 
     class Signal(BaseException):
         pass
 
-    real, calls = rejector.sql.query.wait, []
+    real, calls = l2d.rejector.sql.query.wait, []
 
     def interrupted(*args, **options):
         calls.append(None)
@@ -373,7 +373,7 @@ def test_a_signal_ends_a_query(place, monkeypatch):
         return real(*args, **options)
 
     with QuerySession([place]) as session:
-        monkeypatch.setattr(rejector.sql.query, "wait", interrupted)
+        monkeypatch.setattr(l2d.rejector.sql.query, "wait", interrupted)
         with pytest.raises(Signal):
             session.run(ENDLESS).table()
         assert session.run("SELECT 1 AS one").table()["one"].to_pylist() == [1]

@@ -11,14 +11,14 @@ import pyarrow as pa
 import pytest
 from conftest import RECIPE, write_table
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.errors import L2DError, UsageError
-from rejector.grid import make_grid
-from rejector.sql.query import QuerySession
-from rejector.sweep import sweep
-from rejector.training import TrainConfig
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import L2DError, UsageError
+from l2d.rejector.grid import make_grid
+from l2d.rejector.sql.query import QuerySession
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig
 
 SECRET = "the secret of 4711"
 secret_table = pa.table({"text": [SECRET]})  # what a look-up of Python variables would find

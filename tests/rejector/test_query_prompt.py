@@ -12,11 +12,11 @@ from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.errors import UsageError
-from rejector.sql.prompt import Console, is_complete, make_completer, read_statements, run_prompt, run_script
-from rejector.sql.query import QuerySession
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.errors import UsageError
+from l2d.rejector.sql.prompt import Console, is_complete, make_completer, read_statements, run_prompt, run_script
+from l2d.rejector.sql.query import QuerySession
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_names_are_completed(session, typed, offered):
 def test_a_history_that_cannot_be_written_is_kept_in_memory(tmp_path: Path):
     from prompt_toolkit.history import InMemoryHistory
 
-    from rejector.sql.prompt import open_history
+    from l2d.rejector.sql.prompt import open_history
 
     (tmp_path / "file").write_text("")
     assert isinstance(open_history(tmp_path / "file" / "history"), InMemoryHistory)

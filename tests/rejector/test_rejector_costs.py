@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from data.cache import AgentRecord
-from data.errors import UsageError
-from rejector.costs import CostWeights, expression_costs, query_costs, total_costs
+from l2d.data.cache.reader import AgentRecord
+from l2d.data.errors import UsageError
+from l2d.rejector.costs import CostWeights, expression_costs, query_costs, total_costs
 
 
 def agents(*prices: float) -> list[AgentRecord]:

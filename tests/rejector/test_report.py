@@ -13,14 +13,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data.cache import CostCache
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.grid import make_grid
-from rejector.report.decisions import decisions_of, sample_columns
-from rejector.report.layout import lay_out
-from rejector.report.page import write_report
-from rejector.report.reproduce import OPTIONS, commands
-from rejector.train_config import TrainConfig
+from l2d.data.cache.reader import CostCache
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.grid import make_grid
+from l2d.rejector.report.allocations import decisions_of, sample_columns
+from l2d.rejector.report.page import write_report
+from l2d.rejector.report.reproduce import OPTIONS, commands
+from l2d.rejector.report.shown import lay_out
+from l2d.rejector.settings import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_decisions_agree_with_the_evaluation(evaluations):
 @pytest.mark.timeout(120)
 def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, monkeypatch):
     """Each command, parsed by the command line itself, asks for the very runs and settings it stands for."""
-    import cli
+    from l2d import cli
 
     asked = {}
 

@@ -15,13 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.cache import CostCache
-from data.errors import CorruptPart, UsageError
-from rejector.checkpoint import Checkpoint, Progress
-from rejector.grid import make_grid
-from rejector.stacked import Stack
-from rejector.sweep import checkpoint_file, sweep
-from rejector.training import TrainConfig
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart, UsageError
+from l2d.rejector.grid import make_grid
+from l2d.rejector.sweep import checkpoint_file, sweep
+from l2d.rejector.training.checkpoint import Checkpoint, Progress
+from l2d.rejector.training.rejector import TrainConfig
+from l2d.rejector.training.stack import Stack
 
 SMALL = {"batch_size": 4, "memory": 12_500}  # a few parts of the training split, and some batches, fit
 SETTINGS = {"epochs": 4, "batch_size": 16, "hidden": 16}
@@ -31,8 +31,8 @@ SETTINGS = {"epochs": 4, "batch_size": 16, "hidden": 16}
 def cache(tmp_path_factory) -> CostCache:
     from conftest import RECIPE, write_table
 
-    from cache_builder.builder import build
-    from cache_builder.recipe import load_recipe
+    from l2d.cache_builder.builder import build
+    from l2d.cache_builder.recipe import load_recipe
 
     folder = tmp_path_factory.mktemp("resume")
     write_table(folder, rows=600)
@@ -66,7 +66,7 @@ class Killed(BaseException):
 def test_training_that_was_killed_goes_on_to_the_same_weights(
     cache, tmp_path, monkeypatch, network, memory, batch_size, kills
 ):
-    monkeypatch.setattr("rejector.training.BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr("l2d.rejector.training.rejector.BATCHES_AT_ONCE", 2)
     config = TrainConfig(epochs=4, batch_size=batch_size, hidden=16, network=network, memory=memory)
     whole = train(cache, tmp_path / "whole", config)
     step = Stack.step
@@ -108,8 +108,8 @@ def test_training_that_was_killed_goes_on_to_the_same_weights(
 def test_a_killed_process_goes_on_with_the_same_command(cache, tmp_path):
     out = tmp_path / "runs"
     code = (
-        "import sys, rejector.sweep; from functools import partial; import cli\n"
-        "rejector.sweep.sweep = partial(rejector.sweep.sweep, checkpoint_every=0)\n"
+        "import sys, l2d.rejector.sweep; from functools import partial; from l2d import cli\n"
+        "l2d.rejector.sweep.sweep = partial(l2d.rejector.sweep.sweep, checkpoint_every=0)\n"
         f"sys.argv = ['l2d', 'sweep', {str(cache.path)!r}, '--out', {str(out)!r}, '--epochs', '400',"
         "'--batch-size', '16', '--seeds', '2', '--hidden', '16']\ncli.main()"
     )

@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 from conftest import STAGE_TWO_RECIPE
 
-from data import store
-from data.cache import CostCache
-from data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
-from rejector import route as route_module
-from rejector.route import route
-from rejector.runs import RUN_FILE, load_run
+from l2d.data.cache import store
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
+from l2d.rejector import route as route_module
+from l2d.rejector.route import route
+from l2d.rejector.runs.run import RUN_FILE, load_run
 
 NETWORKS = ("linear", "mlp", "transformer")
 
@@ -170,8 +170,8 @@ def test_csv_values_keep_the_meaning_they_had_in_training(home, make_cache, make
     coded = table.with_columns(ward=pl.col("ward").replace({"a": "01", "b": "1", "c": "x"}))
     cache = make_cache(tmp_path, recipe)
     coded.write_parquet(tmp_path / "patients.parquet")
-    from cache_builder.builder import build
-    from cache_builder.recipe import load_recipe
+    from l2d.cache_builder.builder import build
+    from l2d.cache_builder.recipe import load_recipe
 
     build(load_recipe(str(tmp_path / "recipe.toml")), tmp_path / "cache", device="cpu", overwrite=True)
     run = make_runs(CostCache(cache.path), tmp_path / "runs", betas=[0.1])[0]
@@ -412,7 +412,7 @@ def test_images_come_from_a_cache_or_a_column(detection_runs, tmp_path):
 
 
 def test_images_that_cannot_be_used_are_refused_by_row(detection_runs, tmp_path, monkeypatch):
-    from data.images import thumbnail
+    from l2d.data.samples.images import thumbnail
 
     cache, runs = detection_runs
     files = parts(cache, "samples")["image"].to_list()[:7]
@@ -433,11 +433,11 @@ def test_images_that_cannot_be_used_are_refused_by_row(detection_runs, tmp_path,
 
 
 def test_where_the_model_failed_a_rejector_trained_so_looks_at_the_mean(detection_runs, tmp_path):
-    from cache_builder.builder import build
-    from cache_builder.recipe import load_recipe
-    from rejector.grid import make_grid
-    from rejector.sweep import sweep
-    from rejector.training import TrainConfig
+    from l2d.cache_builder.builder import build
+    from l2d.cache_builder.recipe import load_recipe
+    from l2d.rejector.grid import make_grid
+    from l2d.rejector.sweep import sweep
+    from l2d.rejector.training.rejector import TrainConfig
 
     cache, _ = detection_runs
     for name in ("devkit", "recipe.toml"):
@@ -467,8 +467,8 @@ CHILD = """
 import sys, threading, time
 from pathlib import Path
 import torch
-from rejector import route as module
-from rejector.route import route
+from l2d.rejector import route as module
+from l2d.rejector.route import route
 
 torch.set_num_threads(1)
 module.READ_AT_ONCE = 1 << 16

@@ -10,15 +10,15 @@ import pytest
 import torch
 from conftest import RECIPE, STAGE_TWO_RECIPE
 
-from data import store
-from data.cache import CostCache
-from data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.grid import make_grid
-from rejector.runs import RUN_FILE, find_runs, load_run, save_runs
-from rejector.sweep import sweep
-from rejector.table import load_tables
-from rejector.training import TrainConfig, train_grid
+from l2d.data.cache import store
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.grid import make_grid
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.runs.run import RUN_FILE, find_runs, load_run, save_runs
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig, train_grid
 
 SPLITS = ("train", "validation", "test")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rejector.seeded_dropout import SeededDropout, row_keys
+from l2d.rejector.training.dropout import SeededDropout, row_keys
 
 CPU = torch.device("cpu")
 

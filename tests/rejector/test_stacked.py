@@ -11,14 +11,14 @@ import pytest
 import torch
 from test_training import TASKS, make_table, point
 
-from data.errors import DataError, UsageError
-from rejector import stacked_mlp
-from rejector.grid import GridPoint
-from rejector.losses import allocate
-from rejector.networks import make_network
-from rejector.stacked import AutogradStack, Stack
-from rejector.stacked_mlp import MLPStack
-from rejector.training import TrainConfig, TrainedRejector, train_grid
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.losses import allocate
+from l2d.rejector.networks import make_network
+from l2d.rejector.training import stack_mlp as stacked_mlp
+from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, train_grid
+from l2d.rejector.training.stack import AutogradStack, Stack
+from l2d.rejector.training.stack_mlp import MLPStack
 
 WEIGHTS = (1.0, 0.5)
 NETWORKS = [("linear", 2), ("mlp", 1), ("mlp", 2), ("mlp", 3)]

@@ -15,15 +15,15 @@ import pyarrow as pa
 import pytest
 import torch
 
-from data import mapped, schema, store
-from data.cache import AgentRecord, CacheRecord, CostCache
-from data.columns import dense_array
-from data.errors import CorruptPart, L2DError, UsageError
-from data.features import standardisation, standardisation_of_parts
-from data.integrity import sha256_of, skeleton_digest
-from rejector.shuffled import Shuffled, _generator
-from rejector.streaming import ahead, open_streams
-from rejector.table import load_tables
+from l2d.data.cache import mapped, schema, store
+from l2d.data.cache.columns import dense_array
+from l2d.data.cache.integrity import sha256_of, skeleton_digest
+from l2d.data.cache.reader import AgentRecord, CacheRecord, CostCache
+from l2d.data.errors import CorruptPart, L2DError, UsageError
+from l2d.data.samples.features import standardisation, standardisation_of_parts
+from l2d.rejector.rows.shuffled import Shuffled, _generator
+from l2d.rejector.rows.stream import ahead, open_streams
+from l2d.rejector.rows.table import load_tables
 
 AGENTS = ["model", "expert", "mean"]  # the last one is a reference
 SPLITS = schema.SPLITS

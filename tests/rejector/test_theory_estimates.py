@@ -12,14 +12,14 @@ import torch
 from scipy.optimize import minimize
 from scipy.stats import binom
 
-from data.errors import CorruptPart
-from rejector.costs import CostWeights
-from rejector.grid import GridPoint
-from rejector.table import CostTable, load_tables
-from rejector.theory import experiment
-from rejector.theory.bayes import bayes_risk, expected_costs
-from rejector.theory.encoder_split import answer_costs, encoder_split, frozen_network
-from rejector.theory.learning_bound import (
+from l2d.data.errors import CorruptPart
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.rows.table import CostTable, load_tables
+from l2d.rejector.theory import experiment
+from l2d.rejector.theory.bayes import bayes_risk, expected_costs
+from l2d.rejector.theory.encoder_split import answer_costs, encoder_split, frozen_network
+from l2d.rejector.theory.learning_bound import (
     AgentCosts,
     ScoreClass,
     accuracy_term,
@@ -30,8 +30,8 @@ from rejector.theory.learning_bound import (
     mlp_rademacher,
     score_class,
 )
-from rejector.theory.refits import fitted_longer, on_halves, with_weight_decay
-from rejector.training import TrainConfig, train_grid
+from l2d.rejector.theory.refits import fitted_longer, on_halves, with_weight_decay
+from l2d.rejector.training.rejector import TrainConfig, train_grid
 
 # --- expected costs ---------------------------------------------------------------------------------------------------
 
@@ -271,7 +271,7 @@ def test_a_cost_expression_is_what_the_gaps_are_in(two_head):
 def test_damaged_weights_are_named(two_head, tmp_path):
     import shutil
 
-    from data.cache import CostCache
+    from l2d.data.cache.reader import CostCache
 
     shutil.copytree(two_head().path, tmp_path / "cache")
     file = tmp_path / "cache/agents/model/frozen.safetensors"
@@ -292,7 +292,7 @@ def test_a_model_of_unknown_insides_has_no_heads_gap_and_says_why(make_cache, tm
 
 
 def test_answers_in_boxes_have_no_heads_to_refit(detection_runs):
-    from data.cache import CostCache
+    from l2d.data.cache.reader import CostCache
 
     cache = CostCache(detection_runs[0])
     found = encoder_split(cache, tables_of(cache), "test", point_of(cache))

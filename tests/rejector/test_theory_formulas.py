@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from rejector.losses import surrogate_deferral_loss
-from rejector.theory.conditional_risk import (
+from l2d.rejector.losses import surrogate_deferral_loss
+from l2d.rejector.theory.conditional_risk import (
     abstention_risk,
     expected_tau,
     log_softmax,
@@ -21,7 +21,7 @@ from rejector.theory.conditional_risk import (
     risk_at,
     surrogate_losses,
 )
-from rejector.theory.consistency import deferral_bound, inverse_transform, transform
+from l2d.rejector.theory.consistency import deferral_bound, inverse_transform, transform
 
 COSTS = st.integers(2, 8).flatmap(lambda n: st.lists(st.floats(0.01, 5), min_size=n, max_size=n)).map(np.array)
 NU = st.floats(0, 6)

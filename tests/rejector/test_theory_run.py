@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import UsageError
-from rejector.evaluation.evaluate import evaluate_runs
-from rejector.report.pictures import picture
-from rejector.report.theory_page import theory_figure
-from rejector.runs import load_run
-from rejector.theory import diagnosis
-from rejector.theory.diagnosis import (
+from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.report.export import picture
+from l2d.rejector.report.figures.theory import theory_figure
+from l2d.rejector.runs.run import load_run
+from l2d.rejector.theory import diagnosis
+from l2d.rejector.theory.diagnosis import (
     chosen_costs,
     costs_judged_on,
     costs_trained_on,
@@ -23,7 +23,7 @@ from rejector.theory.diagnosis import (
     theory_rows,
     theory_section,
 )
-from rejector.theory.findings import LEARNING, LOSS, MODEL, SURROGATE
+from l2d.rejector.theory.findings import LEARNING, LOSS, MODEL, SURROGATE
 
 CAUSES = ("not_in_features", "objective", "class", "data", "optimisation")
 
@@ -31,7 +31,7 @@ CAUSES = ("not_in_features", "objective", "class", "data", "optimisation")
 @pytest.fixture(scope="module", autouse=True)
 def _small_fits():
     """Fewer and shorter fits: how well they estimate is tested in test_theory_estimates.py."""
-    from rejector.theory import bayes, encoder_split
+    from l2d.rejector.theory import bayes, encoder_split
 
     every = bayes.learners
     with pytest.MonkeyPatch.context() as patch:
@@ -165,7 +165,7 @@ def test_an_unavailable_agent_is_never_chosen_and_no_reference_for_recentring(se
 
 def test_findings_of_a_subject_where_agents_are_missing(sections, monkeypatch):
     """The same run, with answers taken away from a fifth of the samples: findings are over who is available."""
-    from rejector.theory import findings
+    from l2d.rejector.theory import findings
 
     subject = diagnosis.examine(sections["plain"][0])
     generator = np.random.default_rng(0)
@@ -190,7 +190,7 @@ def test_one_expert_at_a_constant_cost_is_abstention(make_cache, make_runs, tmp_
     """An expert that is always right: what it costs is beta."""
     from sklearn.neighbors import KNeighborsRegressor
 
-    from rejector.theory import bayes
+    from l2d.rejector.theory import bayes
 
     monkeypatch.setattr(bayes, "learners", lambda: {"nearest": lambda: KNeighborsRegressor(20)})
     recipe = """
@@ -228,7 +228,7 @@ def test_too_few_samples_are_refused(sections, monkeypatch):
 
 
 def test_the_command_prints_every_format(sections, tmp_path, capsys, monkeypatch):
-    from cli import app
+    from l2d.cli import app
 
     run, section = sections["plain"]
 

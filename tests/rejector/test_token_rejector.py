@@ -18,24 +18,24 @@ from safetensors.torch import load_file
 from test_training import point as grid_point
 from torch import nn
 
-from cache_builder.builder import build
-from cache_builder.recipe import load_recipe
-from data.cache import CostCache
-from data.errors import DataError, FingerprintMismatch, UsageError
-from data.token_network import TokenNetwork
-from data.tokens import Tokens, fit_vocabulary, token_inputs
-from rejector.grid import make_grid
-from rejector.inputs import InputRecord, open_inputs
-from rejector.losses import allocate
-from rejector.networks import make_network
-from rejector.route import route
-from rejector.runs import load_run
-from rejector.sql.query import QuerySession
-from rejector.stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
-from rejector.streaming import open_streams
-from rejector.sweep import sweep
-from rejector.table import load_tables
-from rejector.training import TrainConfig
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import DataError, FingerprintMismatch, UsageError
+from l2d.data.networks.tokens import TokenNetwork
+from l2d.data.samples.tokens import Tokens, fit_vocabulary, token_inputs
+from l2d.rejector.grid import make_grid
+from l2d.rejector.losses import allocate
+from l2d.rejector.networks import make_network
+from l2d.rejector.route import route
+from l2d.rejector.rows.stream import open_streams
+from l2d.rejector.rows.table import load_tables
+from l2d.rejector.rows.unlabelled import InputRecord, open_inputs
+from l2d.rejector.runs.run import load_run
+from l2d.rejector.sql.query import QuerySession
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig
+from l2d.rejector.training.stack import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
 
 RECIPE = """
 [dataset]
@@ -506,7 +506,7 @@ def test_files_without_the_lists_are_refused(run, tmp_path):
 
 def test_an_exported_rejector_allocates_every_row_alike(cache, run, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
-    from rejector.export import export_run
+    from l2d.rejector.export import export_run
 
     report = export_run(run, tmp_path / "rejector.onnx")
     assert (report.input, report.shape) == ("tokens", ["batch", 14])
@@ -535,8 +535,8 @@ class Killed(BaseException):
 def test_training_that_was_killed_goes_on_to_the_same_weights(cache, tmp_path, monkeypatch, memory, batch_size, after):
     settings = {"epochs": 2, "batch_size": batch_size, "memory": memory, "layers": 1}
     whole = train(cache, tmp_path / "whole", **settings)
-    monkeypatch.setattr("rejector.training.BATCHES_AT_ONCE", 2)
-    monkeypatch.setattr("rejector.checkpoint.Checkpoint.is_due", True)
+    monkeypatch.setattr("l2d.rejector.training.rejector.BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr("l2d.rejector.training.checkpoint.Checkpoint.is_due", True)
     step, left = Stack.step, after
 
     def stop(stack, *args, **kwargs):
@@ -558,7 +558,7 @@ def test_training_that_was_killed_goes_on_to_the_same_weights(cache, tmp_path, m
 
 def test_a_window_is_other_batches_of_the_same_rows(cache, tmp_path):
     """What is held of the split is bounded, and a bound that holds all of it changes nothing."""
-    from rejector.shuffled import Shuffled
+    from l2d.rejector.rows.shuffled import Shuffled
 
     stream = open_streams(cache, ("train",), column="tokens")["train"]
     windows = Shuffled(stream, 4, [0], memory=SMALL)
@@ -575,10 +575,10 @@ def test_a_window_is_other_batches_of_the_same_rows(cache, tmp_path):
 
 PROCESS = """
 import os, signal, sys
-import cli
-from rejector.checkpoint import Checkpoint
-from rejector.networks import make_network
-from rejector.stacked import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
+from l2d import cli
+from l2d.rejector.training.checkpoint import Checkpoint
+from l2d.rejector.networks import make_network
+from l2d.rejector.training.stack import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
 
 kill_after, log = int(sys.argv.pop(1)), sys.argv.pop(1)
 save, step, saves = Checkpoint.save, Stack.step, []
@@ -628,7 +628,7 @@ def test_two_processes_that_were_killed_go_on_to_what_one_process_trains(cache, 
             "0.01",
         ]
         command += ["--seeds", "2", "--device", "cpu", "--format", "json"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=150)
 
     killed = launch(2)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import DataError, UsageError
-from rejector.costs import CostWeights
-from rejector.grid import GridPoint
-from rejector.losses import allocate
-from rejector.networks import make_network
-from rejector.table import CostTable
-from rejector.training import TrainConfig, TrainedRejector, learning_rate, train_grid
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.losses import allocate
+from l2d.rejector.networks import make_network
+from l2d.rejector.rows.table import CostTable
+from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, learning_rate, train_grid
 
 TASKS = ["cla", "reg"]
 

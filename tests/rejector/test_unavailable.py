@@ -12,15 +12,15 @@ from conftest import RECIPE
 from test_stacked import grid_of
 from test_training import TASKS
 
-from data.cache import CostCache
-from data.errors import DataError
-from rejector.grid import GridPoint, make_grid
-from rejector.losses import LOSSES, allocate, check_nu, recentred, surrogate_deferral_loss
-from rejector.runs import ALLOCATIONS_FILE
-from rejector.streaming import open_streams
-from rejector.sweep import sweep
-from rejector.table import CostTable, load_tables
-from rejector.training import TrainConfig, train_grid
+from l2d.data.cache.reader import CostCache
+from l2d.data.errors import DataError
+from l2d.rejector.grid import GridPoint, make_grid
+from l2d.rejector.losses import LOSSES, allocate, check_nu, recentred, surrogate_deferral_loss
+from l2d.rejector.rows.stream import open_streams
+from l2d.rejector.rows.table import CostTable, load_tables
+from l2d.rejector.runs.run import ALLOCATIONS_FILE
+from l2d.rejector.sweep import sweep
+from l2d.rejector.training.rejector import TrainConfig, train_grid
 
 AGENT = """
 import numpy as np

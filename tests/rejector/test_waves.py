@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from test_resume import SMALL, Killed, cache, equal, grid, train  # noqa: F401 - a fixture
 
-from data.errors import UsageError
-from rejector.networks import make_network
-from rejector.stacked import Stack
-from rejector.streaming import open_streams
-from rejector.train_config import TrainConfig
-from rejector.waves import COPIES, SHARE, free_memory, waves
+from l2d.data.errors import UsageError
+from l2d.rejector.networks import make_network
+from l2d.rejector.rows.stream import open_streams
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.stack import Stack
+from l2d.rejector.training.waves import COPIES, SHARE, free_memory, waves
 
 CONFIG = TrainConfig(epochs=3, batch_size=64, hidden=64)
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import UsageError
-from rejector.report.decisions import Decisions
-from rejector.report.examples import choose
-from rejector.report.where import bins_by, group_rows, most_telling, ranked_cost
+from l2d.data.errors import UsageError
+from l2d.rejector.report.allocations import Decisions
+from l2d.rejector.report.examples import choose
+from l2d.rejector.report.groups import bins_by, group_rows, most_telling, ranked_cost
 
 
 def decisions(costs: np.ndarray, chosen: np.ndarray) -> Decisions:

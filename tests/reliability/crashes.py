@@ -157,8 +157,8 @@ def materialise(state: dict[str, bytes | None], folder: Path) -> None:
 
 def _opened(world: World) -> list[str]:
     """What a reader sees before anyone resumes: what was written, or an error of ours."""
-    from data.cache import CostCache
-    from data.errors import CorruptPart, L2DError
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.errors import CorruptPart, L2DError
 
     expected = truth(reference(**world.settings))
     try:
@@ -178,7 +178,7 @@ def _opened(world: World) -> list[str]:
 
 
 def _resumed(world: World, compare: Callable[[World], list[str]]) -> list[str]:
-    from data.errors import CorruptPart
+    from l2d.data.errors import CorruptPart
 
     try:
         world.build()

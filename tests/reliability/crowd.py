@@ -44,8 +44,8 @@ def crowd(rounds: int, *, builders: int = 4, sabotage: str | None = None, seed: 
 
 def mixed(world: World) -> list[str]:
     """Costs that are not those of the predictions beside them."""
-    from data.cache import CostCache
-    from data.errors import L2DError
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.errors import L2DError
 
     problems = []
     try:
@@ -90,9 +90,9 @@ def readers(opens: int, *, sabotage: str | None = None, seed: int = 0) -> Outcom
 
 def _read_once(out: Path, expected: dict, randomness: random.Random) -> tuple[str, int]:
     """Open a cache and read a few parts in one of several ways; returns what was wrong, and the parts seen."""
-    from data.cache import CostCache
-    from data.errors import CorruptPart, L2DError
-    from rejector.sql.query import query
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.errors import CorruptPart, L2DError
+    from l2d.rejector.sql.query import query
 
     try:
         cache = CostCache(out)

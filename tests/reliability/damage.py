@@ -112,7 +112,7 @@ class _Truth:
 
 
 def read_chunks(cache: Path) -> list[pa.Table]:
-    from data.cache import CostCache
+    from l2d.data.cache.reader import CostCache
 
     opened = CostCache(cache)
     chunks = opened.chunks([agent.name for agent in opened.all_agents])
@@ -121,8 +121,8 @@ def read_chunks(cache: Path) -> list[pa.Table]:
 
 
 def read_tables(cache: Path) -> dict:
-    from data.cache import CostCache
-    from rejector.table import load_tables
+    from l2d.data.cache.reader import CostCache
+    from l2d.rejector.rows.table import load_tables
 
     tables = load_tables(CostCache(cache), ("train", "validation", "test"), predictions=True)
     return {
@@ -138,6 +138,6 @@ def read_tables(cache: Path) -> dict:
 
 
 def read_view(cache: Path, view: str) -> pa.Table:
-    from rejector.sql.query import query
+    from l2d.rejector.sql.query import query
 
     return query([cache], f"SELECT * FROM {view} ORDER BY ALL")

@@ -54,8 +54,8 @@ def full_disk(*, rows: int = 20, stride: int = 1, in_place: bool = False, comman
 
 
 def _full_disk(folder: Path, rows: int, stride: int, in_place: bool, command_line: bool) -> Outcome:
-    from data import store
-    from data.errors import DataError
+    from l2d.data.cache import store
+    from l2d.data.errors import DataError
 
     outcome, disk, pages = Outcome(), folder / "disk", 0
     reference(rows, False)

@@ -128,8 +128,8 @@ def nth_failures(
         forgiving: sabotage: errors of fsync go unnoticed.
         in_place: sabotage: files are written under their final names.
     """
-    from data import store
-    from data.errors import DataError, L2DError
+    from l2d.data.cache import store
+    from l2d.data.errors import DataError, L2DError
 
     outcome = Outcome()
     reference(rows, False)

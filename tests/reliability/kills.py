@@ -20,7 +20,7 @@ ATTEMPTS = 400  # a build that is still not finished after so many has a problem
 
 def real_builder(world: World, sabotage: str | None = None) -> subprocess.Popen:
     """``l2d build`` as a process with a group of its own; its stderr goes to ``world.folder/stderr``."""
-    program = [str(HERE / "sabotages.py"), sabotage] if sabotage else ["-m", "cli"]
+    program = [str(HERE / "sabotages.py"), sabotage] if sabotage else ["-m", "l2d.cli"]
     with open(world.folder / "stderr", "wb") as stderr:
         return subprocess.Popen(
             [sys.executable, *program, *world.command()],
@@ -28,7 +28,7 @@ def real_builder(world: World, sabotage: str | None = None) -> subprocess.Popen:
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
 
 

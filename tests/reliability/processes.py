@@ -14,7 +14,13 @@ from small import Outcome, World
 
 # Forked from a server that has imported everything and started no thread: cheap, and free of the parent's locks.
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOAD = ["torch", "safetensors.numpy", "cache_builder.builder", "cache_builder.recipe", "data.cache"]
+PRELOAD = [
+    "torch",
+    "safetensors.numpy",
+    "l2d.cache_builder.builder",
+    "l2d.cache_builder.recipe",
+    "l2d.data.cache.reader",
+]
 
 
 def fork(function: Callable, *arguments: object):

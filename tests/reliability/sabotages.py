@@ -13,10 +13,12 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import l2d.rejector.sql.catalogue
+
 
 def commit_in_place(path: Path, write, *, replace: bool = False, pause: float = 0.002) -> bool:
     """As ``store.commit``, but written piece by piece under the final name, whoever else has written there."""
-    from data.errors import DataError
+    from l2d.data.errors import DataError
 
     worlds = [folder for folder in path.parents if (folder / "recipe.toml").exists()]
     scratch = (worlds or [Path("/dev/shm")])[0] / f"scratch-{os.getpid()}-{time.monotonic_ns()}"
@@ -47,7 +49,7 @@ def fsync_forgiving(real):
 
 def apply(name: str | None) -> None:
     """Put a sabotage in force for the rest of this process."""
-    from data import store
+    from l2d.data.cache import store
 
     if name == "in place":
         store.commit = commit_in_place
@@ -63,9 +65,9 @@ def trusting():
     import pyarrow.dataset as pads
     import pyarrow.parquet as pq
 
-    import rejector.sql.catalogue
-    from data import cache, store
-    from data.integrity import corruption_named
+    from l2d.data.cache import reader as cache
+    from l2d.data.cache import store
+    from l2d.data.cache.integrity import corruption_named
 
     def read_table(path: Path, columns=None):
         with corruption_named(path):
@@ -77,12 +79,12 @@ def trusting():
         stack.enter_context(mock.patch.object(store, "read_table", read_table))
         stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", return_value=None))
         stack.enter_context(mock.patch.object(cache.CostCache, "check_part"))
-        stack.enter_context(mock.patch.object(rejector.sql.catalogue, "verified_format", pads.ParquetFileFormat))
+        stack.enter_context(mock.patch.object(l2d.rejector.sql.catalogue, "verified_format", pads.ParquetFileFormat))
         yield
 
 
 def main() -> None:
-    import cli
+    from l2d import cli
 
     name = sys.argv.pop(1)
     apply(name)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # `python tests/reliability/stress.py` finds the project here
 TEMPORARY = ".tmp"
 CHUNK = 10
 
@@ -120,8 +118,8 @@ class World:
 
     def build(self, out: Path | None = None, **options):
         """Build the cache in this process."""
-        from cache_builder.builder import build
-        from cache_builder.recipe import load_recipe
+        from l2d.cache_builder.builder import build
+        from l2d.cache_builder.recipe import load_recipe
 
         return build(load_recipe(str(self.recipe_file)), out or self.out, device="cpu", **options)
 
@@ -188,8 +186,8 @@ def temporaries(folder: Path) -> list[str]:
 
 def differences(world: World, *, verify: bool = True, temporary: bool = True) -> list[str]:
     """How a cache that was disturbed and finished differs from the undisturbed one: nothing, if all is well."""
-    from data.cache import CostCache
-    from data.errors import L2DError
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.errors import L2DError
 
     expected = truth(reference(**world.settings))
     problems = [f"temporary file left: {name}" for name in temporaries(world.out)] if temporary else []

@@ -8,8 +8,8 @@ from pathlib import Path
 from crowd import crowd, readers
 from small import World, differences
 
-import cache_builder.builder
-from data import store
+import l2d.cache_builder.builder
+from l2d.data.cache import store
 
 
 def test_builders_of_one_cache_do_not_disturb_each_other():
@@ -32,15 +32,15 @@ def test_a_reader_beside_a_builder_that_writes_in_place_is_noticed():
 
 def test_a_second_builder_does_not_discard_what_the_first_has_begun_meanwhile(tmp_path, monkeypatch):
     """The second finds an empty folder; before it writes a thing, the first builds all of it."""
-    world, real = World(tmp_path / "world"), cache_builder.builder.settle
+    world, real = World(tmp_path / "world"), l2d.cache_builder.builder.settle
     world.out.mkdir()
 
     def slow_settle(*arguments, **options):
         real(*arguments, **options)
-        monkeypatch.setattr(cache_builder.builder, "settle", real)
+        monkeypatch.setattr(l2d.cache_builder.builder, "settle", real)
         world.build()
 
-    monkeypatch.setattr(cache_builder.builder, "settle", slow_settle)
+    monkeypatch.setattr(l2d.cache_builder.builder, "settle", slow_settle)
     world.build()
     assert not differences(world)
     assert len(world.chunks_asked()) == world.settings["rows"], "the agent was asked again"

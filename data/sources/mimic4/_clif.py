@@ -1,4 +1,4 @@
-"""Hospitalisations in the Common Longitudinal ICU Format (CLIF, https://clif-icu.com), for :mod:`data.mimic4`."""
+"""Hospitalisations in the Common Longitudinal ICU Format (CLIF, https://clif-icu.com)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import polars as pl
 
-from .errors import DataError
-from .visits import VisitTables, collect, require_columns
+from l2d.data.errors import DataError
+from l2d.data.sources.mimic4._visits import VisitTables, collect, require_columns
 
 HOSPITALIZATION = (
     "patient_id", "hospitalization_id", "admission_dttm", "discharge_dttm", "age_at_admission",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import polars as pl
 
-from .errors import DataError
+from l2d.data.errors import DataError
 
 HINT = "give AHRQ's CCS file, or a CSV file with a header such as ICD10PROC,CCSPROC"
 _QUOTES = " '\""  # AHRQ puts single quotes around everything, and pads with blanks

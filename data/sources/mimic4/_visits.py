@@ -9,7 +9,7 @@ from typing import Literal
 
 import polars as pl
 
-from .errors import DataError
+from l2d.data.errors import DataError
 
 Stay = Literal["categories", "days", "log_days"]
 

@@ -1,4 +1,4 @@
-"""Made-up files in MIMIC-IV's layout, of any size, with a known risk model (:mod:`data.mimic4_risk`).
+"""Made-up files in MIMIC-IV's layout, of any size, with a known risk model (:mod:`l2d.data.sources.mimic4.risk`).
 
 Tables, columns, id conventions and sizes are MIMIC-IV's: subject ids of eight digits that begin with 1, hadm ids that
 begin with 2 and are in no order of time, dates shifted to the next century, rows ordered by patient and hadm id. They
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from . import store
-from .errors import DataError, UsageError
-from .mimic4_risk import COMMON, GROUP_SHARES, GROUPS, SIGMA, Risk, concepts
+from l2d.data.cache import store
+from l2d.data.errors import DataError, UsageError
+from l2d.data.sources.mimic4.risk import COMMON, GROUP_SHARES, GROUPS, SIGMA, Risk, concepts
 
 FULL_SIZE = 299_712  # patients of MIMIC-IV 2.2, with 431,231 admissions
 MOST_PATIENTS = 3_000_000
@@ -25,11 +25,11 @@ DAY = 1440  # minutes
 
 README = """Made-up files in the layout of MIMIC-IV's hosp module
 
-Made by l2d (data/mimic4_generator.py): {patients:,} patients, seed {seed}, {drugs} prescriptions a visit.
+Made by l2d (data/sources/mimic4/generator.py): {patients:,} patients, seed {seed}, {drugs} prescriptions a visit.
 
 Nobody's data: patients, codes and dates are drawn. Codes have the shape of ICD codes, and mean nothing. Given that
 there is a next visit, death at it depends on this visit's codes alone, and so does the length of the stay; how, is in
-data/mimic4_risk.py. Tables that this experiment does not need are left out.
+data/sources/mimic4/risk.py. Tables that this experiment does not need are left out.
 """
 
 Append = Callable[[pl.DataFrame], None]

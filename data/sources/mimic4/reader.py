@@ -1,7 +1,7 @@
 """MIMIC-IV: death at the next visit and length of this one from its diagnoses and procedures (paper, section 5.2).
 
 Reads ``hosp/*.csv.gz`` as PhysioNet publishes them (or unpacked, ``*.csv``), in a stream. The same preparation takes
-the tables of the Common Longitudinal ICU Format, see :mod:`data.clif`.
+the tables of the Common Longitudinal ICU Format, see :mod:`l2d.data.sources.mimic4._clif`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,24 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from .clif import read_clif
-from .code_features import CodeClusters, CodeFeatures, code_clusters, code_features
-from .dataset import Dataset
-from .errors import DataError
-from .icd_ccs import read_ccs
-from .patient_split import PatientSplit, split_by_patient
-from .table import Strict
-from .tokens import SPECIAL, Tokens, fit_vocabulary, token_inputs
-from .visits import UNITS, Stay, VisitTables, code_lists, collect, label_visits, require_columns, visits_with
+from l2d.data.errors import DataError
+from l2d.data.samples.code_features import CodeClusters, CodeFeatures, code_clusters, code_features
+from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.patient_split import PatientSplit, split_by_patient
+from l2d.data.samples.tokens import SPECIAL, Tokens, fit_vocabulary, token_inputs
+from l2d.data.sources.mimic4._clif import read_clif
+from l2d.data.sources.mimic4._icd_ccs import read_ccs
+from l2d.data.sources.mimic4._visits import (
+    UNITS,
+    Stay,
+    VisitTables,
+    code_lists,
+    collect,
+    label_visits,
+    require_columns,
+    visits_with,
+)
+from l2d.data.sources.table import Strict
 
 Table = Literal["diagnoses", "procedures", "prescriptions"]
 FIELDS = ("diagnoses", "procedures")
@@ -165,7 +174,7 @@ def name_codes(table: pl.LazyFrame, field: str, config: Mimic4Config) -> pl.Lazy
     """A table's codes as the names they have in the vocabulary: ``icd10:I2510``, ``icd9:4019``, ``ccs:222``.
 
     Args:
-        table: see :class:`data.visits.VisitTables`.
+        table: see :class:`l2d.data.sources.mimic4._visits.VisitTables`.
 
     Returns:
         ``visit``, ``position``, ``code``; without rows that have no code.

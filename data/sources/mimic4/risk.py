@@ -132,7 +132,7 @@ def true_risk(diagnoses: Iterable[Sequence[str]], procedures: Iterable[Sequence[
     """The risk of visits with these codes, named as in the vocabulary (``icd10:I2510``). Other names weigh nothing.
 
     Args:
-        diagnoses: of each of n visits, every code once, such as :meth:`data.tokens.Tokens.to_lists` gives.
+        diagnoses: of each of n visits, every code once, such as :meth:`l2d.data.samples.tokens.Tokens.to_lists` gives.
         procedures: the same.
     """
     sums = []

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.cost_quality import OperatingPoint, cost_quality, metrics_of
-from ..evaluation.intervals import paired_intervals
-from ..evaluation.settings import METHOD_OF_PAPER, RIVAL_TITLES
-from . import charts
-from .figures import Figure, Panel, capital, panel
-from .layout import METRIC_NAMES, Group, Layout, agents_of, main_metrics, scaled
+from l2d.rejector.evaluation.cost_quality import OperatingPoint, cost_quality, metrics_of
+from l2d.rejector.evaluation.intervals import paired_intervals
+from l2d.rejector.evaluation.settings import METHOD_OF_PAPER, RIVAL_TITLES
+from l2d.rejector.report.figures import charts
+from l2d.rejector.report.figures.rejectors import Figure, Panel, capital, panel
+from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, agents_of, main_metrics, scaled
 
 TASK_LOSS = "task_loss"  # the deferral loss without query costs
 

@@ -1,7 +1,7 @@
 """The figures of a report: what is drawn of a cache's evaluations, with the words that go with it.
 
-Every number in a figure is one of :func:`rejector.evaluation.evaluate_runs`, or of the allocations of the runs.
-How it looks is in rejector/report/charts.py.
+Every number in a figure is one of :func:`l2d.rejector.evaluation.evaluate_runs`, or of the allocations of the runs.
+How it looks is in rejector/report/figures/charts.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from ..evaluation.comparisons import mean_std
-from ..evaluation.cost_quality import LOWER_IS_BETTER
-from ..evaluation.settings import RIVAL_TITLES, rival_title, shown_differences
-from . import charts
-from .layout import METRIC_NAMES, Layout, agents_of, labels_of, main_metrics, scaled, units_of
-from .theme import text_on
+from l2d.rejector.evaluation.comparisons import mean_std
+from l2d.rejector.evaluation.cost_quality import LOWER_IS_BETTER
+from l2d.rejector.evaluation.settings import RIVAL_TITLES, rival_title, shown_differences
+from l2d.rejector.report.figures import charts
+from l2d.rejector.report.figures.theme import text_on
+from l2d.rejector.report.shown import METRIC_NAMES, Layout, agents_of, labels_of, main_metrics, scaled, units_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from ..evaluation.cost_quality import LOWER_IS_BETTER
-from . import charts
-from .figures import Figure, Panel, capital, finite, panel, shares_table, shares_text, stack
-from .layout import METRIC_NAMES, Group, Layout, agents_of, labels_of, main_metrics, scaled, units_of
+from l2d.rejector.evaluation.cost_quality import LOWER_IS_BETTER
+from l2d.rejector.report.figures import charts
+from l2d.rejector.report.figures.rejectors import (
+    Figure,
+    Panel,
+    capital,
+    finite,
+    panel,
+    shares_table,
+    shares_text,
+    stack,
+)
+from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, agents_of, labels_of, main_metrics, scaled, units_of
 
 BETA_TITLE = "query cost β of the dearest expert"
 

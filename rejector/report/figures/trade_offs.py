@@ -7,12 +7,12 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from ..evaluation.curves import RiskCoverage, deferral_curve
-from . import charts
-from .decisions import Decisions
-from .figures import Figure, Panel, panel, shares_table, shares_text, stack
-from .layout import Layout, constant_of, units_of
-from .where import Bins, group_rows
+from l2d.rejector.evaluation.curves import RiskCoverage, deferral_curve
+from l2d.rejector.report.allocations import Decisions
+from l2d.rejector.report.figures import charts
+from l2d.rejector.report.figures.rejectors import Figure, Panel, panel, shares_table, shares_text, stack
+from l2d.rejector.report.groups import Bins, group_rows
+from l2d.rejector.report.shown import Layout, constant_of, units_of
 
 DRAWN = 120  # points of a curve
 SCORES, BEST, RANDOM = "rejector’s scores", "best order", "random order"

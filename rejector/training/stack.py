@@ -99,7 +99,7 @@ class Stack(ABC):
         self.template = networks[self.seeds[0]]
         self._shapes = {name: value.shape for name, value in self.template.named_parameters()}
         # No element of a padded tensor is left over for the fused step's scalar code, whose last bit might differ.
-        size = sum(_padded(len(points) * shape.numel()) for shape in self._shapes.values())
+        size = sum(padded(len(points) * math.prod(self._stored(name)), 64) for name in self._shapes)
         self._flat = torch.zeros(size, device=device, dtype=dtype)
         self._flat_gradient, self._mean, self._square = (torch.zeros_like(self._flat) for _ in range(3))
         self._steps = torch.zeros((), device=device)
@@ -219,14 +219,25 @@ class Stack(ABC):
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters, (P, ...) each, of a flat tensor."""
+        return {
+            name: part[(slice(None), *map(slice, self._shapes[name]))] for name, part in self._whole_views(flat).items()
+        }
+
+    def _whole_views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Parameters as they lie in memory, where a shape may be filled up beyond the network's."""
         views, start = {}, 0
-        for name, shape in self._shapes.items():
-            size = len(self.points) * shape.numel()
+        for name in self._shapes:
+            shape = self._stored(name)
+            size = len(self.points) * math.prod(shape)
             part = flat[start : start + size]
             turned = len(shape) == 2 and self._is_transposed(name)
             views[name] = part.view(-1, *reversed(shape)).mT if turned else part.view(-1, *shape)
-            start += _padded(size)
+            start += padded(size, 64)
         return views
+
+    def _stored(self, name: str) -> tuple[int, ...]:
+        """Shape in memory of a parameter of one point: its own, or more, of which the rest is and stays 0."""
+        return tuple(self._shapes[name])
 
     def _is_transposed(self, name: str) -> bool:
         """Whether a matrix lies in memory as (columns, rows)."""
@@ -308,8 +319,9 @@ class AutogradStack(Stack):
         return total / len(features)
 
 
-def _padded(size: int) -> int:
-    return -(-size // 64) * 64
+def padded(size: int, multiple: int) -> int:
+    """The next multiple that is not below ``size``."""
+    return -(-size // multiple) * multiple
 
 
 def _initialised(seed: int, *shape) -> torch.nn.Module:

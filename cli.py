@@ -1258,7 +1258,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(prog_name="l2d", standalone_mode=False))
     except L2DError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)

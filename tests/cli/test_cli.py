@@ -283,12 +283,12 @@ def test_verify_names_the_damaged_file(cache, l2d):
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_says_that_the_same_command_goes_on(number, expected, cache, tmp_path, l2d, monkeypatch):
-    import l2d.rejector.sweep
+    from l2d.rejector import sweep
 
     def interrupted(*_, **__):
         signal.raise_signal(number)
 
-    monkeypatch.setattr(l2d.rejector.sweep, "train_grid", interrupted)
+    monkeypatch.setattr(sweep, "train_grid", interrupted)
     code, _, err = l2d("train", cache, "--out", tmp_path / "run")
     assert code == expected
     assert f"To go on: l2d train {cache} --out" in err

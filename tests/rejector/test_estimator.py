@@ -17,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_array
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
+from l2d import DeferralRejector
 from l2d.data.errors import UsageError
-from l2d.rejector import DeferralRejector
 from l2d.rejector.estimator import TRAINING
 from l2d.rejector.training.rejector import TrainConfig
 

@@ -119,8 +119,9 @@ class _Samples:
                 kept = ", ".join(cache.record.keep) or "none"
                 hint = f"kept are: {kept}. Add it to `keep` in [dataset] and build again: no agent is asked again"
                 raise UsageError(f"there is no kept column {column!r}", where=cache.path, hint=hint)
-        shown_by = {name: facts.get("agent") for name, facts in cache.record.inputs.items()}
-        columns = [name for name in schema.INPUT_COLUMNS if name in shown_by]
+        known = cache.record.inputs  # also holds facts of the dataset that are not input columns, such as category_ids
+        columns = [name for name in schema.INPUT_COLUMNS if name in known]
+        shown_by = {name: known[name].get("agent") for name in columns}
         self.names: list[str] = []
         split, targets = [], []
         inputs: dict[str, list] = {column: [] for column in columns}
@@ -138,9 +139,9 @@ class _Samples:
                 shown = part if agent is None else cache.predictions(agent, chunk, [column])
                 nothing = pa.chunked_array([pa.nulls(len(part), pa.binary())])  # it failed on the whole chunk
                 inputs[column].append(_digests(shown[column] if column in shown.column_names else nothing, start))
-            for column, known in numbers.items():
+            for column, seen in numbers.items():
                 values = part[column].to_pylist()
-                codes[column] += [-1 if v is None else known.setdefault(v, len(known)) for v in values]
+                codes[column] += [-1 if v is None else seen.setdefault(v, len(seen)) for v in values]
         self.split, self.targets = np.concatenate(split), np.concatenate(targets)
         self.inputs = {column: np.concatenate(parts) for column, parts in inputs.items()}
         self.groups = {column: np.array(values, np.int64) for column, values in codes.items()}

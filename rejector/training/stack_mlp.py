@@ -4,10 +4,13 @@ With small networks most of the time goes to what surrounds the arithmetic: auto
 intermediate, activations that fall out of the cache. Here buffers are made once, and forward, loss and backward run
 over as many points, and with large batches as few rows, as a core's cache holds.
 
-A point's numbers do not depend on who is beside it: how rows are cut depends on the network alone, no sum runs over
-points, and on one thread a batched product treats each of its matrices alike. So a point trained in a grid equals the
-same point trained alone, bit by bit. That is also why each stack works on one thread (rejector.py beside runs
-several beside each other): on more, a product of two large matrices is cut differently from one of many.
+A point's numbers do not depend on its neighbours: how rows are cut depends on the network alone, no sum runs over
+points, and on one thread a batched product treats each of its matrices alike, provided that they all begin at an
+aligned address. (With 33 units every second matrix begins in the middle of a vector, and on some processors its last
+bits differ.) So units, the rows of a block and a linear network's features are padded with zeros to
+:data:`ALIGNED` numbers. A point trained in a grid then equals the same point trained alone, bit by bit. That is also
+why each stack works on one thread (rejector.py beside runs several beside each other): on more, a product of two large
+matrices is cut differently from one of many.
 """
 
 from __future__ import annotations
@@ -16,12 +19,16 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.training.stack import Stack
+from l2d.rejector.training.stack import Stack, padded
 
 #: Activations of a layer that are worked on at once, in numbers: 1 MiB in float32, and as much again for gradients.
 AT_ONCE = 1 << 18
+#: Every matrix of a batched product has a multiple of so many numbers: 64 bytes in float32, a line of the cache and
+#: the widest vector.
+ALIGNED = 16
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 Layers = list[tuple[Tensor, Tensor]]  # weight and bias: (P, in, H) and (P, 1, H); of the last (P, A, in) and (P, A, 1)
@@ -34,13 +41,16 @@ class MLPStack(Stack):
     """
 
     def __init__(self, points: list[GridPoint], weights: Tensor, **settings):
+        # Hidden layers have padded units. A linear network has none: its rows of weights are as wide as the input.
+        self.width, num_agents = settings["width"], settings["num_agents"]
+        if settings["network"] == "linear":
+            self.width = padded(self.width, ALIGNED)
         super().__init__(points, weights, **settings)
         self.layers, self.gradients = self._layers_of(self._flat), self._layers_of(self._flat_gradient)
         self._more = torch.zeros_like(self._flat)  # gradients of a batch's second block of rows, and further ones
         self.more_gradients = self._layers_of(self._more)
-        self.width, num_agents = settings["width"], settings["num_agents"]
         units = [bias.shape[2] for _, bias in self.layers[:-1]]
-        self._rows_at_once = max(1, AT_ONCE // max(self.width, num_agents, *units))
+        self._rows_at_once = max(1, AT_ONCE // max(self.width, num_agents, *units) // ALIGNED) * ALIGNED
         sizes = {"inputs": self.width, "scores": num_agents, "by_unit": max(units, default=0)}
         sizes |= {f"layer {depth}": size for depth, size in enumerate(units)}
         self.buffers = {name: self._flat.new_empty(self._rows_at_once * size) for name, size in sizes.items()}
@@ -50,8 +60,15 @@ class MLPStack(Stack):
         # Products of rows with a matrix are fastest with (in, out); the last one, whose result is (A, R), with (A, in).
         return name != list(self._shapes)[-2]
 
+    def _stored_shape(self, name: str, shape: torch.Size) -> torch.Size:
+        if name in list(self._shapes)[-2:]:  # the last layer, (A, in) and (A,)
+            return torch.Size([*shape[:1], *(padded(size, ALIGNED) for size in shape[1:])])
+        is_first = name == next(iter(self._shapes))
+        sizes = [padded(shape[0], ALIGNED), *(shape[1:] if is_first else (padded(size, ALIGNED) for size in shape[1:]))]
+        return torch.Size(sizes)
+
     def _layers_of(self, flat: Tensor) -> Layers:
-        values = list(self._views(flat).values())
+        values = list(self._stored_views(flat).values())
         *hidden, (weight, bias) = zip(values[::2], values[1::2], strict=True)
         return [*((w.mT, b[:, None, :]) for w, b in hidden), (weight, bias[:, :, None])]
 
@@ -77,11 +94,14 @@ class MLPStack(Stack):
         raw = raw.permute(3, 0, 2, 1).contiguous()  # (T, S, A, B)
         for start in range(0, rows, self._rows_at_once):
             block = slice(start, min(start + self._rows_at_once, rows))
-            for group in self._groups(block.stop - block.start):
-                x, costs = group.inputs(features[:, block]), group.costs(raw[..., block])
+            count = block.stop - block.start
+            seen, theirs = self._aligned(features[:, block]), pad(raw[..., block], (0, padded(count, ALIGNED) - count))
+            for group in self._groups(seen.shape[1]):
+                x, costs = group.inputs(seen), group.costs(theirs)
                 scores, activations = group.forward(x)
                 value, by_score = self._value_and_gradient(scores, costs, group.nu, 1)
-                losses[group.points] += value.sum(dim=1, dtype=torch.float64)
+                by_score[..., count:] = 0
+                losses[group.points] += value[:, :count].sum(dim=1, dtype=torch.float64)
                 group.backward(by_score.div_(rows), activations, group.more_gradients if start else group.gradients)
             if start:
                 self._flat_gradient += self._more
@@ -89,13 +109,20 @@ class MLPStack(Stack):
 
     def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
         total = torch.zeros(len(self.points), dtype=torch.float64)
-        size = min(rows_at_once, self._rows_at_once)
+        size = min(padded(rows_at_once, ALIGNED), self._rows_at_once)
         for x, costs in zip(features.split(size), raw.permute(2, 1, 0).split(size, dim=2), strict=True):
-            for group in self._groups(len(x), shared=True):
-                scores, _ = group.forward(group.inputs(x[None]))
-                losses = self._deferral_losses(scores.mT, group.costs(costs[:, None]).mT)
+            seen = self._aligned(x[None])
+            for group in self._groups(seen.shape[1], shared=True):
+                scores, _ = group.forward(group.inputs(seen))
+                losses = self._deferral_losses(scores[..., : len(x)].mT, group.costs(costs[:, None]).mT)
                 total[group.points] += losses.sum(dim=1, dtype=torch.float64)
         return total / len(features)
+
+    def _aligned(self, features: Tensor) -> Tensor:
+        """Rows (S, R, W) with zeros up to a multiple of :data:`ALIGNED` rows, and to the width of the weights."""
+        rows = features.shape[1]
+        more = (0, self.width - features.shape[2], 0, padded(rows, ALIGNED) - rows)
+        return pad(features, more) if any(more) else features
 
 
 class _Group:

@@ -210,6 +210,38 @@ def test_a_point_has_the_same_bits_in_a_grid_and_alone_whatever_the_threads(conf
         assert_same_bits(one, other)
 
 
+@pytest.mark.parametrize("network", ["linear", "mlp"])
+@pytest.mark.parametrize(("hidden", "rows"), [(17, 37), (33, 64), (34, 50)])
+def test_every_matrix_of_a_batched_product_begins_at_an_aligned_address(network, hidden, rows, monkeypatch):
+    """Whatever the processor's kernels do with a matrix, they do the same with each: all begin where a vector does."""
+    real = {name: getattr(torch, name) for name in ("bmm", "baddbmm")}
+
+    def checked(name):
+        def call(*tensors, out=None):
+            for tensor in (*tensors[-2:], *([] if out is None else [out])):
+                if tensor.stride(0) and len(tensor) > 1:
+                    assert tensor.stride(0) % 16 == 0, (name, tensor.shape)
+            return real[name](*tensors) if out is None else real[name](*tensors, out=out)
+
+        return call
+
+    points, given = some_points(), batches(2, 60, rows=rows, dtype=torch.float32)
+    stack = make_stack(MLPStack, points, network=network, hidden=hidden, dtype=torch.float32)
+    for name in real:
+        monkeypatch.setattr(torch, name, checked(name))
+    for batch in given:
+        stack.step(*batch)
+    stack.risk(given[0][0][0], given[0][1][0], 41)
+
+
+def test_padding_stays_zero():
+    stack = make_stack(MLPStack, some_points(), hidden=17, dtype=torch.float32)
+    for batch in batches(2, 60, rows=37, dtype=torch.float32):
+        stack.step(*batch)
+    real = sum(value.abs().sum(dtype=torch.float64) for value in stack.parameters.values())
+    assert float(stack._flat.abs().sum(dtype=torch.float64)) == pytest.approx(float(real), rel=1e-12)
+
+
 def test_rejectors_come_in_the_order_of_their_points():
     points = grid_of([1.0])
     found = train(points, epochs=1)

@@ -53,7 +53,8 @@ def test_whole_numbers_stay_whole(tmp_path):
 def test_the_separator_is_that_of_the_header(tmp_path, separator):
     frame, reading = read(tmp_path, f"id{separator}x\na{separator}1\nb{separator}2\n")
     assert frame.to_dict(as_series=False) == {"id": ["a", "b"], "x": [1, 2]}
-    assert reading.separator == separator and reading.lines() == [f"cells are separated by {separator!r}"]
+    assert reading.separator == separator
+    assert reading.lines() == [f"cells are separated by {separator!r}"]
 
 
 def test_in_a_semicolon_table_the_comma_is_the_decimal_sign_and_the_point_groups(tmp_path):
@@ -149,7 +150,8 @@ def test_files_that_cannot_be_read_are_refused_by_name(tmp_path, case):
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(DataError, match=said) as refused:
         read_table(tmp_path / "t.csv")
-    assert refused.value.where == tmp_path / "t.csv" and refused.value.hint
+    assert refused.value.where == tmp_path / "t.csv"
+    assert refused.value.hint
 
 
 def test_the_way_through_text_gives_what_the_quick_way_gives(tmp_path):

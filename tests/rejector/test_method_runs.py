@@ -86,7 +86,7 @@ def test_every_method_is_evaluated_on_its_own_answers(swept, evaluated):
 def test_the_own_classifier_alone_is_a_mean_over_seeds(evaluated):
     evaluations = evaluated
     ours = [e for e in evaluations if e.result["method"] == "realizable"]
-    losses = [e.opponents.alone["model"].mean() for e in ours]
+    losses = [e.baselines.alone["model"].mean() for e in ours]
     assert losses[0] != losses[1]
     difference = ours[0].result["over_seeds"]["agents"]["model"]["value"]
     assert difference == pytest.approx(np.mean([e.losses.mean() for e in ours]) - np.mean(losses), abs=1e-6)

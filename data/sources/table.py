@@ -15,8 +15,9 @@ from l2d.data.samples.clusters import FEWEST_OF_ELBOW, fit_clusters
 from l2d.data.samples.columns import column_lines, row_number_notes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.expressions import check, column_named, columns_of, evaluate
-from l2d.data.samples.features import FeatureEncoder, check_features, standardisation
+from l2d.data.samples.features import FeatureEncoder, check_features
 from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
+from l2d.data.samples.standardise import standardisation
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.data.sources.text_table import Reading, read_table
 

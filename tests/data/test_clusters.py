@@ -13,7 +13,8 @@ from sklearn.cluster import KMeans
 from l2d.data.errors import DataError
 from l2d.data.samples.clusters import elbow, fit_clusters
 from l2d.data.samples.expressions import evaluate
-from l2d.data.samples.features import FeatureEncoder, standardisation
+from l2d.data.samples.features import FeatureEncoder
+from l2d.data.samples.standardise import standardisation
 from l2d.data.sources.table import ClusterConfig
 
 

@@ -77,7 +77,7 @@ def build(
     from l2d.cache_builder.engines.shards import Shard
     from l2d.cache_builder.recipe import load_recipe
     from l2d.data.cache.reader import CostCache
-    from l2d.data.cache.status import status_rows
+    from l2d.data.cache.status import column_lines, status_rows
     from l2d.data.terminal.render import print_rows
 
     if workers is not None and engine is not EngineName.ray:
@@ -112,6 +112,8 @@ def build(
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
     else:
         say("nothing to ask: every answer was there already")
+    for line in column_lines(CostCache(out)):
+        say(line)
     print_rows(status_rows(CostCache(out)), format.value)
     unavailable = {name: count for name, count in report.unavailable.items() if count}
     if unavailable:

@@ -22,10 +22,12 @@ def status(cache: CacheArgument, format: FormatOption = Format.table):
         l2d status support2.cache --format json
     """
     from l2d.data.cache.reader import CostCache
-    from l2d.data.cache.status import status_rows
+    from l2d.data.cache.status import column_lines, status_rows
     from l2d.data.terminal.render import print_rows
 
     opened = CostCache(cache)
+    for line in column_lines(opened):
+        say(line)
     print_rows(status_rows(opened), format.value)
     opened.require_complete()
 

@@ -9,8 +9,9 @@ import numpy as np
 import polars as pl
 
 from l2d.data.errors import DataError, nearest
-from l2d.data.sources.table import MISSING
 
+#: What counts as no answer.
+MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
 FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 ROW = "__row__"
 

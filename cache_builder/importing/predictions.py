@@ -14,8 +14,9 @@ from l2d.cache_builder.agents._answer_file import AnswerFile
 from l2d.cache_builder.agents.annotators import HOLE, agent_name
 from l2d.data.cache import schema, store
 from l2d.data.errors import DataError, UsageError, nearest
-from l2d.data.samples.features import MOST_CATEGORIES, columns_of
-from l2d.data.sources.table import read_table
+from l2d.data.samples.columns import why_not
+from l2d.data.samples.expressions import columns_of
+from l2d.data.sources.text_table import read_table
 
 #: First line of a recipe that an import has written; what follows is the digest of the other lines.
 SIGNATURE = "# Written by l2d import. Edit it as you like, then: l2d build THIS_FILE --out CACHE. "
@@ -76,7 +77,7 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
             where=source.features,
             hint="--target COLUMN (a class), --target-reg COLUMN (a number), or both",
         )
-    table = read_table(source.features, source.id)
+    table, _ = read_table(source.features, text=[source.id])
     for option, column in (("--id", source.id), ("--target", source.target), ("--target-reg", source.target_reg)):
         need(column, table.columns, option, source.features)
     if source.target is not None and table[source.target].dtype.is_float():
@@ -114,7 +115,7 @@ def dataset_lines(source: Source, table: pl.DataFrame, folder: Path, say: Callab
     if source.columns:
         features, left = [quoted(column) if column in table.columns else column for column in source.columns], {}
     for reason in dict.fromkeys(left.values()):
-        say(f"left out of the features, {reason}: {', '.join(name for name, why in left.items() if why == reason)}")
+        say(f"left out of the features ({reason}): {', '.join(name for name, why in left.items() if why == reason)}")
     if not features:
         raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
@@ -236,18 +237,14 @@ def _wide_columns(source: Source, file: AnswerFile) -> tuple[dict[str, str], lis
 def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
     """Columns that a rejector can look at as SQL, and why the others are left out: column -> reason."""
     features, left = [], {}
-    for name, column in zip(table.columns, table.iter_columns(), strict=True):
+    for name in table.columns:
         if name in taken:
             continue
-        values = column.drop_nulls()
-        if values.n_unique() < 2:
-            left[name] = "of one value"
-        elif column.dtype == pl.String and values.n_unique() > MOST_CATEGORIES:
-            left[name] = f"text with more than {MOST_CATEGORIES} values"
-        elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        why = why_not(table[name])
+        if why is None:
             features.append(quoted(name))
         else:
-            left[name] = f"of type {column.dtype}"
+            left[name] = why
     return features, left
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from l2d.data.errors import DataError, UsageError, nearest
-from l2d.rejector.evaluation.evaluate import Evaluation, by_setting, evaluate_runs
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 
 RESOURCES = ("budget", "gflops", "coverage")
 HIGHER_IS_BETTER = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from l2d.data.cache import store
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.rejectors import Figure, Panel, compare
 from l2d.rejector.report.figures.sweep import sweep

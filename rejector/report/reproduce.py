@@ -9,7 +9,7 @@ from pathlib import Path
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.options import as_typed
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.settings import TrainConfig
 

@@ -220,6 +220,8 @@ def build(
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
     else:
         say("nothing to ask: every answer was there already")
+    for line in report.remarks:
+        say(line)
     print_rows(status_rows(CostCache(out)), format.value)
     unavailable = {name: count for name, count in report.unavailable.items() if count}
     if unavailable:

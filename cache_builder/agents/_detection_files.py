@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, close_to
 from l2d.data.samples.boxes import LARGEST
 
 CORNERS = ("x1", "y1", "x2", "y2")
@@ -157,8 +156,8 @@ class DetectionFile:
         table = self._table()
         for name in COLUMNS:
             if name not in table.columns:
-                near = difflib.get_close_matches(name, table.columns, n=1)
-                hint = f"is it {near[0]!r}? " if near else ""
+                near = close_to(name, table.columns)
+                hint = f"is it {near!r}? " if near else ""
                 raise DataError(f"has no column {name!r}", where=self.path, hint=f"{hint}it needs {', '.join(COLUMNS)}")
         scored = "score" in table.columns
         columns = [*CORNERS, *(["score"] if scored else [])]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +15,7 @@ from l2d.cache_builder.agents._detection_names import ImageNames, LabelNames
 from l2d.cache_builder.agents._detector import summary_of_detections
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache.schema import NO_ANSWER
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Batch, Dataset
 from l2d.data.sources._annotated import is_file
@@ -74,12 +73,10 @@ class DetectionsAgent(Agent):
             )
         for label, name in self.config.labels.items():
             if name not in dataset.classes:
-                near = difflib.get_close_matches(name, dataset.classes, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
                 raise UsageError(
                     f"labels: {label!r} is to be {name!r}, which is not a class",
                     where=where,
-                    hint=f"{hint}the classes are {', '.join(dataset.classes)}",
+                    hint=nearest(name, dataset.classes, "the classes are"),
                 )
         self._place(dataset)
 

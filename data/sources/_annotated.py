@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import filecmp
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,10 +14,11 @@ import polars as pl
 from pydantic import Field
 
 from l2d.data.cache.schema import SPLITS
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.images import image_size
+from l2d.data.samples.splits import validation_share
 from l2d.data.sources.table import Strict
 
 #: How far a box may reach outside its image, in pixels: rounding does that.
@@ -155,16 +154,6 @@ def _dataset(
     )
 
 
-def validation_share(ids: list[str], share: float, salt: str) -> np.ndarray:
-    """Positions of the samples to validate on, ascending: those whose ``SHA-256(salt:id)`` is lowest.
-
-    The same on every machine and in any order of the ids; at least one, and not all of them.
-    """
-    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
-    count = min(max(round(share * len(ids)), 1), len(ids) - 1)
-    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
-
-
 def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:
     """See that no image belongs to two sets: agents or rejectors would be tested on what they were trained on.
 
@@ -276,9 +265,7 @@ def _columns(images: list[AnnotatedImage], boxes: Boxes, classes: tuple[str, ...
 def unknown_class(name: str, classes: Iterable[str], *, where: str, hint: str) -> DataError:
     """The error for an object of a class that the recipe does not have; names the nearest that it has."""
     classes = list(classes)
-    near = difflib.get_close_matches(name, classes, n=1)
-    guess = f"is it {near[0]!r}? " if near else ""
-    return DataError(f"there is no class {name!r}", where=where, hint=f"{guess}{hint}: {', '.join(classes)}")
+    return DataError(f"there is no class {name!r}", where=where, hint=nearest(name, classes, f"{hint}:"))
 
 
 def is_file(path: Path) -> bool:

@@ -192,7 +192,9 @@ def test_categories_counted_from_0_are_not_read_one_class_off(tmp_path):
     check_found(ask(file, dataset, labels={"0": "person", "1": "sofa", "2": "dog"})[0])
     with pytest.raises(DataError, match="category_id 2 and 5 would both be 'sofa'"):
         ask(write_results(tmp_path, results([*ROWS[1:], ROWS[0]], ids=[1, 2, 5])), dataset, labels={"5": "sofa"})
-    from_1 = write_results(tmp_path, [{**one, "image_id": row[0]} for one, row in zip(results(ids=[1, 2, 3]), ROWS, strict=True)])
+    from_1 = write_results(
+        tmp_path, [{**one, "image_id": row[0]} for one, row in zip(results(ids=[1, 2, 3]), ROWS, strict=True)]
+    )
     check_found(ask(from_1, make_dataset(coco=False), categories="from_1")[0])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable
@@ -14,9 +13,10 @@ import polars as pl
 from l2d.cache_builder.agents._answer_file import AnswerFile
 from l2d.cache_builder.agents.annotators import HOLE, agent_name
 from l2d.data.cache import schema, store
-from l2d.data.errors import DataError, UsageError
-from l2d.data.samples.features import MOST_CATEGORIES, columns_of
-from l2d.data.sources.table import read_table
+from l2d.data.errors import DataError, UsageError, nearest
+from l2d.data.samples.columns import why_not
+from l2d.data.samples.expressions import columns_of
+from l2d.data.sources.text_table import read_table
 
 #: First line of a recipe that an import has written; what follows is the digest of the other lines.
 SIGNATURE = "# Written by l2d import. Edit it as you like, then: l2d build THIS_FILE --out CACHE. "
@@ -77,7 +77,7 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
             where=source.features,
             hint="--target COLUMN (a class), --target-reg COLUMN (a number), or both",
         )
-    table = read_table(source.features, source.id)
+    table, _ = read_table(source.features, text=[source.id])
     for option, column in (("--id", source.id), ("--target", source.target), ("--target-reg", source.target_reg)):
         need(column, table.columns, option, source.features)
     if source.target is not None and table[source.target].dtype.is_float():
@@ -115,7 +115,7 @@ def dataset_lines(source: Source, table: pl.DataFrame, folder: Path, say: Callab
     if source.columns:
         features, left = [quoted(column) if column in table.columns else column for column in source.columns], {}
     for reason in dict.fromkeys(left.values()):
-        say(f"left out of the features, {reason}: {', '.join(name for name, why in left.items() if why == reason)}")
+        say(f"left out of the features ({reason}): {', '.join(name for name, why in left.items() if why == reason)}")
     if not features:
         raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
@@ -150,12 +150,10 @@ def _agent_lines(source: Source, folder: Path, say: Callable[[str], None]) -> li
         each = f"each = [{', '.join(toml_text(name) for name in names)}]"
         say(f"{source.answers}: {len(names)} agents, a column each: {some(names)}")
     if source.model is not None and source.model not in names:
-        near = difflib.get_close_matches(source.model, names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
             f"--model {source.model}: there is no such agent",
             where=source.answers,
-            hint=f"{hint}there are {some(names, 20)}",
+            hint=nearest(source.model, names, "the agents are", most=20),
         )
     common = ['kind = "table"', f"file = {relative(source.answers, folder)}", f"id = {toml_text(source.id)}"]
     if source.labels:
@@ -239,18 +237,14 @@ def _wide_columns(source: Source, file: AnswerFile) -> tuple[dict[str, str], lis
 def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
     """Columns that a rejector can look at as SQL, and why the others are left out: column -> reason."""
     features, left = [], {}
-    for name, column in zip(table.columns, table.iter_columns(), strict=True):
+    for name in table.columns:
         if name in taken:
             continue
-        values = column.drop_nulls()
-        if values.n_unique() < 2:
-            left[name] = "of one value"
-        elif column.dtype == pl.String and values.n_unique() > MOST_CATEGORIES:
-            left[name] = f"text with more than {MOST_CATEGORIES} values"
-        elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        why = why_not(table[name])
+        if why is None:
             features.append(quoted(name))
         else:
-            left[name] = f"of type {column.dtype}"
+            left[name] = why
     return features, left
 
 
@@ -289,10 +283,8 @@ def write_recipe(text: str, path: Path, *, overwrite: bool = False) -> None:
 def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:
     """A column's name, if there is one of it; otherwise a :class:`UsageError` that names the option."""
     if column is not None and column not in columns:
-        near = difflib.get_close_matches(column, columns, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
-            f"{option} {column}: there is no such column", where=path, hint=f"{hint}it has {some(columns, 40)}"
+            f"{option} {column}: there is no such column", where=path, hint=nearest(column, columns, "it has")
         )
     return column
 

@@ -21,7 +21,7 @@ from l2d.cache_builder.importing.predictions import (
     toml_text,
 )
 from l2d.data.errors import DataError, UsageError
-from l2d.data.sources.table import read_table
+from l2d.data.sources.text_table import read_table
 
 #: Names that a column is known by when the command names none.
 SCORES = ("score", "performance", "quality", "correct", "label")
@@ -75,7 +75,7 @@ def recipe_of_scores(source: Source, folder: Path, say: Callable[[str], None]) -
     of_agents = {column.replace(HOLE, name) for name in names for column in (score, paid) if column} | {annotator}
     if annotator is None:
         of_agents |= {column for column in file.columns for name in names if column.startswith(f"{name}|")}
-    table = read_table(source.features, source.id)
+    table, _ = read_table(source.features, text=[source.id])
     need(source.id, table.columns, "--id", source.features)
     lines = dataset_lines(source, table.drop([c for c in table.columns if c in of_agents]), folder, say)
     lines.insert(5, 'target_reg = "1.0"      # the best score; the cost of a score is its distance from it')

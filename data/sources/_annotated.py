@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import filecmp
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,13 +14,14 @@ import polars as pl
 from pydantic import Field
 
 from l2d.data.cache.schema import SPLITS
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.images import image_size
+from l2d.data.samples.splits import validation_share
 from l2d.data.sources.table import Strict
 
-#: How far a box may reach outside its image, in pixels: rounding does that. What does is cut off.
+#: How far a box may reach outside its image, in pixels: rounding does that.
 TOLERANCE = 1.0
 
 
@@ -45,6 +44,7 @@ class AnnotatedObject(NamedTuple):
     ignore: bool
     crowd: bool
     number: int  # for messages: its place in the file, or the id it has there
+    size: tuple[float, float] | None = None  # width and height, where the file has them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,16 +154,6 @@ def _dataset(
     )
 
 
-def validation_share(ids: list[str], share: float, salt: str) -> np.ndarray:
-    """Positions of the samples to validate on, ascending: those whose ``SHA-256(salt:id)`` is lowest.
-
-    The same on every machine and in any order of the ids; at least one, and not all of them.
-    """
-    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
-    count = min(max(round(share * len(ids)), 1), len(ids) - 1)
-    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
-
-
 def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:
     """See that no image belongs to two sets: agents or rejectors would be tested on what they were trained on.
 
@@ -212,13 +202,20 @@ def _check_files(images: list[AnnotatedImage]) -> None:
 
 
 def _check_objects(images: list[AnnotatedImage], classes: tuple[str, ...], bad_objects: str) -> Boxes:
-    """The objects of all images, cut to their image; bad ones refused or left out."""
+    """The objects of all images as their files have them; bad ones refused or left out.
+
+    None is cut to its image, because no evaluator cuts detections: a box that is found as it was drawn is a perfect
+    match, at the border too.
+    """
     objects = [thing for image in images for thing in image.objects]
     counts = np.array([len(image.objects) for image in images])
     given = np.array([thing.xyxy for thing in objects], dtype=np.float64).reshape(-1, 4)
     corners = np.array([(image.width, image.height) * 2 for image in images], dtype=np.float64)
     corners = np.repeat(corners, counts, axis=0)
-    cut = np.clip(given, 0, corners).astype(np.float32)
+    sizes = np.array([thing.size or (np.nan, np.nan) for thing in objects], dtype=np.float64).reshape(-1, 2)
+    with np.errstate(invalid="ignore"):
+        sizes = np.where(np.isnan(sizes), given[:, 2:] - given[:, :2], sizes)
+    cut = np.clip(given, 0, corners)
     problems = {
         "is not finite": ~np.isfinite(given).all(axis=1),
         "reaches outside its image": ((given < -TOLERANCE) | (given > corners + TOLERANCE)).any(axis=1),
@@ -227,9 +224,10 @@ def _check_objects(images: list[AnnotatedImage], classes: tuple[str, ...], bad_o
     crowd = np.array([thing.crowd for thing in objects], dtype=bool)
     boxes = Boxes(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        xyxy=cut,
+        xyxy=given,
+        size=sizes,
         label=np.array([thing.label for thing in objects], dtype=np.int32),
-        score=np.ones(len(objects), np.float32),
+        score=np.ones(len(objects)),
         ignore=np.array([thing.ignore for thing in objects], dtype=bool) | crowd,
         crowd=crowd,
     )
@@ -267,9 +265,7 @@ def _columns(images: list[AnnotatedImage], boxes: Boxes, classes: tuple[str, ...
 def unknown_class(name: str, classes: Iterable[str], *, where: str, hint: str) -> DataError:
     """The error for an object of a class that the recipe does not have; names the nearest that it has."""
     classes = list(classes)
-    near = difflib.get_close_matches(name, classes, n=1)
-    guess = f"is it {near[0]!r}? " if near else ""
-    return DataError(f"there is no class {name!r}", where=where, hint=f"{guess}{hint}: {', '.join(classes)}")
+    return DataError(f"there is no class {name!r}", where=where, hint=nearest(name, classes, f"{hint}:"))
 
 
 def is_file(path: Path) -> bool:

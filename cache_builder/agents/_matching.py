@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Callable
@@ -49,7 +50,11 @@ def match_ids(
         twice = known["id"].is_duplicated()
         if twice.any():
             one, two = (samples[k] for k in known["at"].filter(known["id"] == known["id"].filter(twice)[0])[:2])
-            raise DataError(f'ids = "number", but samples {one!r} and {two!r} are one number', hint='ids = "text"')
+            raise DataError(
+                f'ids = "number", but samples {one!r} and {two!r} are one number',
+                where=file.path,
+                hint='compare them as text: ids = "text"',
+            )
     at = asked.join(known, on="id", how="left", maintain_order="left")["at"].fill_null(-1).to_numpy()
     strange = at < 0
     if strange.any():
@@ -94,24 +99,32 @@ def canonical(identifier: str) -> str:
     return re.sub(r"(?<!\d)0+(?=\d)", "", re.sub(r"\s+", "", re.sub(r"\.0+$", "", text.strip())))
 
 
-def stem(identifier: str) -> str:
-    """A canonical id without folders and the suffix of a file."""
-    return re.sub(r"\.[a-z]{1,4}g?$", "", identifier.rpartition("/")[2])
+def variants(identifier: str) -> list[tuple[str, bool, bool]]:
+    """A canonical id, without its folders, without a file's suffix; and which of the two was left off."""
+    form = canonical(identifier)
+    found = []
+    for text, folder in ((form, False), (form.rpartition("/")[2], True)):
+        found += [(text, folder, False), (re.sub(r"\.[a-z]{1,4}g?$", "", text), folder, True)]
+    return [one for k, one in enumerate(found) if one[0] not in [text for text, _, _ in found[:k]]]
 
 
 def _refuse_look_alikes(
     file: AnswerFile, rows: pl.DataFrame, ids: pl.Series, strange: np.ndarray, samples: list[str], rule: IdRule
 ) -> None:
     """Raises :class:`DataError` where an id that is not of the dataset differs from one of it in its form alone."""
-    forms = {canonical(sample): sample for sample in reversed(samples)}
-    stems = {stem(form): sample for form, sample in forms.items() if stem(form) != form}
+    forms = {variant: sample for sample in reversed(samples) for variant in variants(sample)}
     for position in np.flatnonzero(strange):
         written = ids[int(position)]
-        form = canonical(written)
-        # one of the two has a folder or a suffix: where both have, they may be two files of one name
-        sample = forms.get(form) or (stems.get(form) if stem(form) == form else forms.get(stem(form)))
-        if sample is None:
+        # what was left off of both may tell two files of one name apart
+        near = [
+            forms[text, folder, suffix]
+            for text, no_folder, no_suffix in variants(written)
+            for folder, suffix in itertools.product((False, True), repeat=2)
+            if (text, folder, suffix) in forms and not (folder and no_folder) and not (suffix and no_suffix)
+        ]
+        if not near:
             continue
+        sample = near[0]
         same_number = pl.DataFrame({"id": [sample, written]}).select(by_number("id")).to_series().n_unique() == 1
         advice = "write them alike in both files"
         if rule == "text" and same_number:
@@ -129,7 +142,9 @@ def one_row_each(
 ) -> pl.DataFrame:
     """Rows about one sample made one.
 
-    With ``refuse`` they may fill each other's gaps and not contradict each other. ``first`` and ``last`` take a row;
+    A row in which the agent says nothing counts only where it is the sample's only one; so what is noted there, a
+    price say, is not that of an answer in another row. With ``refuse`` rows may fill each other's gaps and not
+    contradict each other. ``first`` and ``last`` take a row;
     ``mean`` is that of numbers and probabilities; ``majority`` is that of classes, ties to the class that was answered
     first, and the mean of numbers. What was paid and how long it took is then summed, since every answer took it.
 
@@ -148,6 +163,8 @@ def one_row_each(
     names = [name for name in table.columns if name not in ("at", ROW)]
     table = table.sort(ROW).with_columns(pl.col(names).fill_nan(None))
     said = [name for name in names if name.partition("_")[0] in ANSWERS]
+    answers = pl.any_horizontal(pl.col(said).is_not_null())
+    table = table.filter(answers | ~answers.any().over("at"))
     groups = table.group_by("at", maintain_order=True)
     if repeats == "refuse":
         clashes = groups.agg(pl.col(names).drop_nulls().n_unique() > 1)
@@ -167,8 +184,7 @@ def one_row_each(
             )
         found = groups.agg(pl.col(names).drop_nulls().first(), pl.col(ROW).first())
     elif repeats in ("first", "last"):
-        answered = table.filter(pl.any_horizontal(pl.col(said).is_not_null()))
-        found = answered.unique("at", keep=repeats, maintain_order=True)
+        found = table.unique("at", keep=repeats, maintain_order=True)
     else:
         numbers = [name for name in said if name != "cla"]
         notes = [name for name in names if name not in said]

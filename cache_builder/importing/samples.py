@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
@@ -16,18 +16,21 @@ from l2d.data.sources.table import read_table
 
 Say = Callable[[str], None]
 SPLIT_NAMES = {"train", "validation", "test"}
-#: Columns of benchmarks that say which agent was best: they are made of the answers.
+#: Names of columns with the truth, and of those that say which agent was best, in tables of scores.
+TRUTHS = ("answer", "answer_index", "ground_truth", "groundtruth", "gold", "gold_answer", "truth", "correct_answer",
+          "reference", "reference_answer", "expected", "solution")  # fmt: skip
 ORACLES = ("oracle", "best_model", "best_agent", "winner")
 NAMED_BY = 0.9  # share of a column's values that are names of agents, from which on it is made of the answers
 
 
-def read_samples(source: Source, say: Say, *, long: bool) -> tuple[pl.DataFrame, bool]:
+def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[str] = ()) -> tuple[pl.DataFrame, bool]:
     """The table of samples, and whether it had to be made: of a JSON file, or of several rows about one sample.
 
     Args:
         source: what the user says.
         say: told what was made of several rows.
         long: whether the file is a long one of answers, whose other columns differ between the rows of a sample.
+        of_agents: columns that are agents': not part of a sample where rows have to be merged.
 
     Raises:
         UsageError: there is no such column.
@@ -42,7 +45,13 @@ def read_samples(source: Source, say: Say, *, long: bool) -> tuple[pl.DataFrame,
         raise DataError(f"row {ids.is_null().arg_max()} has no {source.id}", where=path, hint="give it an id")
     if not ids.is_duplicated().any():
         return table, made
-    return _one_row_each(table, source, say, long=long), True
+    kept = [name for name in table.columns if name not in set(of_agents) and not is_index(name)]
+    return _one_row_each(table.select(kept), source, say, long=long), True
+
+
+def is_index(column: str) -> bool:
+    """Whether a column is called as pandas calls the numbers of its rows."""
+    return column in ("", "Unnamed: 0") or column.startswith("__index_level_")
 
 
 def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) -> pl.DataFrame:
@@ -62,10 +71,13 @@ def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) 
         left = [name for name in varying if name not in wanted]
         say(f"columns that differ between the rows of one sample belong to the answers: {some(left, 20)}")
         names, varying = [name for name in names if name not in left], [name for name in varying if name in wanted]
-    spelt = [name for name in varying if table.schema[name] == pl.String and name not in wanted]
-    for name in spelt:
-        say(f"{name}: {int(differs[name].sum()):,} samples have two texts, of which the first is kept")
-    clashing = next((name for name in varying if name not in spelt), None)
+    texts = [name for name in varying if table.schema[name] == pl.String and name not in wanted]
+    free = [name for name in texts if table[name].n_unique() > MOST_CATEGORIES]
+    for name in texts:
+        count = f"{name}: {int(differs[name].sum()):,} samples have two different texts"
+        say(f"{count}, of which the first is kept" if name in free else f"{count}, so it is left out")
+    names = [name for name in names if name not in texts or name in free]
+    clashing = next((name for name in varying if name not in texts), None)
     if clashing is not None:
         sample = differs.filter(pl.col(clashing))[id_column][0]
         rows = table.filter((pl.col(id_column) == sample) & pl.col(clashing).is_not_null())
@@ -90,7 +102,9 @@ def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[s
             left[name] = "of one value"
         elif column.dtype == pl.String and values.n_unique() > MOST_CATEGORIES:
             left[name] = f"text with more than {MOST_CATEGORIES} values"
-        elif column.dtype.is_integer() and len(values) == len(column) and (column.diff().drop_nulls() == 1).all():
+        elif is_index(name) or (
+            column.dtype.is_integer() and len(values) == len(column) and (column.diff().drop_nulls() == 1).all()
+        ):
             left[name] = "since they number the rows"
         elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
             features.append(quoted(name))

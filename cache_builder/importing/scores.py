@@ -12,7 +12,7 @@ from l2d.cache_builder.agents._answer_file import ROW, AnswerFile, as_text
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.entries import Answers, fill, unknown_agent
-from l2d.cache_builder.importing.samples import Say, dataset_lines, known_afterwards, read_samples
+from l2d.cache_builder.importing.samples import TRUTHS, Say, dataset_lines, known_afterwards, read_samples
 from l2d.cache_builder.importing.source import Source, holes, need, some
 from l2d.data.errors import DataError, UsageError
 
@@ -48,10 +48,14 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
         DataError: a file cannot be read, it cannot be told what its columns are, or a score is outside the scale.
     """
     answers = Answers(source, say)
-    table, made = read_samples(source, say, long=source.is_one_file and answers.annotator is not None)
-    found = _long(source, answers) if answers.annotator is not None else _wide(source, answers, say)
+    long = answers.annotator is not None
+    found = _long(source, answers) if long else _wide(source, answers, say)
     if not found.names:
         raise DataError("no column is an agent's", where=answers.file.path, hint=f"it has {some(answers.file.columns)}")
+    of_agents = _columns_of_agents(answers, found)
+    table, made = read_samples(
+        source, say, long=source.is_one_file and long, of_agents=of_agents if source.is_one_file else ()
+    )
     low, high = source.scale
     facts = {name: _facts(answers, found, name, source.scale) for name in found.names}
     prices = {name: price for name, (_, price, _) in facts.items() if price is not None}
@@ -66,11 +70,10 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
         say(
             f"the model, agent 0, is {model}; asking it is free, since it is the model (free = false: it has its price)"
         )
+    elif prices:
+        say(f"the model, agent 0, is {model}, the cheapest; it has its price like the others (--model NAME is free)")
     else:
-        why = "the cheapest" if prices else "the first"
-        say(
-            f"the model, agent 0, is {model}, {why}; it has its price like the others (--model NAME: another, and free)"
-        )
+        say(f"the model, agent 0, is {model}, the first; no price is known (--model NAME: another)")
     samples_file = folder / f"{out}.samples.parquet" if made else None
     lines = dataset_lines(
         source,
@@ -78,7 +81,7 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
         samples_file or source.features,
         folder,
         say,
-        of_answers=_of_answers(source, answers, found, table),
+        of_answers=_of_answers(source, answers, found, table, of_agents),
         target_reg=f'"{high!r}"      # the best score; the cost of a score is its distance from it',
     )
     lines += ["", "[costs.reg]", 'kind = "absolute"']
@@ -92,17 +95,17 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
     blocks = []
     for name in sorted(found.names, key=lambda name: name != model):
         columns = {"reg": found.score}
-        price = []
+        price = ['price = "unknown"      # no answer says what it cost']
         if found.paid is not None and facts[name][1] is not None:
             columns["paid"] = found.paid
             price = ['price = "paid"         # its mean']
-        elif found.paid is not None:
-            price = ['price = "unknown"      # no answer says what it cost']
         free = (
-            ["free = false          # it is the cheapest, not free"] if name == model and source.model is None else []
+            ["free = false          # it is one of several, not yours"]
+            if name == model and source.model is None
+            else []
         )
         lines_of_one = answers.one_lines(name, columns)
-        blocks.append([lines_of_one[0], *common, *lines_of_one[1:], *price, *(free if prices else [])])
+        blocks.append([lines_of_one[0], *common, *lines_of_one[1:], *price, *free])
     return Draft("\n".join(fill(lines, blocks)) + "\n", table if made else None, samples_file)
 
 
@@ -166,10 +169,10 @@ def _columns_of_scores(source: Source, file: AnswerFile, free: list[str], paid: 
         return [name for name in free if name in {*priced, *scores}]
     strange = [name for name in numbers if name not in scores]
     if strange or not scores:
+        low, high = source.scale
+        what = f"{some(strange)} go beyond {low:g} to {high:g}" if strange else "none has scores"
         raise DataError(
-            f"which columns are agents? {some(strange)} are not scores from {source.scale[0]:g} to {source.scale[1]:g}"
-            if strange
-            else "which columns are agents? None has scores",
+            f"which columns are agents? {what}",
             where=file.path,
             hint="--features name,… for what is not an agent, --agents name,…, or --annotator COLUMN of a long table",
         )
@@ -190,20 +193,25 @@ def _is_score(file: AnswerFile, column: str, scale: tuple[float, float]) -> bool
     return bool(((values >= scale[0]) & (values <= scale[1])).all())
 
 
-def _of_answers(source: Source, answers: Answers, found: Found, table: pl.DataFrame) -> dict[str, str]:
+def _columns_of_agents(answers: Answers, found: Found) -> set[str]:
+    """Columns of the file of answers that are agents': scores, prices, and others that begin with a name and a bar."""
+    columns = {column.replace(HOLE, name) for name in found.names for column in (found.score, found.paid) if column}
+    if answers.annotator is not None:
+        columns |= {answers.annotator}
+    return columns | {c for c in answers.file.columns for name in found.names if c.startswith(f"{name}|")}
+
+
+def _of_answers(
+    source: Source, answers: Answers, found: Found, table: pl.DataFrame, of_agents: set[str]
+) -> dict[str, str]:
     """Columns of the samples that are known only once agents have answered -> why."""
-    taken = {source.id}
-    names = {column.replace(HOLE, name) for name in found.names for column in (found.score, found.paid) if column}
-    after = dict.fromkeys(names, "of the agents")
-    if source.is_one_file and answers.annotator is not None:
-        after |= {name: "of the agents" for name in (answers.annotator, found.score, found.paid) if name}
-    elif not source.is_one_file:
+    after = dict.fromkeys(of_agents, "of the agents")
+    if not source.is_one_file:
         why = f"since {source.answers.name} has answers of that name"
         after |= {name: why for name in answers.file.columns if name in table.columns}
-    after |= {
-        column: "of the agents" for column in table.columns for name in found.names if column.startswith(f"{name}|")
-    }
-    oracles = known_afterwards(table, found.names, taken)
+    truths = [name for name in table.columns if name.rpartition(".")[2].lower() in TRUTHS]
+    after |= dict.fromkeys(truths, "since their names say that they are the truth")
+    oracles = known_afterwards(table, found.names, {source.id})
     return after | dict.fromkeys(oracles, "since it names agents, which is known only afterwards")
 
 
@@ -217,14 +225,14 @@ def _facts(answers: Answers, found: Found, name: str, scale: tuple[float, float]
     if outside.any():
         row = rows[ROW][int(outside.argmax())]
         raise DataError(
-            f"{column} is {values[outside][0]:g}, not from {low:g} to {high:g} ({int(outside.sum())} of {name} are)",
+            f"{column} is {values[outside][0]:g}, not from {low:g} to {high:g}; {name} has {int(outside.sum()):,} such",
             where=file.where(row),
-            hint="say the scale, from the worst score to the best: --scale 0,100",
+            hint="say the scale, from the worst score to the best: --scale 0,100, or --scale=-1,1",
         )
     known = values[~np.isnan(values)]
     mean = float(known.mean()) if len(known) else float("nan")
     priced = found.paid.replace(HOLE, name) if found.paid is not None else None
     if priced is None or priced not in file.columns:
         return mean, None, len(known)
-    costs = file.numbers(priced, rows)
+    costs = file.numbers(priced, rows)[~np.isnan(values)]
     return mean, float(np.nanmean(costs)) if np.isfinite(costs).any() else None, len(known)

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-digits test stress bench lint format clean
+.PHONY: help install demo demo-digits test stress bench league lint format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +33,9 @@ bench: install  ## speed against peers, three benchmarks; prints the tables of b
 	$(BIN)/python benchmarks/average_precision.py
 	$(BIN)/python benchmarks/grid_training.py --rows 20000
 	$(BIN)/python benchmarks/streaming.py
+
+league: install  ## which rejector decides best on real tables (20 minutes); the table of benchmarks/README.md
+	$(BIN)/python benchmarks/league.py
 
 lint: install  ## style, and imports going one way
 	$(BIN)/ruff check .

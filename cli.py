@@ -185,7 +185,7 @@ def build(
     from l2d.cache_builder.engines.shards import Shard
     from l2d.cache_builder.recipe import load_recipe
     from l2d.data.cache.reader import CostCache
-    from l2d.data.cache.status import status_rows
+    from l2d.data.cache.status import column_lines, status_rows
     from l2d.data.terminal.render import print_rows
 
     if workers is not None and engine is not EngineName.ray:
@@ -220,6 +220,8 @@ def build(
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
     else:
         say("nothing to ask: every answer was there already")
+    for line in column_lines(CostCache(out)):
+        say(line)
     print_rows(status_rows(CostCache(out)), format.value)
     unavailable = {name: count for name, count in report.unavailable.items() if count}
     if unavailable:
@@ -359,10 +361,12 @@ def status(cache: CacheArgument, format: FormatOption = Format.table):
         l2d status support2.cache --format json
     """
     from l2d.data.cache.reader import CostCache
-    from l2d.data.cache.status import status_rows
+    from l2d.data.cache.status import column_lines, status_rows
     from l2d.data.terminal.render import print_rows
 
     opened = CostCache(cache)
+    for line in column_lines(opened):
+        say(line)
     print_rows(status_rows(opened), format.value)
     opened.require_complete()
 

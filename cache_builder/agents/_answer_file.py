@@ -12,12 +12,10 @@ import polars as pl
 
 from l2d.cache_builder.agents._answer_formats import read_answers
 from l2d.data.errors import DataError
+from l2d.data.samples import cells
+from l2d.data.sources.text_table import read_header
 
 ROW = "__row__"
-#: What programs write where a number is missing. In a column of numbers it is a missing answer; in a column of classes
-#: it is a text like any other, since NA is a country and a class.
-MARKERS = ("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "none")
-TRUTH = {"true": 1.0, "false": 0.0}
 
 
 class AnswerFile:
@@ -38,7 +36,8 @@ class AnswerFile:
         except (OSError, ValueError) as error:
             raise DataError("there is no such file", where=path, hint="check the path") from error
         changed = stat.st_mtime_ns if not path.is_dir() else max(f.stat().st_mtime_ns for f in [path, *path.rglob("*")])
-        self.table = _read(path, changed, stat.st_size, tuple(missing))
+        self._version = (changed, stat.st_size, tuple(missing))
+        self.table = _read(path, self._version)
 
     @property
     def columns(self) -> list[str]:
@@ -80,11 +79,11 @@ class AnswerFile:
         """
         found = rows[column]
         if found.dtype == pl.String:
-            written = found.to_frame().select(pl.when(~pl.first().is_in(MARKERS)).then(pl.first())).to_series()
-            values = written.cast(pl.Float64, strict=False)
-            if values.null_count() > written.null_count():  # looked at only where some cell is not a number
-                truth = written.str.to_lowercase().replace_strict(TRUTH, default=None, return_dtype=pl.Float64)
-                values = truth if truth.null_count() == written.null_count() else values
+            notation = _notation(self.path, self._version, column)
+            written = found.to_frame().select(pl.when(~pl.first().is_in(cells.MARKERS)).then(pl.first())).to_series()
+            values = (
+                cells.as_truth(written).cast(pl.Float64) if notation is None else cells.as_numbers(written, notation)
+            )
         elif found.dtype.is_numeric() or found.dtype == pl.Boolean:
             written = values = found.cast(pl.Float64)
         else:
@@ -125,7 +124,7 @@ def as_text(column: pl.Series) -> pl.Series:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, modified: int, size: int, missing: tuple[str, ...]) -> pl.DataFrame:
+def _read(path: Path, version: tuple) -> pl.DataFrame:
     """The table, blanks around text cut off, and :data:`ROW`. Read once for all agents that share it."""
     table = read_answers(path)
     names = [name.strip() for name in table.columns]
@@ -134,8 +133,15 @@ def _read(path: Path, modified: int, size: int, missing: tuple[str, ...]) -> pl.
             what = f"has two columns {name!r}" if name != ROW else f"has a column {ROW!r}"
             raise DataError(what, where=path, hint="rename it" if name == ROW else "rename one")
     table = table.rename(dict(zip(table.columns, names, strict=True)))
-    kept = [pl.col(pl.Float32, pl.Float64).fill_nan(None)]
     texts = pl.col(pl.String).str.strip_chars()
-    kept.append(pl.when(~texts.is_in(["", *missing])).then(texts).name.keep())
-    changed = table.select(kept)
+    missing = ["", *version[-1]]
+    changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), pl.when(~texts.is_in(missing)).then(texts))
     return table.with_columns(changed.get_columns()).with_row_index(ROW)
+
+
+@lru_cache(maxsize=256)
+def _notation(path: Path, version: tuple, column: str) -> str | None:
+    """How a column of text writes its numbers; None where it writes truth values."""
+    semicolons = path.suffix.lower() == ".csv" and read_header(path).separator == ";"
+    typed = cells.typed(_read(path, version)[column], separator=";" if semicolons else ",")
+    return None if typed.values.dtype == pl.Boolean else typed.notation

@@ -10,9 +10,9 @@ from typing import Any
 import polars as pl
 
 from l2d.data.errors import DataError
+from l2d.data.sources.text_table import read_text
 
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
-SEPARATORS = (",", ";", "\t")
 
 
 def read_answers(path: Path) -> pl.DataFrame:
@@ -38,7 +38,7 @@ def read_answers(path: Path) -> pl.DataFrame:
         raise DataError("is not a table of answers", where=path, hint=f"such files end in {_kinds()}")
     try:
         if kind in (".csv", ".tsv"):
-            return pl.read_csv(path, infer_schema=False, separator=separator_of(path))
+            return read_text(path)[0]
         if kind == ".parquet":
             return _unnested(pl.read_parquet(path))
         if kind == ".json":
@@ -50,13 +50,6 @@ def read_answers(path: Path) -> pl.DataFrame:
     except Exception as error:  # whatever polars makes of damaged bytes
         reason = _first_line(error)
         raise DataError(f"cannot be read: {reason}", where=path, hint="is it a whole file of that format?") from error
-
-
-def separator_of(path: Path) -> str:
-    """What stands between the cells: of comma, semicolon and tabulator the one that the header has most of."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        header = file.readline()
-    return max(SEPARATORS, key=header.count)
 
 
 def _kinds() -> str:

@@ -19,7 +19,7 @@ from l2d.cache_builder.agents._image_batches import ImageReader
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import AgentFailure, DataError, UsageError
 from l2d.data.samples.dataset import Batch, Dataset
-from l2d.data.samples.features import evaluate_rows
+from l2d.data.samples.expressions import TEMPORAL, days, evaluate_rows
 
 Side = Annotated[int, Field(ge=1)]
 Three = Annotated[list[float], Field(min_length=3, max_length=3)]
@@ -94,7 +94,8 @@ class ModelAgent(Agent):
             return dataset.features
         columns = [evaluate_rows(dataset.columns, expression) for expression in self.config.columns]
         try:
-            numbers = [column.cast(pl.Float64).fill_null(float("nan")).to_numpy() for column in columns]
+            timed = [days(column) if column.dtype in TEMPORAL else column for column in columns]
+            numbers = [column.cast(pl.Float64).fill_null(float("nan")).to_numpy() for column in timed]
         except pl.exceptions.PolarsError as error:
             raise DataError(
                 f"columns: no number: {str(error).splitlines()[0]}", hint="CAST it, or leave it out"

@@ -13,7 +13,7 @@ from l2d.cache_builder.agents._base import Agent, AgentConfig
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import AgentFailure, DataError
 from l2d.data.samples.dataset import Batch, Dataset
-from l2d.data.samples.features import evaluate
+from l2d.data.samples.expressions import evaluate
 
 
 class ColumnConfig(AgentConfig):

@@ -12,11 +12,12 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from l2d.cache_builder.agents._answer_file import MARKERS, ROW, AnswerFile
+from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
 from l2d.cache_builder.agents._base import Agent, AgentConfig
 from l2d.cache_builder.agents._matching import IdRule, Repeats, match_ids, one_row_each
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import DataError, UsageError
+from l2d.data.samples import cells
 from l2d.data.samples.dataset import Batch, Dataset
 
 
@@ -179,7 +180,7 @@ class TableAnswersAgent(Agent):
                 hint=f"{close}the classes are {', '.join(classes[:20])}; correct the file, or map it: labels = {{ "
                 f'"{labels[position]}" = "{near[0] if near else classes[0]}" }}, with `l2d import` '
                 f"--label {labels[position]}={near[0] if near else classes[0]}"
-                + ("; or if it means no answer: missing (--missing)" if labels[position] in MARKERS else ""),
+                + ("; or if it means no answer: missing (--missing)" if labels[position] in cells.MARKERS else ""),
             )
         return np.array([np.nan if label is None else index[label] for label in labels], dtype=np.float64)
 

@@ -11,11 +11,13 @@ from l2d.cache_builder.agents._answer_file import as_text
 from l2d.cache_builder.agents._answer_formats import read_answers
 from l2d.cache_builder.importing.source import Source, need, quoted, relative, some, toml_text
 from l2d.data.errors import DataError
+from l2d.data.samples.columns import INDEX_NAMES, why_not
 from l2d.data.samples.features import MOST_CATEGORIES
-from l2d.data.sources.table import read_table
+from l2d.data.samples.splits import split_column
+from l2d.data.sources.text_table import FORMATS as TABLES
+from l2d.data.sources.text_table import read_table
 
 Say = Callable[[str], None]
-SPLIT_NAMES = {"train", "validation", "test"}
 #: Names of columns with the truth, and of those that say which agent was best, in tables of scores.
 TRUTHS = ("answer", "answer_index", "ground_truth", "groundtruth", "gold", "gold_answer", "truth", "correct_answer",
           "reference", "reference_answer", "expected", "solution")  # fmt: skip
@@ -37,21 +39,16 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
         DataError: the file cannot be read, or two rows about one sample contradict each other.
     """
     path = source.features
-    made = path.suffix.lower() not in (".csv", ".parquet")
-    table = read_answers(path) if made else read_table(path, source.id)
+    made = path.suffix.lower() not in TABLES
+    table = read_answers(path) if made else read_table(path, text=[source.id])[0]
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():
         raise DataError(f"row {ids.is_null().arg_max()} has no {source.id}", where=path, hint="give it an id")
     if not ids.is_duplicated().any():
         return table, made
-    kept = [name for name in table.columns if name not in set(of_agents) and not is_index(name)]
+    kept = [name for name in table.columns if name not in set(of_agents) and not INDEX_NAMES.match(name)]
     return _one_row_each(table.select(kept), source, say, long=long), True
-
-
-def is_index(column: str) -> bool:
-    """Whether a column is called as pandas calls the numbers of its rows."""
-    return column in ("", "Unnamed: 0") or column.startswith("__index_level_")
 
 
 def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) -> pl.DataFrame:
@@ -94,22 +91,14 @@ def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) 
 def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
     """Columns that a rejector can look at as SQL, and why the others are left out: column -> reason."""
     features, left = [], {}
-    for name, column in zip(table.columns, table.iter_columns(), strict=True):
+    for name in table.columns:
         if name in taken:
             continue
-        values = column.drop_nulls()
-        if values.n_unique() < 2:
-            left[name] = "of one value"
-        elif column.dtype == pl.String and values.n_unique() > MOST_CATEGORIES:
-            left[name] = f"text with more than {MOST_CATEGORIES} values"
-        elif is_index(name) or (
-            column.dtype.is_integer() and len(values) == len(column) and (column.diff().drop_nulls() == 1).all()
-        ):
-            left[name] = "since they number the rows"
-        elif column.dtype == pl.String or column.dtype.is_numeric() or column.dtype == pl.Boolean:
+        why = why_not(table[name])
+        if why is None:
             features.append(quoted(name))
         else:
-            left[name] = f"of type {column.dtype}"
+            left[name] = why
     return features, left
 
 
@@ -155,7 +144,8 @@ def dataset_lines(
         of_answers: columns that are known only afterwards -> why.
         target_reg: SQL, in place of the column that the source names.
     """
-    taken = {source.id, source.target, source.target_reg, "split"}
+    split = split_column(table)
+    taken = {source.id, source.target, source.target_reg, split}
     features, left = usable_features(table, taken | set(of_answers))
     left |= {name: why for name, why in of_answers.items() if name in table.columns and name not in taken}
     if source.columns:
@@ -164,7 +154,7 @@ def dataset_lines(
         if told:
             say(f"feature(s) {some(told)} are taken as you say, though {of_answers[told[0]]}")
     for reason in dict.fromkeys(left.values()):
-        say(f"left out of the features, {reason}: {some([name for name, why in left.items() if why == reason], 20)}")
+        say(f"left out of the features ({reason}): {some([name for name, why in left.items() if why == reason], 20)}")
     if not features:
         raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
     say(f"features: {some(features, 20)}")
@@ -178,9 +168,9 @@ def dataset_lines(
     elif source.target_reg is not None:
         lines.append(f"target_reg = {toml_text(quoted(source.target_reg))}")
     lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
-    if "split" in table.columns and set(table["split"].unique().to_list()) == SPLIT_NAMES:
-        say("the column `split` says which split a sample is in")
-        lines.append('split = { column = "split" }')
+    if split is not None:
+        say(f"the column {split!r} says which split a sample is in")
+        lines.append(f"split = {{ column = {toml_text(quoted(split))} }}")
     elif source.target is not None:
         lines.append(f"split = {{ stratify = [{toml_text(quoted(source.target))}] }}")
     return lines

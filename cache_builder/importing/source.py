@@ -11,7 +11,7 @@ from pathlib import Path
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.data.errors import UsageError
-from l2d.data.samples.features import columns_of
+from l2d.data.samples.expressions import columns_of
 
 #: Names that a column is known by when the command names none.
 ANNOTATORS = (

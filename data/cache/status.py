@@ -8,6 +8,12 @@ from l2d.data.cache import schema
 from l2d.data.cache.reader import CostCache
 
 
+def column_lines(cache: CostCache) -> list[str]:
+    """What became of the source table's columns, and what was read in a special way; empty without a table."""
+    facts = cache.record.inputs.get("table", {})
+    return [*facts.get("columns", []), *facts.get("notes", [])]
+
+
 def status_rows(cache: CostCache) -> list[dict]:
     """For each agent: parts done, and mean raw cost of every task and split over the parts that are there."""
     chunks = range(cache.record.num_chunks)

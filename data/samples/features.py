@@ -4,27 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import polars as pl
 
 from l2d.data.errors import DataError
+from l2d.data.samples.cells import suspicion
+from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
 
 MISSING_CATEGORY = "(missing)"
 MOST_CATEGORIES = 100  # a text column of more is more likely a mistake
+MOST_ELEMENTS = 65_536  # of a list: more is more likely something else than an embedding
+LOST = 1e-4  # of a feature's deviation: what may be lost to 32 bits before it is kept less a constant
 
 
 @dataclass(frozen=True, kw_only=True)
 class NumericFeature:
-    """A number: missing values become the training median, with an indicator column if training misses any."""
+    """A number, or a time in days: missing values become the training median, with an indicator if training has any.
+
+    Kept less ``shift``, which is 0 unless 32 bits could not tell the training values apart (unix seconds).
+    """
 
     expression: str
     name: str
     median: float
     indicator: bool
+    shift: float = 0.0
 
     def columns(self) -> list[str]:
-        return [self.name, f"{self.name} is missing"] if self.indicator else [self.name]
+        name = f"{self.name} - {self.shift:.10g}" if self.shift else self.name
+        return [name, f"{self.name} is missing"] if self.indicator else [name]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +49,24 @@ class CategoricalFeature:
         return [f"{self.name} = {category}" for category in self.categories]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ListFeature:
+    """A list of numbers, all of one length, such as an embedding: a column each. What is missing becomes the training
+    median of its place, with one indicator column for lists that are missing if training has any."""
+
+    expression: str
+    name: str
+    medians: tuple[float, ...]
+    indicator: bool
+
+    def columns(self) -> list[str]:
+        names = [f"{self.name}[{place}]" for place in range(len(self.medians))]
+        return [*names, f"{self.name} is missing"] if self.indicator else names
+
+
+Feature = NumericFeature | CategoricalFeature | ListFeature
+
+
 class FeatureEncoder:
     """Encodes table rows as float32 features of fixed width.
 
@@ -46,51 +74,37 @@ class FeatureEncoder:
         features: one per source expression, in order.
         columns: column of the source -> its polars type where the encoder was fitted; caches built before types were
             kept do not say.
+        reading: how the cells of a text file were read there: ``notations`` and ``missing``, see
+            :mod:`l2d.data.sources.text_table`.
     """
 
-    def __init__(self, features: list[NumericFeature | CategoricalFeature], columns: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        features: list[Feature],
+        columns: Mapping[str, str] | None = None,
+        reading: Mapping[str, Any] | None = None,
+    ):
         self.features = features
         self.names = [column for feature in features for column in feature.columns()]
-        self.columns = dict(columns or {})
+        self.columns, self.reading = dict(columns or {}), dict(reading or {})
 
     @classmethod
-    def fit(cls, table: pl.DataFrame, expressions: list[str]) -> FeatureEncoder:
+    def fit(
+        cls, table: pl.DataFrame, expressions: list[str], *, reading: Mapping[str, Any] | None = None
+    ) -> FeatureEncoder:
         """Fit on the training rows.
 
         Args:
             table: training rows.
             expressions: SQL expressions over the columns, optionally ``… AS name``; text becomes a category.
+            reading: how a text file's cells were read.
 
         Raises:
-            DataError: an expression fails, gives neither numbers nor text, or is empty in training.
+            DataError: an expression fails, gives what cannot be a feature, or is empty in training.
         """
-        fitted: list[NumericFeature | CategoricalFeature] = []
-        for expression in expressions:
-            column = evaluate_rows(table, expression)
-            if column.dtype == pl.String:
-                values = sorted(column.fill_null(MISSING_CATEGORY).unique().to_list())
-                if len(values) > MOST_CATEGORIES:
-                    raise DataError(
-                        f"feature {expression!r} is text with {len(values)} values in the training split",
-                        hint=f"at most {MOST_CATEGORIES} become categories: CAST it to DOUBLE, or leave it out",
-                    )
-                fitted.append(CategoricalFeature(expression=expression, name=column.name, categories=tuple(values)))
-            elif column.dtype.is_numeric() or column.dtype == pl.Boolean:
-                numbers = _numbers(column)
-                if numbers.null_count() == len(numbers):
-                    raise DataError(f"feature {expression!r} has no value in the training split", hint="leave it out")
-                indicator = numbers.null_count() > 0
-                fitted.append(
-                    NumericFeature(
-                        expression=expression, name=column.name, median=float(numbers.median()), indicator=indicator
-                    )
-                )
-            else:
-                raise DataError(
-                    f"feature {expression!r} is of type {column.dtype}", hint="CAST it to DOUBLE or VARCHAR"
-                )
+        fitted = [_fitted(evaluate_rows(table, expression), expression) for expression in expressions]
         needed = {name for expression in expressions for name in columns_of(expression)}
-        encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed})
+        encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
         if len(set(encoder.names)) != len(encoder.names):
             twice = sorted({name for name in encoder.names if encoder.names.count(name) > 1})
             raise DataError(f"two features are called {twice[0]!r}", hint="name one of them: `… AS other_name`")
@@ -103,27 +117,16 @@ class FeatureEncoder:
             first_row: number of the first row, for messages, where the table is a part of a larger one.
 
         Raises:
-            DataError: a column is not there or of another type, or a number does not fit a 32-bit float.
+            DataError: a column is not there or of another type, a list is of another length, or a number does not fit
+                a 32-bit float.
         """
-        columns = []
-        for feature in self.features:
-            if isinstance(feature, CategoricalFeature):
-                values = evaluate(table, feature.expression, pl.String).fill_null(MISSING_CATEGORY)
-                columns += [(values == category).to_numpy() for category in feature.categories]
-            else:
-                column = evaluate(table, feature.expression)
-                try:
-                    numbers = _numbers(column)
-                except pl.exceptions.PolarsError as error:
-                    raise DataError(
-                        f"feature {feature.name!r} is no number: {str(error).splitlines()[0]}",
-                        hint=f"it is {feature.expression!r}; a missing number is an empty cell or a null",
-                    ) from error
-                columns.append(numbers.fill_null(feature.median).to_numpy())
-                if feature.indicator:
-                    columns.append(numbers.is_null().to_numpy())
+        matrix, place = np.empty((table.height, len(self.names)), np.float32), 0
         with np.errstate(over="ignore"):  # refused below
-            matrix = np.stack(columns, axis=1).astype(np.float32)
+            for feature in self.features:
+                for values in _encoded(table, feature, first_row):
+                    width = 1 if values.ndim == 1 else values.shape[1]
+                    matrix[:, place : place + width] = values if values.ndim == 2 else values[:, None]
+                    place += width
         if not np.isfinite(matrix).all():
             row, column = np.argwhere(~np.isfinite(matrix))[0]
             raise DataError(
@@ -138,17 +141,143 @@ class FeatureEncoder:
             "names": self.names,
             "encoder": [{"type": type(feature).__name__, **asdict(feature)} for feature in self.features],
             "columns": self.columns,
+            **({"reading": self.reading} if self.reading else {}),
         }
 
     @classmethod
     def from_json(cls, value: dict) -> FeatureEncoder:
         """Inverse of :meth:`to_json`."""
-        kinds = {kind.__name__: kind for kind in (NumericFeature, CategoricalFeature)}
+        kinds = {kind.__name__: kind for kind in (NumericFeature, CategoricalFeature, ListFeature)}
         features = []
         for facts in value["encoder"]:
             facts = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
             features.append(kinds[facts.pop("type")](**facts))
-        return cls(features, value.get("columns"))
+        return cls(features, value.get("columns"), value.get("reading"))
+
+
+def check_features(table: pl.DataFrame, expressions: list[str]) -> None:
+    """See what can be seen of features before any row is in a split.
+
+    Raises:
+        DataError: an expression is not SQL over columns that are there; or is a column of text that looks like
+            numbers or dates which could not be read.
+    """
+    for expression in expressions:
+        check(table, expression)
+    for expression in expressions:
+        name = column_named(expression)
+        found = suspicion(table[name]) if name is not None and table[name].dtype == pl.String else None
+        if found is None:
+            continue
+        hint = found.hint
+        if found.strays:
+            listed = ", ".join(f'"{text}"' for text in found.strays[:3]) + (", …" if len(found.strays) > 3 else "")
+            hint = f'[dataset] missing = {{ "{name}" = [{listed}] }} makes it a number; {hint}'
+        raise DataError(f"feature {name!r} {found.what}", hint=hint)
+
+
+def _fitted(column: pl.Series, expression: str) -> Feature:
+    """What a feature's training values make of it."""
+    name, kind = column.name, column.dtype
+    if isinstance(kind, pl.Categorical | pl.Enum):
+        column, kind = column.cast(pl.String), pl.String()
+    if kind == pl.String:
+        values = sorted(column.fill_null(MISSING_CATEGORY).unique().to_list())
+        if len(values) > MOST_CATEGORIES:
+            raise DataError(
+                f"feature {expression!r} is text with {len(values)} values in the training split",
+                hint=f"at most {MOST_CATEGORIES} become categories: CAST it to DOUBLE, or leave it out",
+            )
+        return CategoricalFeature(expression=expression, name=name, categories=tuple(values))
+    if isinstance(kind, pl.List | pl.Array) and _is_number(kind.inner):
+        return _fitted_list(column, expression)
+    if not _is_number(kind) and kind not in TEMPORAL:
+        raise DataError(
+            f"feature {expression!r} is of type {kind}",
+            hint="a feature is a number, text, a date or time, or a list of numbers",
+        )
+    numbers = _numbers(column)
+    if numbers.null_count() == len(numbers):
+        raise DataError(f"feature {expression!r} has no value in the training split", hint="leave it out")
+    median, indicator = float(numbers.median()), numbers.null_count() > 0
+    lost = max(abs(numbers.min()), abs(numbers.max())) * 2.0**-24  # by rounding to a 32-bit float
+    shift = median if lost > LOST * (numbers.std(ddof=0) or np.inf) else 0.0
+    return NumericFeature(expression=expression, name=name, median=median, indicator=indicator, shift=shift)
+
+
+def _fitted_list(column: pl.Series, expression: str) -> ListFeature:
+    filled = column.drop_nulls()
+    if filled.is_empty():
+        raise DataError(f"feature {expression!r} has no value in the training split", hint="leave it out")
+    lengths = _lengths(filled).value_counts(sort=True)
+    width = int(lengths[lengths.columns[0]][0])
+    if not 0 < width <= MOST_ELEMENTS:
+        raise DataError(f"feature {expression!r} is a list of {width:,} numbers", hint=f"at most {MOST_ELEMENTS:,}")
+    matrix = _matrix(filled, width, expression, 0)
+    empty = np.isnan(matrix).all(axis=0)
+    if empty.any():
+        raise DataError(
+            f"feature {expression!r}: number {int(empty.argmax())} of the list has no value in the training split",
+            hint="cut it off, or leave the list out",
+        )
+    medians = tuple(np.nanmedian(matrix, axis=0).tolist())
+    return ListFeature(expression=expression, name=column.name, medians=medians, indicator=len(filled) < len(column))
+
+
+def _encoded(table: pl.DataFrame, feature: Feature, first_row: int) -> Iterable[np.ndarray]:
+    """The columns of one feature: (rows,) or (rows, width) each."""
+    if isinstance(feature, CategoricalFeature):
+        values = evaluate(table, feature.expression, pl.String).fill_null(MISSING_CATEGORY)
+        return [(values == category).to_numpy() for category in feature.categories]
+    column = evaluate(table, feature.expression)
+    if isinstance(feature, ListFeature):
+        if column.dtype == pl.Null:
+            column = column.cast(pl.List(pl.Float64))
+        if not isinstance(column.dtype, pl.List | pl.Array):
+            raise DataError(f"feature {feature.name!r} is of type {column.dtype}, not a list of numbers")
+        medians, missing = np.array(feature.medians), column.is_null().to_numpy()
+        matrix = np.empty((table.height, len(medians)))
+        matrix[missing] = medians
+        found = _matrix(column.drop_nulls(), len(medians), feature.expression, first_row, column)
+        matrix[~missing] = np.where(np.isnan(found), medians, found)
+        return [matrix, missing] if feature.indicator else [matrix]
+    try:
+        numbers = _numbers(column)
+    except pl.exceptions.PolarsError as error:
+        raise DataError(
+            f"feature {feature.name!r} is no number: {str(error).splitlines()[0]}",
+            hint=f"it is {feature.expression!r}; a missing number is an empty cell or a null",
+        ) from error
+    filled = numbers.fill_null(feature.median).to_numpy() - feature.shift
+    return [filled, numbers.is_null().to_numpy()] if feature.indicator else [filled]
+
+
+def _matrix(
+    lists: pl.Series, width: int, expression: str, first_row: int, whole: pl.Series | None = None
+) -> np.ndarray:
+    """Lists without nulls as float64 (rows, width), NaN where a number is missing or not finite."""
+    wrong = (_lengths(lists) != width).to_numpy()
+    if wrong.any():
+        at = int(wrong.argmax())
+        row = (
+            f" in row {first_row + int(np.flatnonzero(whole.is_not_null().to_numpy())[at])}"
+            if whole is not None
+            else ""
+        )
+        raise DataError(
+            f"feature {expression!r} is a list of {_lengths(lists)[at]} numbers{row}, elsewhere of {width}",
+            hint="every list needs the same length; a row without one has a null",
+        )
+    if not len(lists):
+        return np.empty((0, width))
+    flat = lists.cast(pl.List(pl.Float64)).explode(empty_as_null=False).fill_null(float("nan"))
+    matrix = flat.to_numpy().reshape(len(lists), width).copy()
+    matrix[~np.isfinite(matrix)] = np.nan
+    return matrix
+
+
+def _lengths(lists: pl.Series) -> pl.Series:
+    return lists.list.len() if isinstance(lists.dtype, pl.List) else lists.arr.to_list().list.len()
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -187,51 +316,11 @@ def _as_stored(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return mean.astype(np.float32), np.where(std < 1e-6, 1.0, std).astype(np.float32)
 
 
-def columns_of(expression: str) -> list[str]:
-    """Names of the columns that an SQL expression looks at; none where it is no SQL, which evaluating it will tell."""
-    try:
-        return list(dict.fromkeys(pl.sql_expr(expression).meta.root_names()))
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):
-        return []
-
-
-def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | None = None) -> pl.Series:
-    """One SQL expression over a table's columns, cast to ``dtype`` if one is given.
-
-    Raises:
-        DataError: the expression is not SQL, names an unknown column, fails, or does not give that type.
-    """
-    try:
-        found = pl.sql_expr(expression)
-        result = table.select(found)
-        if result.height != table.height:  # a constant, or an aggregate
-            result = table.select(found.first().repeat_by(pl.len()).explode())
-        column = result.to_series()
-        return column if dtype is None else column.cast(dtype)
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"cannot evaluate {expression!r}: {reason}",
-            hint=f'the columns are {", ".join(table.columns)}; quote odd names: "d.time"',
-        ) from error
-
-
-def evaluate_rows(table: pl.DataFrame, expression: str) -> pl.Series:
-    """:func:`evaluate` an expression that must look at one row at a time.
-
-    A feature that is, say, a difference from the average would tell training rows about test rows.
-
-    Raises:
-        DataError: as :func:`evaluate`, or a row's value changes with the rows around it.
-    """
-    column, half = evaluate(table, expression), table.height // 2
-    for part, values in ((table[:half], column[:half]), (table[half:], column[half:])):
-        if part.height and not evaluate(part, expression).equals(values, null_equal=True):
-            raise DataError(f"{expression!r} depends on more than its own row", hint="use no aggregates or windows")
-    return column
+def _is_number(kind: pl.DataType | type[pl.DataType]) -> bool:
+    return kind.is_numeric() or kind == pl.Boolean
 
 
 def _numbers(column: pl.Series) -> pl.Series:
-    """As float64 with NaN and infinities as missing."""
-    numbers = column.cast(pl.Float64)
+    """As float64, times in days, with NaN and infinities as missing."""
+    numbers = days(column) if column.dtype in TEMPORAL else column.cast(pl.Float64)
     return numbers.to_frame().select(pl.when(pl.first().is_finite()).then(pl.first())).to_series()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import polars as pl
 
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError
@@ -45,7 +46,78 @@ def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, 
     return splits
 
 
-def require_all_splits(splits: np.ndarray) -> None:
+#: Spellings of the splits, in small letters. ``eval`` is often the only set beside train and test.
+SPELLINGS = {
+    **dict.fromkeys(("train", "training", "tr", "trn"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "vali", "dev", "development", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "te"), "test"),
+}
+
+
+def named_splits(named: pl.Series) -> tuple[np.ndarray, str | None]:
+    """Splits that a column names, in the spellings that are known.
+
+    Args:
+        named: text, (n,).
+
+    Returns:
+        Array of n strings out of :data:`SPLITS`, and what to say where a spelling was another one.
+
+    Raises:
+        DataError: a row names no split, or one that is not known; or two spellings may mean different splits.
+    """
+    plain = named.str.strip_chars().str.to_lowercase()
+    if named.null_count():
+        raise DataError(
+            f"row {int(named.is_null().arg_max())} names no split ({named.null_count():,} such rows)",
+            hint="filter such rows with `where`, or fill the cell",
+        )
+    split = plain.replace_strict(SPELLINGS, default=None, return_dtype=pl.String)
+    strange = split.is_null()
+    if strange.any():
+        row = int(strange.arg_max())
+        raise DataError(
+            f"row {row} is in the split {named[row]!r} ({int(strange.sum()):,} rows are in splits that are not known)",
+            hint=f"the splits are {', '.join(SPLITS)}, also written {', '.join(sorted(set(SPELLINGS) - set(SPLITS)))}",
+        )
+    written = [text for text in named.unique().sort().to_list() if text not in SPLITS]
+    validation = plain.filter(split == "validation").unique().sort().to_list()
+    if "eval" in validation and len(validation) > 1:
+        raise DataError(
+            f"rows are in the splits {' and '.join(map(repr, validation))}, and one may be the test split",
+            hint="name them train, validation and test",
+        )
+    said = ", ".join(f"{text!r} is {SPELLINGS[text.strip().lower()]}" for text in written)
+    return split.to_numpy().astype("<U10"), f"splits: {said}" if said else None
+
+
+def split_column(table: pl.DataFrame) -> str | None:
+    """The column of a table that says which split a row is in, by its name and values; None without one."""
+    for name in table.columns:
+        if name.lower() in ("split", "set", "subset", "partition", "fold", "dataset_split"):
+            column = table[name]
+            if column.dtype != pl.String:
+                continue
+            values = set(column.drop_nulls().str.strip_chars().str.to_lowercase().unique().to_list())
+            known = {SPELLINGS[value] for value in values & set(SPELLINGS)}
+            if (name.lower() == "split" and "train" in known) or known == set(SPLITS) or known == {"train", "test"}:
+                return name
+    return None
+
+
+def validation_share(ids: list[str], share: float, salt: str) -> np.ndarray:
+    """Positions of the samples to validate on, ascending: those whose ``SHA-256(salt:id)`` is lowest.
+
+    The same on every machine and in any order of the ids; at least one, and not all of them.
+    """
+    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
+    count = min(max(round(share * len(ids)), 1), len(ids) - 1)
+    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
+
+
+def require_all_splits(
+    splits: np.ndarray, hint: str = "give it a larger fraction under [dataset.split], or more data"
+) -> None:
     """Raises :class:`DataError` unless train, validation and test each have a sample and nothing else occurs."""
     found = set(np.unique(splits).tolist())
     if found - set(SPLITS):
@@ -54,5 +126,5 @@ def require_all_splits(splits: np.ndarray) -> None:
         if name not in found:
             raise DataError(
                 f"the {name} split has no samples ({len(splits)} samples in all)",
-                hint="give it a larger fraction under [dataset.split], or more data",
+                hint=hint,
             )

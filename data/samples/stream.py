@@ -1,8 +1,8 @@
-"""A table file read batch by batch in bounded memory: the types and missing values of data.table, whatever its size."""
+"""A table file read batch by batch in bounded memory, its cells by the rules of the whole table that it is like."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,19 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2d.data.errors import DataError
-from l2d.data.sources.table import MISSING
+from l2d.data.samples import cells
+from l2d.data.sources.text_table import Missing, missing_by_column, read_header, require_readable
 
 READ_BUFFER = 1 << 20  # bytes of a Parquet column that are read ahead; else it is read whole, row group by row group
 
 
 class TableStream:
-    """A Parquet or CSV file opened for reading from the first row to the last.
+    """A Parquet or text file opened for reading from the first row to the last.
 
     Args:
         path: the file.
-        types: column -> polars type that it had where it was seen before. A CSV file only shows values: text may look
-            like a number in this file ("007"), and a number may be missing in every row of it.
-        text: columns without such a type that are text in a CSV file, whatever their values look like: ids.
+        types: column -> polars type that it had where it was seen before. A text file only shows values: text may look
+            like a number in this file ("007"), and a number may be missing in every row of it. Its other columns are
+            text.
+        notations: column -> how its numbers were written, see :mod:`l2d.data.samples.cells`.
+        missing: what was missing there, see :func:`l2d.data.sources.text_table.read_table`.
 
     Attributes:
         schema: column -> type in this file.
@@ -33,19 +36,23 @@ class TableStream:
         DataError: there is no such file, it is of another format or damaged, or a column is not of the type it had.
     """
 
-    def __init__(self, path: Path, types: Mapping[str, str], text: Collection[str] = ()):
+    def __init__(
+        self,
+        path: Path,
+        types: Mapping[str, str],
+        *,
+        notations: Mapping[str, str] | None = None,
+        missing: Missing = None,
+    ):
         self.path = path
-        self.is_csv = path.suffix.lower() == ".csv"
-        if path.suffix.lower() not in (".parquet", ".csv"):
-            raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
-        if not path.is_file():
-            raise DataError("there is no such file", where=path, hint="give a Parquet or CSV file, or a cost cache")
+        require_readable(path, hint="give a Parquet or CSV file, or a cost cache")
+        self.is_csv = path.suffix.lower() != ".parquet"
+        self.types, self.notations, self.missing = dict(types), dict(notations or {}), missing
         self.rows: int | None = None
         with self._naming():
             if self.is_csv:
-                found = pl.scan_csv(path, infer_schema_length=None, null_values=MISSING).collect_schema()
-                then = {**dict.fromkeys(text, "String"), **types}
-                self.schema = {name: _csv_type(found[name], then.get(name)) for name in found}
+                self.header = read_header(path)
+                self.schema = {name: _csv_type(types.get(name)) for name in self.header.names}
             else:
                 with pq.ParquetFile(path) as file:
                     self.rows = file.metadata.num_rows
@@ -53,7 +60,7 @@ class TableStream:
                 self.schema = {name: _parquet_type(found[name], types.get(name)) for name in found}
         for name, then in types.items():
             now = self.schema.get(name, pl.Null)
-            if now != pl.Null and _group(str(now)) != _group(then):
+            if now != pl.Null and not self.is_csv and _group(str(now)) != _group(then):
                 raise DataError(
                     f"column {name!r} is of type {now}, it was {then} where the rejector was trained",
                     where=path,
@@ -71,9 +78,35 @@ class TableStream:
             yield from batches(columns, rows_at_once)
 
     def _csv_frames(self, columns: list[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
-        lazy = pl.scan_csv(self.path, schema=self.schema, null_values=MISSING).select(columns)
+        options = {"separator": self.header.separator}
+        raw = pl.read_csv(self.path, n_rows=0, infer_schema=False, **options).columns
+        named = dict(zip(self.header.names, raw, strict=True))
+        lazy = pl.scan_csv(self.path, infer_schema=False, **options)
+        lazy = lazy.select(pl.col(named[name]).alias(name) for name in columns)
+        first_row = 0
         for frame in lazy.collect_batches(chunk_size=rows_at_once, maintain_order=True, lazy=True):
-            yield from frame.iter_slices(rows_at_once)
+            for part in frame.iter_slices(rows_at_once):
+                yield pl.DataFrame([self._typed(column, first_row) for column in part.iter_columns()])
+                first_row += part.height
+
+    def _typed(self, column: pl.Series, first_row: int) -> pl.Series:
+        """A column of a text file as the type that it had before."""
+        name, then = column.name, self.types.get(column.name, "String")
+        text = cells.trimmed(column, missing_by_column(self.missing)(name))
+        markers = cells.MARKERS if self.missing is None else ()
+        notation = self.notations.get(name, cells.PLAIN)
+        found = cells.of_type(text, then, notation, markers)
+        strange = found.is_null() & text.is_not_null() & (~text.is_in(markers) if _group(then) == "number" else True)
+        if strange.any():
+            row = int(strange.arg_max())
+            written = f", written like {notation}" if notation != cells.PLAIN else ""
+            raise DataError(
+                f"{name!r} of row {first_row + row} is {text[row]!r}, it was of type {then}{written} where the "
+                "rejector was trained",
+                where=self.path,
+                hint="correct it, or leave the cell empty",
+            )
+        return found.cast(self.schema[name]) if found.dtype == pl.Null else found
 
     def _parquet_frames(self, columns: list[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
         with pq.ParquetFile(self.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
@@ -93,13 +126,15 @@ class TableStream:
             ) from error
 
 
-def _csv_type(found: pl.DataType, then: str | None) -> pl.DataType | type[pl.DataType]:
-    """The type to read a CSV column as: what its values look like, unless that cannot be what they were before."""
-    if then is None or _group(str(found)) == _group(then):
-        return found
-    if _group(then) == "text":
+def _csv_type(then: str | None) -> pl.DataType | type[pl.DataType]:
+    """The type to read a column of text as: what it was before; text where that is not known."""
+    if then is None:
         return pl.String
-    return _of_nothing(then) if found == pl.String else found  # no value at all, or one that will be refused
+    known = {"Date": pl.Date, "Datetime": pl.Datetime("us"), "List": pl.List(pl.Float64), "Array": pl.List(pl.Float64)}
+    base = then.partition("(")[0]
+    if base in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64"):
+        return pl.Int64
+    return known.get(base, _of_nothing(then))
 
 
 def _parquet_type(found: pl.DataType, then: str | None) -> pl.DataType | type[pl.DataType]:

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from l2d.data.errors import DataError
-from l2d.data.samples.features import columns_of, evaluate, evaluate_rows
+from l2d.data.samples.expressions import columns_of, evaluate, evaluate_rows
 from l2d.data.samples.tokens import Tokens, fit_vocabulary, token_rows
 
 
@@ -38,14 +38,22 @@ class TokenEncoder:
     Args:
         fields: by name, in the order in which a network looks at them.
         columns: column of the source -> its polars type where vocabularies were fitted.
+        reading: as :class:`l2d.data.samples.features.FeatureEncoder` has it.
     """
 
-    def __init__(self, fields: Mapping[str, TokenField], columns: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        fields: Mapping[str, TokenField],
+        columns: Mapping[str, str] | None = None,
+        reading: Mapping[str, Any] | None = None,
+    ):
         self.fields = dict(fields)
-        self.columns = dict(columns or {})
+        self.columns, self.reading = dict(columns or {}), dict(reading or {})
 
     @classmethod
-    def fit(cls, table: pl.DataFrame, fields: Mapping[str, Any]) -> TokenEncoder:
+    def fit(
+        cls, table: pl.DataFrame, fields: Mapping[str, Any], *, reading: Mapping[str, Any] | None = None
+    ) -> TokenEncoder:
         """Fit vocabularies.
 
         Args:
@@ -68,7 +76,7 @@ class TokenEncoder:
                 vocabulary=vocabulary, max_length=field.max_length, column=field.column, separator=field.separator
             )
         needed = {column for field in fitted.values() for column in columns_of(field.column)}
-        return cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed})
+        return cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
 
     def encode(self, table: pl.DataFrame) -> dict[str, Tokens]:
         """The lists of each row, by field.
@@ -101,7 +109,8 @@ class TokenEncoder:
     def to_json(self) -> dict[str, Any]:
         """The fitted encoder as plain values, as ``inputs["tokens"]`` of ``cache.json``."""
         fields = {name: {**asdict(field), "vocabulary": list(field.vocabulary)} for name, field in self.fields.items()}
-        return {"kind": "tokens", "fields": fields, "columns": self.columns}
+        found = {"kind": "tokens", "fields": fields, "columns": self.columns}
+        return found | ({"reading": self.reading} if self.reading else {})
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> TokenEncoder:
@@ -110,7 +119,7 @@ class TokenEncoder:
             name: TokenField(**{**facts, "vocabulary": tuple(facts["vocabulary"])})
             for name, facts in value["fields"].items()
         }
-        return cls(fields, value.get("columns"))
+        return cls(fields, value.get("columns"), value.get("reading"))
 
 
 def _lists(column: pl.Series, name: str, separator: str | None) -> pl.Series:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import filecmp
-import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from l2d.data.errors import DataError
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.images import image_size
+from l2d.data.samples.splits import validation_share
 from l2d.data.sources.table import Strict
 
 #: How far a box may reach outside its image, in pixels: rounding does that. What does is cut off.
@@ -152,16 +152,6 @@ def _dataset(
         inputs=inputs,
         config=config.model_dump(mode="json", exclude={"path", "limit"}),  # where it lies; what the ids say themselves
     )
-
-
-def validation_share(ids: list[str], share: float, salt: str) -> np.ndarray:
-    """Positions of the samples to validate on, ascending: those whose ``SHA-256(salt:id)`` is lowest.
-
-    The same on every machine and in any order of the ids; at least one, and not all of them.
-    """
-    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
-    count = min(max(round(share * len(ids)), 1), len(ids) - 1)
-    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
 
 
 def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:

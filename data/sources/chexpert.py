@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from l2d.data.errors import DataError
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.patient_split import PatientSplit, split_by_patient
-from l2d.data.sources._annotated import validation_share
+from l2d.data.samples.splits import validation_share
 from l2d.data.sources.table import Strict
 
 FINDINGS = (

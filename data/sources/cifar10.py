@@ -15,7 +15,7 @@ from pydantic import Field
 
 from l2d.data.errors import DataError
 from l2d.data.samples.dataset import Dataset
-from l2d.data.sources._annotated import validation_share
+from l2d.data.samples.splits import validation_share
 from l2d.data.sources.table import Strict
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

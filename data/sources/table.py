@@ -12,10 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from l2d.data.cache.schema import INPUT_COLUMNS, TARGET_TYPES, token_column
 from l2d.data.errors import DataError
 from l2d.data.samples.clusters import fit_clusters
+from l2d.data.samples.columns import column_lines, row_number_notes
 from l2d.data.samples.dataset import Dataset
-from l2d.data.samples.features import FeatureEncoder, evaluate, standardisation
-from l2d.data.samples.splits import hash_split, require_all_splits
+from l2d.data.samples.expressions import check, column_named, columns_of, evaluate
+from l2d.data.samples.features import FeatureEncoder, check_features, standardisation
+from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
 from l2d.data.samples.token_columns import TokenEncoder
+from l2d.data.sources.text_table import Reading, read_table
 
 
 class Strict(BaseModel):
@@ -33,6 +36,7 @@ class SplitConfig(Strict):
     stratify: list[str] = []  # SQL expressions
     salt: str = "l2d"
     column: str | None = None  # SQL expression giving train, validation or test; replaces the hash
+    # where it names no validation row, `validation` is the share of train that a hash of the id takes for that
 
     @model_validator(mode="after")
     def _sums_to_one(self):
@@ -67,6 +71,7 @@ class TableConfig(Strict):
 
     kind: Literal["table"] = "table"
     path: Path
+    missing: list[str] | dict[str, list[str]] | None = None  # text that is no value, beside the empty cell of a CSV
     id: str
     where: str | None = None
     target_cla: str | None = None
@@ -105,18 +110,26 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
             names the file.
     """
-    table = read_table(config.path, config.id)
+    table, reading = read_table(config.path, text=[column_named(config.id) or ""], missing=config.missing)
     try:
-        return _prepare(table, config, name)
+        return _prepare(table, config, name, reading)
     except DataError as error:
         if error.where in (None, name):
             raise type(error)(error.what, where=config.path, hint=error.hint) from error
         raise
 
 
-def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
+def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Reading) -> Dataset:
+    if isinstance(config.missing, dict) and (unknown := [column for column in config.missing if column not in table]):
+        raise DataError(
+            f"`missing` names {unknown[0]!r}, and no column is called that",
+            hint=f"the columns are {', '.join(table.columns)}",
+        )
     if config.where is not None:
         table = table.filter(evaluate(table, config.where, pl.Boolean).fill_null(False))
+    check_features(table, config.features)  # before anything that needs many rows
+    for expression in _expressions(config):
+        check(table, expression)
     if table.is_empty():
         raise DataError("no rows are left", hint="check `where`")
     ids_column = evaluate(table, config.id, pl.String)
@@ -130,24 +143,16 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
         values = evaluate(table, config.target_reg, pl.Float32).fill_null(float("nan"))
         target_reg = values.to_numpy().copy()  # torch wants memory it may write to
 
-    if config.split.column is not None:
-        named = evaluate(table, config.split.column, pl.String).fill_null("(missing)")
-        split = np.array(named.to_list())
-        require_all_splits(split)
-    else:
-        columns = [evaluate(table, expression, pl.String).to_list() for expression in config.split.stratify]
-        fractions = (config.split.train, config.split.validation, config.split.test)
-        strata = list(zip(*columns, strict=True)) if columns else [()] * len(ids)
-        split = hash_split(ids, strata, fractions=fractions, salt=config.split.salt)
+    split, notes = _split(table, config.split, ids)
     train = split == "train"
 
-    features, tokens, inputs = None, None, {}
+    encoder, features, tokens, inputs, how = None, None, None, {}, reading.to_json(config.missing)
     if config.features:
-        encoder = FeatureEncoder.fit(table.filter(pl.Series(train)), config.features)
+        encoder = FeatureEncoder.fit(table.filter(pl.Series(train)), config.features, reading=how)
         features = encoder.transform(table)
         inputs["features"] = {"kind": "dense", "width": len(encoder.names), **encoder.to_json()}
     if config.tokens:
-        token_encoder = TokenEncoder.fit(table.filter(pl.Series(train)), config.tokens)
+        token_encoder = TokenEncoder.fit(table.filter(pl.Series(train)), config.tokens, reading=how)
         tokens = token_encoder.encode(table)
         inputs["tokens"] = token_encoder.to_json()
 
@@ -172,9 +177,15 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
         keep.append("cluster")
         inputs["clusters"] = facts
 
+    inputs["table"] = {
+        "columns": column_lines(table, encoder, [n for e in _expressions(config) for n in columns_of(e)]),
+        "notes": [*reading.lines(), *notes, *row_number_notes(table, config.features)],
+    }
     left_out = {"path", "keep", "unit_reg"}  # content is what counts, not where it lies
     if not config.tokens:
         left_out.add("tokens")  # caches of before there were any say nothing of them
+    if config.missing is None:
+        left_out.add("missing")
     described = config.model_dump(mode="json", exclude=left_out)
     return Dataset(
         name=name,
@@ -193,34 +204,39 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str) -> Dataset:
     )
 
 
-MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
+def _expressions(config: TableConfig) -> list[str]:
+    """What a recipe says in SQL, but for features and `where`."""
+    named = [config.id, config.target_cla, config.target_reg, config.split.column, *config.split.stratify]
+    clusters = config.clusters.features if config.clusters is not None else []
+    found = [*named, *clusters, *(field.column for field in config.tokens.values())]
+    return [expression for expression in found if expression is not None]
 
 
-def read_table(path: Path, id_column: str) -> pl.DataFrame:
-    """A Parquet or CSV file; in a CSV, ids that stand in a column are text.
-
-    Raises:
-        DataError: there is no such file, it is of another kind, or it cannot be read.
-    """
-    id_column = id_column.strip('"')
-    if path.suffix.lower() not in (".parquet", ".csv"):
-        raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
-    try:
-        found = path.is_file()
-    except OSError:  # the name is too long
-        found = False
-    if not found:
-        raise DataError("there is no such file", where=path, hint="relative paths are relative to the recipe")
-    try:
-        if path.suffix.lower() == ".csv":
-            # a leading zero belongs to an id, and one "NA" must not make a number a category
-            overrides = {id_column: pl.String} if id_column in pl.read_csv(path, n_rows=0).columns else {}
-            return pl.read_csv(path, infer_schema_length=None, null_values=MISSING, schema_overrides=overrides)
-        return pl.read_parquet(path)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(
-            f"cannot be read: {str(error).splitlines()[0]}", where=path, hint="is it a whole file of that format?"
-        ) from error
+def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The split of each row, and what to say of it."""
+    if config.column is None:
+        columns = [evaluate(table, expression, pl.String).to_list() for expression in config.stratify]
+        strata = list(zip(*columns, strict=True)) if columns else [()] * len(ids)
+        split = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
+        unused = split_column(table)
+        if unused is None:
+            return split, []
+        return split, [
+            f'splits: drawn at random. The column {unused!r} is not used; split = {{ column = "{unused}" }} uses it'
+        ]
+    split, note = named_splits(evaluate(table, config.column, pl.String))
+    notes = [] if note is None else [note]
+    if not (split == "validation").any():
+        train = np.flatnonzero(split == "train")
+        drawn = (
+            train[validation_share([ids[row] for row in train], config.validation, config.salt)] if len(train) else []
+        )
+        split[drawn] = "validation"
+        notes.append(
+            f"splits: {config.column!r} names no validation rows, {len(drawn):,} training rows are taken for that"
+        )
+    require_all_splits(split, hint=f"{config.column!r} has to name rows for it")
+    return split, notes
 
 
 def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | None, tuple[str, ...]]:

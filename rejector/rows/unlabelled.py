@@ -14,7 +14,8 @@ import pyarrow as pa
 from l2d.data.cache import schema
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, FingerprintMismatch, UsageError
-from l2d.data.samples.features import FeatureEncoder, columns_of, evaluate
+from l2d.data.samples.expressions import columns_of, evaluate
+from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.stream import TableStream
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.rejector.networks import INPUT_HINT
@@ -72,7 +73,8 @@ class InputRecord:
         """Fields in which inputs made as ``other`` says mean something else: name -> (ours, theirs), long ones as
         digests."""
         ours, theirs = ({**r.made, **{f"agent {k}": v for k, v in (r.shown_by or {}).items()}} for r in (self, other))
-        names = [name for name in {**ours, **theirs} if name != "columns" and ours.get(name) != theirs.get(name)]
+        of_file = ("columns", "reading")
+        names = [name for name in {**ours, **theirs} if name not in of_file and ours.get(name) != theirs.get(name)]
         return {name: (_short(ours.get(name)), _short(theirs.get(name))) for name in names}
 
 
@@ -144,8 +146,7 @@ def open_inputs(
         batches = _cache_batches(cache, record, width, rows_at_once, unseen, _Answering(cache, agents, failures))
         return Inputs(ids="those of the cache", samples=cache.record.num_samples, batches=batches)
     encoder = record.encoder
-    ids = id_column or record.id
-    stream = TableStream(path, encoder.columns if encoder else {}, text=[ids] if ids else [])
+    stream = TableStream(path, encoder.columns, **encoder.reading) if encoder else TableStream(path, {})
     needed, read = _reader(stream, record, width)
     expression = _id_expression(stream, record, id_column)
     needed = list(dict.fromkeys([*needed, *(columns_of(expression) if expression else [])]))

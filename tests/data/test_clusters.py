@@ -11,7 +11,8 @@ from sklearn.cluster import KMeans
 
 from l2d.data.errors import DataError
 from l2d.data.samples.clusters import elbow, fit_clusters
-from l2d.data.samples.features import FeatureEncoder, evaluate, standardisation
+from l2d.data.samples.expressions import evaluate
+from l2d.data.samples.features import FeatureEncoder, standardisation
 
 
 def blobs(count: int, rows: int = 400, seed: int = 0, equal: bool = False):

@@ -13,7 +13,8 @@ from conftest import patients, table_settings
 from hypothesis import strategies as st
 
 from l2d.data.errors import DataError
-from l2d.data.samples.features import FeatureEncoder, evaluate
+from l2d.data.samples.expressions import evaluate
+from l2d.data.samples.features import FeatureEncoder
 from l2d.data.sources.table import TableConfig, load_table
 
 
@@ -176,7 +177,7 @@ def test_csv_and_parquet_give_the_same_dataset(tmp_path):
         ({"classes": ["a", "b", "c"]}, "3 classes"),
         ({"target_cla": None, "classes": ["a", "b"]}, "`classes` is given without"),
         ({"target_cla": None, "target_reg": None}, "no target"),
-        ({"split": {"column": "ward"}}, "unknown split"),
+        ({"split": {"column": "ward"}}, "row 0 is in the split"),
         ({"clusters": {"count": 90}}, "90 clusters of"),
     ],
 )

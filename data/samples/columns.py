@@ -1,0 +1,129 @@
+"""What becomes of a table's columns: which can be features, why others should not, and how that is told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable
+
+import polars as pl
+
+from l2d.data.samples.cells import suspicion
+from l2d.data.samples.expressions import TEMPORAL, column_named
+from l2d.data.samples.features import (
+    MOST_CATEGORIES,
+    CategoricalFeature,
+    FeatureEncoder,
+    ListFeature,
+)
+
+#: Names under which pandas, R and databases write the number of a row.
+INDEX_NAMES = re.compile(
+    r"^(unnamed: ?\d+(\.\d+)?|index|level_\d+|__index_level_\d+__|row|row[_ ]?(id|no|num|number|index|names?)|"
+    r"rownum|\(column \d+\))$",
+    re.IGNORECASE,
+)
+FEWEST_ROWS = 10  # of a table in which whole numbers in a row mean something
+NAMES_SHOWN = 12
+
+
+def is_row_number(column: pl.Series) -> bool:
+    """Whether a column counts rows: 0, 1, 2 … in order or shuffled, or distinct whole numbers under an index's name.
+
+    A file sorted by its class or time has these in its row numbers; a rejector that learns them has learnt the file.
+    """
+    if len(column) < FEWEST_ROWS or column.null_count():
+        return False
+    if column.dtype.is_float() and column.is_finite().all() and (column == column.round(0)).all():
+        column = column.cast(pl.Int64, strict=False)
+    if not column.dtype.is_integer() or column.null_count() or column.n_unique() < len(column):
+        return False
+    in_a_row = column.max() - column.min() == len(column) - 1
+    ordered = in_a_row and (column.diff().drop_nulls().cast(pl.Int64).abs() == 1).all()
+    shuffled = in_a_row and column.min() in (0, 1)
+    return bool(ordered or shuffled or INDEX_NAMES.match(column.name))
+
+
+def why_not(column: pl.Series) -> str | None:
+    """Why a column should not be a feature that nobody has asked for; None where it may be one."""
+    kind = column.dtype
+    if isinstance(kind, pl.List | pl.Array):
+        if not kind.inner.is_numeric():
+            return f"lists of {kind.inner}"
+        lists = column.drop_nulls()
+        lengths = (lists.list.len() if isinstance(kind, pl.List) else lists.arr.to_list().list.len()).unique()
+        if lengths.is_empty() or lengths.to_list() == [0]:
+            return "without a value"
+        return None if len(lengths) == 1 else f"lists of {len(lengths)} lengths"
+    if isinstance(kind, pl.Categorical | pl.Enum):
+        column, kind = column.cast(pl.String), pl.String()
+    if kind != pl.String and kind not in TEMPORAL and not kind.is_numeric() and kind != pl.Boolean:
+        return f"of type {kind}"
+    different = column.drop_nulls().n_unique()
+    if different < 2:
+        return "one value" if different else "without a value"
+    if is_row_number(column):
+        return "row numbers"
+    if kind == pl.String:
+        found = suspicion(column)
+        if found is not None:
+            return found.what.removeprefix("is ")
+        if different > MOST_CATEGORIES:
+            return f"text of {different:,} values"
+    return None
+
+
+def column_lines(table: pl.DataFrame, encoder: FeatureEncoder | None, others: Collection[str]) -> list[str]:
+    """What became of a table's columns, in a line or two.
+
+    Args:
+        encoder: of the features, if there are any.
+        others: columns that are something else: ids, targets, splits.
+    """
+    lines, used = [], set(others)
+    if encoder is not None:
+        parts = _kinds(encoder)
+        numbers = parts.pop("numbers", [])
+        found = [f"{len(numbers):,} {'number' if len(numbers) == 1 else 'numbers'}"] if numbers else []
+        found += [f"{kind}: {some(names)}" for kind, names in parts.items()]
+        lines.append(f"features: {'; '.join(found)}")
+        used |= set(encoder.columns)
+    left = {name: why_not(table[name]) for name in table.columns if name not in used}
+    if left:
+        told = [name if why is None else f"{name} ({why})" for name, why in left.items()]
+        lines.append(f"not features: {some(told)}")
+    return lines
+
+
+def row_number_notes(table: pl.DataFrame, expressions: Iterable[str]) -> list[str]:
+    """A warning for each feature that is a column of row numbers."""
+    named = [name for expression in expressions if (name := column_named(expression)) is not None]
+    return [
+        f"warning: feature {name!r} counts the rows, so a rejector can learn the order of the file; leave it out"
+        for name in named
+        if is_row_number(table[name])
+    ]
+
+
+def some(names: list[str], most: int = NAMES_SHOWN) -> str:
+    """The first names of a list, and how many there are."""
+    return ", ".join(names[:most]) + (f", … ({len(names):,})" if len(names) > most else "")
+
+
+def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
+    """Kind of feature -> what is said of each."""
+    found: dict[str, list[str]] = {}
+    for feature in encoder.features:
+        if isinstance(feature, CategoricalFeature):
+            count = len(feature.categories)
+            found.setdefault("categories", []).append(f"{feature.name} ({count} value{'' if count == 1 else 's'})")
+        elif isinstance(feature, ListFeature):
+            found.setdefault("lists", []).append(f"{feature.name} ({len(feature.medians):,} numbers)")
+        else:
+            column = column_named(feature.expression)
+            kind = encoder.columns.get(column, "").partition("(")[0] if column else ""
+            timed = kind in ("Date", "Datetime", "Duration", "Time")
+            said = feature.name if not feature.shift else f"{feature.name} (less {feature.shift:.10g})"
+            found.setdefault("in days" if timed else "numbers", []).append(said)
+            if feature.shift:
+                found.setdefault("kept less a constant, as 32 bits are too few", []).append(said)
+    return found

@@ -43,23 +43,23 @@ def heavy(generator: np.random.Generator, x: np.ndarray) -> np.ndarray:
 TRUTH_GRID = (np.arange(1_000_000) + 0.5) / 1_000_000
 
 
-def truth(rival: str) -> float:
-    """True mean difference of the rejector against a rival, by integration over x."""
+def truth(baseline: str) -> float:
+    """True mean difference of the rejector against a baseline, by integration over x."""
     means = chances(TRUTH_GRID) + QUERY_COSTS
     who = allocated(TRUTH_GRID)
     own = means[np.arange(len(who)), who]
-    if rival == "constant":
+    if baseline == "constant":
         return float((own - means[:, 0]).mean())
     shares = np.bincount(who, minlength=3) / len(who)
     return float((own - means @ shares).mean())
 
 
-def difference(costs: np.ndarray, x: np.ndarray, rival: str) -> np.ndarray:
+def difference(costs: np.ndarray, x: np.ndarray, baseline: str) -> np.ndarray:
     who = allocated(x)
     total = costs + QUERY_COSTS
     own = total[np.arange(len(who)), who]
     shares = np.array([0.5, 0.3, 0.2])  # of x uniform: those of the true allocation
-    return own - (total[:, 0] if rival == "constant" else total @ shares)
+    return own - (total[:, 0] if baseline == "constant" else total @ shares)
 
 
 def table(
@@ -93,15 +93,15 @@ def main() -> None:
     for name, costs, samples, groups in cases:
         generator = np.random.default_rng(samples)
         tables = [table(generator, costs, samples, groups) for _ in range(options.tables)]
-        for rival in ("constant", "random"):
-            differences = [difference(c, x, rival) for c, x, _ in tables]
+        for baseline in ("constant", "random"):
+            differences = [difference(c, x, baseline) for c, x, _ in tables]
             if groups is None:  # tables of one size can be resampled alike
                 found = paired_intervals(differences, resamples=options.resamples)
             else:
                 found = []
                 for values, (_, _, of) in zip(differences, tables, strict=True):
                     found += paired_intervals([values], of, resamples=options.resamples)
-            true = truth(rival)
+            true = truth(baseline)
             normal = [1.96 * d.std(ddof=1) / math.sqrt(samples) for d in differences]
 
             def share(intervals: list[tuple[float, float]], true: float = true) -> float:
@@ -114,7 +114,7 @@ def main() -> None:
                     "costs": name,
                     "samples": samples,
                     "groups": "" if groups is None else str(groups),
-                    "against": rival,
+                    "against": baseline,
                     "true difference": f"{true:+.4f}",
                     "l2d covers %": f"{100 * covered:.1f}",
                     "truth below / above %": " / ".join(
@@ -124,7 +124,7 @@ def main() -> None:
                     "mean ± 1.96 s/√n covers %": f"{100 * share(plain):.1f}",
                 }
             )
-            coverages[f"{name}, {samples}, {rival}"] = round(covered, 4)
+            coverages[f"{name}, {samples}, {baseline}"] = round(covered, 4)
     print_rows(rows, title=f"Coverage of 95 % intervals over {options.tables:,} tables")
     print(json.dumps({"coverage": coverages, "lowest": min(coverages.values()), "highest": max(coverages.values())}))
 

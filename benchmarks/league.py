@@ -30,7 +30,7 @@ import numpy as np
 from league_scripts import SCRIPTS, Parts, constant, ensemble, losses
 from league_tables import SPLITS, Table, agent_name, shared_data, tables
 
-from l2d.rejector.evaluation.multiple_testing import holm
+from l2d.rejector.evaluation.intervals import holm
 
 BETAS = (0.0, 0.05, 0.1, 0.2, 0.5)
 ROOT = Path(__file__).resolve().parents[1]

@@ -24,7 +24,7 @@ from l2d.cache_builder.recipe import SHIPPED, load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.sources.chexpert import FINDINGS
 from l2d.data.sources.digits import write_digit_table
-from l2d.rejector.evaluation.exact_coverage import ranking_at_coverages
+from l2d.rejector.evaluation.curves import ranking_at_coverages
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.grid import make_grid
 from l2d.rejector.rows.table import load_tables
@@ -135,18 +135,18 @@ def findings(outcomes: list[Outcome]) -> list[dict]:
     def right(method: str, size: int, k: int) -> np.ndarray:
         return np.mean([~o.wrong for o in outcomes if (o.method, o.rows, o.k) == (method, size, k)], axis=0)
 
-    def lead(rival: str, size: int, among: list[int]) -> np.ndarray:
-        return np.mean([right("mozannar_sontag", size, k) - right(rival, size, k) for k in among], axis=0)
+    def lead(baseline: str, size: int, among: list[int]) -> np.ndarray:
+        return np.mean([right("mozannar_sontag", size, k) - right(baseline, size, k) for k in among], axis=0)
 
     methods = list(dict.fromkeys(o.method for o in outcomes))
-    rivals = [name for name in methods if name != "mozannar_sontag"]
+    baselines = [name for name in methods if name != "mozannar_sontag"]
     claims: dict[str, np.ndarray] = {}
     for size in sizes:
         in_all = [k for k in ks if all(any((o.rows, o.k) == (s, k) for o in outcomes) for s in sizes)]
-        for rival in rivals:
-            claims[f"mozannar_sontag over {rival}, {size or 'all'} rows"] = lead(rival, size, in_all)
+        for baseline in baselines:
+            claims[f"mozannar_sontag over {baseline}, {size or 'all'} rows"] = lead(baseline, size, in_all)
     few = [size for size in sizes if size]
-    if few and len(few) < len(sizes) and "confidence" in rivals:
+    if few and len(few) < len(sizes) and "confidence" in baselines:
         least = min(few)
         growth = lead("confidence", least, in_all) - lead("confidence", 0, in_all)
         claims[f"growth of the lead over confidence, {least} rows against all"] = growth

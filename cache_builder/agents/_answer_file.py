@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from l2d.cache_builder.agents._answer_formats import read_answers
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, nearest
 from l2d.data.samples import cells
 from l2d.data.sources.text_table import read_header
 
@@ -50,12 +49,10 @@ class AnswerFile:
             key: of the recipe that names it, for messages.
         """
         if column not in self.table.columns or column == ROW:
-            near = difflib.get_close_matches(column, self.columns, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(
                 f"{key} = {column!r}: there is no such column",
                 where=self.path,
-                hint=f"{hint}it has {', '.join(self.columns[:40])}",
+                hint=nearest(column, self.columns, "it has"),
             )
         return column
 

@@ -15,14 +15,12 @@ from l2d.cache_builder.importing.source import (
     ANNOTATORS,
     IDS,
     Source,
-    near,
     need,
     relative,
-    some,
     toml_list,
     toml_text,
 )
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, nearest
 
 
 class Answers:
@@ -152,5 +150,5 @@ def unknown_agent(name: str, option: str, names: list[str], path: Path) -> Usage
     return UsageError(
         f"{option} {name}: there is no such agent",
         where=path,
-        hint=f"{near(name, names)}the agents are {some(names, 20)}",
+        hint=nearest(name, names, "the agents are", most=20),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from dataclasses import dataclass, field
@@ -10,7 +9,7 @@ from pathlib import Path
 
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.data.samples.expressions import columns_of
 
 #: Names that a column is known by when the command names none.
@@ -83,17 +82,9 @@ def need(column: str | None, columns: list[str], option: str, path: Path) -> str
     """A column's name, if there is one of it; otherwise a :class:`UsageError` that names the option."""
     if column is not None and column not in columns:
         raise UsageError(
-            f"{option} {column}: there is no such column",
-            where=path,
-            hint=f"{near(column, columns)}it has {some(columns, 40)}",
+            f"{option} {column}: there is no such column", where=path, hint=nearest(column, columns, "it has")
         )
     return column
-
-
-def near(name: str, known: list[str]) -> str:
-    """``did you mean …?``, if something known is like it."""
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {found[0]!r}? " if found else ""
 
 
 def holes(pattern: str, columns: list[str]) -> list[str]:

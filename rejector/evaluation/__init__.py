@@ -1,1 +1,1 @@
-"""What a rejector is worth: losses and metrics of whom it chose, opponents, intervals, curves, findings in words."""
+"""What a rejector is worth: losses and metrics of its choices, baselines, intervals, curves, findings in words."""

@@ -1,13 +1,63 @@
-"""What a rejector is measured against, all from the same cost table.
+"""Baselines: what a rejector is measured against, all from the same cost table. Choices are made on validation.
 
 A cost of infinity says that the agent is unavailable on that sample: nothing here ever allocates to it.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
+
+from l2d.data.measures import brier, smooth_l1
+from l2d.rejector.evaluation import thresholds
+from l2d.rejector.rows.table import CostTable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baselines:
+    """Every baseline under one total cost.
+
+    Attributes:
+        costs: total costs of the agents, float32 (n, agents), infinite where one is unavailable.
+        choice_costs: the same on validation, (m, agents).
+        fallback: position of the agent that answers where a constant agent has no answer, int64 (n,); see
+            :func:`fallback`.
+        alone: agent or reference -> its losses as a constant policy, float32 (n,), all finite: see :func:`constant`.
+        gaps: agent or reference -> where it has no answer, bool (n,); of those that lack some.
+        best_agent: the constant policy of the lowest mean loss on the evaluated split: hindsight.
+        best_constant: that of the lowest mean loss on validation.
+        oracle_allocation: the cheapest agent of each sample, int64 (n,).
+        confidence: of the model on the evaluated split and on validation, float64 (n,) and (m,); None where it gives no
+            probabilities.
+        threshold: expert and confidence threshold of the lowest mean loss on validation.
+        losses: ``oracle``, ``confidence`` (that threshold) and ``averaging`` (where all agents' answers can be
+            averaged) -> losses, float64 (n,).
+    """
+
+    costs: Tensor
+    choice_costs: Tensor
+    fallback: np.ndarray
+    alone: dict[str, np.ndarray]
+    gaps: dict[str, np.ndarray]
+    best_agent: str
+    best_constant: str
+    oracle_allocation: np.ndarray
+    confidence: tuple[np.ndarray, np.ndarray] | None = None
+    threshold: tuple[int, float] | None = None
+    losses: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def same_coverage(self, kept_share: float) -> np.ndarray | None:
+        """Losses (n,) where the model keeps this share by its own confidence, the rest going to one expert."""
+        if self.threshold is None:
+            return None
+        sure, choice_sure = self.confidence
+        expert = thresholds.same_coverage_expert(choice_sure, self.choice_costs.numpy(), kept_share)
+        losses = thresholds.same_coverage_losses(sure, self.costs.numpy(), expert, kept_share)
+        return losses if np.isfinite(losses).all() else None
 
 
 def allocation_rates(allocation: Tensor, num_agents: int) -> Tensor:
@@ -37,91 +87,149 @@ def random_same_shares(rates: Tensor, costs: Tensor) -> Tensor:
     return (weights * known).sum(dim=1) / weights.sum(dim=1)
 
 
-def best_constant(costs: Tensor) -> int | None:
-    """The agent with the lowest mean cost, ties to the lowest index; None if each is unavailable somewhere.
-
-    On the validation split this is the constant agent one would have chosen; on the evaluated split itself it is chosen
-    in hindsight, the hardest constant agent to beat.
-    """
-    means = costs.double().mean(dim=0)
-    return int((means == means.min()).nonzero()[0]) if means.isfinite().any() else None
-
-
 def oracle(costs: Tensor) -> Tensor:
     """Cost of the cheapest agent of each sample (n,): the lower bound of any rejector (Lemma 4.2)."""
     return costs.double().amin(dim=1)
 
 
-# --- confidence thresholds --------------------------------------------------------------------------------------------
+# --- constant policies ------------------------------------------------------------------------------------------------
 
 
-def choose_threshold(confidence: np.ndarray, costs: np.ndarray) -> tuple[int, float] | None:
-    """Chow's rule on validation: whom to defer to where the model's confidence is below which threshold.
+def ranking(costs: Tensor) -> Tensor:
+    """Agents from the best to the worst, int64 (agents,): by mean cost over the samples that each of them answers.
 
-    Of all experts and thresholds the pair with the lowest mean cost; ties to the lowest index, then to the higher
-    threshold. An expert that is unavailable leaves the sample to the model, and the other way round.
+    Ties to the lowest index; agents without an answer come last.
 
     Args:
-        confidence: of the model, (n,); minus infinity where it has no answer.
-        costs: total costs (n, agents), the model first.
+        costs: total costs on the validation split, (m, agents), infinite where an agent is unavailable.
+    """
+    available = costs.isfinite()
+    sums = costs.masked_fill(~available, 0.0).sum(dim=0, dtype=torch.float64)
+    counts = available.sum(dim=0)
+    return torch.where(counts > 0, sums / counts.clamp(min=1), torch.inf).argsort(stable=True)
+
+
+def fallback(costs: Tensor, order: Tensor) -> Tensor:
+    """The first agent in this order that is available, int64 (n,): who answers where a constant agent does not.
+
+    Args:
+        costs: (n, agents), on each sample somebody's is finite.
+        order: of :func:`ranking`, on validation.
+    """
+    if bool(costs[:, order[0]].isfinite().all()):
+        return order[:1].expand(len(costs))
+    return order[costs[:, order].isfinite().to(torch.uint8).argmax(dim=1)]
+
+
+def constant(costs: Tensor, instead: Tensor) -> Tensor:
+    """Costs of constant policies, (n, k): "ask j; where j has no answer, ask the best of the others".
+
+    Args:
+        costs: of k agents or references, (n, k), infinite where one has no answer.
+        instead: cost of the agent of :func:`fallback`, (n,).
+    """
+    missing = costs.isinf()
+    return torch.where(missing, instead[:, None], costs) if bool(missing.any()) else costs
+
+
+def best_constant(costs: Tensor) -> int:
+    """The constant policy of the lowest mean cost, ties to the lowest index.
+
+    On the validation split this is the constant agent that one would have chosen; on the evaluated split itself it is
+    chosen in hindsight, the hardest one to beat.
+
+    Args:
+        costs: of :func:`constant`, (n, agents), finite.
+    """
+    return int(costs.sum(dim=0, dtype=torch.float64).argmin())
+
+
+# --- the average of all answers ---------------------------------------------------------------------------------------
+
+
+def averaged_answers(table: CostTable, names: list[str], tasks: list[str]) -> dict[str, np.ndarray] | None:
+    """Mean probabilities and mean values of the agents that have an answer, sample by sample.
+
+    An answer without probabilities counts as sure of its class, as in stage one; so averaging classes is voting.
+
+    Args:
+        table: with targets and predictions.
+        names: of the agents.
+        tasks: of the cache.
 
     Returns:
-        Index of the expert, and the threshold, infinity if everything is deferred; None if no expert can stand in
-        wherever the model is unavailable.
+        Prediction column -> averages (n,) or (n, classes); ``pred_cla`` is the most probable class, ties to the lowest.
+        None where answers are boxes, an agent has no answer to a task, or nobody answers a sample.
     """
-    order = np.argsort(confidence, kind="stable")
-    ordered = confidence[order]
-    last = np.concatenate([[True], ordered[1:] != ordered[:-1], [True]])  # thresholds that split no group of ties
-    best: tuple[float, int, float] | None = None
-    for expert in range(1, costs.shape[1]):
-        kept, deferred = stand_in(costs[order, 0], costs[order, expert])
-        if not np.isfinite(kept).all():
-            continue
-        totals = kept.sum() + np.concatenate([[0.0], np.cumsum(deferred - kept)])
-        totals[~last] = np.inf
-        count = len(totals) - 1 - int(totals[::-1].argmin())  # deferred at the lowest total, the most at a tie
-        if best is None or totals[count] < best[0]:
-            best = (float(totals[count]), expert, float(ordered[count]) if count < len(ordered) else np.inf)
-    return None if best is None else best[1:]
+    if not set(tasks) <= {"cla", "reg"}:
+        return None
+    answered = np.ones((len(table), len(names)), dtype=bool)
+    if table.failed is not None:
+        order = list(table.predictions)
+        answered = ~table.failed[:, [order.index(name) for name in names]]
+    weights = answered / np.maximum(answered.sum(axis=1, keepdims=True), 1)
+    answers, averages = [table.predictions[name] for name in names], {}
+    if not answered.any(axis=1).all():
+        return None
+    if "cla" in tasks:
+        if not all("pred_cla" in answer for answer in answers):
+            return None
+        votes = [_probabilities(answer, here, table) for answer, here in zip(answers, answered.T, strict=True)]
+        averages["pred_prob"] = sum(weight[:, None] * vote for weight, vote in zip(weights.T, votes, strict=True))
+        averages["pred_cla"] = averages["pred_prob"].argmax(axis=1)
+    if "reg" in tasks:
+        if not all("pred_reg" in answer for answer in answers):
+            return None
+        values = [np.where(here, answer["pred_reg"], 0.0) for answer, here in zip(answers, answered.T, strict=True)]
+        averages["pred_reg"] = sum(weight * value for weight, value in zip(weights.T, values, strict=True))
+    return averages
 
 
-def stand_in(kept: np.ndarray, deferred: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Costs of the model and of an expert (n,), each answering for the other where that one is unavailable."""
-    kept, deferred = np.asarray(kept, dtype=np.float64), np.asarray(deferred, dtype=np.float64)
-    return np.where(np.isfinite(kept), kept, deferred), np.where(np.isfinite(deferred), deferred, kept)
+def _probabilities(answer: dict[str, np.ndarray], answered: np.ndarray, table: CostTable) -> np.ndarray:
+    """Of one agent, float64 (n, classes); zeros where it has no answer."""
+    if "pred_prob" in answer:
+        return np.where(answered[:, None], answer["pred_prob"].astype(np.float64), 0.0)
+    given = [a["pred_prob"].shape[1] for a in table.predictions.values() if "pred_prob" in a]
+    seen = [np.nanmax(values) for values in (table.targets["target_cla"], *_classes(table))]
+    classes = given[0] if given else int(max(seen)) + 1
+    return np.eye(classes)[np.where(answered, answer["pred_cla"], 0).astype(np.int64)] * answered[:, None]
 
 
-def threshold_losses(confidence: np.ndarray, costs: np.ndarray, expert: int, threshold: float) -> np.ndarray:
-    """Loss of each sample (n,) where an expert answers below a threshold and the model from it on."""
-    kept, deferred = stand_in(costs[:, 0], costs[:, expert])
-    return np.where(confidence < threshold, deferred, kept)
+def _classes(table: CostTable) -> list[np.ndarray]:
+    return [answer["pred_cla"] for answer in table.predictions.values() if "pred_cla" in answer]
 
 
-def kept_by_model(confidence: np.ndarray, costs: np.ndarray, expert: int, threshold: float) -> np.ndarray:
-    """Where the model answers, bool (n,): from the threshold on, and below it where the expert is unavailable."""
-    model, other = np.isfinite(costs[:, 0]), np.isfinite(costs[:, expert])
-    return model & ((confidence >= threshold) | ~other)
+def averaged_costs(
+    answers: dict[str, np.ndarray], targets: dict[str, np.ndarray], tasks: list[str], costs: dict[str, Any]
+) -> np.ndarray:
+    """Raw costs of averaged answers, as the cache's cost table has them for agents.
 
+    Args:
+        answers: of :func:`averaged_answers`.
+        targets: target column -> (n,).
+        tasks: in order.
+        costs: the cost table of the cache, ``[costs]`` of its recipe.
 
-def same_coverage_losses(confidence: np.ndarray, costs: np.ndarray, expert: int, kept_share: float) -> np.ndarray:
-    """Loss of each sample (n,) where the model keeps a given share, the samples it is surest of.
-
-    Where the share ends within a group of tied confidences, the expectation over which of them are kept.
+    Returns:
+        float32 (n, tasks).
     """
-    kept, deferred = stand_in(costs[:, 0], costs[:, expert])
-    _, group, counts = np.unique(-confidence, return_inverse=True, return_counts=True)
-    before = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    share = np.clip((kept_share * len(confidence) - before) / counts, 0.0, 1.0)[group]
-    return share * kept + (1 - share) * deferred
-
-
-def same_coverage_expert(confidence: np.ndarray, costs: np.ndarray, kept_share: float) -> int:
-    """The expert to defer to where the model keeps a share: the one of the lowest mean cost on validation."""
-    means = [same_coverage_losses(confidence, costs, expert, kept_share).mean() for expert in range(1, costs.shape[1])]
-    return 1 + int(np.argmin(means))
-
-
-def model_confidence(probabilities: np.ndarray, answered: np.ndarray | None = None) -> np.ndarray:
-    """The model's highest class probability (n,), from (n, classes); minus infinity where it has no answer."""
-    confidence = probabilities.max(axis=1).astype(np.float64)
-    return confidence if answered is None else np.where(answered, confidence, -np.inf)
+    columns = []
+    for task in tasks:
+        setting = costs[task]
+        if task == "cla":
+            truth, chances = targets["target_cla"], answers["pred_prob"]
+            if setting["kind"] == "zero_one":
+                cost = answers["pred_cla"] != truth
+            elif setting["kind"] == "brier":
+                cost = brier(chances, truth)
+            else:
+                cost = 1 - chances[np.arange(len(truth)), truth]
+        else:
+            error = np.abs(answers["pred_reg"] - targets["target_reg"].astype(np.float64))
+            if setting["kind"] == "smooth_l1":
+                cost = smooth_l1(error, setting["beta"])
+            else:
+                cost = error if setting["kind"] == "absolute" else error**2
+            cost = np.minimum(cost, setting.get("clamp") or np.inf)
+        columns.append(cost)
+    return np.stack(columns, axis=1).astype(np.float32)

@@ -7,35 +7,30 @@ speak of new samples for these trained rejectors; ``std_over_seeds`` is how much
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from l2d.rejector.evaluation.intervals import paired_intervals
-from l2d.rejector.evaluation.multiple_testing import holm
+from l2d.rejector.evaluation.evaluation import Evaluation, by_setting, mean_losses, mean_std, setting_of
+from l2d.rejector.evaluation.intervals import holm, paired_intervals
 
-if TYPE_CHECKING:
-    from l2d.rejector.evaluation.evaluate import Evaluation
-
-#: Rivals that no rejector can beat: there is nothing to test.
+#: Baselines that no rejector can beat: there is nothing to test.
 BOUNDS = ("oracle",)
 _AGENT, _METHOD = "agent ", "method "
 
 
-def compare(evaluations: list[Evaluation]) -> None:
-    """Add ``regret`` to the result of each run, and ``over_seeds`` of its setting.
+def compare(evaluations: list[Evaluation]) -> list[dict[str, Any]]:
+    """``regret`` of each run, and ``over_seeds`` of its setting: what is to be added to its result.
 
     Args:
         evaluations: on the same samples.
     """
     groups = evaluations[0].measured.groups
-    runs = iter(paired_intervals((e.losses - rival for e in evaluations for rival in e.rivals.values()), groups))
-    for evaluation in evaluations:
-        regret = {rival: next(runs).to_json(test=rival not in BOUNDS) for rival in evaluation.rivals}
-        evaluation.result["regret"] = regret
+    runs = iter(paired_intervals((e.losses - other for e in evaluations for other in e.against.values()), groups))
+    regrets = [{name: next(runs).to_json(test=name not in BOUNDS) for name in e.against} for e in evaluations]
 
     settings = by_setting(evaluations)
-    pairs = [(key, name, losses) for key in settings for name, losses in _opponents(key, settings).items()]
+    pairs = [(key, name, losses) for key in settings for name, losses in _compared_with(key, settings).items()]
     differences = (mean_losses(settings[key]) - losses() for key, _, losses in pairs)
     found = paired_intervals(differences, groups)
     intervals = {(key, name): interval for (key, name, _), interval in zip(pairs, found, strict=True)}
@@ -46,37 +41,38 @@ def compare(evaluations: list[Evaluation]) -> None:
         values = intervals[key, name].to_json(test=name not in BOUNDS)
         return values if name in BOUNDS else {**values, "p_holm": adjusted[_test(key, name)]}
 
+    names: dict[tuple, list[str]] = {}
+    for key, name in intervals:
+        names.setdefault(key, []).append(name)
     own = paired_intervals((mean_losses(members) for members in settings.values()), groups)
+    summaries = {}
     for (key, members), interval in zip(settings.items(), own, strict=True):
         summary = _over_seeds(members)
         summary["deferral_loss_interval"] = {"low": interval.low, "high": interval.high}
         summary["regret"] = {}
-        for rival in members[0].rivals:
-            spread = mean_std([float(e.losses.mean() - e.rivals[rival].mean()) for e in members])["std"]
-            summary["regret"][rival] = described(key, _identity(members[0], rival)) | {"std_over_seeds": spread}
-        names = [name for _, name in filter(lambda pair: pair[0] == key, intervals)]
-        summary["regret"] |= {n.removeprefix(_METHOD): described(key, n) for n in names if n.startswith(_METHOD)}
-        summary["agents"] = {n.removeprefix(_AGENT): described(key, n) for n in names if n.startswith(_AGENT)}
-        for evaluation in evaluations:
-            if setting_of(evaluation) == key:
-                evaluation.result["over_seeds"] = summary
+        for baseline in members[0].against:
+            spread = mean_std([float(e.losses.mean() - e.against[baseline].mean()) for e in members])["std"]
+            told = described(key, _identity(members[0], baseline))
+            summary["regret"][baseline] = told | {"std_over_seeds": spread}
+        for prefix, part in ((_METHOD, summary["regret"]), (_AGENT, summary.setdefault("agents", {}))):
+            part |= {n.removeprefix(prefix): described(key, n) for n in names[key] if n.startswith(prefix)}
+        summaries[key] = summary
+    return [
+        {"regret": regret, "over_seeds": summaries[setting_of(e)]}
+        for e, regret in zip(evaluations, regrets, strict=True)
+    ]
 
 
-def mean_losses(members: list[Evaluation]) -> np.ndarray:
-    """Deferral loss of each sample, the mean over seeds: float64 (n,)."""
-    return np.mean([member.losses for member in members], axis=0)
-
-
-def _opponents(key: tuple, settings: dict[tuple, list[Evaluation]]) -> dict[str, Callable[[], np.ndarray]]:
+def _compared_with(key: tuple, settings: dict[tuple, list[Evaluation]]) -> dict[str, Callable[[], np.ndarray]]:
     """Everything a setting is compared with, once each: name -> its losses, the mean over seeds."""
     members = settings[key]
     found: dict[str, Callable[[], np.ndarray]] = {}
-    for name, losses in members[0].opponents.alone.items():
-        if np.isfinite(losses).all():
-            found[_AGENT + name] = lambda name=name: _alone(members, name)
-    for rival in members[0].rivals:
+    for name in members[0].baselines.alone:
+        found[_AGENT + name] = lambda name=name: _alone(members, name)
+    for baseline in members[0].against:
         found.setdefault(
-            _identity(members[0], rival), lambda rival=rival: np.mean([e.rivals[rival] for e in members], axis=0)
+            _identity(members[0], baseline),
+            lambda baseline=baseline: np.mean([e.against[baseline] for e in members], axis=0),
         )
     method, *rest = key
     for (other, *other_rest), others in settings.items():
@@ -88,13 +84,13 @@ def _opponents(key: tuple, settings: dict[tuple, list[Evaluation]]) -> dict[str,
 def _alone(members: list[Evaluation], name: str) -> np.ndarray:
     """Losses of an agent alone, the mean over seeds: they differ where each run has a classifier of its own."""
     if members[0].run.rejector.has_classifier:
-        return np.mean([member.opponents.alone[name] for member in members], axis=0)
-    return members[0].opponents.alone[name]
+        return np.mean([member.baselines.alone[name] for member in members], axis=0)
+    return members[0].baselines.alone[name]
 
 
-def _identity(evaluation: Evaluation, rival: str) -> str:
-    """Name of a rival among the opponents: a constant agent is that agent alone, however it was chosen."""
-    return _AGENT + evaluation.result[rival] if rival in ("best_agent", "best_constant") else rival
+def _identity(evaluation: Evaluation, baseline: str) -> str:
+    """Under what name a baseline is tested: a constant agent is that agent alone, however it was chosen."""
+    return _AGENT + evaluation.result[baseline] if baseline in ("best_agent", "best_constant") else baseline
 
 
 def _test(key: tuple, name: str) -> Hashable:
@@ -118,22 +114,3 @@ def _over_seeds(members: list[Evaluation]) -> dict[str, Any]:
         "metrics": {name: mean_std([result["metrics"][name] for result in results]) for name in names},
         "random_same_shares_loss": mean_std([result["random_same_shares_loss"] for result in results]),
     }
-
-
-def setting_of(evaluation: Evaluation) -> tuple:
-    """What repetitions share: method, then everything else but the seed (lambda, beta, nu, cost, training, cache)."""
-    run = evaluation.run
-    return (*run.point.setting, run.rejector.config, run.cache_path, tuple(run.agents))
-
-
-def by_setting(evaluations: list[Evaluation]) -> dict[tuple, list[Evaluation]]:
-    """Evaluations by setting; a seed that was trained twice counts once."""
-    settings: dict[tuple, dict[int, Evaluation]] = {}
-    for evaluation in evaluations:
-        settings.setdefault(setting_of(evaluation), {}).setdefault(evaluation.run.point.seed, evaluation)
-    return {key: list(members.values()) for key, members in settings.items()}
-
-
-def mean_std(values: list[float]) -> dict[str, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
-    return {"mean": float(np.mean(values)), "std": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0}

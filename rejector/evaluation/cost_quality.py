@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.curves import convex_hull, mean_quality, pareto_set
-from l2d.rejector.evaluation.evaluate import Evaluation, by_setting
+from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 from l2d.rejector.evaluation.intervals import paired_intervals
 
 #: Metrics of which less is better; of all others more is.
@@ -85,7 +85,7 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
         UsageError: not every rejector has that metric, the evaluations are of several caches, or a price is not known.
     """
     if metric not in metrics_of(evaluations):
-        raise UsageError(f"no metric {metric!r} here", hint=f"choose from {', '.join(metrics_of(evaluations))}")
+        raise UsageError(f"no metric {metric!r} here", hint=nearest(metric, metrics_of(evaluations)))
     if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
         raise UsageError("these runs are of several caches", hint="draw one curve a cache")
     prices = {agent.name: agent.price for agent in evaluations[0].cache.all_agents}
@@ -112,7 +112,7 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
             oracles.add(same)
             cost = _mean_price(oracle["allocation"], prices)
             found = OperatingPoint("oracle", "oracle", point.beta_text, cost, bound, setting=setting)
-            allocation, losses = first.opponents.oracle_allocation, first.opponents.losses["oracle"]
+            allocation, losses = first.baselines.oracle_allocation, first.baselines.losses["oracle"]
             baselines.append((found, _by_sample(first, allocation, losses, metric)))
     points.sort(key=lambda pair: pair[0].cost)
     groups = evaluations[0].measured.groups
@@ -138,23 +138,29 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
 def _constants(
     evaluation: Evaluation, metric: str, prices: dict[str, float]
 ) -> list[tuple[OperatingPoint, np.ndarray | None]]:
-    """Each agent and reference that answers every sample and has the metric."""
-    found = []
-    position = np.zeros(len(evaluation.losses), dtype=np.int64)  # in a list of one name
+    """Each agent and reference that has the metric, as a constant policy: what it costs includes who stands in for it.
+
+    A metric is of its own answers, as in ``agents`` of the results.
+    """
+    found, baselines = [], evaluation.baselines
+    names = evaluation.measured.names
+    by_agent = np.array([prices[name] for name in names]), np.array(evaluation.run.point.query_costs)
     for agent in evaluation.cache.agents + evaluation.cache.references:
         alone = evaluation.result["agents"][agent.name]
-        queried = [name for name in agent.queries if name in prices] if agent.role == "reference" else [agent.name]
-        if alone["mean_cost"] is None or (metric != "task_loss" and metric not in alone):
+        if metric != "task_loss" and metric not in alone:
             continue
-        there = {name: np.isfinite(evaluation.opponents.alone[name]) for name in queried}  # others are not asked
+        queried = [name for name in agent.queries if name in names] if agent.role == "reference" else [agent.name]
+        own = baselines.gaps.get(agent.name)
+        paid = []  # price and query cost of each sample
+        for each in by_agent:
+            asked = sum(each[names.index(name)] * ~baselines.gaps.get(name, np.False_) for name in queried)
+            paid.append(asked if own is None else np.where(own, each[baselines.fallback], asked))
         if metric == "task_loss":
-            samples = evaluation.opponents.alone[agent.name].astype(np.float64)
-            samples = samples - sum(_paid({name: 1.0}, evaluation) * here for name, here in there.items())
+            samples = baselines.alone[agent.name].astype(np.float64) - paid[1]
             value = float(samples.mean())
         else:
-            value, samples = alone[metric], evaluation.measured.sample_metrics(position, [agent.name]).get(metric)
-        cost = sum(prices[name] * float(here.mean()) for name, here in there.items())
-        found.append((OperatingPoint(agent.name, agent.role, "", cost, value), samples))
+            value, samples = alone[metric], evaluation.measured.sample_metrics(None, [agent.name]).get(metric)
+        found.append((OperatingPoint(agent.name, agent.role, "", float(np.mean(paid[0])), value), samples))
     return found
 
 

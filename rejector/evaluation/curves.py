@@ -1,6 +1,6 @@
-"""Curves of a system: quality against cost over a sweep, and risk against coverage. Arrays in, arrays out.
+"""Curves of a system: quality against cost over a sweep, and risk against coverage, the share that the model keeps.
 
-What is drawn from evaluations is put together in rejector/evaluation/cost_quality.py.
+The operating points of a sweep are put together in rejector/evaluation/cost_quality.py.
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+
+from l2d.rejector.evaluation.evaluation import Evaluation
+from l2d.rejector.evaluation.metrics import auroc, average_precision
 
 # --- quality against cost ---------------------------------------------------------------------------------------------
 
@@ -193,3 +196,71 @@ def _expected_in_order(key: np.ndarray, values: np.ndarray) -> np.ndarray:
     _, group, counts = np.unique(-key, return_inverse=True, return_counts=True)
     means = np.bincount(group, weights=values) / counts
     return np.repeat(means, counts)
+
+
+def model_curve(evaluation: Evaluation) -> RiskCoverage:
+    """Risk of what the model keeps, the rejector's margin as its confidence; over the samples it has an answer for.
+
+    Says how well the rejector knows where the model errs; the experts' part is :func:`system_curve`.
+
+    Raises:
+        ValueError: the model has no answer at all.
+    """
+    answered = np.isfinite(evaluation.kept)
+    return risk_coverage(evaluation.margin[answered], evaluation.kept[answered])
+
+
+def system_curve(evaluation: Evaluation) -> RiskCoverage:
+    """Deferral loss of the whole system at every coverage, query costs included, by shifting the model's score.
+
+    At the rejector's own coverage it is the evaluation's deferral loss, unless margins are tied there.
+
+    Raises:
+        ValueError: a sample nobody has an answer for.
+    """
+    return deferral_curve(evaluation.margin, evaluation.kept, evaluation.deferred)
+
+
+# --- at one coverage --------------------------------------------------------------------------------------------------
+
+
+def kept_at(margin: np.ndarray, coverage: float) -> np.ndarray:
+    """Where the model answers, bool (n,): exactly ``round(coverage n)`` samples, those of the largest margin.
+
+    Args:
+        margin: the model's score less the expert's, (n,); of equal ones the earlier is kept.
+        coverage: share, in [0, 1].
+    """
+    kept = np.zeros(len(margin), dtype=bool)
+    kept[np.argsort(-margin, kind="stable")[: round(coverage * len(margin))]] = True
+    return kept
+
+
+def ranking_at_coverages(
+    margin: np.ndarray, model: np.ndarray, expert: np.ndarray, target: np.ndarray, coverages: list[float]
+) -> list[dict[str, float]]:
+    """AU-ROC and AU-PR (average precision) of the system at each coverage (Mozannar and Sontag 2020, CheXpert).
+
+    Args:
+        margin: the model's score less the expert's, (n,).
+        model: its probability of the positive class, (n,).
+        expert: its answer, 0 or 1 (or a probability), (n,).
+        target: 0 or 1, (n,), both present.
+        coverages: shares that the model keeps.
+
+    Returns:
+        ``coverage`` as it came out, ``auroc``, ``average_precision`` and ``accuracy``, one row a coverage.
+    """
+    rows = []
+    for coverage in coverages:
+        kept = kept_at(margin, coverage)
+        score = np.where(kept, model, expert).astype(np.float64)
+        rows.append(
+            {
+                "coverage": float(kept.mean()),
+                "auroc": auroc(target, score),
+                "average_precision": average_precision(target, score),
+                "accuracy": float(((score > 0.5) == (target == 1)).mean()),
+            }
+        )
+    return rows

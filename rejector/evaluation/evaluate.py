@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +12,16 @@ from torch import Tensor
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
-from l2d.rejector.evaluation import baselines
-from l2d.rejector.evaluation.comparisons import by_setting, compare, mean_std, setting_of
+from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, random_same_shares
+from l2d.rejector.evaluation.comparisons import compare
+from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.groups import read_groups
-from l2d.rejector.evaluation.opponents import VALIDATION, Measured, Opponents
+from l2d.rejector.evaluation.measured import VALIDATION, Measured
+from l2d.rejector.evaluation.thresholds import kept_by_model
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import Run, load_run, open_cache
-
-__all__ = ["Evaluation", "by_setting", "evaluate_runs", "mean_std", "setting_of"]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One run on one split: the JSON object users see, and the arrays behind it.
-
-    Attributes:
-        result: plain values; ``docs/evaluation.md`` defines each.
-        losses: deferral loss of each sample, float64 (n,).
-        rivals: baseline -> its loss on each sample (n,): ``oracle``, ``random_same_shares`` and those that apply of
-            ``best_agent``, ``best_constant``, ``confidence``, ``confidence_same_coverage``, ``averaging``.
-        allocation: agent index of each sample, int64 (n,).
-        margin: the model's score less the best expert's, float32 (n,).
-        deferred: cost of each sample if the best-scored expert answers, float32 (n,).
-        opponents: agents alone and baselines, shared by the runs that have the same costs.
-        measured: the table, shared by the runs on one cache and split; a run's own classifier, where it has one,
-            stands in agent 0's place.
-    """
-
-    run: Run
-    cache: CostCache
-    result: dict[str, Any]
-    losses: np.ndarray
-    rivals: dict[str, np.ndarray]
-    allocation: np.ndarray
-    margin: np.ndarray
-    deferred: np.ndarray
-    opponents: Opponents
-    measured: Measured
-
-    @property
-    def kept(self) -> np.ndarray:
-        """Cost of each sample if the model answers, float32 (n,)."""
-        return self.opponents.costs[:, 0].numpy()
 
 
 def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None = None) -> list[Evaluation]:
@@ -88,33 +54,34 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         if run.rejector.has_classifier:
             measured = measured.with_classifier(run.rejector)
         evaluations.append(_evaluate(run, cache, measured, scores))
-    same_samples: dict[tuple, list[Evaluation]] = {}
-    for evaluation in evaluations:
+    same_samples: dict[tuple, list[int]] = {}
+    for position, evaluation in enumerate(evaluations):
         key = (evaluation.run.cache_path, evaluation.run.rejector.config.failures, len(evaluation.losses))
-        same_samples.setdefault(key, []).append(evaluation)
-    for members in same_samples.values():
-        compare(members)
+        same_samples.setdefault(key, []).append(position)
+    for positions in same_samples.values():
+        found = compare([evaluations[position] for position in positions])
+        for position, more in zip(positions, found, strict=True):
+            evaluations[position] = replace(evaluations[position], result=evaluations[position].result | more)
     return evaluations
 
 
 def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) -> Evaluation:
-    table, names, opponents = measured.table, measured.names, measured.opponents(run.point)
-    costs = opponents.costs
+    table, names, baselines = measured.table, measured.names, measured.baselines(run.point)
+    costs = baselines.costs
     scores = scores.masked_fill(costs.isinf(), -torch.inf)
     allocation = allocate(scores)
     losses = deferral_loss(allocation, costs).double().numpy()
-    rates = baselines.allocation_rates(allocation, len(names))
-    same_coverage = opponents.same_coverage(float(rates[0]))
-    rivals = {
-        "oracle": opponents.losses["oracle"],
-        "best_agent": opponents.alone.get(opponents.best_agent),
-        "best_constant": opponents.alone[opponents.best_constant] if opponents.constant_answers else None,
-        "random_same_shares": baselines.random_same_shares(rates, costs).numpy(),
-        "confidence": opponents.losses.get("confidence"),
-        "confidence_same_coverage": same_coverage,
-        "averaging": opponents.losses.get("averaging"),
+    rates = allocation_rates(allocation, len(names))
+    against = {
+        "oracle": baselines.losses["oracle"],
+        "best_agent": baselines.alone[baselines.best_agent],
+        "best_constant": baselines.alone[baselines.best_constant],
+        "random_same_shares": random_same_shares(rates, costs).numpy(),
+        "confidence": baselines.losses.get("confidence"),
+        "confidence_same_coverage": baselines.same_coverage(float(rates[0])),
+        "averaging": baselines.losses.get("averaging"),
     }
-    rivals = {name: values for name, values in rivals.items() if values is not None}
+    against = {name: values for name, values in against.items() if values is not None}
     result = {
         "run_id": run.point.run_id,
         "method": run.point.method,
@@ -130,19 +97,18 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
         "coverage": float(rates[0]),
         "metrics": measured.metrics(allocation.numpy(), names),
-        "agents": _alone(cache, measured, opponents),
+        "agents": _alone(cache, measured, baselines),
         "oracle": {
-            "allocation": _shares(opponents.oracle_allocation, names),
-            "metrics": measured.metrics(opponents.oracle_allocation, names),
+            "allocation": _shares(baselines.oracle_allocation, names),
+            "metrics": measured.metrics(baselines.oracle_allocation, names),
         },
-        "best_agent": opponents.best_agent,
-        "best_constant": opponents.best_constant,
-        **dict.fromkeys(("best_agent_loss", "best_constant_loss")),  # None where no agent answers every sample
-        **{f"{name}_loss": float(values.astype(np.float64).mean()) for name, values in rivals.items()},
+        "best_agent": baselines.best_agent,
+        "best_constant": baselines.best_constant,
+        **{f"{name}_loss": float(values.mean(dtype=np.float64)) for name, values in against.items()},
     }
-    if "confidence" in rivals:
-        expert, threshold = opponents.threshold
-        kept = baselines.kept_by_model(measured.confidence[0], costs.numpy(), expert, threshold)
+    if "confidence" in against:
+        expert, threshold = baselines.threshold
+        kept = kept_by_model(baselines.confidence[0], costs.numpy(), expert, threshold)
         at = threshold if np.isfinite(threshold) else None
         result["confidence"] = {"expert": names[expert], "threshold": at, "coverage": float(kept.mean())}
     if measured.averages is not None:
@@ -152,26 +118,26 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         result["cost"] = run.point.cost
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
-    return Evaluation(run, cache, result, losses, rivals, allocation.numpy(), margin, deferred, opponents, measured)
+    return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)
 
 
 def _shares(allocation: np.ndarray, names: list[str]) -> dict[str, float]:
-    rates = baselines.allocation_rates(torch.from_numpy(allocation), len(names))
+    rates = allocation_rates(torch.from_numpy(allocation), len(names))
     return dict(zip(names, rates.tolist(), strict=True))
 
 
-def _alone(cache: CostCache, measured: Measured, opponents: Opponents) -> dict[str, dict[str, Any]]:
-    """Each agent, and each reference, when it answers everything. A reference pays for all the queries it makes.
+def _alone(cache: CostCache, measured: Measured, baselines: Baselines) -> dict[str, dict[str, Any]]:
+    """Each agent, and each reference, when it is asked for everything. A reference pays for all the queries it makes.
 
-    ``mean_cost`` is None where one is unavailable on a sample.
+    ``mean_cost`` is that of the constant policy, which asks another agent where this one has no answer; what it answers
+    by itself are the metrics, ``answered`` and ``mean_cost_answered``.
     """
     alone = {}
-    everyone = np.zeros(len(measured.table), dtype=np.int64)
     for agent in cache.agents + cache.references:
-        mean = float(opponents.alone[agent.name].astype(np.float64).mean())
-        alone[agent.name] = {
-            "role": agent.role,
-            "mean_cost": mean if np.isfinite(mean) else None,
-            **measured.metrics(everyone, [agent.name]),
-        }
+        losses = baselines.alone[agent.name]
+        found = {"role": agent.role, "mean_cost": float(losses.mean(dtype=np.float64))}
+        if agent.name in baselines.gaps:
+            own = losses[~baselines.gaps[agent.name]]
+            found["mean_cost_answered"] = float(own.mean(dtype=np.float64)) if len(own) else None
+        alone[agent.name] = found | measured.metrics_alone(agent.name)
     return alone

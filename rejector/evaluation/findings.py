@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from l2d.rejector.evaluation.comparisons import BOUNDS
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.settings import (
     METHOD_OF_PAPER,
     difference_text,
@@ -48,7 +48,7 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
             if verdicts[name] == "better":
                 continue
             comparison = "Worse than" if verdicts[name] == "worse" else "No better than"
-            sentences.append(f"{subject}: {comparison} {opponent(name, result)}: {difference_text(value)}.")
+            sentences.append(f"{subject}: {comparison} {in_words(name, result)}: {difference_text(value)}.")
         if set(verdicts.values()) <= {"better"}:
             winners.append(at)
     if winners:
@@ -58,13 +58,13 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
     return sentences
 
 
-def opponent(rival: str, result: dict) -> str:
-    """A rival in words."""
-    if rival in ("best_constant", "best_agent"):
-        return f"always taking {result[rival]}" + (", the best in hindsight" if rival == "best_agent" else "")
-    if rival in result["agents"]:
-        return f"the reference {rival}"
-    if rival == "confidence":
+def in_words(baseline: str, result: dict) -> str:
+    """A baseline in words."""
+    if baseline in ("best_constant", "best_agent"):
+        return f"always taking {result[baseline]}" + (", the best in hindsight" if baseline == "best_agent" else "")
+    if baseline in result["agents"]:
+        return f"the reference {baseline}"
+    if baseline == "confidence":
         chosen = result["confidence"]
         below = (
             "" if chosen["threshold"] is None else f" where the model's confidence is below {chosen['threshold']:.3f}"
@@ -74,4 +74,4 @@ def opponent(rival: str, result: dict) -> str:
         "random_same_shares": "random allocation at the same shares",
         "confidence_same_coverage": "the model's own confidence at the same coverage",
         "averaging": "averaging the answers of all agents",
-    }.get(rival) or method_title(rival)
+    }.get(baseline) or method_title(baseline)

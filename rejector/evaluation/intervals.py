@@ -1,4 +1,4 @@
-"""Bootstrap intervals and p-values for mean differences of per-sample losses.
+"""Bootstrap intervals and p-values for mean differences of per-sample losses, and Holm's correction of many.
 
 The bootstrap resamples samples, or whole groups of them, and all differences alike: it is paired, and differences of
 one table are resampled together, as one matrix product.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -123,6 +123,29 @@ def _normal(mean: float, sums: np.ndarray, sizes: np.ndarray) -> Interval:
     error = math.sqrt(units / (units - 1) * float((sums**2).sum())) / float(sizes.sum())
     p = 2 * float(ndtr(-abs(mean) / error)) if error > 0 else float(mean == 0)
     return Interval(mean, mean - 1.959964 * error, mean + 1.959964 * error, p)
+
+
+# --- many comparisons -------------------------------------------------------------------------------------------------
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (Holm, *A Simple Sequentially Rejective Multiple Test Procedure*, 1979).
+
+    Calling a difference shown where its adjusted p-value is below 5 % is wrong in any of the comparisons, however they
+    depend on each other, with at most 5 %.
+
+    Args:
+        p_values: of m comparisons.
+
+    Returns:
+        Adjusted p-values in the same order: of the i-th smallest, the largest ``min(1, (m - k + 1) p_(k))`` of all
+        ``k <= i``.
+    """
+    values = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(values, kind="stable")
+    adjusted = np.empty(len(values))
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, values[order] * np.arange(len(values), 0, -1)))
+    return adjusted.tolist()
 
 
 # --- resampling -------------------------------------------------------------------------------------------------------

@@ -9,12 +9,12 @@ from l2d.rejector.evaluation.detection_metrics import mixed_detections, system_m
 from l2d.rejector.rows.table import CostTable
 
 
-def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: dict) -> dict[str, float]:
+def task_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], costs: dict) -> dict[str, float]:
     """Metrics that apply to the cache's tasks.
 
     Args:
         table: with targets and predictions.
-        chosen: position in ``names`` of who answers each sample, (n,).
+        chosen: position in ``names`` of who answers each sample, (n,); None: the only one of them.
         names: agents or references.
         costs: the cache's cost table: ``smooth_l1`` is the cached cost where that is the regression cost.
 
@@ -28,6 +28,8 @@ def task_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: 
     """
     metrics: dict[str, float] = {}
     rows = np.arange(len(table))
+    if chosen is None:
+        chosen = np.zeros(len(table), dtype=np.int64)
     if table.failed is not None and table.failed.any():
         columns = [list(table.predictions).index(name) for name in names]
         answered = ~table.failed[:, columns][rows, chosen]
@@ -79,12 +81,14 @@ def _of_samples(
     return found
 
 
-def sample_metrics(table: CostTable, chosen: np.ndarray, names: list[str], costs: dict) -> dict[str, np.ndarray]:
+def sample_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], costs: dict) -> dict[str, np.ndarray]:
     """Those of :func:`task_metrics` that are means over samples, before the mean: float64 (n,) each.
 
     Nothing where a sample has no answer.
     """
     rows = np.arange(len(table))
+    if chosen is None:
+        chosen = np.zeros(len(table), dtype=np.int64)
     if table.failed is not None:
         columns = [list(table.predictions).index(name) for name in names]
         if table.failed[:, columns][rows, chosen].any():

@@ -1,18 +1,18 @@
-"""How evaluations are put in order and named: settings, methods, rivals, verdicts."""
+"""How evaluations are put in order and named: settings, methods, baselines, verdicts."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 
 from l2d.rejector.costs import METHOD_SOURCES
-from l2d.rejector.evaluation.comparisons import BOUNDS, by_setting
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.comparisons import BOUNDS
+from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 from l2d.rejector.literature.registry import METHODS
 
 METHOD_OF_PAPER = "multi-task"
 FEWEST_SAMPLES = 30  # (or groups) below it a bootstrap interval says little
 LEVEL = 0.05  # of p-values after Holm's adjustment
-RIVAL_TITLES = {
+BASELINE_TITLES = {
     "best_constant": "best constant agent",
     "best_agent": "best agent in hindsight",
     "random_same_shares": "random, same shares",
@@ -89,12 +89,12 @@ def verdict(result: dict, difference: dict) -> str:
     return "better" if difference["value"] < 0 else "worse"
 
 
-def rival_title(rival: str, result: dict) -> str:
-    """A rival's name for tables."""
-    if rival in result["agents"]:
-        return f"{rival} (reference)"
-    title = RIVAL_TITLES.get(rival) or method_title(rival)
-    return f"{title} ({result[rival]})" if rival in ("best_constant", "best_agent") else title
+def baseline_title(baseline: str, result: dict) -> str:
+    """A baseline's name for tables."""
+    if baseline in result["agents"]:
+        return f"{baseline} (reference)"
+    title = BASELINE_TITLES.get(baseline) or method_title(baseline)
+    return f"{title} ({result[baseline]})" if baseline in ("best_constant", "best_agent") else title
 
 
 def shown_differences(result: dict) -> dict[str, dict]:
@@ -109,9 +109,9 @@ def shown_differences(result: dict) -> dict[str, dict]:
     if result.get("averaging", {}).get("same_as"):
         regret.pop("averaging", None)
     references = {name: value for name, value in agents.items() if result["agents"][name]["role"] == "reference"}
-    order = [name for name in RIVAL_TITLES if name in regret and name not in BOUNDS]
+    order = [name for name in BASELINE_TITLES if name in regret and name not in BOUNDS]
     found = {name: regret[name] for name in order} | references
-    found |= {name: value for name, value in regret.items() if name not in RIVAL_TITLES}  # other methods
+    found |= {name: value for name, value in regret.items() if name not in BASELINE_TITLES}  # other methods
     return found | {name: regret[name] for name in BOUNDS if name in regret}
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2d.rejector.evaluation.comparisons import BOUNDS, mean_std
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.comparisons import BOUNDS
+from l2d.rejector.evaluation.evaluation import Evaluation, mean_std
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.settings import (
-    RIVAL_TITLES,
+    BASELINE_TITLES,
+    baseline_title,
     difference_text,
     method_title,
     rejector_title,
-    rival_title,
     setting_text,
     settings_of,
     shown_differences,
@@ -88,11 +88,16 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         rows.append(row)
     for members in own:
         rows.append(blank | _own_classifier_row(members, metrics, varying))
-    for rival in ("averaging", "confidence"):
-        if f"{rival}_loss" not in first or first.get(rival, {}).get("same_as"):
+    for baseline in ("averaging", "confidence"):
+        if f"{baseline}_loss" not in first or first.get(baseline, {}).get("same_as"):
             continue
-        row = {**blank, "rejector": RIVAL_TITLES[rival], **at_first, "deferral loss": _number(first[f"{rival}_loss"])}
-        if rival == "averaging":
+        row = {
+            **blank,
+            "rejector": BASELINE_TITLES[baseline],
+            **at_first,
+            "deferral loss": _number(first[f"{baseline}_loss"]),
+        }
+        if baseline == "averaging":
             row |= _metric_cells(first["averaging"]["metrics"], metrics)
         else:
             kept, expert = first["confidence"]["coverage"], first["confidence"]["expert"]
@@ -130,23 +135,23 @@ def _own_classifier_row(members: list[Evaluation], metrics: list[str], varying: 
 
 
 def regret_table(evaluations: list[Evaluation]) -> list[dict]:
-    """Difference in deferral loss against every rival, with its 95 % interval; below 0 the rejector is better."""
+    """Difference in deferral loss against every baseline, with its 95 % interval; below 0 the rejector is better."""
     groups = settings_of(evaluations)
     varying = varying_settings(groups)
     rows = []
     for members in groups:
         result = members[0].result
-        for rival, difference in shown_differences(result).items():
+        for baseline, difference in shown_differences(result).items():
             value, low, high = (signed(difference[name], 4) for name in ("value", "low", "high"))
             rows.append(
                 {
                     "rejector": method_title(result["method"]),
                     **{name: setting_text(members[0], name) for name in varying},
-                    "against": rival_title(rival, result),
+                    "against": baseline_title(baseline, result),
                     "difference": value,
                     "95 % interval": f"[{low}, {high}]",
-                    "p (Holm)": "" if rival in BOUNDS else _p_text(difference["p_holm"]),
-                    "": "" if rival in BOUNDS else verdict(result, difference),
+                    "p (Holm)": "" if baseline in BOUNDS else _p_text(difference["p_holm"]),
+                    "": "" if baseline in BOUNDS else verdict(result, difference),
                 }
             )
     return rows
@@ -172,14 +177,14 @@ def comparison_table(evaluations: list[Evaluation]) -> list[dict]:
     rows = []
     for members in groups:
         result, cells = members[0].result, {}
-        for rival in present:
-            difference = result["over_seeds"]["regret"].get(rival)
+        for baseline in present:
+            difference = result["over_seeds"]["regret"].get(baseline)
             text = ""
             if difference is not None:
-                said = "better" if rival in BOUNDS else verdict(result, difference)
+                said = "better" if baseline in BOUNDS else verdict(result, difference)
                 mark = {"better": "", "worse": " !"}.get(said, " ~")
                 text = difference_text(difference, 3) + mark
-            cells[RIVAL_TITLES[rival]] = text
+            cells[BASELINE_TITLES[baseline]] = text
         setting = {name: setting_text(members[0], name) for name in varying_settings(groups)}
         rows.append({"rejector": method_title(result["method"]), **setting, **cells})
     return rows
@@ -195,8 +200,8 @@ def flat_rows(evaluations: list[Evaluation]) -> list[dict]:
         simple["beta"] = evaluation.run.point.beta_text
         simple |= {f"share_{agent}": share for agent, share in result["allocation"].items()}
         simple |= result["metrics"]
-        for rival, interval in result["regret"].items():
-            simple |= {f"regret_{rival}{end}": interval[key] for end, key in _ENDS.items() if key in interval}
+        for baseline, interval in result["regret"].items():
+            simple |= {f"regret_{baseline}{end}": interval[key] for end, key in _ENDS.items() if key in interval}
         rows.append(simple)
     return rows
 

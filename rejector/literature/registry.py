@@ -16,6 +16,10 @@ from l2d.data.errors import UsageError
 #: or those of a classifier of their own; ``own``: the method trains classifier and rejector together.
 Classifier = Literal["none", "given", "own"]
 
+#: What scores say of costs: ``costs``: negated expected costs; ``chances``: one minus the expected cost; ``surrogate``:
+#: they minimise the paper's surrogate at ``nu = 1``; ``order``: which agent is best, and nothing of by how much.
+Scores = Literal["costs", "chances", "surrogate", "order"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
@@ -28,6 +32,7 @@ class Method:
         classes_only: it is defined for 0-1 costs of a class alone.
         one_expert: it is defined for one expert alone.
         pays_queries: its training knows query costs; otherwise they are only charged when it is evaluated.
+        scores: see :data:`Scores`.
     """
 
     source: str
@@ -36,6 +41,7 @@ class Method:
     classes_only: bool = False
     one_expert: bool = False
     pays_queries: bool = True
+    scores: Scores = "order"
 
     def trains_classifier(self, setting: str) -> bool:
         """Whether a run's classes come from a classifier of its own, under ``--classifier`` cached or own."""
@@ -46,16 +52,19 @@ METHODS: dict[str, Method] = {
     "cost_regression": Method(
         source="Krishnamurthy et al. 2017",
         paper="Active Learning for Cost-Sensitive Classification, ICML 2017, section 2",
+        scores="costs",
     ),
     "knn": Method(
         source="Hu et al. 2024",
         paper="RouterBench, 2024, KNN router; k-nearest neighbours of Cover and Hart 1967 on costs",
+        scores="costs",
     ),
     "confidence": Method(
         source="Raghu et al. 2019",
         paper="The Algorithmic Automation Problem, 2019, as in Mozannar and Sontag 2020, section 7 (Confidence)",
         classifier="given",
         classes_only=True,
+        scores="chances",
     ),
     "model_confidence": Method(
         source="Chow 1970, threshold on validation",
@@ -73,6 +82,7 @@ METHODS: dict[str, Method] = {
         paper="Post-hoc Estimators for Learning to Defer to an Expert, NeurIPS 2022, rejector on a base model",
         classifier="given",
         one_expert=True,
+        scores="surrogate",
     ),
     "mozannar_sontag": Method(
         source="Mozannar & Sontag 2020",

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from l2d.data.errors import UsageError
 from l2d.data.samples.features import standardisation
-from l2d.rejector.evaluation import baselines
+from l2d.rejector.evaluation import thresholds
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.fitting import Fitted, fit, network_of
 from l2d.rejector.literature.neighbours import choose_neighbours
@@ -181,9 +181,9 @@ class _Job:
         return self._trained(state | learnt, Fitted({}, 0, risk, [(0.0, risk)]))
 
     def _threshold(self, validation: Samples, state: dict[str, Tensor]) -> TrainedMethod:
-        """Chow's rule, see :func:`l2d.rejector.evaluation.baselines.choose_threshold`."""
+        """Chow's rule, see :func:`l2d.rejector.evaluation.thresholds.choose_threshold`."""
         confidence = validation.probabilities.amax(dim=1).double().numpy()
-        found = baselines.choose_threshold(confidence, validation.costs.numpy())
+        found = thresholds.choose_threshold(confidence, validation.costs.numpy())
         if found is None:
             raise UsageError(
                 "no expert can stand in wherever the model has no answer", hint="choose agents with --only"
@@ -192,7 +192,7 @@ class _Job:
         # a tie goes to the model, so it keeps what is as sure as the threshold; 2: nothing is
         at = torch.tensor(min(threshold, 2.0), dtype=torch.float32)
         learnt = {"expert": torch.tensor(expert, dtype=torch.int64), "threshold": at}
-        risk = float(baselines.threshold_losses(confidence, validation.costs.numpy(), expert, threshold).mean())
+        risk = float(thresholds.threshold_losses(confidence, validation.costs.numpy(), expert, threshold).mean())
         return self._trained(state | learnt, Fitted({}, 0, risk, [(0.0, risk)]))
 
 

@@ -7,7 +7,8 @@ not costs, but a loss's minimiser says what costs they stand for (``A`` agents a
   with ``p_j`` in proportion to ``softmax(r)_j^(2-nu)``, ``c_j = C (1 - (A - 1) p_j)``, where ``C = sum_j c_j`` is the
   input's own and not known;
 - ``surrogate``, ``nu >= 2``: the minimiser is a vertex; ``1 - softmax(r)_j`` keeps the order and nothing else;
-- ``regression``: ``c_j = -r_j``; ``one_vs_all``: ``c_j = C (1 - sigmoid(r_j))``, ``C = max_j c_j``.
+- ``regression``: ``c_j = -r_j``; ``one_vs_all``: ``c_j = C (1 - sigmoid(r_j))``, ``C = max_j c_j``;
+- ``chances`` of being right (methods of the literature): ``c_j = 1 - r_j``.
 
 These are the *implied* costs. They are put on scale, and calibrated if that predicts better, on the validation split.
 """
@@ -30,7 +31,7 @@ def implied_costs(scores: np.ndarray, available: np.ndarray, loss: str, nu: floa
     Args:
         scores: (n, agents).
         available: bool (n, agents).
-        loss: a name of :data:`l2d.rejector.losses.LOSSES`.
+        loss: a name of :data:`l2d.rejector.losses.LOSSES`, or ``chances``.
         nu: of the surrogate.
 
     Returns:
@@ -39,6 +40,8 @@ def implied_costs(scores: np.ndarray, available: np.ndarray, loss: str, nu: floa
     scores = np.where(available, np.asarray(scores, np.float64), -np.inf)
     if loss == "regression":
         return -scores
+    if loss == "chances":
+        return 1 - scores
     if loss == "one_vs_all":
         return np.where(available, 1 / (1 + np.exp(np.clip(scores, -700, 700))), np.inf)
     log_softmax = scores - scores.max(axis=1, keepdims=True)
@@ -72,7 +75,7 @@ class CostPredictor:
         there = np.isfinite(costs)
         implied = implied_costs(scores, there, loss, nu)
         if kind == "implied":
-            return cls(kind, loss, nu, {"scale": 1.0 if loss == "regression" else _scale(implied, costs)})
+            return cls(kind, loss, nu, {"scale": 1.0 if loss in ("regression", "chances") else _scale(implied, costs)})
         dearest = float(costs[there].max())  # what an agent that was never seen is taken to cost
         columns = [(implied[there[:, j], j], costs[there[:, j], j]) for j in range(costs.shape[1])]
         fits = [_fit_agent(kind, *column, unseen=dearest) for column in columns]

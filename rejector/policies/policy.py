@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, nearest
+from l2d.rejector.literature.registry import METHODS
 from l2d.rejector.policies.assignment import Assignment, assign, assign_in_batches
 from l2d.rejector.policies.constraints import Constraint
 from l2d.rejector.policies.cost_prediction import KINDS, CostPredictor, choose_predictor
@@ -79,6 +80,27 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     )  # fmt: skip
 
 
+def score_meaning(run: Run) -> tuple[str, float]:
+    """What a run's scores say of costs, as :func:`l2d.rejector.policies.cost_prediction.implied_costs` takes it.
+
+    Returns:
+        Loss and ``nu``.
+
+    Raises:
+        UsageError: the scores order the agents and say nothing of costs.
+    """
+    method = METHODS.get(run.point.method)
+    if method is None:
+        return run.rejector.config.loss, run.point.nu
+    if method.scores == "order":
+        raise UsageError(
+            f"the scores of {run.point.method} say which agent is best, not what each would cost",
+            where=run.path,
+            hint="a policy weighs costs: take a run of another method, such as multi-task or cost_regression",
+        )
+    return {"costs": "regression", "chances": "chances", "surrogate": "surrogate"}[method.scores], 1.0
+
+
 @dataclass(frozen=True)
 class PolicyReport:
     """What a policy was asked for and what it gave; ``result`` is the JSON object users see.
@@ -111,18 +133,18 @@ def run_policy(
         calibration: of predicted costs, out of :data:`KINDS`, or ``auto``: what predicts best on validation.
 
     Raises:
-        UsageError: constraints cannot be met; names which. Or a wrong option.
+        UsageError: constraints cannot be met; names which. A wrong option. Or the run's scores say nothing of costs.
         DataError: the run lacks the split.
     """
     for name, value, known in (("mode", mode, MODES), ("calibration", calibration, ("auto", *KINDS))):
         if value not in known:
-            raise UsageError(f"--{name} {value}", hint=f"choose from {', '.join(known)}")
+            raise UsageError(f"--{name} {value}", hint=nearest(value, known))
     validation = read_scored(run, "validation")
     target = validation if split == "validation" else read_scored(run, split)
-    config, nu = run.rejector.config, run.point.nu
-    predictor, errors = choose_predictor(validation.scores, validation.costs, config.loss, nu)
+    loss, nu = score_meaning(run)
+    predictor, errors = choose_predictor(validation.scores, validation.costs, loss, nu)
     if calibration != "auto":
-        predictor = CostPredictor.fit(calibration, validation.scores, validation.costs, config.loss, nu)
+        predictor = CostPredictor.fit(calibration, validation.scores, validation.costs, loss, nu)
     predicted = {s.name: predictor.predict(s.scores, s.available) for s in (validation, target)}
     sizes = {s.name: min(batch_size or len(s), len(s)) for s in (validation, target)}
 

@@ -10,8 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from l2d.data.cache import schema
-from l2d.rejector.evaluation.comparisons import mean_losses
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.evaluation import Evaluation, mean_losses
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +23,8 @@ class Decisions:
         chosen: index of the agent, int64 (seeds, n).
         costs: total cost of each agent on each sample, float64 (n, A); infinite where an agent has no answer.
         losses: cost of whom each sample was sent to, the mean of the seeds, float64 (n,).
+        best_constant: the best constant agent, by validation.
+        constant_losses: its losses, float64 (n,).
         groups: of samples that belong together, int64 (n,), for intervals; None where each stands alone.
     """
 
@@ -32,6 +33,8 @@ class Decisions:
     chosen: np.ndarray
     costs: np.ndarray
     losses: np.ndarray
+    best_constant: str
+    constant_losses: np.ndarray
     groups: np.ndarray | None = None
 
     @property
@@ -61,8 +64,10 @@ def decisions_of(members: list[Evaluation]) -> Decisions:
         ids=first.measured.table.ids,
         agents=first.measured.names,
         chosen=np.stack([member.allocation for member in members]),
-        costs=first.opponents.costs.double().numpy(),
+        costs=first.baselines.costs.double().numpy(),
         losses=mean_losses(members),
+        best_constant=first.baselines.best_constant,
+        constant_losses=first.against["best_constant"].astype(np.float64),
         groups=first.measured.groups,
     )
 

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from l2d.data.cache import schema
 from l2d.data.errors import UsageError
 from l2d.data.samples.images import read_image
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.report.allocations import Decisions
 
 EACH = 2  # examples of a gain, and of a loss, for each agent

@@ -6,6 +6,7 @@ column keeps its most frequent values.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.report.allocations import Decisions
 from l2d.rejector.sql.guard import locked_connection
@@ -61,7 +62,8 @@ def bins_by(columns: pa.Table, expression: str) -> Bins:
             f'SELECT ({expression}) AS bin FROM sample_columns ORDER BY "position of the row"'
         ).to_arrow_table()
     except (duckdb.Error, AttributeError) as error:  # the latter: no SELECT
-        hint = f"the columns are {', '.join(columns.column_names[:40])}"
+        unknown = re.search(r'column "([^"]+)" not found', str(error), re.IGNORECASE)
+        hint = nearest(unknown[1] if unknown else "", columns.column_names, "the columns are")
         raise UsageError(f"--by {expression!r}: {str(error).splitlines()[0]}", hint=hint) from error
     finally:
         connection.close()
@@ -171,26 +173,23 @@ def ranked_cost(costs: np.ndarray) -> float:
     return float(costs[np.arange(len(costs)), chosen].sum())
 
 
-def group_rows(decisions: Decisions, bins: Bins, best_agent: int | None) -> list[dict[str, Any]]:
+def group_rows(decisions: Decisions, bins: Bins) -> list[dict[str, Any]]:
     """What happens in each bin that has samples.
-
-    Args:
-        best_agent: index of the best constant agent; it answers every sample. None: there is no such agent.
 
     Returns:
         Rows of ``bin``, ``samples``, ``loss``, ``oracle_loss``, ``shares`` and ``cheapest_shares`` (agent -> share),
-        ``against_best`` (where there is one) and ``against_oracle``: differences in deferral loss with 95 % intervals,
-        seeds averaged.
+        ``against_best`` (the best constant agent) and ``against_oracle``: differences in deferral loss with 95 %
+        intervals, seeds averaged.
     """
     losses, oracle = decisions.losses, decisions.oracle
-    rivals = {"oracle": oracle} if best_agent is None else {"best": decisions.costs[:, best_agent], "oracle": oracle}
+    baselines = {"best": decisions.constant_losses, "oracle": oracle}
     rows = []
     for number, label in enumerate(bins.labels):
         members = np.flatnonzero(bins.index == number)
         if not len(members):
             continue
         groups = None if decisions.groups is None else decisions.groups[members]
-        found = paired_intervals(((losses - rival)[members] for rival in rivals.values()), groups)
+        found = paired_intervals(((losses - baseline)[members] for baseline in baselines.values()), groups)
         shares = decisions.shares(members), decisions.cheapest_shares(members)
         named = [dict(zip(decisions.agents, values.tolist(), strict=True)) for values in shares]
         rows.append(
@@ -202,8 +201,8 @@ def group_rows(decisions: Decisions, bins: Bins, best_agent: int | None) -> list
                 "shares": named[0],
                 "cheapest_shares": named[1],
                 **{
-                    f"against_{rival}": {"value": interval.value, "low": interval.low, "high": interval.high}
-                    for rival, interval in zip(rivals, found, strict=True)
+                    f"against_{baseline}": {"value": interval.value, "low": interval.low, "high": interval.high}
+                    for baseline, interval in zip(baselines, found, strict=True)
                 },
             }
         )

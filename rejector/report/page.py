@@ -14,7 +14,7 @@ from typing import Any
 from l2d.data.cache import store
 from l2d.data.cache.reader import CacheRecord
 from l2d.data.terminal.render import format_value
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.intervals import RESAMPLES
 from l2d.rejector.evaluation.settings import verdict
@@ -28,7 +28,7 @@ from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
 from l2d.rejector.report.groups import bins_by, most_telling
 from l2d.rejector.report.reproduce import commands
-from l2d.rejector.report.shown import Layout, agents_of, constant_of, labels_of, lay_out
+from l2d.rejector.report.shown import Layout, agents_of, labels_of, lay_out
 from l2d.rejector.runs.run import read_facts
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -215,12 +215,7 @@ def _section(
 def _answer_of(layout: Layout) -> str:
     """Does the rejector beat the best constant agent? In one sentence."""
     result = layout.focus[0].result
-    constant = constant_of(result)
-    if constant is None:
-        return "No agent answers every sample, so there is no constant agent to beat."
-    difference = result["over_seeds"]["regret"][
-        "best_constant" if constant == result["best_constant"] else "best_agent"
-    ]
+    constant, difference = result["best_constant"], result["over_seeds"]["regret"]["best_constant"]
     found = verdict(result, difference)
     verbs = {"better": "beats", "worse": "is worse than"}
     loss, alone = result["over_seeds"]["deferral_loss"]["mean"], result["agents"][constant]["mean_cost"]
@@ -234,12 +229,10 @@ def _cards(layout: Layout) -> list[tuple[str, str, str]]:
     """The focus in four figures: title, value, what else there is to say."""
     result = layout.focus[0].result
     loss = result["over_seeds"]["deferral_loss"]
-    constant, oracle = constant_of(result), result["oracle_loss"]
+    constant, oracle = result["best_constant"], result["oracle_loss"]
     spread = f"± {loss['std']:.4f} over {len(layout.focus)} seeds" if len(layout.focus) > 1 else "one seed"
     cards = [("Deferral loss", f"{loss['mean']:.4f}", spread)]
     bound = ("Oracle", f"{oracle:.4f}", "the cheapest agent each time")
-    if constant is None:
-        return [*cards, bound]
     best = result["agents"][constant]["mean_cost"]
     cards += [("Best constant agent", f"{best:.4f}", f"{constant} alone"), bound]
     if best > oracle:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from l2d.rejector.evaluation.comparisons import setting_of
-from l2d.rejector.evaluation.evaluate import Evaluation
+from l2d.rejector.evaluation.evaluation import Evaluation, setting_of
 from l2d.rejector.evaluation.settings import METHOD_OF_PAPER, settings_of
 from l2d.rejector.evaluation.summary import METRIC_TITLES
 
@@ -113,8 +112,3 @@ def scaled(name: str, value: float) -> float:
 def units_of(members: Group) -> str:
     """What the samples are called."""
     return "images" if "map" in members[0].cache.record.tasks else "samples"
-
-
-def constant_of(result: dict[str, Any]) -> str | None:
-    """The constant agent to be measured against: validation's, else that of hindsight; None if none answers all."""
-    return result["best_constant"] if result["best_constant_loss"] is not None else result["best_agent"]

@@ -47,8 +47,8 @@ def test_the_multi_task_rejector_beats_every_baseline_with_its_interval(demo):
     ours = [r for r in results if r["method"] == "multi-task"]
     assert sorted(r["seed"] for r in ours) == [0, 1, 2, 3]
     regret = ours[0]["over_seeds"]["regret"]
-    for rival in ("best_agent", "random_same_shares", "classification-only", "regression-only"):
-        assert regret[rival]["high"] < 0, rival
+    for baseline in ("best_agent", "random_same_shares", "classification-only", "regression-only"):
+        assert regret[baseline]["high"] < 0, baseline
     assert regret["oracle"]["low"] > 0
 
 

@@ -12,30 +12,60 @@ import torch
 
 import l2d.rejector.evaluation.evaluate
 from l2d.data.errors import DataError, UsageError
-from l2d.rejector.evaluation.averaging import averaged_answers, averaged_costs
 from l2d.rejector.evaluation.baselines import (
     allocation_rates,
+    averaged_answers,
+    averaged_costs,
     best_constant,
-    choose_threshold,
-    model_confidence,
+    constant,
+    fallback,
     oracle,
     random_same_shares,
+    ranking,
+)
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.evaluation.evaluation import Evaluation, setting_of
+from l2d.rejector.evaluation.groups import read_groups
+from l2d.rejector.evaluation.summary import comparison_table, findings, paper_table, regret_table
+from l2d.rejector.evaluation.thresholds import (
+    choose_threshold,
+    model_confidence,
     same_coverage_expert,
     same_coverage_losses,
     threshold_losses,
 )
-from l2d.rejector.evaluation.comparisons import setting_of
-from l2d.rejector.evaluation.evaluate import Evaluation, evaluate_runs
-from l2d.rejector.evaluation.groups import read_groups
-from l2d.rejector.evaluation.summary import comparison_table, findings, paper_table, regret_table
 from l2d.rejector.rows.table import CostTable, load_tables
 
 
-def test_a_constant_agent_answers_everything():
+def test_a_constant_agent_asks_the_best_of_the_others_where_it_has_no_answer():
     inf = torch.inf
-    assert best_constant(torch.tensor([[0.9, 0.1, 0.5], [0.9, inf, 0.5]])) == 2
-    assert best_constant(torch.tensor([[inf, 0.1], [0.5, inf]])) is None
+    validation = torch.tensor([[0.9, 0.1, 0.5, inf], [0.9, inf, 0.4, inf], [inf, 0.2, 0.6, inf]])
+    assert ranking(validation).tolist() == [1, 2, 0, 3]  # means 0.9, 0.15, 0.5, and one that never answers
+    costs = torch.tensor([[inf, 0.3, 0.1, 0.2], [0.7, inf, 0.2, inf], [0.8, inf, inf, 0.0], [inf, inf, inf, 0.5]])
+    instead = fallback(costs, ranking(validation))
+    assert instead.tolist() == [1, 2, 0, 3]
+    policies = constant(costs, costs.gather(1, instead[:, None])[:, 0])
+    expected = [[0.3, 0.3, 0.1, 0.2], [0.7, 0.2, 0.2, 0.2], [0.8, 0.8, 0.8, 0.0], [0.5, 0.5, 0.5, 0.5]]
+    np.testing.assert_allclose(policies, expected)
+    assert best_constant(policies) == 3
+    assert best_constant(torch.tensor([[0.5, 0.25], [0.25, 0.5]])) == 0  # a tie goes to the first
     np.testing.assert_array_equal(oracle(torch.tensor([[inf, 0.25], [0.5, inf]])), [0.25, 0.5])
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_constant_policies_are_those_of_a_loop(seed):
+    """Sample by sample: the agent, else the others from the best on validation to the worst."""
+    generator = np.random.default_rng(seed)
+    costs, chosen_on = (generator.integers(0, 8, (20, 4)) / 8 for _ in range(2))
+    for table in (costs, chosen_on):
+        table[generator.random(table.shape) < 0.3] = np.inf
+        table[np.isinf(table).all(axis=1), seed % 4] = 0.5
+    means = [np.mean(column[np.isfinite(column)]) if np.isfinite(column).any() else np.inf for column in chosen_on.T]
+    others = sorted(range(4), key=lambda agent: means[agent])
+    expected = [[next(row[k] for k in (agent, *others) if np.isfinite(row[k])) for agent in range(4)] for row in costs]
+    costs, chosen_on = torch.tensor(costs), torch.tensor(chosen_on)
+    instead = fallback(costs, ranking(chosen_on))
+    np.testing.assert_array_equal(constant(costs, costs.gather(1, instead[:, None])[:, 0]), expected)
 
 
 def test_random_shares_are_rescaled_over_who_is_available():
@@ -208,10 +238,10 @@ def with_regrets(evaluation: Evaluation, **regrets: tuple[float, float]) -> Eval
     """An evaluation whose differences (but against the oracle) are all -0.1 at p = 0.001, except these."""
     result = json.loads(json.dumps(evaluation.result))
     compared = result["over_seeds"]["regret"] | {"everyone": result["over_seeds"]["agents"]["everyone"]}
-    for rival, difference in compared.items():
-        value, p = regrets.get(rival, (-0.1, 0.001))
+    for baseline, difference in compared.items():
+        value, p = regrets.get(baseline, (-0.1, 0.001))
         difference.update(value=value, low=value - 0.02, high=value + 0.02)
-        if rival != "oracle":
+        if baseline != "oracle":
             difference["p_holm"] = p
     return replace(evaluation, result=result)
 
@@ -298,7 +328,7 @@ def test_a_sample_without_a_group_is_named(swept, monkeypatch):
         read_groups(cache, table, "ward")
 
 
-def test_an_unavailable_agent_is_no_constant_and_gets_no_sample(swept, monkeypatch):
+def test_an_unavailable_agent_is_a_constant_with_a_stand_in_and_gets_no_sample(swept, monkeypatch):
     """Raw costs NaN here and there, as of an agent that answers only some samples."""
 
     _, runs, _ = swept
@@ -316,19 +346,25 @@ def test_an_unavailable_agent_is_no_constant_and_gets_no_sample(swept, monkeypat
 
     monkeypatch.setattr(l2d.rejector.evaluation.evaluate, "load_tables", with_gaps)
     evaluation: Evaluation = evaluate_runs(runs[:1])[0]
-    result, costs = evaluation.result, evaluation.opponents.costs.numpy()
+    result, costs = evaluation.result, evaluation.baselines.costs.numpy()
     gone = np.isinf(costs[:, 1])
     assert 0.2 < gone.mean() < 0.6
     assert not (evaluation.allocation[gone] == 1).any()
     assert np.isfinite(evaluation.losses).all()
-    assert result["agents"]["expert"]["mean_cost"] is None
-    assert result["agents"]["expert"]["answered"] == pytest.approx(1 - gone.mean())
-    assert "expert" not in (result["best_agent"], result["best_constant"], *result["over_seeds"]["agents"])
+    alone = result["agents"]["expert"]
+    others = [name for name in result["agents"] if name not in ("expert", "everyone")]
+    costs_of = dict(zip(result["allocation"], costs.T, strict=True))
+    filled = [np.where(gone, costs_of[name], costs[:, 1]).mean() for name in others]
+    assert any(alone["mean_cost"] == pytest.approx(value, abs=1e-6) for value in filled)
+    assert alone["mean_cost_answered"] == pytest.approx(costs[~gone, 1].mean(), abs=1e-6)
+    assert alone["answered"] == pytest.approx((~gone).mean())
+    assert "mean_cost_answered" not in result["agents"]["model"]
+    assert set(result["over_seeds"]["agents"]) == set(result["agents"])
     shares = np.bincount(evaluation.allocation, minlength=4) / len(gone)
     weights = shares * np.isfinite(costs)
     expected = (weights * np.where(np.isfinite(costs), costs, 0)).sum(axis=1) / weights.sum(axis=1)
     assert result["random_same_shares_loss"] == pytest.approx(expected.mean())
     assert result["oracle_loss"] == pytest.approx(costs.min(axis=1).mean())
-    assert all(np.isfinite(losses).all() for losses in evaluation.rivals.values())
+    assert all(np.isfinite(losses).all() for losses in evaluation.against.values())
     assert paper_table([evaluation])
     assert findings([evaluation])

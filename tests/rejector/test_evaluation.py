@@ -14,11 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from l2d.data.errors import UsageError
 from l2d.rejector.evaluation.cost_quality import cost_quality
-from l2d.rejector.evaluation.coverage import model_curve, system_curve
+from l2d.rejector.evaluation.curves import model_curve, system_curve
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.intervals import paired_interval
 
-RIVALS = {
+BASELINES = {
     "oracle",
     "best_agent",
     "best_constant",
@@ -166,13 +166,13 @@ def test_a_reference_pays_for_its_members_and_gets_no_sample(trained):
     np.testing.assert_allclose(files.predictions["everyone"]["pred_reg"], mean, rtol=1e-6)
 
 
-def test_regret_is_the_difference_to_each_rival_with_an_interval(trained):
+def test_regret_is_the_difference_to_each_baseline_with_an_interval(trained):
     for evaluation in trained[2]:
         result = evaluation.result
-        assert set(result["regret"]) == RIVALS
-        for rival, interval in result["regret"].items():
-            assert set(interval) == {"value", "low", "high"} | ({"p"} if rival != "oracle" else set())
-            assert interval["value"] == pytest.approx(result["deferral_loss"] - result[f"{rival}_loss"], abs=1e-9)
+        assert set(result["regret"]) == BASELINES
+        for baseline, interval in result["regret"].items():
+            assert set(interval) == {"value", "low", "high"} | ({"p"} if baseline != "oracle" else set())
+            assert interval["value"] == pytest.approx(result["deferral_loss"] - result[f"{baseline}_loss"], abs=1e-9)
             assert interval["low"] <= interval["value"] <= interval["high"]
         assert result["regret"]["oracle"]["low"] >= 0
         json.dumps(result, allow_nan=False)
@@ -191,12 +191,12 @@ def test_seeds_of_a_setting_are_summed_up_and_methods_compared(trained):
         accuracies = [e.result["metrics"]["accuracy"] for e in members]
         assert summary["metrics"]["accuracy"]["mean"] == pytest.approx(statistics.mean(accuracies))
         other = next(name for name in METHODS if name != method)
-        assert set(summary["regret"]) == {*RIVALS, other}
+        assert set(summary["regret"]) == {*BASELINES, other}
         ours, theirs = (np.mean([e.losses for e in group], axis=0) for group in (members, by_method[other]))
         assert summary["regret"][other]["value"] == pytest.approx((ours - theirs).mean(), abs=1e-9)
 
 
-def test_runs_of_another_beta_are_neither_seeds_nor_rivals(trained, make_runs, tmp_path):
+def test_runs_of_another_beta_are_neither_seeds_nor_baselines(trained, make_runs, tmp_path):
     from l2d.data.cache.reader import CostCache
 
     folder, runs, _ = trained
@@ -204,7 +204,7 @@ def test_runs_of_another_beta_are_neither_seeds_nor_rivals(trained, make_runs, t
     summary = evaluate_runs([runs[-1], *cheaper])[0].result["over_seeds"]
     assert summary["seeds"] == 1
     assert summary["deferral_loss"]["std"] == 0
-    assert set(summary["regret"]) == RIVALS
+    assert set(summary["regret"]) == BASELINES
 
 
 def test_runs_of_another_network_are_not_seeds_of_one_setting(trained, make_runs, tmp_path):

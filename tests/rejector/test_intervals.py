@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from l2d.rejector.evaluation.intervals import bootstrap_errors, paired_interval, paired_intervals, poisson_thresholds
-from l2d.rejector.evaluation.multiple_testing import holm
+from l2d.rejector.evaluation.intervals import (
+    bootstrap_errors,
+    holm,
+    paired_interval,
+    paired_intervals,
+    poisson_thresholds,
+)
 
 
 @pytest.mark.parametrize("units", [1, 2, 3, 4])

@@ -15,6 +15,8 @@ from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.summary import paper_table
 from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.policies.constraints import Constraint
+from l2d.rejector.policies.policy import run_policy
 from l2d.rejector.route import route
 from l2d.rejector.rows.subset import training_rows
 from l2d.rejector.rows.table import load_tables
@@ -84,7 +86,7 @@ def test_every_method_is_evaluated_on_its_own_answers(swept, evaluated):
 def test_the_own_classifier_alone_is_a_mean_over_seeds(evaluated):
     evaluations = evaluated
     ours = [e for e in evaluations if e.result["method"] == "realizable"]
-    losses = [e.opponents.alone["model"].mean() for e in ours]
+    losses = [e.baselines.alone["model"].mean() for e in ours]
     assert losses[0] != losses[1]
     difference = ours[0].result["over_seeds"]["agents"]["model"]["value"]
     assert difference == pytest.approx(np.mean([e.losses.mean() for e in ours]) - np.mean(losses), abs=1e-6)
@@ -232,3 +234,26 @@ def test_what_is_about_one_network_refuses_a_run_that_is_more(swept, tmp_path):
     run = next(path for path in swept[2] if path.name.startswith("realizable"))
     with pytest.raises(UsageError, match="multi-task"):
         examine(run)
+
+
+def test_a_policy_takes_what_scores_say_of_costs_and_refuses_scores_that_say_nothing(swept):
+    for folder in swept[2]:
+        run = load_run(folder)
+        told = "costs" if run.point.method == "multi-task" else METHODS[run.point.method].scores
+        constraints = [Constraint("capacity of expert", "<= 1", (0.0, 1.0, *[0.0] * (len(run.agents) - 2)), limit=1.0)]
+        if told == "order":
+            with pytest.raises(UsageError, match="which agent is best, not what each would cost"):
+                run_policy(run, constraints)
+            continue
+        report = run_policy(run, constraints, calibration="implied")
+        np.testing.assert_array_equal(report.allocation, report.split.chosen)  # a limit that does not bind
+        there = report.split.available
+        if run.point.method in ("knn", "cost_regression"):
+            np.testing.assert_array_equal(report.predicted[there], -report.split.scores[there])
+        if run.point.method == "confidence":  # 0-1 costs: what is not right costs 1
+            np.testing.assert_array_equal(report.predicted[there], 1 - report.split.scores[there])
+
+
+def test_each_method_says_what_its_scores_are():
+    assert {name for name, method in METHODS.items() if method.scores == "costs"} >= {"knn", "cost_regression"}
+    assert METHODS["post_hoc"].scores == "surrogate"  # with one expert it is the paper's surrogate at nu = 1

@@ -17,7 +17,7 @@ from test_cifar10 import write_batches
 from l2d.data.cache.reader import CostCache
 from l2d.data.sources.chexpert import COLUMNS, FINDINGS
 from l2d.data.sources.digits import write_digit_table
-from l2d.rejector.evaluation.exact_coverage import kept_at, ranking_at_coverages
+from l2d.rejector.evaluation.curves import kept_at, ranking_at_coverages
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "mozannar_sontag.py"
 

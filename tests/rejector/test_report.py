@@ -141,9 +141,9 @@ def test_groups_are_counted_by_an_independent_reader(page, evaluations, runs):
         expected = 100 * (cheapest / cheapest.sum(axis=1, keepdims=True)).mean(axis=0)
         found = {r["agent"]: r["share"] for r in shown if r["who"] == "cheapest agent"}
         assert list(found.values()) == pytest.approx(expected)
-        for panel, rival in (("best", costs[:, best]), ("oracle", costs.min(axis=1))):
+        for panel, baseline in (("best", costs[:, best]), ("oracle", costs.min(axis=1))):
             (row,) = [r for r in rows_of(specs[f"cache1-where-1-regret-{panel}"], "low") if r["bin"] == label]
-            difference = (members["deferral_cost"].to_numpy() - rival).mean()
+            difference = (members["deferral_cost"].to_numpy() - baseline).mean()
             assert row["value"] == pytest.approx(difference, abs=1e-6)
             assert row["low"] <= row["value"] <= row["high"]
 

@@ -15,7 +15,7 @@ from l2d.rejector.report.groups import bins_by, group_rows, most_telling, ranked
 
 
 def decisions(costs: np.ndarray, chosen: np.ndarray) -> Decisions:
-    """Decisions of one seed, or of several."""
+    """Decisions of one seed, or of several; the first agent is the best constant one."""
     chosen = np.atleast_2d(chosen)
     return Decisions(
         ids=[f"s{row}" for row in range(len(costs))],
@@ -23,6 +23,8 @@ def decisions(costs: np.ndarray, chosen: np.ndarray) -> Decisions:
         chosen=chosen,
         costs=costs,
         losses=costs[np.arange(len(costs)), chosen].mean(axis=0),
+        best_constant="agent_0",
+        constant_losses=np.where(np.isfinite(costs[:, 0]), costs[:, 0], costs[:, 1]),
     )
 
 
@@ -74,7 +76,7 @@ def test_groups_against_arithmetic_by_hand():
     costs = np.array([[1.0, 0.0, 0.0], [1.0, 0.0, 2.0], [0.0, 1.0, np.inf], [0.5, 1.0, np.inf]])
     chosen = np.array([[1, 0, 0, 1], [2, 1, 0, 0]])
     bins = bins_by(pa.table({"g": ["a", "a", "b", "b"]}), "g")
-    first, second = group_rows(decisions(costs, chosen), bins, best_agent=0)
+    first, second = group_rows(decisions(costs, chosen), bins)
     assert (first["bin"], first["samples"]) == ("a", 2)
     assert first["shares"] == {"agent_0": 0.25, "agent_1": 0.5, "agent_2": 0.25}
     assert first["cheapest_shares"] == {"agent_0": 0.0, "agent_1": 0.75, "agent_2": 0.25}  # one sample is a tie
@@ -121,8 +123,11 @@ def test_groups_where_nobody_answers_everything():
     chosen = np.where(np.isfinite(costs), costs, 9).argmin(axis=1)
     found = most_telling(table, decisions(costs, chosen), most=1)
     assert [bins.title for bins in found] == ["ward"]
-    rows = group_rows(decisions(costs, chosen), found[0], None)
-    assert all("against_best" not in row and row["against_oracle"]["value"] == 0 for row in rows)
+    for row in group_rows(decisions(costs, chosen), found[0]):
+        mine = ward == row["bin"]
+        stand_in = np.where(np.isfinite(costs[:, 0]), costs[:, 0], costs[:, 1])
+        assert row["against_oracle"]["value"] == 0
+        assert row["against_best"]["value"] == pytest.approx((costs.min(axis=1) - stand_in)[mine].mean())
 
 
 @settings(max_examples=40, deadline=None)

@@ -9,7 +9,7 @@ import numpy as np
 
 from l2d.rejector.evaluation.cost_quality import OperatingPoint, cost_quality, metrics_of
 from l2d.rejector.evaluation.intervals import paired_intervals
-from l2d.rejector.evaluation.settings import METHOD_OF_PAPER, RIVAL_TITLES
+from l2d.rejector.evaluation.settings import BASELINE_TITLES, METHOD_OF_PAPER
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.rejectors import Figure, Panel, capital, panel
 from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, agents_of, main_metrics, scaled
@@ -96,11 +96,11 @@ def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
         expert = first.measured.names.index(result["confidence"]["expert"])
         costs["confidence"] = (1 - result["confidence"]["coverage"]) * float(prices[expert])
     if "averaging" in known:
-        costs["averaging"] = float((np.isfinite(first.opponents.costs.numpy()) @ prices).mean())
+        costs["averaging"] = float((np.isfinite(first.baselines.costs.numpy()) @ prices).mean())
     intervals = paired_intervals(known.values(), first.measured.groups)
     found = []
     for (name, losses), interval in zip(known.items(), intervals, strict=True):
-        point = OperatingPoint(RIVAL_TITLES[name], "baseline", beta, costs[name], float(losses.mean()))
+        point = OperatingPoint(BASELINE_TITLES[name], "baseline", beta, costs[name], float(losses.mean()))
         if metric == TASK_LOSS:
             found.append(replace(point, interval=(interval.low, interval.high)))
         elif name == "averaging" and metric in result["averaging"]["metrics"]:
@@ -112,16 +112,16 @@ def _baseline_losses(focus: Group) -> dict[str, np.ndarray]:
     """Loss of each sample without query costs, float64 (n,), by baseline; of those that everybody answers for."""
     first = focus[0]
     query_costs = np.array(first.run.point.query_costs)
-    finite = np.isfinite(first.opponents.costs.numpy())
+    finite = np.isfinite(first.baselines.costs.numpy())
     found = {}
     if finite.all():
         paid = [query_costs[member.allocation].mean() for member in focus]
-        random = [member.rivals["random_same_shares"] - cost for member, cost in zip(focus, paid, strict=True)]
+        random = [member.against["random_same_shares"] - cost for member, cost in zip(focus, paid, strict=True)]
         found["random_same_shares"] = np.mean(random, axis=0)
-        if "confidence" in first.rivals:
-            expert, threshold = first.opponents.threshold
+        if "confidence" in first.against:
+            expert, threshold = first.baselines.threshold
             deferred = first.measured.confidence[0] < threshold
-            found["confidence"] = first.rivals["confidence"] - query_costs[expert] * deferred
-    if "averaging" in first.rivals:
-        found["averaging"] = first.rivals["averaging"] - finite @ query_costs
+            found["confidence"] = first.against["confidence"] - query_costs[expert] * deferred
+    if "averaging" in first.against:
+        found["averaging"] = first.against["averaging"] - finite @ query_costs
     return found

@@ -13,9 +13,9 @@ from typing import Any
 import altair as alt
 import numpy as np
 
-from l2d.rejector.evaluation.comparisons import mean_std
 from l2d.rejector.evaluation.cost_quality import LOWER_IS_BETTER
-from l2d.rejector.evaluation.settings import RIVAL_TITLES, rival_title, shown_differences
+from l2d.rejector.evaluation.evaluation import mean_std
+from l2d.rejector.evaluation.settings import BASELINE_TITLES, baseline_title, shown_differences
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.theme import text_on
 from l2d.rejector.report.shown import METRIC_NAMES, Layout, agents_of, labels_of, main_metrics, scaled, units_of
@@ -91,10 +91,10 @@ def _losses(layout: Layout, names: list[str]) -> Panel:
         loss = members[0].result["over_seeds"]["deferral_loss"]
         kind = "system" if members is layout.focus else "other"
         rows.append(_dot(name, loss["mean"], loss["std"], kind))
-    for rival in ("random_same_shares", "confidence", "confidence_same_coverage", "averaging"):
-        if f"{rival}_loss" in result:
-            found = mean_std([member.result[f"{rival}_loss"] for member in layout.focus])
-            rows.append(_dot(RIVAL_TITLES[rival], found["mean"], found["std"], "bound"))
+    for baseline in ("random_same_shares", "confidence", "confidence_same_coverage", "averaging"):
+        if f"{baseline}_loss" in result:
+            found = mean_std([member.result[f"{baseline}_loss"] for member in layout.focus])
+            rows.append(_dot(BASELINE_TITLES[baseline], found["mean"], found["std"], "bound"))
     for agent, alone in result["agents"].items():
         if finite(alone.get("mean_cost")):
             is_agent = alone["role"] == "agent"
@@ -125,7 +125,7 @@ def finite(value: float | None) -> bool:
 def _differences(layout: Layout) -> Panel:
     result = layout.focus[0].result
     rows = []
-    told = {rival_title(rival, result): interval for rival, interval in shown_differences(result).items()}
+    told = {baseline_title(baseline, result): interval for baseline, interval in shown_differences(result).items()}
     constants = (result["best_constant"], result["best_agent"])
     told |= {
         f"{agent} alone": interval

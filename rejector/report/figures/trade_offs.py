@@ -12,7 +12,7 @@ from l2d.rejector.report.allocations import Decisions
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.rejectors import Figure, Panel, panel, shares_table, shares_text, stack
 from l2d.rejector.report.groups import Bins, group_rows
-from l2d.rejector.report.shown import Layout, constant_of, units_of
+from l2d.rejector.report.shown import Layout, units_of
 
 DRAWN = 120  # points of a curve
 SCORES, BEST, RANDOM = "rejector’s scores", "best order", "random order"
@@ -101,10 +101,9 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
 
 
 def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> Figure:
-    """Who answers in each bin, who is cheapest there, regret against best constant agent, if any, and oracle."""
-    result = layout.focus[0].result
-    agents, best = decisions.agents, constant_of(result)
-    rows = group_rows(decisions, bins, None if best is None else agents.index(best))
+    """Who answers in each bin, who is cheapest there, regret against best constant agent and oracle."""
+    agents, best = decisions.agents, decisions.best_constant
+    rows = group_rows(decisions, bins)
     order = [f"{row['bin']} ({row['samples']:,})" for row in rows]
     shares = []
     for label, row in zip(order, rows, strict=True):
@@ -120,10 +119,7 @@ def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> F
         panel("shares", "Who answers; below it, paler, who is cheapest", stacked, shares_text(shares, "bin"),
               shares_table(shares, "bin", agents, bins.title)),
     ]  # fmt: skip
-    if best is not None:
-        panels.append(
-            _regret_panel("best", f"Regret against {best} alone: left of 0 is better", rows, order, agents, bins)
-        )
+    panels.append(_regret_panel("best", f"Regret against {best} alone: left of 0 is better", rows, order, agents, bins))
     panels.append(_regret_panel("oracle", "Regret against the oracle: what is left to gain", rows, order, agents, bins))
     return Figure(
         name=f"where-{number}",

@@ -78,7 +78,7 @@ def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Te
     """``beta_j`` of each agent, float32 (A,), 0 for a model that is free.
 
     Args:
-        beta: what the dearest agent costs, the others scaled by ``price`` (the paper's ``beta_1 = beta_2 / R_G``);
+        beta: what the dearest expert costs, the others scaled by ``price`` (the paper's ``beta_1 = beta_2 / R_G``);
             or agent name -> query cost, the others being free.
         agents: of the cache, in order.
 
@@ -102,9 +102,9 @@ def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Te
                 hint="give the `price` in the recipe and build again, or the query costs by name: --beta name=value,…",
             )
         prices = [agent.price or 0.0 for agent in agents]  # of unknown ones only where beta is 0
-        dearest = max(prices)
+        dearest = max(prices[1:], default=0.0)
         if dearest == 0 and beta != 0:
-            raise UsageError(f"beta {beta}, but every agent's price is 0", hint="give prices, or beta as name=value")
+            raise UsageError(f"beta {beta}, but every expert's price is 0", hint="give prices, or beta as name=value")
         values = [float(beta) * price / dearest if dearest else 0.0 for price in prices]
     for name, value in zip(names, values, strict=True):
         if not (math.isfinite(value) and value >= 0):

@@ -114,6 +114,8 @@ def build(
         say("nothing to ask: every answer was there already")
     for line in column_lines(CostCache(out)):
         say(line)
+    for line in report.remarks:
+        say(line)
     print_rows(status_rows(CostCache(out)), format.value)
     unavailable = {name: count for name, count in report.unavailable.items() if count}
     if unavailable:

@@ -56,6 +56,7 @@ class Agent(ABC):
     def __init__(self, config: AgentConfig):
         self.config = config
         self.partial = getattr(config, "partial", False)  # known for sure after `check`
+        self.remarks: list[str] = []  # what `check` read in a special way, a line each; the command says them
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:  # noqa: B027 - most kinds have nothing to check
         """Refuse a recipe entry that cannot answer these tasks on this dataset, before anything is written.

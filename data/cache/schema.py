@@ -38,14 +38,15 @@ SPLITS = ("train", "validation", "test")
 TASKS = ("cla", "reg", "map")
 COST_COLUMNS = {task: f"cost_{task}" for task in TASKS}
 
-#: One list a sample of what was found (``pred_boxes``) or is there (``target_boxes``, score 1), see data.boxes.
+#: One list a sample of what was found (``pred_boxes``) or is there (``target_boxes``, score 1), see data.samples.boxes.
 BOXES = pa.list_(
     pa.field(
         "item",
         pa.struct(
-            [pa.field(name, pa.float32(), False) for name in ("x1", "y1", "x2", "y2", "score")]
+            [pa.field(name, pa.float64(), False) for name in ("x1", "y1", "x2", "y2", "score")]
             + [pa.field("label", pa.int32(), False)]
             + [pa.field("ignore", pa.bool_(), False), pa.field("crowd", pa.bool_(), False)]
+            + [pa.field(name, pa.float64(), False) for name in ("width", "height")]
         ),
         nullable=False,
     )

@@ -43,7 +43,8 @@ class TrainedRejector:
     """A rejector at its epoch of lowest validation risk.
 
     Attributes:
-        state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split.
+        state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split: float32, or
+            float64 where the features need it, see :func:`l2d.data.samples.standardise.lost_in_32_bits`.
         history: (epochs, 2): mean surrogate loss in training, deferral risk on validation, both on training costs.
         sizes: of the fields of token lists that it reads, see :func:`l2d.data.samples.tokens.token_sizes`; else none.
     """
@@ -64,7 +65,7 @@ class TrainedRejector:
         return network.requires_grad_(False)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Raw features (n, width) -> scores (n, agents), float32 on the CPU."""
+        """Raw features (n, width) -> scores (n, agents), float32 on the CPU. Standardised in the bits of the mean."""
         network, mean, std = self.network(), self.state["feature_mean"], self.state["feature_std"]
         with torch.inference_mode():
             if isinstance(network, TokenNetwork):
@@ -72,7 +73,8 @@ class TrainedRejector:
                 parts = [network.trimmed(features[rows]) for rows in order.split(TOKEN_ROWS_AT_ONCE["cpu"])]
                 found = torch.cat([network(rows, lengths) for rows, lengths in parts])
                 return torch.empty_like(found).index_copy_(0, order, found)
-            return torch.cat([network((part - mean) / std) for part in features.split(ROWS_AT_ONCE)])
+            parts = features.split(ROWS_AT_ONCE)
+            return torch.cat([network(((part.to(mean.dtype) - mean) / std).float()) for part in parts])
 
     def scores_on(self, table: CostTable) -> Tensor:
         """:meth:`scores` of the rows of a table."""

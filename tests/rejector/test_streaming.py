@@ -20,7 +20,7 @@ from l2d.data.cache.columns import dense_array
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import AgentRecord, CacheRecord, CostCache
 from l2d.data.errors import CorruptPart, L2DError, UsageError
-from l2d.data.samples.features import standardisation, standardisation_of_parts
+from l2d.data.samples.standardise import standardisation, standardisation_of_parts
 from l2d.rejector.rows.shuffled import Shuffled, _generator
 from l2d.rejector.rows.stream import ahead, open_streams
 from l2d.rejector.rows.table import load_tables

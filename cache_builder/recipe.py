@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 import typing
@@ -15,7 +14,7 @@ from pydantic import BaseModel, Field, InstanceOf, ValidationError, model_valida
 from l2d.cache_builder.agents import KINDS, AgentConfig, config_class
 from l2d.cache_builder.costs import CostConfig, DetectionCosts
 from l2d.data import sources as datasets
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.data.sources.table import Strict
 
 SHIPPED = Path(__file__).parent / "recipes"
@@ -118,12 +117,10 @@ def find_recipe(name: str) -> Path:
     shipped = SHIPPED / f"{name}.toml"
     if name in shipped_recipes():
         return shipped
-    near = difflib.get_close_matches(name, shipped_recipes(), n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
     raise UsageError(
         "there is no such recipe",
         where=name,
-        hint=f"{hint}give a TOML file, or one that ships: {', '.join(shipped_recipes())}",
+        hint=nearest(name, shipped_recipes(), "give a TOML file, or one that ships:"),
     )
 
 
@@ -192,11 +189,7 @@ def _is_name(value: object) -> bool:
 
 
 def _refuse_kind(what: str, kind: object, known: Iterable[str], where: str) -> typing.NoReturn:
-    near = difflib.get_close_matches(str(kind), known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    raise UsageError(
-        f"there is no {what} of kind {kind!r}", where=where, hint=f"{hint}the kinds are {', '.join(known)}"
-    )
+    raise UsageError(f"there is no {what} of kind {kind!r}", where=where, hint=nearest(kind, known, "the kinds are"))
 
 
 def _resolve(table: dict, keys: Iterable[str], recipe: Path) -> None:
@@ -226,10 +219,8 @@ def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> A
         where = f"{path}, {label}{key}"
         if problem["type"] == "extra_forbidden":
             known = _known_keys(model, location[:-1])
-            near = difflib.get_close_matches(str(location[-1]), known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise UsageError(
-                f"unknown key {location[-1]!r}", where=where, hint=f"{hint}known here: {', '.join(known)}"
+                f"unknown key {location[-1]!r}", where=where, hint=nearest(location[-1], known, "known here:")
             ) from None
         what = problem["msg"].removeprefix("Value error, ")
         given = problem.get("input")

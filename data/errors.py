@@ -6,6 +6,34 @@ bug of ours and exits with 1.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
+#: How many known names a message lists.
+LISTED = 40
+
+
+def nearest(name: object, known: Iterable[object], otherwise: str = "choose from", *, most: int = LISTED) -> str:
+    """A hint for a name that is not known: the nearest known one, if one is near, and the known names.
+
+    Args:
+        name: what was given.
+        known: the names that would have been understood.
+        otherwise: the words before the list of known names.
+        most: how many of them are listed.
+    """
+    names = [str(value) for value in known]
+    listed = ", ".join(names[:most]) + (f" … {len(names):,} in all" if len(names) > most else "")
+    found = close_to(name, names)
+    return (f"did you mean {found!r}? " if found is not None else "") + f"{otherwise} {listed}"
+
+
+def close_to(name: object, known: Iterable[str]) -> str | None:
+    """The known name that is nearest to what was given, in any case; None if none is near."""
+    lower = {value.lower(): value for value in reversed(list(known))}
+    found = difflib.get_close_matches(str(name).lower(), lower, n=1)
+    return lower[found[0]] if found else None
+
 
 class L2DError(Exception):
     """Base of all errors the user can act on.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from l2d.data.cache.reader import AgentRecord
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.rejector.sql.guard import locked_connection
 
 #: Which task weights a rejector is *trained* on; it is always evaluated on the full weights. The single-task
@@ -43,7 +43,7 @@ class CostWeights:
         values = dict(values) or dict.fromkeys(tasks, 1.0)
         for task, weight in values.items():
             if task not in tasks:
-                raise UsageError(f"lambda names task {task!r}", hint=f"this cache has {', '.join(tasks)}")
+                raise UsageError(f"unknown task {task!r} in --lambda", hint=nearest(task, tasks, "this cache has"))
             if not (math.isfinite(weight) and weight >= 0):
                 raise UsageError(f"lambda {task}={weight}", hint="weights are numbers >= 0")
         if not any(values.values()):
@@ -89,7 +89,7 @@ def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Te
     if isinstance(beta, dict):
         for name, cost in beta.items():
             if name not in names:
-                raise UsageError(f"beta names agent {name!r}", hint=f"the experts are {', '.join(names[1:])}")
+                raise UsageError(f"unknown agent {name!r} in --beta", hint=nearest(name, names[1:], "the experts are"))
             if name == names[0] and cost != 0:
                 raise UsageError(f"beta of the model ({name!r}) must be 0", hint="only experts have a query cost")
         values = [float(beta.get(name, 0.0)) for name in names]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import digest
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.rejector.costs import METHODS, CostWeights, query_costs
 from l2d.rejector.literature.registry import METHODS as OTHER_METHODS
 
@@ -52,7 +52,7 @@ def chosen_agents(cache: CostCache, names: list[str]) -> CostCache:
     agents = [agent.name for agent in cache.agents]
     for name in names:
         if name not in agents:
-            raise UsageError(f"--only names agent {name!r}", hint=f"the agents are {', '.join(agents)}")
+            raise UsageError(f"--only names agent {name!r}", hint=nearest(name, agents, "the agents are"))
     if agents[0] not in names:
         raise UsageError(f"--only leaves out the model, {agents[0]!r}", hint=f"--only {','.join([agents[0], *names])}")
     return cache.only([name for name in agents if name in names])
@@ -80,8 +80,8 @@ def make_grid(
     betas = betas or [defaults.get("beta", 0.0)]
     for method in methods:
         if method not in METHODS and method not in OTHER_METHODS:
-            known = ", ".join([*METHODS, *OTHER_METHODS])
-            raise UsageError(f"there is no method {method!r}", hint=f"the methods are {known}")
+            known = nearest(method, [*METHODS, *OTHER_METHODS], "the methods are")
+            raise UsageError(f"there is no method {method!r}", hint=known)
     for nu in nus:
         if not 0 <= nu < float("inf"):
             raise UsageError(f"nu = {nu}", hint="nu is a number >= 0: 0 sum-exponential, 1 log-softmax, 2 MAE")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -113,18 +113,6 @@ INPUT_OF = {
 }
 INPUT_HINT = "token_transformer looks at tokens, conv at images, all other rejectors at features"
 
-#: Networks that have a number of layers.
-LAYERED = ("mlp", "token_transformer")
-
-
-def network_for(kind: str, inputs: Collection[str]) -> str:
-    """The network that a name stands for on a cache with these inputs.
-
-    A ``transformer`` reads token lists where the cache has them, since that is what transformers are for; where it has
-    none, its tokens are features. ``token_transformer`` and ``feature_transformer`` say which one is meant.
-    """
-    return "token_transformer" if kind == "transformer" and "tokens" in inputs else kind
-
 
 def make_network(
     kind: str, width: int, num_agents: int, hidden: int, layers: int = 2, sizes: Sequence[tuple[int, int]] = ()
@@ -133,7 +121,7 @@ def make_network(
 
     Args:
         width: of a row.
-        layers: of those in :data:`LAYERED`.
+        layers: of those in :data:`l2d.rejector.settings.LAYERED`.
         sizes: of the fields of token lists that a row consists of, see :func:`l2d.data.samples.tokens.token_sizes`.
 
     Raises:

@@ -1,69 +1,95 @@
-"""How a rejector is trained: network, loss, schedule."""
+"""How a rejector is trained: network, loss, schedule. Every such option of the command line is declared here, once.
+
+Loads no torch, so that ``--help`` is made from it. The names of networks, losses and schedules are those of the tables
+that implement them (:data:`l2d.rejector.networks.NETWORKS` and so on), held by a test.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from l2d.data.errors import UsageError
 from l2d.data.networks.schedules import SCHEDULES
-from l2d.rejector.losses import LOSSES
-from l2d.rejector.networks import LAYERED, NETWORKS, network_for
+from l2d.data.options import check, option
+from l2d.data.sizes import parse_size
+
+Network = Literal["linear", "mlp", "transformer", "feature_transformer", "token_transformer", "conv"]
+Loss = Literal["surrogate", "regression", "one_vs_all"]
+Schedule = Literal["cosine", "linear", "constant"]
+Classifier = Literal["cached", "own"]
+Failures = Literal["refuse", "drop", "worst", "mask"]
+
+#: Networks that have a number of layers.
+LAYERED = ("mlp", "token_transformer")
+
+NETWORK = "The rejector's network"
+LOSS = "What it learns from"
+SCHEDULE = "Optimisation"
+OTHERS = "Methods of the literature"
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How a rejector is trained. Defaults are the paper's for electronic health records (section 5.2)."""
 
-    network: str = "mlp"
-    hidden: int = 64
-    layers: int = 2  # hidden layers of the mlp, blocks of the token_transformer
-    loss: str = "surrogate"  # the paper's; or regression, one_vs_all, see rejector.losses
-    recentre: bool = False  # subtract each sample's cheapest cost from all agents' before the loss
-    epochs: int = 100
-    batch_size: int = 1024
-    lr: float = 3e-3
-    schedule: str = "cosine"  # or linear, constant
-    warmup: float = 0.1  # share of the steps over which the rate rises from 0
-    weight_decay: float = 0.0  # decoupled (AdamW)
-    dropout: float = 0.0  # share of a token_transformer's activations that each step leaves out
-    patience: int = 0  # stop a point this many epochs after its lowest validation risk; 0: never
-    memory: int | None = (
-        None  # bytes that training may hold of a split; None: all of it. The order of rows depends on it
+    network: Network = option(
+        "mlp",
+        "Kind of network. A transformer reads token lists where the cache has them, otherwise features; "
+        "token_transformer and feature_transformer say which. conv reads cached images.",
+        flag="--rejector",
+        panel=NETWORK,
     )
-    classifier: str = "cached"  # of rejector.methods: the cached model, or one of the run's own
-    alpha: float = 1.0  # of mozannar_sontag and realizable
-    train_rows: float | None = None  # a share of the training split below 1, or how many of its rows; None: all
-    failures: str = "refuse"  # recorded failures: refuse, drop, worst or mask, see rejector.table.load_tables
+    hidden: int = option(64, "Hidden units; for a transformer, the width of a token.", least=1, panel=NETWORK)
+    layers: int = option(2, "Hidden layers of the mlp, or blocks of the token_transformer.", least=1, panel=NETWORK)
+    loss: Loss = option("surrogate", "Training loss; surrogate is the paper's.", panel=LOSS)
+    recentre: bool = option(False, "Subtract each sample's cheapest cost from all its costs.", panel=LOSS)
+    epochs: int = option(100, "Passes over the training split.", least=1, panel=SCHEDULE)
+    batch_size: int = option(1024, "Samples in one step.", least=1, panel=SCHEDULE)
+    lr: float = option(3e-3, "Adam's learning rate.", above=0, panel=SCHEDULE)
+    schedule: Schedule = option("cosine", "How the learning rate falls after the warm-up.", panel=SCHEDULE)
+    warmup: float = option(0.1, "Share of the steps over which the rate rises from 0.", least=0, most=1, panel=SCHEDULE)
+    weight_decay: float = option(0.0, "Decoupled weight decay (AdamW).", least=0, panel=SCHEDULE)
+    dropout: float = option(
+        0.0, "Share of activations dropped in training (token_transformer).", least=0, below=1, panel=NETWORK
+    )
+    patience: int = option(
+        0, "Stop this many epochs after the lowest validation risk. 0: never.", least=0, panel=SCHEDULE
+    )
+    memory: int | None = option(
+        None,
+        "Rows held in memory at once, such as 500MB or 2GiB; the rest is streamed, in another order. Default: all.",
+        parse=parse_size,
+        metavar="SIZE",
+        panel=LOSS,
+    )
+    classifier: Classifier = option(
+        "cached", "Take the cached model's classes, or train a classifier with the rejector.", panel=OTHERS
+    )
+    alpha: float = option(
+        1.0,
+        "mozannar_sontag: weight of the class terms where an expert is right. realizable: weight of its surrogate.",
+        least=0,
+        most=1,
+        panel=OTHERS,
+    )
+    train_rows: float | None = option(
+        None, "Train on part of the split: a share below 1, or a number of rows, drawn by the seed.", panel=LOSS
+    )
+    failures: Failures = option(
+        "refuse",
+        "Recorded failures: refuse; drop those samples; charge the worst training cost; mask the agent.",
+        panel=LOSS,
+    )
 
     def __post_init__(self):
-        limits = {"hidden": 1, "layers": 1, "epochs": 1, "batch_size": 1, "patience": 0}
-        for name, least in limits.items():
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} = {getattr(self, name)}", hint=f"at least {least}")
-        if self.network not in NETWORKS:
-            raise UsageError(f"there is no rejector {self.network!r}", hint=f"choose from {', '.join(NETWORKS)}")
+        check(self)
         if self.layers != 2 and self.network not in (*LAYERED, "transformer"):
             raise UsageError(f"layers = {self.layers}", hint=f"{self.network} has none; {' and '.join(LAYERED)} have")
-        if not 0 <= self.dropout < 1:
-            raise UsageError(f"dropout = {self.dropout}", hint="0 <= dropout < 1")
         if self.dropout and self.network not in ("token_transformer", "transformer"):
             raise UsageError(f"dropout = {self.dropout}", hint=f"{self.network} has none; a token_transformer has")
-        if self.loss not in LOSSES:
-            raise UsageError(f"there is no loss {self.loss!r}", hint=f"choose from {', '.join(LOSSES)}")
-        if self.schedule not in SCHEDULES:
-            raise UsageError(f"there is no schedule {self.schedule!r}", hint=f"choose from {', '.join(SCHEDULES)}")
-        finite = math.isfinite(self.lr) and math.isfinite(self.weight_decay)
-        if not (finite and self.lr > 0 and 0 <= self.warmup <= 1 and self.weight_decay >= 0):
-            raise UsageError(
-                f"lr = {self.lr}, warmup = {self.warmup}, weight_decay = {self.weight_decay}",
-                hint="lr is > 0, warmup in [0, 1], weight_decay >= 0, all finite",
-            )
-        if self.classifier not in ("cached", "own"):
-            raise UsageError(f"there is no classifier {self.classifier!r}", hint="choose from cached, own")
-        if not 0 <= self.alpha <= 1:
-            raise UsageError(f"alpha = {self.alpha}", hint="alpha lies in [0, 1]")
         rows = self.train_rows
         if rows is not None and not (0 < rows < 1 or (rows >= 2 and rows == int(rows) and math.isfinite(rows))):
             raise UsageError(f"train_rows = {rows}", hint="a share below 1, or a number of rows from 2 on")
@@ -87,6 +113,15 @@ class TrainConfig:
                 hint="leave them out: this cache has no token lists",
             )
         return replace(self, network=network)
+
+
+def network_for(kind: Network, inputs: Collection[str]) -> Network:
+    """The network that a name stands for on a cache with these inputs.
+
+    A ``transformer`` reads token lists where the cache has them, since that is what transformers are for; where it has
+    none, its tokens are features. ``token_transformer`` and ``feature_transformer`` say which one is meant.
+    """
+    return "token_transformer" if kind == "transformer" and "tokens" in inputs else kind
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:

@@ -62,7 +62,7 @@ def sweep(
     Args:
         folders: where each point's run goes.
         overwrite: train again what is there, instead of leaving or refusing it.
-        config: settings; what a ``transformer`` is depends on the cache, see :func:`l2d.rejector.networks.network_for`.
+        config: settings; what a ``transformer`` is depends on the cache, see :func:`l2d.rejector.settings.network_for`.
         checkpoint_every: seconds between two saves.
         available: memory in bytes; what is free if None.
         progress: see :func:`l2d.rejector.training.rejector.train_grid`; a second wave counts epochs from 0 again.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, nearest
 
 #: What counts as no answer.
 MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
@@ -48,12 +47,10 @@ class AnswerFile:
             key: of the recipe that names it, for messages.
         """
         if column not in self.columns:
-            near = difflib.get_close_matches(column, self.columns, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(
                 f"{key} = {column!r}: there is no such column",
                 where=self.path,
-                hint=f"{hint}it has {', '.join(self.columns)}",
+                hint=nearest(column, self.columns, "it has"),
             )
         return column
 

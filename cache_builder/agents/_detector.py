@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from abc import abstractmethod
 from collections.abc import Iterable
@@ -15,7 +14,7 @@ from pydantic import Field
 from l2d.cache_builder.agents._base import Agent, AgentConfig
 from l2d.cache_builder.agents._image_batches import ImageReader, order_by_shape
 from l2d.cache_builder.answers import Answers
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Batch, Dataset
 
@@ -204,11 +203,9 @@ def class_labels(names: list[str], classes: tuple[str, ...], config: DetectorCon
     for label, name in config.label_map.items():
         for what, value, known in (("label", label, names), ("class", name, classes)):
             if value not in known:
-                near = difflib.get_close_matches(value, known, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
                 owner = "the detector" if what == "label" else "the dataset"
                 raise UsageError(
-                    f"label_map: {owner} has no {what} {value!r}", where=where, hint=f"{hint}it has {', '.join(known)}"
+                    f"label_map: {owner} has no {what} {value!r}", where=where, hint=nearest(value, known, "it has")
                 )
     found = class_index(names, classes, config.label_map)
     if (found < 0).all():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,7 @@ import polars as pl
 from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
 from l2d.cache_builder.agents._detector import class_index, summary_of_detections
 from l2d.cache_builder.answers import Answers
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, close_to, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Batch, Dataset
 from l2d.data.sources._annotated import is_file
@@ -73,12 +72,10 @@ class DetectionsAgent(Agent):
             )
         for label, name in self.config.labels.items():
             if name not in dataset.classes:
-                near = difflib.get_close_matches(name, dataset.classes, n=1)
-                hint = f"did you mean {near[0]!r}? " if near else ""
                 raise UsageError(
                     f"labels: {label!r} is to be {name!r}, which is no class",
                     where=where,
-                    hint=f"{hint}the classes are {', '.join(dataset.classes)}",
+                    hint=nearest(name, dataset.classes, "the classes are"),
                 )
         self.boxes = self._by_image(dataset)
 
@@ -196,8 +193,8 @@ class DetectionsAgent(Agent):
             raise DataError(f"cannot be read: {reason}", where=path, hint="restore the file") from error
         for name in COLUMNS:
             if name not in table.columns:
-                near = difflib.get_close_matches(name, table.columns, n=1)
-                hint = f"is it {near[0]!r}? " if near else ""
+                near = close_to(name, table.columns)
+                hint = f"is it {near!r}? " if near else ""
                 raise DataError(f"has no column {name!r}", where=path, hint=f"{hint}it needs {', '.join(COLUMNS)}")
         try:
             text = table.select(pl.col("image", "label").cast(pl.String))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections import Counter
 from pathlib import Path
@@ -15,7 +14,7 @@ from pydantic import Field, model_validator
 from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
 from l2d.cache_builder.agents._base import Agent, AgentConfig
 from l2d.cache_builder.answers import Answers
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, close_to, nearest
 from l2d.data.samples.dataset import Batch, Dataset
 
 
@@ -129,11 +128,7 @@ class TableAnswersAgent(Agent):
         column, who = file.need(self.config.annotator, "annotator"), self.config.who or self.config.name
         names = file.values(column)
         if who not in names:
-            near = difflib.get_close_matches(who, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(
-                f"{column} is never {who!r}", where=file.path, hint=f"{hint}there are {', '.join(names[:20])}"
-            )
+            raise DataError(f"{column} is never {who!r}", where=file.path, hint=nearest(who, names, "it has", most=20))
         return file.table.filter(pl.col(column) == who)
 
     def _positions(self, rows: pl.DataFrame, dataset: Dataset) -> np.ndarray:
@@ -194,16 +189,16 @@ class TableAnswersAgent(Agent):
         unknown = Counter(label for label in labels if label is not None and index[label] is None)
         if unknown:
             position = next(k for k, label in enumerate(labels) if label in unknown)
-            near = difflib.get_close_matches(labels[position], classes, n=1)
-            close = f"did you mean {near[0]!r}? " if near else ""
+            mapped = close_to(labels[position], classes) or classes[0]
+            known = nearest(labels[position], classes, "the classes are", most=20)
             listed = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(8))
             also = f"; not classes: {listed}" if len(unknown) > 1 else ""
             raise DataError(
                 f"{column} is {labels[position]!r}, which is no class{also}",
                 where=self.file.where(rows[ROW][position]),
-                hint=f"{close}the classes are {', '.join(classes[:20])}; correct the file, or map it: labels = {{ "
-                f'"{labels[position]}" = "{near[0] if near else classes[0]}" }}, with `l2d import` '
-                f"--label {labels[position]}={near[0] if near else classes[0]}",
+                hint=f"{known}; correct the file, or map it: labels = {{ "
+                f'"{labels[position]}" = "{mapped}" }}, with `l2d import` '
+                f"--label {labels[position]}={mapped}",
             )
         return np.array([np.nan if label is None else index[label] for label in labels], dtype=np.float64)
 

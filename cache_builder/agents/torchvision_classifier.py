@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from torchvision.models import WeightsEnum, get_model_builder, list_models
 from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._model import ModelAgent, ModelConfig
 from l2d.cache_builder.agents._weights import load_weights, published_file, published_weights, read_weights
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
 
@@ -43,12 +42,10 @@ class TorchvisionClassifierAgent(ModelAgent):
         config, where = self.config, f"agent {self.config.name!r}"
         known = list_models(module=models)
         if config.architecture not in known:
-            near = difflib.get_close_matches(config.architecture, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise UsageError(
                 f"architecture {config.architecture!r} is no classifier of torchvision's",
                 where=where,
-                hint=f"{hint}there are {', '.join(known)}",
+                hint=nearest(config.architecture, known),
             )
         if (dataset.images is None and dataset.pixels is None) or tasks != ["cla"]:
             raise UsageError("it answers classes of images alone", where=where, hint="use it on a dataset of images")

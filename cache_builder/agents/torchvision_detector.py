@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,7 @@ from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._detector import class_labels
 from l2d.cache_builder.agents._torchvision_models import TorchvisionAgent, TorchvisionConfig
 from l2d.cache_builder.agents._weights import load_weights, published_file, published_weights, read_weights
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
 
@@ -51,14 +50,13 @@ class TorchvisionDetectorAgent(TorchvisionAgent):
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         config, where = self.config, f"agent {self.config.name!r}"
         if config.architecture not in architectures():
-            near = difflib.get_close_matches(config.architecture, architectures(), n=1)
             others = config.architecture in list_models(module=detection)
             what = "answers with more than boxes" if others else "is no detector of torchvision's"
-            hint = f"did you mean {near[0]!r}? " if near and not others else ""
+            known = f"choose from {', '.join(architectures())}"
             raise UsageError(
                 f"architecture {config.architecture!r} {what}",
                 where=where,
-                hint=f"{hint}there are {', '.join(architectures())}",
+                hint=known if others else nearest(config.architecture, architectures()),
             )
         if config.architecture.startswith("ssd") and (config.min_size or config.max_size):
             raise UsageError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 from collections.abc import Callable
@@ -14,7 +13,7 @@ import polars as pl
 from l2d.cache_builder.agents._answer_file import AnswerFile
 from l2d.cache_builder.agents.annotators import HOLE, agent_name
 from l2d.data.cache import schema, store
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.columns import why_not
 from l2d.data.samples.expressions import columns_of
 from l2d.data.sources.text_table import read_table
@@ -151,12 +150,10 @@ def _agent_lines(source: Source, folder: Path, say: Callable[[str], None]) -> li
         each = f"each = [{', '.join(toml_text(name) for name in names)}]"
         say(f"{source.answers}: {len(names)} agents, a column each: {some(names)}")
     if source.model is not None and source.model not in names:
-        near = difflib.get_close_matches(source.model, names, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
             f"--model {source.model}: there is no such agent",
             where=source.answers,
-            hint=f"{hint}there are {some(names, 20)}",
+            hint=nearest(source.model, names, "the agents are", most=20),
         )
     common = ['kind = "table"', f"file = {relative(source.answers, folder)}", f"id = {toml_text(source.id)}"]
     if source.labels:
@@ -286,10 +283,8 @@ def write_recipe(text: str, path: Path, *, overwrite: bool = False) -> None:
 def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:
     """A column's name, if there is one of it; otherwise a :class:`UsageError` that names the option."""
     if column is not None and column not in columns:
-        near = difflib.get_close_matches(column, columns, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
         raise UsageError(
-            f"{option} {column}: there is no such column", where=path, hint=f"{hint}it has {some(columns, 40)}"
+            f"{option} {column}: there is no such column", where=path, hint=nearest(column, columns, "it has")
         )
     return column
 

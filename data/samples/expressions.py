@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator
 
 import polars as pl
 
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, nearest
 
 #: From what no implicit number is taken: a cast would give microseconds, or whatever unit the file happens to have.
 TEMPORAL = (pl.Date, pl.Datetime, pl.Duration, pl.Time)
@@ -125,10 +124,7 @@ def _refusal(table: pl.DataFrame, expression: str, error: BaseException) -> Data
     reason = (str(error) or type(error).__name__).splitlines()[0]
     unknown = [name for name in columns_of(expression) if name not in table.columns]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], table.columns, n=1)
-        close = f"did you mean {near[0]!r}? " if near else ""
-        listed = ", ".join(table.columns[:40]) + (", …" if len(table.columns) > 40 else "")
-        hint = f'{close}the columns are {listed}; quote odd names: "d.time"'
+        hint = nearest(unknown[0], table.columns, "the columns are") + '; quote odd names: "d.time"'
     elif "date/datetime/time" in reason:
         hint = "compare dates with dates: admitted > DATE '2024-01-31'"
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import filecmp
 import os
 from collections.abc import Iterable, Mapping
@@ -15,7 +14,7 @@ import polars as pl
 from pydantic import Field
 
 from l2d.data.cache.schema import SPLITS
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.images import image_size
@@ -257,9 +256,7 @@ def _columns(images: list[AnnotatedImage], boxes: Boxes, classes: tuple[str, ...
 def unknown_class(name: str, classes: Iterable[str], *, where: str, hint: str) -> DataError:
     """The error for an object of a class that the recipe does not have; names the nearest that it has."""
     classes = list(classes)
-    near = difflib.get_close_matches(name, classes, n=1)
-    guess = f"is it {near[0]!r}? " if near else ""
-    return DataError(f"there is no class {name!r}", where=where, hint=f"{guess}{hint}: {', '.join(classes)}")
+    return DataError(f"there is no class {name!r}", where=where, hint=nearest(name, classes, f"{hint}:"))
 
 
 def is_file(path: Path) -> bool:

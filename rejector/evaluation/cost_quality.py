@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.curves import convex_hull, mean_quality, pareto_set
 from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 from l2d.rejector.evaluation.intervals import paired_intervals
@@ -85,7 +85,7 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
         UsageError: not every rejector has that metric, or the evaluations are of several caches.
     """
     if metric not in metrics_of(evaluations):
-        raise UsageError(f"no metric {metric!r} here", hint=f"choose from {', '.join(metrics_of(evaluations))}")
+        raise UsageError(f"no metric {metric!r} here", hint=nearest(metric, metrics_of(evaluations)))
     if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
         raise UsageError("these runs are of several caches", hint="draw one curve a cache")
     prices = {agent.name: agent.price for agent in evaluations[0].cache.all_agents}

@@ -154,11 +154,8 @@ def share_table(evaluations: list[Evaluation]) -> list[dict]:
     varying, rows = varying_settings(groups), []
     others = f"{len(shares[0]) - len(leading)} others"
     for name in [*leading, others]:
-        found = [
-            100
-            * (share[name]["mean"] if name in share else sum(s["mean"] for a, s in share.items() if a not in leading))
-            for share in shares
-        ]
+        summed = {name} if name in leading else shares[0].keys() - set(leading)
+        found = [100 * sum(share[agent]["mean"] for agent in summed) for share in shares]
         row = {"agent": name}
         if len(groups) > SETTINGS_ACROSS:
             row |= {"lowest %": f"{min(found):.1f}", "highest %": f"{max(found):.1f}"}

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, nearest
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 
 RESOURCES = ("budget", "gflops", "coverage")
 HIGHER_IS_BETTER = {
-    "coverage", "accuracy", "balanced_accuracy", "auroc", "average_precision", "ap", "score", "map", "map_50", "answered",
+    "coverage", "accuracy", "balanced_accuracy", "auroc", "average_precision", "ap", "map", "map_50", "answered",
+    "score",
 }  # fmt: skip
 
 
@@ -157,7 +158,7 @@ def choose(paths: list[Path], targets: list[Target], *, prefer: str | None = Non
     for name in [*(target.quantity for target in targets), prefer]:
         if any(name not in quantities for quantities in known):
             there = [n for n in known[0] if all(n in quantities for quantities in known)]
-            raise UsageError(f"the runs have no quantity {name!r}", hint=f"these there are: {', '.join(there)}")
+            raise UsageError(f"the runs have no quantity {name!r}", hint=nearest(name, there))
     _comparable(prefer, settings)
     candidates = [
         Candidate(members, quantities, all(t.miss(quantities[t.quantity]) <= 0 for t in targets))

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, nearest
 from l2d.rejector.literature.registry import METHODS
 from l2d.rejector.policies.assignment import Assignment, assign, assign_in_batches
 from l2d.rejector.policies.constraints import Constraint
@@ -138,7 +138,7 @@ def run_policy(
     """
     for name, value, known in (("mode", mode, MODES), ("calibration", calibration, ("auto", *KINDS))):
         if value not in known:
-            raise UsageError(f"--{name} {value}", hint=f"choose from {', '.join(known)}")
+            raise UsageError(f"--{name} {value}", hint=nearest(value, known))
     validation = read_scored(run, "validation")
     target = validation if split == "validation" else read_scored(run, split)
     loss, nu = score_meaning(run)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from l2d.data.cache import store
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.rejectors import Figure, Panel, compare
@@ -48,7 +48,7 @@ def picture(figures: list[Figure], format: str) -> bytes:
     config = {**theme.config("light", font="sans-serif"), "background": "white", "padding": 16}
     convert = {"png": vl_convert.vegalite_to_png, "svg": vl_convert.vegalite_to_svg}
     if format not in convert:
-        raise UsageError(f"there is no figure format {format!r}", hint=f"choose from {', '.join(convert)}")
+        raise UsageError(f"there is no figure format {format!r}", hint=nearest(format, convert))
     more = {"scale": 1.6} if format == "png" else {}
     made = convert[format](spec, vl_version=VEGA_LITE, config=config, **more)
     return made if isinstance(made, bytes) else made.encode()

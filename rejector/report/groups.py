@@ -6,6 +6,7 @@ column keeps its most frequent values.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.report.allocations import Decisions
 from l2d.rejector.sql.guard import locked_connection
@@ -61,7 +62,8 @@ def bins_by(columns: pa.Table, expression: str) -> Bins:
             f'SELECT ({expression}) AS bin FROM sample_columns ORDER BY "position of the row"'
         ).to_arrow_table()
     except (duckdb.Error, AttributeError) as error:  # the latter: no SELECT
-        hint = f"the columns are {', '.join(columns.column_names[:40])}"
+        unknown = re.search(r'column "([^"]+)" not found', str(error), re.IGNORECASE)
+        hint = nearest(unknown[1] if unknown else "", columns.column_names, "the columns are")
         raise UsageError(f"--by {expression!r}: {str(error).splitlines()[0]}", hint=hint) from error
     finally:
         connection.close()

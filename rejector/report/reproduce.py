@@ -5,22 +5,13 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from l2d.data.cache.reader import CostCache
+from l2d.data.options import as_typed
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.settings import TrainConfig
-
-#: field of TrainConfig -> option of `l2d sweep`
-OPTIONS = {
-    "network": "--rejector", "hidden": "--hidden", "layers": "--layers", "dropout": "--dropout",
-    "loss": "--loss", "epochs": "--epochs", "batch_size": "--batch-size", "lr": "--lr", "schedule": "--schedule",
-    "warmup": "--warmup", "weight_decay": "--weight-decay", "patience": "--patience", "memory": "--memory",
-    "failures": "--failures",
-    "classifier": "--classifier", "alpha": "--alpha", "train_rows": "--train-rows",
-}  # fmt: skip
 
 
 def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = ()) -> list[str]:
@@ -92,8 +83,4 @@ def _first_of(points: list[GridPoint], name: str) -> list[GridPoint]:
 
 def _settings(config: TrainConfig, cost: str | None) -> list[str]:
     """Options that differ from what they are if left out."""
-    usual, words = asdict(TrainConfig()), []
-    for name, value in asdict(config).items():
-        if value != usual[name]:
-            words += ["--recentre"] if name == "recentre" else [OPTIONS[name], f"{value}"]
-    return words + (["--cost", cost] if cost is not None else [])
+    return as_typed(config) + (["--cost", cost] if cost is not None else [])

@@ -16,7 +16,8 @@ FEWEST_BETAS = 3  # a sweep is drawn as a curve from so many on
 METRIC_NAMES = {
     "map": "mAP (%)", "map_50": "mAP50 (%)", "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)",
     "brier": "Brier score", "auroc": "AUROC", "average_precision": "average precision", "smooth_l1": "smooth L1",
-    "mean_absolute_error": "mean absolute error", "score": "mean score", "answered": "answered (%)", "task_loss": "loss without query costs",
+    "mean_absolute_error": "mean absolute error",
+    "score": "mean score", "answered": "answered (%)", "task_loss": "loss without query costs",
 }  # fmt: skip
 
 

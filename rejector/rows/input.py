@@ -16,7 +16,7 @@ import pyarrow as pa
 from l2d.data.cache import schema
 from l2d.data.cache.columns import dense_matrix, numbers
 from l2d.data.cache.reader import AgentRecord, CostCache
-from l2d.data.errors import DataError, UsageError
+from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.images import decode_thumbnails
 from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
 from l2d.rejector.networks import INPUT_HINT
@@ -37,7 +37,7 @@ def check_usable(cache: CostCache, column: str, failures: str) -> None:
         UsageError: fewer than two agents, no such input, no such treatment of failures.
     """
     if failures not in FAILURES:
-        raise UsageError(f"failures = {failures!r}", hint=f"choose from {', '.join(FAILURES)}")
+        raise UsageError(f"failures = {failures!r}", hint=nearest(failures, FAILURES))
     cache.require_complete()
     if len(cache.agents) < 2:
         raise UsageError(

@@ -7,7 +7,6 @@ for what a query may do.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tempfile
 import time
@@ -18,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from l2d.data.cache import store
-from l2d.data.errors import CorruptPart, L2DError, UsageError
+from l2d.data.errors import CorruptPart, L2DError, UsageError, nearest
 from l2d.data.terminal.formats import SUFFIXES, write_batches
 from l2d.rejector.sql.catalogue import DERIVED, VIEW_NAMES, Catalogue
 from l2d.rejector.sql.guard import admitted, locked_connection
@@ -171,11 +170,8 @@ class QuerySession:
         columns = self.columns()
         unknown = re.search(r"Table with name \"?([^\n\"]+?)\"? does not exist", text)
         if unknown:
-            near = difflib.get_close_matches(unknown[1].lower(), VIEW_NAMES, 1)
-            guess = f"did you mean {near[0]}? " if near else ""
-            return UsageError(
-                f"there is no view {unknown[1]!r}", hint=f"{guess}the views are {', '.join(VIEW_NAMES)}; DESCRIBE one"
-            )
+            known = nearest(unknown[1], VIEW_NAMES, "the views are")
+            return UsageError(f"there is no view {unknown[1]!r}", hint=f"{known}; DESCRIBE one")
         used = [view for view in _named(sql) if view in columns] or list(VIEW_NAMES)
         if isinstance(error, duckdb.BinderException) and "column" in text:
             known = "\n         ".join(f"{view}: {', '.join(name for name, _ in columns[view])}" for view in used)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import json
 import signal
@@ -34,9 +33,9 @@ COMMANDS = [
     "query",
     "report",
     "export",
-    "digits",
-    "mimic",
     "demo",
+    "data digits",
+    "data mimic",
 ]
 
 
@@ -65,7 +64,7 @@ def cache(recipe_file: Path, tmp_path: Path, l2d) -> Path:
 def test_every_command_has_help_with_examples_and_loads_nothing_heavy():
     for command in COMMANDS:
         code = (
-            f"import sys; from l2d import cli; sys.argv = ['l2d', '{command}', '--help']\n"
+            f"import sys; from l2d import cli; sys.argv = ['l2d', *'{command}'.split(), '--help']\n"
             "try: cli.main()\nexcept SystemExit as stopped: assert not stopped.code\n"
             "heavy = {'torch', 'pyarrow', 'duckdb', 'polars', 'sklearn', 'altair', 'numpy'} & set(sys.modules)\n"
             "assert not heavy, heavy"
@@ -76,20 +75,18 @@ def test_every_command_has_help_with_examples_and_loads_nothing_heavy():
         assert "Examples" in result.stdout
 
 
-@pytest.mark.parametrize("command", [cli.train, cli.sweep])
-def test_training_options_default_to_what_the_library_defaults_to(command):
-    from dataclasses import asdict
+def test_version_and_short_help(l2d):
+    from importlib.metadata import version
 
-    from l2d.rejector.training.rejector import TrainConfig
-
-    parameters = inspect.signature(command).parameters
-    for name, default in asdict(TrainConfig()).items():
-        assert parameters["rejector" if name == "network" else name].default == default, name
+    assert l2d("--version")[:2] == (0, f"l2d {version('l2d')}\n")
+    assert l2d("sweep", "-h")[1] == l2d("sweep", "--help")[1]
 
 
 def test_readme_names_every_command_and_no_other():
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    registered = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
+    registered = {command.name for command in cli.app.registered_commands}
+    groups = {group.name: group.typer_instance.registered_commands for group in cli.app.registered_groups}
+    registered |= {f"{name} {command.name}" for name, commands in groups.items() for command in commands}
     assert registered == set(COMMANDS)
     for command in COMMANDS:
         assert f"`l2d {command}" in readme, command
@@ -232,8 +229,21 @@ def test_each_kind_of_mistake_has_its_exit_code_and_says_what_to_do(cache, recip
         return path
 
     new = tmp_path / "new"
-    assert l2d("build")[0] == 2
-    assert l2d("no-such-command")[0] == 2
+    for wrong, expected in (
+        (["build"], "error: `l2d build` needs RECIPE"),
+        (["build", recipe_file], "error: `l2d build` needs --out"),
+        (["biuld"], "did you mean 'build'?"),
+        (["data", "digit"], "did you mean 'digits'?"),
+        (["train", cache, "--out", new, "--bata", 1], "did you mean --beta?"),
+        (["train", cache, "--out", new, "--epochs", 0], "error: --epochs expects a number >= 1; got 0"),
+        (["train", cache, "--out", new, "--epochs", "x"], "error: --epochs expects a whole number; got 'x'"),
+        (["train", cache, "--out", new, "--rejector", "MPL"], "did you mean 'mlp'?"),
+        (["train", cache, "--out", new, "--memory", "5X"], "--memory expects a size such as 500MB or 2GiB; got '5X'"),
+    ):
+        code, out, err = l2d(*wrong)
+        assert (code, out, expected in err) == (2, "", True), err
+        assert err.startswith("error: ")
+        assert "\n  next:  " in err
     code, _, err = l2d("build", recipe(text.replace("keep =", "kepe =")), "--out", new)
     assert (code, "did you mean 'keep'?" in err) == (2, True)
     code, _, err = l2d("build", recipe(text.replace("patients.parquet", "none.parquet")), "--out", new)
@@ -258,7 +268,7 @@ def test_bad_options_are_refused_before_anything_is_trained(cache, tmp_path, l2d
         (["--beta", "model=1"], "only experts have a query cost"),
         (["--beta", "-1"], "query costs are numbers >= 0"),
         (["--beta", "much"], "not a list of numbers"),
-        (["--lambda", "cla"], "no name=value"),
+        (["--lambda", "cla"], "expects name=value pairs"),
         (["--lambda", "map=1"], "this cache has cla, reg"),
         (["--method", "other"], "the methods are"),
         (["--rejector", "forest"], "choose from linear, mlp, transformer"),

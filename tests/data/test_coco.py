@@ -135,7 +135,9 @@ def test_classes_can_be_chosen_in_an_order_of_ones_own(folder):
     assert folder.load(classes=chosen, other_classes="drop").inputs["dropped_objects"] == {"other_classes": 3}
     both = folder.load(classes=chosen, other_classes="drop", bad_objects="drop", limit=2)
     assert both.inputs["dropped_objects"] == {"other_classes": 2, "bad": 0}
-    refused(lambda: folder.load(classes=["dogs", "person"]), DataError, "'dogs'", "is it 'dog'?", "train2017.json")
+    refused(
+        lambda: folder.load(classes=["dogs", "person"]), DataError, "'dogs'", "did you mean 'dog'?", "train2017.json"
+    )
 
 
 def test_sets_that_number_their_images_alike_are_told_apart(folder):

@@ -326,7 +326,11 @@ MISTAKES = {
     ),
     "box of words": (lambda d: d.edit("2008_000003", ">20<", ">left<"), "<bndbox/xmin> is 'left'", "object 0"),
     "no name": (lambda d: d.edit("2008_000003", PERSON, "<name> </name>"), "no name", "2008_000003.xml, object 0"),
-    "unknown class": (lambda d: d.edit("2008_000003", PERSON, "<name>persan</name>"), "'persan'", "is it 'person'?"),
+    "unknown class": (
+        lambda d: d.edit("2008_000003", PERSON, "<name>persan</name>"),
+        "'persan'",
+        "did you mean 'person'?",
+    ),
     "nobody's class": (lambda d: d.edit("2008_000003", PERSON, "<name>zzz</name>"), "'zzz'", "aeroplane, bicycle"),
     "odd difficult": (lambda d: d.edit("2008_000003", ">0</diff", ">maybe</diff"), "'maybe'", "2008_000003.xml"),
     "size without width": (lambda d: d.edit("2008_000003", "<width>100</width>", ""), "<size/width> is missing"),

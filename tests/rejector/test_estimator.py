@@ -241,7 +241,7 @@ def test_what_cannot_be_trained_on_is_refused(spoil, said):
         ({"validation_fraction": 0.0}, ValueError, "between 0 and 1"),
         ({"weights": [1.0, 2.0]}, ValueError, "weights = .* 1 numbers"),
         ({"query_costs": [0.0, -1.0, 0.0]}, ValueError, "query_costs = .* 3 numbers >= 0"),
-        ({"network": "forest"}, UsageError, "no rejector 'forest'"),
+        ({"network": "forest"}, UsageError, "network = 'forest'"),
         ({"lr": -1.0}, UsageError, "lr = -1.0"),
     ],
 )

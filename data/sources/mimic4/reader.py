@@ -235,7 +235,7 @@ def _file(folder: Path, table: str, *, optional: bool = False) -> Path | None:
     raise DataError(
         f"there is no {table}.csv.gz",
         where=folder,
-        hint="give the folder of MIMIC-IV that holds `hosp` (physionet.org/content/mimiciv), or what `l2d mimic` made",
+        hint="give MIMIC-IV's folder that holds `hosp` (physionet.org/content/mimiciv), or one by `l2d data mimic`",
     )
 
 

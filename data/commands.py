@@ -1,0 +1,190 @@
+"""Commands on a cost cache as it is, and the data to practise with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2d.data.errors import UsageError
+from l2d.data.terminal.options import CacheArgument, Format, FormatOption
+from l2d.data.terminal.progress import Bars, quote, say
+
+
+def status(cache: CacheArgument, format: FormatOption = Format.table):
+    """What a cache holds: agents, parts done and missing, mean raw costs by split.
+
+    Examples:
+
+        l2d status support2.cache
+
+        l2d status support2.cache --format json
+    """
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.cache.status import column_lines, status_rows
+    from l2d.data.terminal.render import print_rows
+
+    opened = CostCache(cache)
+    for line in column_lines(opened):
+        say(line)
+    print_rows(status_rows(opened), format.value)
+    opened.require_complete()
+
+
+def verify(cache: CacheArgument, format: FormatOption = Format.table):
+    """Read everything back: page checksums, samples, rows, seals. Exit 3 names the file that is wrong.
+
+    Examples:
+
+        l2d verify support2.cache
+
+        l2d verify support2.cache && echo safe to train on
+    """
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.terminal.render import print_rows
+
+    parts = CostCache(cache).verify()
+    if format == Format.table:
+        print(f"{cache}: {parts} parts are what was written")
+    else:
+        print_rows([{"cache": str(cache), "parts": parts, "sound": True}], format.value)
+
+
+def audit(
+    cache: CacheArgument,
+    group: Annotated[
+        list[str] | None, typer.Option(help="A kept column that should not be in two splits; may be repeated.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
+    """Leakage: ids, groups or inputs in two splits; agents that know the training samples.
+
+    Examples:
+
+        l2d audit support2.cache
+
+        l2d audit my.cache --group patient --format json
+    """
+    from dataclasses import asdict
+
+    from l2d.data.cache.audit import audit as run_audit
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.terminal.render import print_rows, print_table
+
+    findings = run_audit(CostCache(cache), groups=tuple(group or ()))
+    rows = [finding.row() for finding in findings]
+    gaps = [gap.row() for finding in findings for gap in finding.gaps]
+    if format == Format.table:
+        print_table(rows)
+        print_table(gaps, title="Mean cost of each agent on training and on test samples")
+    elif format == Format.json:
+        print_rows(
+            [row | {"gaps": [asdict(gap) for gap in f.gaps]} for row, f in zip(rows, findings, strict=True)],
+            format.value,
+        )
+    else:
+        print_rows(rows, format.value)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    count = "1 warning" if warnings == 1 else f"{warnings} warnings"
+    say(f"{count}: figures on test may be too good" if warnings else "no warning")
+
+
+def push(
+    cache: CacheArgument,
+    url: Annotated[str, typer.Argument(help="s3://…, gs://…, a folder: what fsspec has a driver for.", metavar="URL")],
+):
+    """Copy a complete cache to an object store, as plain Parquet. The same command resumes.
+
+    Examples:
+
+        l2d push support2.cache s3://bucket/support2.cache
+
+        l2d push support2.cache /mnt/shared/support2.cache
+    """
+    from l2d.data.cache.reader import CostCache
+    from l2d.data.cache.remote import push as push_cache
+
+    with Bars() as bars:
+        copied = push_cache(CostCache(cache), url, bars.start("pushing", None, "files"))
+    say(f"copied {copied:,} files; next: l2d fetch {quote(url)} --out CACHE")
+
+
+def fetch(
+    url: Annotated[str, typer.Argument(help="Where `l2d push` has put a cache.", metavar="URL")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the local copy.")],
+    format: FormatOption = Format.table,
+):
+    """Copy a cache from an object store and verify every byte. The same command resumes.
+
+    Examples:
+
+        l2d fetch s3://bucket/support2.cache --out support2.cache
+    """
+    from l2d.data.cache.remote import fetch as fetch_cache
+    from l2d.data.cache.status import status_rows
+    from l2d.data.terminal.render import print_rows
+
+    with Bars() as bars:
+        cache = fetch_cache(url, out, bars.start("fetching", None, "files"))
+    print_rows(status_rows(cache), format.value)
+    say(f"next: l2d train {quote(out)} --out RUN")
+
+
+def digits(
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out", "-o", help="Folder to make, in Pascal VOC's layout; or a .parquet or .csv file: a row a digit."
+        ),
+    ],
+    images: Annotated[float, typer.Option(min=0.01, help="How many scenes, as a multiple of the usual.")] = 1.0,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Compose real handwritten digits into scenes with boxes: a semi-synthetic detection set in Pascal VOC's layout.
+
+    Examples:
+
+        l2d data digits --out VOCdevkit
+
+        l2d build digits --data VOCdevkit --out digits.cache
+
+        l2d data digits --out digits.parquet
+    """
+    from l2d.data.sources.digits import IMAGES, write_digit_table, write_digits
+
+    if out.suffix.lower() in (".parquet", ".csv"):
+        if images != 1.0 or seed:
+            raise UsageError("--images and --seed are for scenes; a table has the digits as they are", hint="drop them")
+        written = write_digit_table(out)
+        print(out)
+        say("1,797 digits of 8 x 8 pixels" + ("" if written else "; the file was there already"))
+        say(f"next: l2d build mozannar_sontag_digits --data {quote(out)} --out digits.cache")
+        return
+    counts = {name: max(1, round(images * count)) for name, count in IMAGES.items()}
+    written = write_digits(out, images=counts, seed=seed)
+    print(out)
+    numbers = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+    say(f"scenes: {numbers}" + ("" if written else "; they were there already"))
+    say(f"next: l2d build digits --data {quote(out)} --out digits.cache")
+
+
+def mimic(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in MIMIC-IV's layout.")],
+    patients: Annotated[int, typer.Option(min=1, help="299712 is the size of MIMIC-IV 2.2: 431,000 visits.")] = 40_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Draw made-up patients in MIMIC-IV's layout, their risk known: to try the experiment, and to check its answer.
+
+    Examples:
+
+        l2d data mimic --out mimic
+
+        l2d build mimic4 --data mimic --out mimic.cache
+    """
+    from l2d.data.sources.mimic4.generator import write_mimic4
+
+    written = write_mimic4(out, patients=patients, seed=seed)
+    print(out)
+    say(f"made-up patients: {patients:,}" + ("" if written else "; they were there already"))
+    say(f"next: l2d build mimic4 --data {quote(out)} --out mimic.cache")

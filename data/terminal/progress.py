@@ -1,0 +1,55 @@
+"""Narration and progress bars, on stderr: stdout is for results."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+import typer
+
+
+def say(text: str, *, bold: bool = False) -> None:
+    """Narration, to stderr."""
+    typer.secho(text, err=True, bold=bold)
+
+
+def quote(path: object) -> str:
+    """A path as it has to be typed."""
+    return shlex.quote(str(path))
+
+
+class Bars:
+    """Progress bars on stderr, silent where stderr is not a terminal."""
+
+    def __enter__(self) -> Bars:
+        self.bars: list = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in self.bars:
+            bar.close()
+
+    def start(self, agent: str, samples: int | None, unit: str = "samples") -> Callable[[int], None]:
+        """A bar that is told how many samples more are done."""
+        from tqdm import tqdm
+
+        for bar in self.bars:
+            bar.close()
+        self.bars.append(tqdm(total=samples, desc=agent, unit=f" {unit}", disable=None))
+        return self.bars[-1].update
+
+    def epochs(self, total: int) -> Callable[[int, int, float], None]:
+        """A bar of training that is told the epoch, its rows and the validation risk; one for each wave."""
+        from tqdm import tqdm
+
+        bar = None
+
+        def advance(epoch: int, rows: int, risk: float) -> None:
+            nonlocal bar
+            if bar is None or epoch == 0:  # of another wave
+                bar = tqdm(total=total * rows, desc="training", unit=" rows", unit_scale=True, disable=None)
+                self.bars.append(bar)
+            bar.set_postfix_str(f"epoch {epoch + 1}/{total}, validation risk {risk:.4f}", refresh=False)
+            bar.update(rows)
+
+        return advance

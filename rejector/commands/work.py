@@ -1,0 +1,181 @@
+"""Commands that put a rejector to work: route, policy, export."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2d.data.errors import UsageError
+from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption
+from l2d.data.terminal.progress import Bars, quote, say
+
+
+class Mode(StrEnum):
+    prices = "prices"
+    batch = "batch"
+    exact = "exact"
+
+
+class Calibration(StrEnum):
+    auto = "auto"
+    implied = "implied"
+    linear = "linear"
+    isotonic = "isotonic"
+
+
+def route(
+    run: RunArgument,
+    source: Annotated[
+        Path,
+        typer.Argument(help="A Parquet or CSV file: the source's columns, or `features`. Or a cache.", metavar="INPUT"),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The allocations: a .parquet or .csv file.")],
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="Column of sample ids. Default: the recipe's `id`, else row numbers.")
+    ] = None,
+    policy: Annotated[Path | None, typer.Option(help="A file of `l2d policy --save`: allocate by its prices.")] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(help="An agent that cannot be asked now; may be repeated.", metavar="AGENT")
+    ] = None,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Allocate inputs that nobody has labelled: which agent each should go to, and every agent's score.
+
+    Reads and writes in batches, so a file of any size will do. The cache that the run was trained on is not needed.
+
+    Examples:
+
+        l2d route run new_patients.csv --out allocations.parquet
+
+        l2d route run new_patients.parquet --out allocations.csv --id patient --format json
+
+        l2d route run new_patients.csv --out allocations.parquet --without expert_1 --without expert_2
+    """
+    from l2d.data.terminal.render import print_rows
+    from l2d.rejector.route import route as run_route
+
+    with Bars() as bars:
+        done = run_route(
+            run,
+            source,
+            out,
+            id_column=id_column,
+            policy=policy,
+            without=without or (),
+            overwrite=overwrite,
+            progress=lambda rows: bars.start("routing", rows),
+        )
+    rate = f"{done.samples:,} inputs in {done.seconds:.1f} s, {done.samples / done.seconds:,.0f} a second"
+    print_rows(done.rows(), format.value, title=rate)
+    if done.nobody:
+        say(f"{done.nobody:,} go to nobody (null): no agent has an answer for them")
+    say(f"wrote {out}; sample ids: {done.ids}")
+
+
+def policy(
+    run: RunArgument,
+    budget: Annotated[float | None, typer.Option(help="Mean price per input, in the recipe's prices.")] = None,
+    gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
+    coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
+    capacity: Annotated[
+        str | None, typer.Option(help="The most an agent may get: expert_1=0.3 (a share), expert_2=100 (samples).")
+    ] = None,
+    split: SplitOption = Split.test,
+    mode: Annotated[
+        Mode, typer.Option(help="prices: fitted on validation, each input for itself; batch; exact (HiGHS).")
+    ] = Mode.prices,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples per batch; capacities apply to each batch. Default: the split.")
+    ] = None,
+    calibration: Annotated[
+        Calibration, typer.Option(help="From scores to costs; auto: what predicts best on validation.")
+    ] = Calibration.auto,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the allocations (Parquet).")] = None,
+    save: Annotated[Path | None, typer.Option(help="Write the prices, for `l2d route --policy` (JSON).")] = None,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Allocate under constraints: a total budget, an exact coverage, capacities. What it gave, and what it costs.
+
+    Examples:
+
+        l2d policy run --budget 0.3 --save policy.json
+
+        l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=400 --mode batch --out allocations.parquet
+    """
+    import json
+
+    from l2d.data.cache import store
+    from l2d.data.terminal.render import print_rows, print_table
+    from l2d.rejector.policies.constraints import make_constraints, parse_capacity
+    from l2d.rejector.policies.policy import allocation_table, narrate, report_tables, run_policy
+    from l2d.rejector.runs.run import load_run, one_run, open_cache
+
+    opened = load_run(one_run(run))
+    constraints = make_constraints(
+        open_cache(opened).agents,
+        budget=budget,
+        gflops=gflops,
+        coverage=coverage,
+        capacity=parse_capacity(capacity) if capacity else None,
+    )
+    check_free(out, overwrite)
+    check_free(save, overwrite)
+    if save is not None and mode != Mode.prices:
+        raise UsageError(f"--save goes with --mode prices, not {mode.value}", hint="only prices serve other inputs")
+    done = run_policy(
+        opened,
+        constraints,
+        split=split.value,
+        mode=mode.value,
+        batch_size=batch_size,
+        calibration=calibration.value,
+    )
+    limits, outcomes = report_tables(done.result)
+    if format == Format.json:
+        print(json.dumps(done.result, indent=2, ensure_ascii=False))
+    elif format == Format.table:
+        print_table(limits, title=f"{done.result['run_id']}: {done.result['num_samples']:,} {split.value} samples")
+        print_table(outcomes)
+    else:
+        print_rows(outcomes, format.value)
+    for line in narrate(done.result):
+        say(line)
+    if out is not None:
+        store.commit_table(out, allocation_table(done), {"run_id": opened.point.run_id}, replace=overwrite)
+        say(f"wrote {out}")
+    if save is not None:
+        done.policy.save(save, overwrite=overwrite)
+        say(f"wrote {save}; next: l2d route {quote(opened.path)} INPUT --policy {quote(save)} --out FILE")
+
+
+def export(
+    run: RunArgument,
+    onnx: Annotated[Path, typer.Option("--onnx", help="The ONNX file.")],
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Write the rejector for production: an ONNX model from raw features to scores and the agent's index.
+
+    Standardisation is inside, the batch size is free; agents, query costs and features' names are in its metadata.
+    Needs the extra `onnx`: pip install 'l2d[onnx]'.
+
+    Examples:
+
+        l2d export run --onnx rejector.onnx
+
+        l2d export runs/multi-task_beta=0.1_nu=1_seed=0 --onnx rejector.onnx --format json
+    """
+    from l2d.data.terminal.render import print_rows
+    from l2d.rejector.export import export_run
+
+    print_rows([export_run(run, onnx, overwrite=overwrite).row()], format.value)
+
+
+def check_free(out: Path | None, overwrite: bool) -> None:
+    if out is not None and out.exists() and (not overwrite or out.is_dir()):
+        raise UsageError("this file exists already", where=out, hint="give another --out, or type --overwrite")

@@ -14,16 +14,20 @@ import torch
 from torch import Tensor, nn
 
 from l2d.data.cache import store
-from l2d.data.errors import UsageError
+from l2d.data.errors import FingerprintMismatch, UsageError
+from l2d.rejector.best.graph import rejector_graph
+from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import INPUT_OF
-from l2d.rejector.runs.run import load_run, one_run
+from l2d.rejector.rows.stream import open_streams
+from l2d.rejector.runs.run import Run, load_run, one_run, open_cache
 from l2d.rejector.training.rejector import TrainedRejector
 
 if TYPE_CHECKING:
     import onnx
 
-SCORE_TOLERANCE = 1e-4  # relative: how far the runtime's scores may be from torch's before an export is refused
+TEST_ROWS_AT_ONCE = 4096
+SCORE_TOLERANCE = 1e-4  # relative: how far the runtime's scores may be from the rejector's before an export is refused
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,8 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
     if opened.input is not None:  # runs saved by earlier versions do not say
         facts |= {"feature_names": opened.input.made.get("names", []), "input": opened.input.made}
     model = onnx_model(opened.rejector, opened.agents, facts)
+    if isinstance(opened.rejector, TrainedBest):
+        _compare_on_test(model, opened)
     content = model.SerializeToString()
     if not store.commit_bytes(file, content, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=file, hint="give another name, or type --overwrite")
@@ -93,7 +99,7 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
 
 
 def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, Any] | None = None) -> onnx.ModelProto:
-    """A rejector as an ONNX model with a free batch size, checked against torch on random inputs.
+    """A rejector as an ONNX model with a free batch size, checked against the rejector on random inputs.
 
     Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; not standardised, float32 unless
     the rejector's mean is float64, as of an estimator whose features 32 bits cannot hold. Or
@@ -113,24 +119,11 @@ def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, An
     _require_onnx()
     import onnx
 
-    column = INPUT_OF[rejector.config.network]
-    deployed = Deployed(rejector).eval()
-    width = len(deployed.mean)
-    shape = (3, deployed.network.side, deployed.network.side) if column == "image" else (width,)
-    example = _example(rejector, 64).reshape(-1, *shape)
-    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
-        program = torch.onnx.export(
-            deployed,
-            (example[:2],),  # a batch of one would be taken for a constant
-            dynamo=True,  # the other exporter is deprecated since torch 2.9
-            input_names=[column],
-            output_names=["scores", "agent"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    model = program.model_proto
-    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
-        part.ClearField("metadata_props")  # the exporter's notes, with paths of this machine
+    example = _example(rejector, 64)
+    if isinstance(rejector, TrainedBest):
+        model = rejector_graph(rejector)
+    else:
+        model, example = _network_model(rejector, example)
     point = rejector.point
     described = {
         "agents": agents,
@@ -146,6 +139,28 @@ def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, An
     onnx.checker.check_model(model, full_check=True)
     _compare(model, rejector, example)
     return model
+
+
+def _network_model(rejector: TrainedRejector, example: Tensor) -> tuple[onnx.ModelProto, Tensor]:
+    """A network by torch's exporter, and the example (rows, width) in the shape that the model takes."""
+    column = INPUT_OF[rejector.config.network]
+    deployed = Deployed(rejector).eval()
+    shape = (3, deployed.network.side, deployed.network.side) if column == "image" else (len(deployed.mean),)
+    example = example.reshape(-1, *shape)
+    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
+        program = torch.onnx.export(
+            deployed,
+            (example[:2],),  # a batch of one would be taken for a constant
+            dynamo=True,  # the other exporter is deprecated since torch 2.9
+            input_names=[column],
+            output_names=["scores", "agent"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        part.ClearField("metadata_props")  # the exporter's notes, with paths of this machine
+    return model, example
 
 
 def _example(rejector: TrainedRejector, rows: int) -> Tensor:
@@ -173,6 +188,23 @@ def _compare(model: onnx.ModelProto, rejector: TrainedRejector, example: Tensor)
     if not close or not np.array_equal(agent, allocate(torch.from_numpy(scores)).numpy()):
         worst = np.abs(scores - expected).max()
         raise RuntimeError(f"the exported model differs from the rejector by {worst} (torch {torch.__version__})")
+
+
+def _compare_on_test(model: onnx.ModelProto, run: Run) -> None:
+    """See that every test sample of the run's cache goes to the same agent, where that cache is still there."""
+    import onnxruntime
+
+    try:
+        cache = open_cache(run)
+    except (UsageError, FingerprintMismatch):
+        return
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    stream = open_streams(cache, ("test",), column="features", failures=run.rejector.config.failures)["test"]
+    for features, _ in stream.in_order(TEST_ROWS_AT_ONCE):
+        _, agent = session.run(None, {"features": features.numpy()})
+        differ = int((agent != allocate(run.rejector.scores(features)).numpy()).sum())
+        if differ:
+            raise RuntimeError(f"the exported model sends {differ} test samples to other agents than the rejector")
 
 
 def _require_onnx() -> None:

@@ -1,4 +1,4 @@
-"""Commands that make a cost cache: from a recipe, or from tables with answers."""
+"""The command that makes a cost cache from a recipe."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from l2d.data.errors import UsageError
-from l2d.data.terminal.options import DeviceOption, Format, FormatOption, OverwriteOption, labels, values
+from l2d.data.terminal.options import Format, FormatOption, OverwriteOption
 from l2d.data.terminal.progress import Bars, quote, say
 
 
@@ -21,11 +21,6 @@ class EngineName(StrEnum):
 class OnFailure(StrEnum):
     stop = "stop"
     record = "record"
-
-
-class ImportFormat(StrEnum):
-    predictions = "predictions"
-    scores = "scores"
 
 
 def build(
@@ -131,58 +126,3 @@ def build(
         say(f"shard {shard} is done; the other shards have the rest. When all are: l2d build {quote(recipe)} --out …")
         return
     say(f"next: l2d train {quote(out)} --out RUN")
-
-
-def import_tables(
-    kind: Annotated[ImportFormat, typer.Argument(help="predictions, or scores from 0 to 1.", metavar="FORMAT")],
-    files: Annotated[list[Path], typer.Argument(help="FEATURES ANSWERS; scores may be one file.", metavar="FILE...")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
-    id_column: Annotated[str, typer.Option("--id", help="Column of sample ids, in both files.")],
-    target: Annotated[str | None, typer.Option(help="Column of FEATURES: the true class.")] = None,
-    target_reg: Annotated[str | None, typer.Option(help="Column of FEATURES: the true number.")] = None,
-    annotator: Annotated[str | None, typer.Option(help="Column of ANSWERS that says whose a row is.")] = None,
-    cla: Annotated[str | None, typer.Option(help="Column of answered classes; {} is an agent's name.")] = None,
-    prob: Annotated[str | None, typer.Option(help="Or of the second class's probability.")] = None,
-    reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
-    paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
-    model: Annotated[str | None, typer.Option(help="Agent 0. Default: a network trained here.")] = None,
-    features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
-    ] = None,
-    drop_others: Annotated[bool, typer.Option("--drop-others", help="Leave out answers on other samples.")] = False,
-    device: DeviceOption = "auto",
-    overwrite: OverwriteOption = False,
-    format: FormatOption = Format.table,
-):
-    """A cache from tables you have. The recipe that this takes is written beside it, as CACHE.toml, to be edited.
-
-    ANSWERS has a row for each answer and a column with the annotator, or a row for each sample and a column for each
-    agent. Parquet, CSV or JSONL; who has not answered a sample is unavailable there.
-
-    Examples:
-
-        l2d import predictions features.csv answers.csv --id case --target diagnosis --out my.cache
-
-        l2d import predictions cases.csv votes.csv --id case --target label --annotator reader --out votes.cache
-
-        l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
-    """
-    from l2d.cache_builder.importing.predictions import Source, recipe_of_predictions, write_recipe
-    from l2d.cache_builder.importing.scores import recipe_of_scores
-
-    most = "FEATURES and ANSWERS" if kind == ImportFormat.predictions else "one file, or FEATURES and SCORES"
-    if len(files) != 2 and (kind == ImportFormat.predictions or len(files) != 1):
-        raise UsageError(f"{kind.value} takes {most}, not {len(files)} files", hint="l2d import --help has examples")
-    source = Source(
-        files[0], files[-1], id_column, target=target, target_reg=target_reg, annotator=annotator, cla=cla, prob=prob,
-        reg=reg, paid=paid, model=model, columns=values(features, str, "--features") if features else [],
-        labels=labels(label), others="drop" if drop_others else "refuse",
-    )  # fmt: skip
-    recipe = out.parent / f"{out.name}.toml"
-    make = recipe_of_predictions if kind == ImportFormat.predictions else recipe_of_scores
-    write_recipe(make(source, recipe.parent, say), recipe, overwrite=overwrite)
-    say(f"recipe: {recipe} (edit it, then l2d build {quote(recipe)} --out {quote(out)})")
-    build(str(recipe), out, device=device, overwrite=overwrite, format=format)
-    runs = out.with_suffix(".runs")
-    say(f"or:   l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")

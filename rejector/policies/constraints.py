@@ -259,6 +259,10 @@ def _use(name: str, agents: list[AgentRecord]) -> tuple[float, ...]:
     """Price or GFLOPs of an answer of each agent."""
     values = [agent.price if name == "budget" else agent.gflops for agent in agents]
     unknown = [agent.name for agent, value in zip(agents, values, strict=True) if value is None]
+    if unknown and name == "budget":
+        raise UsageError(
+            f"--budget: the price of {', '.join(unknown)} is not known", hint="give the `price` in the recipe"
+        )
     if unknown:
         raise UsageError(
             f"--gflops: the GFLOPs of {', '.join(unknown)} are not known",

@@ -81,7 +81,9 @@ def write_cache(
     store.commit_json(schema.cache_file(path), asdict(record))
     for index, name in enumerate(names):
         role = "reference" if name == "mean" else "agent"
-        agent = AgentRecord(name=name, index=index, kind="column", role=role, price=1, description="", queries=[name])
+        agent = AgentRecord(
+            name=name, index=index, kind="column", role=role, price=float(index > 0), description="", queries=[name]
+        )
         store.commit_json(schema.agent_file(path, name), asdict(agent))
     for chunk in range(record.num_chunks):
         write_chunk(path, record, chunk, column, shown_by, drawn)

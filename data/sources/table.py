@@ -250,21 +250,18 @@ def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np
         split = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
         unused = split_column(table)
         if unused is None:
-            return split, []
-        return split, [
-            f'splits: drawn at random. The column {unused!r} is not used; split = {{ column = "{unused}" }} uses it'
-        ]
+            named = next((name for name in table.columns if name.lower() == "split"), None)
+            says = f"splits: drawn at random; the column {named!r} is not used, its values are not train, test …"
+            return split, [] if named is None else [says]
+        use = f'split = {{ column = "{unused}" }} uses it'
+        return split, [f"splits: drawn at random; the column {unused!r} is not used, {use}"]
     split, note = named_splits(evaluate(table, config.column, pl.String))
     notes = [] if note is None else [note]
     if not (split == "validation").any():
         train = np.flatnonzero(split == "train")
-        drawn = (
-            train[validation_share([ids[row] for row in train], config.validation, config.salt)] if len(train) else []
-        )
+        drawn = train[validation_share([ids[row] for row in train], config.validation, config.salt)]
         split[drawn] = "validation"
-        notes.append(
-            f"splits: {config.column!r} names no validation rows, {len(drawn):,} training rows are taken for that"
-        )
+        notes.append(f"splits: {config.column!r} names no validation rows, so {len(drawn):,} are drawn from training")
     require_all_splits(split, hint=f"{config.column!r} has to name rows for it")
     return split, notes
 

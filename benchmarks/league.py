@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from league_scenes import digits
 from league_scripts import SCRIPTS, Parts, constant, ensemble, losses
 from league_tables import SPLITS, Table, agent_name, shared_data, tables
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=ROOT / "build" / "league", help="folder of what is kept")
     args = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
-    loaders = tables(args.data)
+    loaders = {**tables(args.data), "digits": digits}
     named = args.tables.split(",") if args.tables else list(loaders)
     if unknown := set(named) - set(loaders):
         parser.error(f"no table {sorted(unknown)[0]!r}: {', '.join(loaders)}")
@@ -165,7 +166,8 @@ def read(table: Table, split: int, keep: Path) -> tuple[Path, Arrays]:
     from l2d.data.cache.reader import CostCache
     from l2d.rejector.rows.table import load_tables
 
-    source = (Path(__file__).parent / "league_tables.py").read_text(encoding="utf-8")
+    modules = ("league_tables.py", *(["league_scenes.py"] if table.name == "digits" else []))
+    source = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in modules)
     name = hashlib.sha256(f"{table.digest} {source}".encode()).hexdigest()[:12]
     folder = keep / f"{agent_name(table.name)}-{name}" / f"split-{split}"
     if not (folder / "whole").is_file():

@@ -11,7 +11,7 @@ import pyarrow as pa
 from l2d.data.cache.columns import dense_array, dense_matrix, numbers
 from l2d.data.cache.schema import NO_ANSWER
 from l2d.data.errors import AgentFailure
-from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.boxes import LARGEST, Boxes
 
 #: What may be noted of each answer beside it, for SQL and as an agent's price.
 NOTES = ("seconds", "paid")
@@ -287,6 +287,7 @@ class _Checker:
         known = (boxes.label >= 0) & (boxes.label < num_classes)
         rules = (
             ("boxes", np.isfinite(boxes.xyxy).all(axis=1), boxes.xyxy, "is not finite"),
+            ("boxes", (np.abs(boxes.xyxy) <= LARGEST).all(axis=1), boxes.xyxy, "is out of range"),
             ("boxes", (x2 >= x1) & (y2 >= y1), boxes.xyxy, "is no box: corners are x1, y1, x2, y2"),
             ("scores", (boxes.score >= 0) & (boxes.score <= 1), boxes.score, "is outside [0, 1]"),
             ("labels", known, boxes.label, f"is no class index below {num_classes}"),

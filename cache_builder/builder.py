@@ -42,6 +42,7 @@ class BuildReport:
     unavailable: Counter[str] = field(default_factory=Counter)
     seconds: Counter[str] = field(default_factory=Counter)  # of asking
     fitted: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)  # what was read in a special way, a line each
     unfinished: list[str] = field(default_factory=list)  # agents, or samples, of which other shards have parts to write
 
 
@@ -109,6 +110,7 @@ def build(
         shard=shard,
         engine=engine or ask_here,
     )
+    job.report.remarks += [f"{agent.config.name}: {line}" for agent in agents for line in agent.remarks]
     job.write_samples()
     for index, agent in enumerate(agents):
         job.build_agent(agent, index, fingerprints[agent.config.name])

@@ -1,4 +1,4 @@
-"""Commands that make a cost cache: from a recipe, or from tables with answers."""
+"""The command that makes a cost cache from a recipe."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from l2d.data.errors import UsageError
-from l2d.data.terminal.options import DeviceOption, Format, FormatOption, OverwriteOption, labels, values
+from l2d.data.terminal.options import Format, FormatOption, OverwriteOption
 from l2d.data.terminal.progress import Bars, quote, say
 
 if TYPE_CHECKING:
@@ -24,11 +23,6 @@ class EngineName(StrEnum):
 class OnFailure(StrEnum):
     stop = "stop"
     record = "record"
-
-
-class ImportFormat(StrEnum):
-    predictions = "predictions"
-    scores = "scores"
 
 
 def build(
@@ -99,7 +93,7 @@ def build(
             say=say,
             progress=bars.start,
         )
-    _print_status(built.cache, format)
+    print_status(built.cache, format)
     if any(built.report.failed.values()):
         sql = "SELECT agent, failure, count(*) FROM predictions WHERE failure IS NOT NULL GROUP BY ALL"
         say(f'why:  l2d query {quote(out)} "{sql}"')
@@ -110,7 +104,8 @@ def build(
         say(f"next: l2d train {quote(out)} --out RUN")
 
 
-def _print_status(cache: CostCache, format: Format) -> None:
+def print_status(cache: CostCache, format: Format) -> None:
+    """Print what a cache holds, and say what was read in a special way."""
     from l2d.data.library import status
     from l2d.data.terminal.render import print_rows
 
@@ -118,72 +113,3 @@ def _print_status(cache: CostCache, format: Format) -> None:
     for line in found.notes:
         say(line)
     print_rows(found.rows(), format.value)
-
-
-def import_tables(
-    kind: Annotated[ImportFormat, typer.Argument(help="predictions, or scores from 0 to 1.", metavar="FORMAT")],
-    files: Annotated[list[Path], typer.Argument(help="FEATURES ANSWERS; scores may be one file.", metavar="FILE...")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
-    id_column: Annotated[str, typer.Option("--id", help="Column of sample ids, in both files.")],
-    target: Annotated[str | None, typer.Option(help="Column of FEATURES: the true class.")] = None,
-    target_reg: Annotated[str | None, typer.Option(help="Column of FEATURES: the true number.")] = None,
-    annotator: Annotated[str | None, typer.Option(help="Column of ANSWERS that says whose a row is.")] = None,
-    cla: Annotated[str | None, typer.Option(help="Column of answered classes; {} is an agent's name.")] = None,
-    prob: Annotated[str | None, typer.Option(help="Or of the second class's probability.")] = None,
-    reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
-    paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
-    model: Annotated[str | None, typer.Option(help="Agent 0. Default: a network trained here.")] = None,
-    features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
-    label: Annotated[
-        list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
-    ] = None,
-    drop_others: Annotated[bool, typer.Option("--drop-others", help="Leave out answers on other samples.")] = False,
-    device: DeviceOption = "auto",
-    overwrite: OverwriteOption = False,
-    format: FormatOption = Format.table,
-):
-    """Build a cache from your own tables, and write the recipe for it next to it, as CACHE.toml.
-
-    ANSWERS has a row for each answer and a column with the annotator, or a row for each sample and a column for each
-    agent. Parquet, CSV or JSONL. An agent that has not answered a sample is unavailable there.
-
-    Examples:
-
-        l2d import predictions features.csv answers.csv --id case --target diagnosis --out my.cache
-
-        l2d import predictions cases.csv votes.csv --id case --target label --annotator reader --out votes.cache
-
-        l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
-    """
-    from l2d.cache_builder.library import import_table
-
-    most = "FEATURES and ANSWERS" if kind == ImportFormat.predictions else "one file, or FEATURES and SCORES"
-    if len(files) != 2 and (kind == ImportFormat.predictions or len(files) != 1):
-        raise UsageError(f"{kind.value} takes {most}, not {len(files)} files", hint="l2d import --help has examples")
-    with Bars() as bars:
-        cache = import_table(
-            files[0],
-            files[1] if len(files) > 1 else None,
-            out=out,
-            id=id_column,
-            kind=kind.value,
-            target=target,
-            target_reg=target_reg,
-            annotator=annotator,
-            cla=cla,
-            prob=prob,
-            reg=reg,
-            paid=paid,
-            model=model,
-            columns=values(features, str, "--features") if features else (),
-            labels=labels(label),
-            drop_others=drop_others,
-            device=device,
-            overwrite=overwrite,
-            say=say,
-            progress=bars.start,
-        )
-    _print_status(cache, format)
-    recipe, runs = out.parent / f"{out.name}.toml", out.with_suffix(".runs")
-    say(f"edit the recipe if you like, then: l2d build {quote(recipe)} --out {quote(out)}")
-    say(f"next: l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,8 +12,10 @@ from l2d.cache_builder.builder import build as build_parts
 from l2d.cache_builder.engines.processes import build_in_processes
 from l2d.cache_builder.engines.ray import ray_engine
 from l2d.cache_builder.engines.shards import Shard
-from l2d.cache_builder.importing.predictions import Source, recipe_of_predictions, write_recipe
-from l2d.cache_builder.importing.scores import recipe_of_scores
+from l2d.cache_builder.importing.draft import Draft
+from l2d.cache_builder.importing.predictions import draft_predictions
+from l2d.cache_builder.importing.scores import draft_scores
+from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import Recipe, load_recipe
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 Say = Callable[[str], None]
-KINDS = {"predictions": recipe_of_predictions, "scores": recipe_of_scores}
+KINDS = {"predictions": draft_predictions, "scores": draft_scores}
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def run_build(
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
     else:
         say("nothing to ask: every answer was there already")
+    for line in report.remarks:
+        say(line)
     unavailable = {name: count for name, count in report.unavailable.items() if count}
     if unavailable:
         say("no answer: " + ", ".join(f"{name} on {count:,} samples" for name, count in unavailable.items()))
@@ -142,21 +146,11 @@ def import_table(
     out: Path | str,
     id: str,
     kind: Literal["predictions", "scores"] = "predictions",
-    target: str | None = None,
-    target_reg: str | None = None,
-    annotator: str | None = None,
-    cla: str | None = None,
-    prob: str | None = None,
-    reg: str | None = None,
-    paid: str | None = None,
-    model: str | None = None,
-    columns: Iterable[str] = (),
-    labels: dict[str, str] | None = None,
-    drop_others: bool = False,
     device: str = "auto",
     overwrite: bool = False,
     say: Say | None = None,
     progress: Progress | None = None,
+    **facts: Any,
 ) -> CostCache:
     """A cost cache from tables: a row a sample with its features and truth, and what every agent answered.
 
@@ -164,35 +158,51 @@ def import_table(
     there too, as ``OUT.features.parquet`` or ``OUT.answers.parquet``.
 
     Args:
-        features: a Parquet, CSV or JSONL file, or a frame.
-        answers: likewise: a row an answer, or a column an agent. Scores may be in ``features``.
+        features: a file (Parquet, CSV, JSON, JSONL) or a frame.
+        answers: likewise, with a row an answer, or a column an agent; None where ``features`` has them.
         out: the cache's folder.
-        id: the column of sample ids, in both.
-        kind: answers, or scores from 0 to 1.
-        target, target_reg, annotator, cla, prob, reg, paid, model, columns, labels: see
-            :class:`l2d.cache_builder.importing.predictions.Source`.
-        drop_others: leave out answers on other samples instead of refusing them.
+        id: the column of sample ids.
+        kind: predictions, or scores of answers.
         device, overwrite, say, progress: see :func:`build`.
+        facts: what the columns are, such as ``target="diagnosis"`` or ``annotator="reader"``: fields of
+            :class:`l2d.cache_builder.importing.source.Source`.
 
     Raises:
         UsageError: an argument is wrong, or a recipe of that name has been edited.
         DataError: a table cannot be used.
     """
-    if kind not in KINDS:
-        raise UsageError(f"kind = {kind!r}", hint=nearest(kind, KINDS))
-    if answers is None and kind == "predictions":
-        raise UsageError("predictions take two tables: features and answers", hint="give the answers too")
-    out, say = Path(out), say or (lambda text: None)
-    files = [_file(features, out, "features")]
-    files.append(files[0] if answers is None else _file(answers, out, "answers"))
-    source = Source(
-        files[0], files[1], id, target=target, target_reg=target_reg, annotator=annotator, cla=cla, prob=prob, reg=reg,
-        paid=paid, model=model, columns=list(columns), labels=labels or {}, others="drop" if drop_others else "refuse",
-    )  # fmt: skip
-    recipe = out.parent / f"{out.name}.toml"
-    write_recipe(KINDS[kind](source, recipe.parent, say), recipe, overwrite=overwrite)
+    known = [each.name for each in fields(Source) if each.name not in ("features", "answers", "id")]
+    for name in facts:
+        if name not in known:
+            raise UsageError(f"unknown argument {name!r}", hint=nearest(name, known, "the arguments are"))
+    out = Path(out)
+    first = _file(features, out, "features")
+    source = Source(first, first if answers is None else _file(answers, out, "answers"), id, **facts)
+    return import_source(kind, source, out, device=device, overwrite=overwrite, say=say, progress=progress)
+
+
+def import_source(
+    kind: str,
+    source: Source,
+    out: Path,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say | None = None,
+    progress: Progress | None = None,
+) -> CostCache:
+    """Write the recipe for tables beside the cache, and build it; see :func:`import_table`."""
+    recipe, say = out.parent / f"{out.name}.toml", say or (lambda text: None)
+    draft_of(kind, source, out, say).write(recipe, overwrite=overwrite)
     say(f"recipe: {recipe}")
     return build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
+
+
+def draft_of(kind: str, source: Source, out: Path, say: Say) -> Draft:
+    """The recipe for tables, not written yet."""
+    if kind not in KINDS:
+        raise UsageError(f"kind = {kind!r}", hint=nearest(kind, KINDS))
+    return KINDS[kind](source, out.parent, out.name, say)
 
 
 def _file(table: Any, out: Path, name: str) -> Path:

@@ -61,19 +61,22 @@ def measured_in(record: dict) -> dict[str, float]:
 
 
 def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str, float | None]) -> AgentRecord:
-    """``agent.json`` as this recipe would write it. The model has no price: asking it is free.
+    """``agent.json`` as this recipe would write it. Asking the model is free, unless the recipe says ``free = false``.
+
+    A price that is not known, or not yet, is None and never 0.
 
     Args:
         measured: those of :data:`MEASURES` that are known by now.
     """
     config = agent.config
-    price = (measured.get(config.price) or 0.0) if isinstance(config.price, str) else config.price
+    price = measured.get(config.price) if isinstance(config.price, str) else config.price
+    free = index == 0 if config.free is None else config.free
     return AgentRecord(
         name=config.name,
         index=index,
         kind=config.kind,
         role=config.role,
-        price=0.0 if index == 0 else price,
+        price=0.0 if free else price,
         description=config.description,
         queries=list(agent.needs) or [config.name],
         fingerprint=fingerprint,

@@ -7,22 +7,32 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.samples.dataset import Batch, Dataset
 from l2d.data.sources.table import Strict
 
+MOST_LETTERS = 120
+
+
+def _printable(name: str) -> str:
+    """A name as it is written, in any alphabet: ``meta/llama-2-70b``, ``Ünal``, ``張``."""
+    if not name or name != name.strip() or not name.isprintable() or len(name) > MOST_LETTERS:
+        raise ValueError(f"a name has 1 to {MOST_LETTERS} letters that can be printed and no blank at either end")
+    return name
+
 
 class AgentConfig(Strict):
     """Keys that every ``[[agents]]`` entry has."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]*$", max_length=80)]
+    name: Annotated[str, AfterValidator(_printable)]
     kind: str
     description: str = ""
     # relative: a single `beta` is what the dearest agent costs; or the mean of what is recorded of its answers
-    price: Annotated[float, Field(ge=0)] | Literal["gflops", "seconds", "paid"] = 1.0
+    price: Annotated[float, Field(ge=0)] | Literal["gflops", "seconds", "paid", "unknown"] = 1.0
+    free: bool | None = None  # asking it costs nothing; the model's default, and no other's
     reference: bool = False  # reported beside the agents, never allocated to
     timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
     features: list[str] = []  # what of itself the model gives the rejector as input; kinds say what they have
@@ -51,11 +61,12 @@ class Agent(ABC):
     can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
-    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference", "timeout"}
+    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "free", "reference", "timeout"}
 
     def __init__(self, config: AgentConfig):
         self.config = config
         self.partial = getattr(config, "partial", False)  # known for sure after `check`
+        self.remarks: list[str] = []  # what `check` read in a special way, a line each; the command says them
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:  # noqa: B027 - most kinds have nothing to check
         """Refuse a recipe entry that cannot answer these tasks on this dataset, before anything is written.

@@ -110,7 +110,7 @@ def average_precision(
         groups = Groups.of(truth, found, num_labels, max_detections)
         match = match_groups(groups, truth, found, limits, rule)
         ap[images], present[images] = _mean_ap(groups, match, truth, protocol)
-        claimed[images] = _absent_claimed(groups, match, found, np.float32(confident))
+        claimed[images] = _absent_claimed(groups, match, found, confident)
     return ImageAP(ap=ap, num_classes_present=present, num_absent_claimed=claimed)
 
 
@@ -146,7 +146,7 @@ def match_any_class(targets: Boxes, detections: Boxes, threshold: float = 0.5, c
     detection = np.full(len(targets.xyxy), -1)
     iou = np.zeros(len(targets.xyxy))
     target = np.full(len(detections.xyxy), -1)
-    sure = detections.score >= np.float32(confident)
+    sure = detections.score >= confident
     rows, detections = np.flatnonzero(sure), detections.select(sure)
     for images, truth, found, _ in chunks(targets, detections):
         groups = Groups.of(truth, found, 1, None)
@@ -209,7 +209,7 @@ def _weights(protocol: Protocol, size: int) -> np.ndarray:
     return np.bincount(np.maximum(reached, 1) - 1, minlength=size).astype(np.float64)
 
 
-def _absent_claimed(groups: Groups, match: Match, detections: Boxes, confident: np.float32) -> np.ndarray:
+def _absent_claimed(groups: Groups, match: Match, detections: Boxes, confident: float) -> np.ndarray:
     """Classes without countable ground truth that are claimed all the same: int64 (n, T)."""
     claimed = np.zeros(groups.num_images * groups.num_labels, bool)
     claimed[groups.alone_key[detections.score[groups.alone] >= confident]] = True

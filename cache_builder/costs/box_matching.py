@@ -21,7 +21,7 @@ from typing import Literal
 
 import numpy as np
 
-from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.boxes import BY_BOX, Boxes
 
 # Work is cut so that temporaries stay in the processor's cache and the allocator reuses their memory.
 CHUNK_IMAGES = 256
@@ -75,7 +75,7 @@ def _view(boxes: Boxes, images: slice, label: np.ndarray) -> Boxes:
     """Neighbouring images without a copy, with other labels."""
     offsets = boxes.offsets[images.start : images.stop + 1]
     rows = slice(offsets[0], offsets[-1])
-    parts = {name: getattr(boxes, name)[rows] for name in ("xyxy", "score", "ignore", "crowd")}
+    parts = {name: getattr(boxes, name)[rows] for name in BY_BOX if name != "label"}
     return Boxes(offsets=offsets - offsets[0], label=label[rows], **parts)
 
 
@@ -124,10 +124,7 @@ class Groups:
         key_of_detection = detections.image * num_labels + detections.label
         group = group_of_key[key_of_detection]
         rows, alone = np.flatnonzero(group >= 0), np.flatnonzero(group < 0)
-        # a float's bits are in the order of its values, the negative ones reversed; 0.0 and -0.0 both come to 0
-        bits = detections.score[rows].view(np.int32).astype(np.int64)
-        falling = np.where(bits < 0, bits & 0x7FFFFFFF, -bits)
-        rows = rows[_order(group[rows], falling - falling.min(initial=0))]
+        rows = rows[_order(group[rows], _falling(detections.score[rows]))]
         first = np.searchsorted(group[rows], np.arange(len(starts) + 1))
         if cap is not None and np.diff(first).max(initial=0) > cap:
             rows = rows[np.arange(len(rows)) - first[group[rows]] < cap]
@@ -157,6 +154,17 @@ def _order(*keys: np.ndarray) -> np.ndarray:
     for key, width in zip((*keys[1:], np.arange(rows)), widths[1:], strict=True):
         packed = (packed << width) | key
     return np.sort(packed) & ((1 << widths[-1]) - 1)  # several times faster than a stable argsort
+
+
+def _falling(scores: np.ndarray) -> np.ndarray:
+    """Non-negative integers in the reverse order of scores, equal where these are equal: int64 (m,)."""
+    narrow = scores.astype(np.float32)
+    if (narrow != scores).any():
+        return np.unique(-scores, return_inverse=True)[1]
+    # a float's bits are in the order of its values, the negative ones reversed; 0.0 and -0.0 both come to 0
+    bits = narrow.view(np.int32).astype(np.int64)
+    falling = np.where(bits < 0, bits & 0x7FFFFFFF, -bits)
+    return falling - falling.min(initial=0)
 
 
 def _run_starts(values: np.ndarray) -> np.ndarray:
@@ -273,6 +281,6 @@ def _candidates(
 
 def _sides(boxes: Boxes, rows: np.ndarray) -> tuple[np.ndarray, ...]:
     """Left, top, right, bottom and area of some boxes, float64."""
-    left, top, right, bottom = boxes.xyxy.take(rows, axis=0).T.astype(np.float64, order="C")
-    width, height = right - left, bottom - top
+    left, top = boxes.xyxy[:, :2].take(rows, axis=0).T.astype(np.float64, order="C")
+    width, height = boxes.size.take(rows, axis=0).T.astype(np.float64, order="C")
     return left, top, left + width, top + height, width * height

@@ -79,7 +79,7 @@ class ObjectClassCost(_OfConfidentBoxes):
         wrong = np.ones(len(targets.label))
         found = np.flatnonzero(match.detection >= 0)
         wrong[found] = detections.label[match.detection[found]] != targets.label[found]
-        unfounded = (detections.score >= np.float32(self.confident)) & (match.target < 0)
+        unfounded = (detections.score >= self.confident) & (match.target < 0)
         otherwise = np.bincount(detections.image[unfounded], minlength=len(targets)) > 0
         return _mean_over_objects(wrong, targets, otherwise.astype(np.float64))
 
@@ -109,9 +109,8 @@ class ObjectBoxCost(_OfConfidentBoxes):
         else:
             cost = np.full(len(targets.label), self.clamp)
             found = np.flatnonzero(match.detection >= 0)  # so they have an area to divide by
-            truth = targets.xyxy[found].astype(np.float64)
-            size = truth[:, 2:] - truth[:, :2]
-            offset = (detections.xyxy[match.detection[found]] - truth) / np.tile(size, 2)
+            offset = detections.xyxy[match.detection[found]] - targets.xyxy[found]
+            offset /= np.tile(targets.size[found], 2)
             cost[found] = np.minimum(smooth_l1(offset, self.beta).sum(axis=1), self.clamp)
         return _mean_over_objects(cost, targets, np.zeros(len(targets)))
 

@@ -59,7 +59,8 @@ class AgentRecord:
 
     ``role`` is ``agent`` (may be allocated to) or ``reference`` (reported beside the agents, never allocated to: the
     average of all experts, say). ``index`` counts agents and references together, in recipe order; 0 is the model.
-    ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve.
+    ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve. None is a price that
+    is not known, which is not the same as 0, what is free.
 
     A ``partial`` agent answers some samples only. Where it has no answer (``failure`` is :data:`schema.NO_ANSWER`) it
     is unavailable: nobody can be allocated to it, which is neither a failure nor a cost of 0.
@@ -69,7 +70,7 @@ class AgentRecord:
     index: int
     kind: str
     role: str
-    price: float
+    price: float | None
     description: str
     queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
     fingerprint: dict[str, Any] = field(default_factory=dict)

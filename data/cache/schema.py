@@ -32,20 +32,22 @@ from urllib.parse import quote
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+LONGEST_FOLDER = 160  # letters of an agent's folder; file systems allow 255 bytes
 SPLITS = ("train", "validation", "test")
 
 #: The tasks a cost can belong to, in column order. `cla` and `reg` separate; `map` is the joint detection cost.
 TASKS = ("cla", "reg", "map")
 COST_COLUMNS = {task: f"cost_{task}" for task in TASKS}
 
-#: One list a sample of what was found (``pred_boxes``) or is there (``target_boxes``, score 1), see data.boxes.
+#: One list a sample of what was found (``pred_boxes``) or is there (``target_boxes``, score 1), see data.samples.boxes.
 BOXES = pa.list_(
     pa.field(
         "item",
         pa.struct(
-            [pa.field(name, pa.float32(), False) for name in ("x1", "y1", "x2", "y2", "score")]
+            [pa.field(name, pa.float64(), False) for name in ("x1", "y1", "x2", "y2", "score")]
             + [pa.field("label", pa.int32(), False)]
             + [pa.field("ignore", pa.bool_(), False), pa.field("crowd", pa.bool_(), False)]
+            + [pa.field(name, pa.float64(), False) for name in ("width", "height")]
         ),
         nullable=False,
     )
@@ -85,7 +87,16 @@ def samples_part(cache: Path, chunk: int) -> Path:
 
 
 def agent_folder(cache: Path, agent: str) -> Path:
-    return cache / "agents" / quote(agent, safe=" ")  # names of imported agents may hold slashes
+    """An agent's folder. Names may hold slashes and letters of any alphabet, which are escaped as in a URL.
+
+    A long one is cut and gets its digest; a dot in front is escaped, so that ``..`` is a name like any other.
+    """
+    escaped = quote(agent, safe=" ")
+    if escaped.startswith("."):
+        escaped = "%2E" + escaped[1:]
+    if len(escaped) > LONGEST_FOLDER:
+        escaped = f"{escaped[:LONGEST_FOLDER]}~{hashlib.sha256(agent.encode()).hexdigest()[:16]}"
+    return cache / "agents" / escaped
 
 
 def agent_file(cache: Path, agent: str) -> Path:

@@ -9,9 +9,9 @@ from l2d.data.cache.reader import CostCache
 
 
 def column_lines(cache: CostCache) -> list[str]:
-    """What became of the source table's columns, and what was read in a special way; empty without a table."""
-    facts = cache.record.inputs.get("table", {})
-    return [*facts.get("columns", []), *facts.get("notes", [])]
+    """What became of the source table's columns, and what was read in a special way."""
+    sources = [cache.record.inputs.get(name, {}) for name in ("table", "annotations")]
+    return [line for facts in sources for line in (*facts.get("columns", []), *facts.get("notes", []))]
 
 
 def status_rows(cache: CostCache) -> list[dict]:

@@ -3,6 +3,10 @@
 Coordinates are continuous pixels, corners, origin at the image's top left: a box that covers exactly the first pixel is
 ``(0, 0, 1, 1)``. Pascal VOC's files count pixels from 1 and name the last one covered, so their ``xmin, ymin`` become
 ``xmin - 1, ymin - 1`` when read. That makes the plain overlap of two boxes equal to VOC's, which adds 1 to every width.
+
+Everything is kept in 64 bits: in 32 bits the scores 0.9 and 0.9 + 1e-9 are equal, and an overlap of exactly 0.5 is not.
+COCO's files have widths and heights, of which corners are made by adding; subtracting again need not give the same
+numbers, so both are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +20,12 @@ import pyarrow as pa
 
 from l2d.data.cache import schema
 
+#: The greatest coordinate, in pixels, that a detection may have: areas are far from overflowing then.
+LARGEST = 1e9
+
+#: What there is of each box.
+BY_BOX = ("xyxy", "size", "label", "score", "ignore", "crowd")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes:
@@ -23,11 +33,12 @@ class Boxes:
 
     Attributes:
         offsets: int64 (n + 1,), from 0 to m.
-        xyxy: float32 (m, 4): x1, y1, x2, y2 in pixels.
+        xyxy: float64 (m, 4): x1, y1, x2, y2 in pixels.
         label: int32 (m,): index into the dataset's classes.
-        score: float32 (m,): confidence; 1 for ground truth.
+        score: float64 (m,): confidence; 1 for ground truth.
         ignore: bool (m,): neither has to be found nor counts against who finds it (VOC's ``difficult``, COCO's crowds).
         crowd: bool (m,): COCO's ``iscrowd``: stands for many objects, so many detections may match it. Implies ignore.
+        size: float64 (m, 2): width and height as they were given, the corners' differences where none were.
     """
 
     offsets: np.ndarray
@@ -36,6 +47,11 @@ class Boxes:
     score: np.ndarray
     ignore: np.ndarray
     crowd: np.ndarray
+    size: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.size is None:
+            object.__setattr__(self, "size", _size_of(self.xyxy))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -64,11 +80,11 @@ class Boxes:
         columns: dict[str, list[np.ndarray]] = {name: [] for name in ("xyxy", "label", "score", "ignore", "crowd")}
         counts = [0]
         for entry in images:
-            xyxy = np.asarray(entry["boxes"], dtype=np.float32).reshape(-1, 4)
+            xyxy = np.asarray(entry["boxes"], dtype=np.float64).reshape(-1, 4)
             size = len(xyxy)
             given = {
                 "label": np.asarray(entry["labels"], dtype=np.int32),
-                "score": np.asarray(entry.get("scores", np.ones(size)), dtype=np.float32),
+                "score": np.asarray(entry.get("scores", np.ones(size)), dtype=np.float64),
                 "ignore": np.asarray(entry.get("ignore", np.zeros(size)), dtype=bool),
                 "crowd": np.asarray(entry.get("crowd", np.zeros(size)), dtype=bool),
             }
@@ -88,9 +104,9 @@ class Boxes:
         """No box on any of so many images."""
         return cls(
             offsets=np.zeros(images + 1, np.int64),
-            xyxy=np.zeros((0, 4), np.float32),
+            xyxy=np.zeros((0, 4)),
             label=np.zeros(0, np.int32),
-            score=np.zeros(0, np.float32),
+            score=np.zeros(0),
             ignore=np.zeros(0, bool),
             crowd=np.zeros(0, bool),
         )
@@ -102,17 +118,15 @@ class Boxes:
         offsets = [np.zeros(1, np.int64)] + [
             part.offsets[1:] + start for part, start in zip(parts, starts, strict=False)
         ]
-        names = ("xyxy", "label", "score", "ignore", "crowd")
         return cls(
             offsets=np.concatenate(offsets),
-            **{name: np.concatenate([getattr(p, name) for p in [cls.empty(0), *parts]]) for name in names},
+            **{name: np.concatenate([getattr(p, name) for p in [cls.empty(0), *parts]]) for name in BY_BOX},
         )
 
     def select(self, keep: np.ndarray) -> Boxes:
         """The same images with only the boxes where ``keep`` (bool, (m,)) says so."""
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(keep, dtype=np.int64)])[self.offsets]
-        names = ("xyxy", "label", "score", "ignore", "crowd")
-        return Boxes(offsets=offsets, **{name: getattr(self, name)[keep] for name in names})
+        return Boxes(offsets=offsets, **{name: getattr(self, name)[keep] for name in BY_BOX})
 
     def take(self, images: np.ndarray | slice) -> Boxes:
         """Some images, by position and in that order, or by a slice."""
@@ -120,8 +134,7 @@ class Boxes:
         counts = self.counts[positions]
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         rows = np.arange(offsets[-1]) + np.repeat(self.offsets[positions] - offsets[:-1], counts)
-        names = ("xyxy", "label", "score", "ignore", "crowd")
-        return Boxes(offsets=offsets, **{name: getattr(self, name)[rows] for name in names})
+        return Boxes(offsets=offsets, **{name: getattr(self, name)[rows] for name in BY_BOX})
 
     __getitem__ = take
 
@@ -133,7 +146,7 @@ class Boxes:
 
     def to_arrow(self, missing: np.ndarray | None = None) -> pa.Array:
         """As a column of :data:`l2d.data.cache.schema.BOXES`, null in the images of ``missing`` (bool, (n,))."""
-        fields = [*self.xyxy.T, self.score, self.label, self.ignore, self.crowd]
+        fields = [*self.xyxy.T, self.score, self.label, self.ignore, self.crowd, *self.size.T]
         item = schema.BOXES.value_type
         arrays = [pa.array(np.ascontiguousarray(v), field.type) for v, field in zip(fields, item, strict=True)]
         values = pa.StructArray.from_arrays(arrays, fields=list(item))
@@ -148,11 +161,20 @@ class Boxes:
         counts = np.asarray(array.value_lengths().fill_null(0), dtype=np.int64)
         item = array.flatten()
         field = {name: item.field(name).to_numpy(zero_copy_only=False) for name in item.type.names}
+        sized = "width" in field  # caches built before sizes were kept have none
         return cls(
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
-            xyxy=np.stack([field[name] for name in ("x1", "y1", "x2", "y2")], axis=1).astype(np.float32),
+            xyxy=np.stack([field[name] for name in ("x1", "y1", "x2", "y2")], axis=1).astype(np.float64),
+            size=np.stack([field["width"], field["height"]], axis=1) if sized else None,
             label=field["label"].astype(np.int32),
-            score=field["score"].astype(np.float32),
+            score=field["score"].astype(np.float64),
             ignore=field["ignore"].astype(bool),
             crowd=field["crowd"].astype(bool),
         )
+
+
+def _size_of(xyxy: np.ndarray) -> np.ndarray:
+    """Width and height of corners (m, 4): float64 (m, 2)."""
+    corners = xyxy.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused where boxes are checked
+        return corners[:, 2:] - corners[:, :2]

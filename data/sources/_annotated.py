@@ -21,7 +21,7 @@ from l2d.data.samples.images import image_size
 from l2d.data.samples.splits import validation_share
 from l2d.data.sources.table import Strict
 
-#: How far a box may reach outside its image, in pixels: rounding does that. What does is cut off.
+#: How far a box may reach outside its image, in pixels: rounding does that.
 TOLERANCE = 1.0
 
 
@@ -44,6 +44,7 @@ class AnnotatedObject(NamedTuple):
     ignore: bool
     crowd: bool
     number: int  # for messages: its place in the file, or the id it has there
+    size: tuple[float, float] | None = None  # width and height, where the file has them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,13 +202,20 @@ def _check_files(images: list[AnnotatedImage]) -> None:
 
 
 def _check_objects(images: list[AnnotatedImage], classes: tuple[str, ...], bad_objects: str) -> Boxes:
-    """The objects of all images, cut to their image; bad ones refused or left out."""
+    """The objects of all images as their files have them; bad ones refused or left out.
+
+    None is cut to its image, because no evaluator cuts detections: a box that is found as it was drawn is a perfect
+    match, at the border too.
+    """
     objects = [thing for image in images for thing in image.objects]
     counts = np.array([len(image.objects) for image in images])
     given = np.array([thing.xyxy for thing in objects], dtype=np.float64).reshape(-1, 4)
     corners = np.array([(image.width, image.height) * 2 for image in images], dtype=np.float64)
     corners = np.repeat(corners, counts, axis=0)
-    cut = np.clip(given, 0, corners).astype(np.float32)
+    sizes = np.array([thing.size or (np.nan, np.nan) for thing in objects], dtype=np.float64).reshape(-1, 2)
+    with np.errstate(invalid="ignore"):
+        sizes = np.where(np.isnan(sizes), given[:, 2:] - given[:, :2], sizes)
+    cut = np.clip(given, 0, corners)
     problems = {
         "is not finite": ~np.isfinite(given).all(axis=1),
         "reaches outside its image": ((given < -TOLERANCE) | (given > corners + TOLERANCE)).any(axis=1),
@@ -216,9 +224,10 @@ def _check_objects(images: list[AnnotatedImage], classes: tuple[str, ...], bad_o
     crowd = np.array([thing.crowd for thing in objects], dtype=bool)
     boxes = Boxes(
         offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        xyxy=cut,
+        xyxy=given,
+        size=sizes,
         label=np.array([thing.label for thing in objects], dtype=np.int32),
-        score=np.ones(len(objects), np.float32),
+        score=np.ones(len(objects)),
         ignore=np.array([thing.ignore for thing in objects], dtype=bool) | crowd,
         crowd=crowd,
     )

@@ -203,7 +203,8 @@ class _Reader:
             x, y, width, height = map(float, bbox)
         except OverflowError:  # an integer of hundreds of digits
             x = y = width = height = float("inf")
-        return AnnotatedObject((x, y, x + width, y + height), labels[category], bool(crowd), bool(crowd), number)
+        corners = (x, y, x + width, y + height)
+        return AnnotatedObject(corners, labels[category], bool(crowd), bool(crowd), number, (width, height))
 
     def _field(self, entry: dict, key: str, kind: type, where: str) -> Any:
         value = entry.get(key)

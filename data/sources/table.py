@@ -11,12 +11,13 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from l2d.data.cache.schema import INPUT_COLUMNS, TARGET_TYPES, token_column
 from l2d.data.errors import DataError
-from l2d.data.samples.clusters import fit_clusters
+from l2d.data.samples.clusters import FEWEST_OF_ELBOW, fit_clusters
 from l2d.data.samples.columns import column_lines, row_number_notes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.expressions import check, column_named, columns_of, evaluate
-from l2d.data.samples.features import FeatureEncoder, check_features, standardisation
+from l2d.data.samples.features import FeatureEncoder, check_features
 from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
+from l2d.data.samples.standardise import standardisation
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.data.sources.text_table import Reading, read_table
 
@@ -45,13 +46,27 @@ class SplitConfig(Strict):
         return self
 
 
-class ClusterConfig(Strict):
+class KMeansConfig(Strict):
+    """How many clusters, and from which start."""
+
+    count: Annotated[int, Field(ge=2)] | Literal["elbow"] = "elbow"
+    largest: Annotated[int, Field(ge=2, le=100)] = 10
+    seed: int = 42
+
+    @model_validator(mode="after")
+    def _elbow_can_be_seen(self):
+        if self.count == "elbow" and self.largest < FEWEST_OF_ELBOW:
+            raise ValueError(
+                f"an elbow cannot be seen in the curve of 1 to {self.largest} clusters: largest = {FEWEST_OF_ELBOW} "
+                "or more, or give count a number"
+            )
+        return self
+
+
+class ClusterConfig(KMeansConfig):
     """``[dataset.clusters]``: k-means on standardised training features, as column ``cluster`` (1 the largest)."""
 
     features: list[str] = []  # SQL expressions to cluster on; the rejector's features if none are given
-    count: Annotated[int, Field(ge=2)] | Literal["elbow"] = "elbow"
-    largest: Annotated[int, Field(ge=3, le=100)] = 10
-    seed: int = 42
 
 
 class TokensConfig(Strict):

@@ -26,12 +26,16 @@ def mixed_detections(answers: Sequence[Boxes], chosen: np.ndarray) -> Boxes:
     return Boxes.concatenate(list(answers)).take(chosen * len(answers[0]) + np.arange(len(answers[0])))
 
 
-def system_map(targets: Boxes, detections: Boxes) -> dict[str, float]:
+def system_map(targets: Boxes, detections: Boxes, ids: Sequence[str] = ()) -> dict[str, float]:
     """COCO's mAP of detections on n images.
 
+    Of detections with equal scores those of the image with the lower id come first, as in pycocotools, which sorts the
+    images; within an image those that the answer names first. Ids that are whole numbers count as numbers.
+
     Args:
-        targets: ground truth; boxes to ignore neither have to be found nor count against who finds them.
+        targets: ground truth; boxes to ignore neither have to be found nor count against what finds them.
         detections: on the same images; the 100 best of each image and class count.
+        ids: of the n images; if left out, images are in the order given.
 
     Returns:
         ``map``, the mean over IoU 0.50:0.05:0.95 and the classes that occur, and ``map_50``; nothing where no image has
@@ -41,6 +45,9 @@ def system_map(targets: Boxes, detections: Boxes) -> dict[str, float]:
         return {}
     from faster_coco_eval import COCO, COCOeval_faster
 
+    if len(ids):
+        order = np.array(sorted(range(len(ids)), key=lambda image: _in_order(ids[image])))
+        targets, detections = targets[order], detections[order]
     classes = sorted(set(targets.label.tolist()) | set(detections.label.tolist()))
     truth, found = COCO(), COCO()
     for coco, boxes in ((truth, targets), (found, detections)):
@@ -60,15 +67,20 @@ def system_map(targets: Boxes, detections: Boxes) -> dict[str, float]:
     return {"map": float(precision[:, :, present].mean()), "map_50": float(precision[0][:, present].mean())}
 
 
+def _in_order(sample_id: str) -> tuple:
+    """What a sample is sorted by: its set first, as in ``train/17``, then its number, or its text if it has none."""
+    origin, _, name = sample_id.rpartition("/")
+    number = name.isascii() and name.isdigit()
+    return (origin, 0, int(name), name) if number else (origin, 1, 0, name)
+
+
 _LARGEST_AREA = 1e10
 
 
 def _annotations(boxes: Boxes) -> list[dict]:
     """In COCO's form. COCO knows no difficult boxes, but ignores those whose area is out of range."""
-    corners = boxes.xyxy.astype(np.float64)
-    sizes = corners[:, 2:] - corners[:, :2]
-    area = np.where(boxes.ignore & ~boxes.crowd, 10 * _LARGEST_AREA, sizes.prod(axis=1))
-    columns = (boxes.image, boxes.label, np.hstack([corners[:, :2], sizes]), area, boxes.crowd, boxes.score)
+    area = np.where(boxes.ignore & ~boxes.crowd, 10 * _LARGEST_AREA, boxes.size.prod(axis=1))
+    columns = (boxes.image, boxes.label, np.hstack([boxes.xyxy[:, :2], boxes.size]), area, boxes.crowd, boxes.score)
     names = ("image_id", "category_id", "bbox", "area", "iscrowd", "score")
     rows = zip(*(values.tolist() for values in columns), strict=True)
     return [dict(zip(names, row, strict=True), id=position) for position, row in enumerate(rows, start=1)]

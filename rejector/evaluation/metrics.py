@@ -52,7 +52,8 @@ def task_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], 
     answers = [table.predictions[name] for name in names]
     if "target_boxes" in table.targets and all("pred_boxes" in answer for answer in answers):
         detections = mixed_detections([answer["pred_boxes"][rows] for answer in answers], chosen)
-        metrics |= system_map(table.targets["target_boxes"][rows], detections)
+        ids = [table.ids[row] for row in np.arange(len(table.ids))[rows]]
+        metrics |= system_map(table.targets["target_boxes"][rows], detections, ids)
     return metrics
 
 

@@ -200,7 +200,13 @@ def _section(
         "results": paper_table(members),
         "regrets": regret_table(members),
         "agents": [
-            {"agent": a.name, "role": a.role, "kind": a.kind, "price": f"{a.price:g}", "description": a.description}
+            {
+                "agent": a.name,
+                "role": a.role,
+                "kind": a.kind,
+                "price": "not known" if a.price is None else f"{a.price:g}",
+                "description": a.description,
+            }
             for a in cache.all_agents
         ],
     }

@@ -1,8 +1,7 @@
 """Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimiser.
 
 Each point has its own initialisation and its own shuffle, both drawn from its seed alone, so a point comes out of a
-grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit (given two features or
-more: a product with one column is worked out differently for one matrix and for several).
+grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit.
 """
 
 from __future__ import annotations
@@ -43,7 +42,8 @@ class TrainedRejector:
     """A rejector at its epoch of lowest validation risk.
 
     Attributes:
-        state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split.
+        state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split: float32, or
+            float64 where the features need it, see :func:`l2d.data.samples.standardise.lost_in_32_bits`.
         history: (epochs, 2): mean surrogate loss in training, deferral risk on validation, both on training costs.
         sizes: of the fields of token lists that it reads, see :func:`l2d.data.samples.tokens.token_sizes`; else none.
     """
@@ -64,7 +64,7 @@ class TrainedRejector:
         return network.requires_grad_(False)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Raw features (n, width) -> scores (n, agents), float32 on the CPU."""
+        """Raw features (n, width) -> scores (n, agents), float32 on the CPU. Standardised in the bits of the mean."""
         network, mean, std = self.network(), self.state["feature_mean"], self.state["feature_std"]
         with torch.inference_mode():
             if isinstance(network, TokenNetwork):
@@ -72,7 +72,8 @@ class TrainedRejector:
                 parts = [network.trimmed(features[rows]) for rows in order.split(TOKEN_ROWS_AT_ONCE["cpu"])]
                 found = torch.cat([network(rows, lengths) for rows, lengths in parts])
                 return torch.empty_like(found).index_copy_(0, order, found)
-            return torch.cat([network((part - mean) / std) for part in features.split(ROWS_AT_ONCE)])
+            parts = features.split(ROWS_AT_ONCE)
+            return torch.cat([network(((part.to(mean.dtype) - mean) / std).float()) for part in parts])
 
     def scores_on(self, table: CostTable) -> Tensor:
         """:meth:`scores` of the rows of a table."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,6 +146,108 @@ def test_an_image_id_that_two_sets_have_is_refused(tmp_path):
     assert found.counts.tolist() == [0, 0, 1, 0]
 
 
+def named(**names) -> Dataset:
+    """The dataset with files called 0001.png and on, whose image ids are others."""
+    dataset = make_dataset()
+    files = [f"{k:04d}.png" for k in (40, 7, 12, 1)]
+    return replace(dataset, columns=dataset.columns.with_columns(file_name=pl.Series(files)), **names)
+
+
+def test_images_may_be_named_by_file_or_stem(tmp_path):
+    dataset = named()
+    files = dict(zip(IDS, dataset.columns["file_name"], strict=True))
+    for match, form in (("file_name", str), ("file_name", "images/{}".format), ("stem", lambda file: file[:-4])):
+        content = [{**one, "image_id": form(files[row[0]])} for one, row in zip(results(), ROWS, strict=True)]
+        file = write_results(tmp_path, content)
+        check_found(ask(file, dataset, match=match)[0])
+        with pytest.raises(DataError, match=rf'(?s)is not in the dataset.*match = "{match}" finds 4 of 4'):
+            ask(file, dataset)
+        with pytest.raises(DataError, match="leaves out all 4 detections, 4 for their image"):
+            ask(file, dataset, others="drop")
+
+
+def test_an_entry_whose_file_contradicts_its_image_id_is_refused(tmp_path):
+    """Ultralytics writes the number in a file's name as its image id, and the file's name beside it."""
+    dataset = named()
+    files = dict(zip(IDS, dataset.columns["file_name"], strict=True))
+    content = [{**one, "file_name": files[row[0]]} for one, row in zip(results(), ROWS, strict=True)]
+    check_found(ask(write_results(tmp_path, content), dataset)[0])
+    content = [{**one, "image_id": int(one["file_name"][:4])} for one in content]
+    content[0] |= {"image_id": 40, "file_name": "0012.png"}  # image 40 is 0001.png
+    with pytest.raises(DataError, match=r"image_id 40 is 0001\.png in the dataset, and file_name says 0012\.png"):
+        ask(write_results(tmp_path, content), dataset)
+    content[0]["file_name"] = "0001.png"
+    check_found(ask(write_results(tmp_path, content), dataset, match="file_name")[0])
+
+
+def test_categories_counted_from_0_are_not_read_one_class_off(tmp_path):
+    dataset = replace(make_dataset(), inputs={"category_ids": [1, 2, 3]})
+    file = write_results(tmp_path, results(ids=[0, 1, 2]))
+    for others in ("refuse", "drop"):
+        with pytest.raises(DataError, match=r'(?s)seems to count from 0.*categories = "from_0"'):
+            ask(file, dataset, others=others)
+    with pytest.raises(DataError, match=r"does not name [12]"):
+        ask(file, dataset, labels={"0": "person"})
+    check_found(ask(file, dataset, categories="from_0")[0])
+    check_found(ask(file, dataset, labels={"0": "person", "1": "sofa", "2": "dog"})[0])
+    with pytest.raises(DataError, match="category_id 2 and 5 would both be 'sofa'"):
+        ask(write_results(tmp_path, results([*ROWS[1:], ROWS[0]], ids=[1, 2, 5])), dataset, labels={"5": "sofa"})
+    from_1 = write_results(
+        tmp_path, [{**one, "image_id": row[0]} for one, row in zip(results(ids=[1, 2, 3]), ROWS, strict=True)]
+    )
+    check_found(ask(from_1, make_dataset(coco=False), categories="from_1")[0])
+
+
+def test_what_is_left_out_is_counted(tmp_path):
+    extra = [{"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5}] * 2
+    agent = make(write_results(tmp_path, [*results(), *extra]), others="drop")
+    agent.check(make_dataset(), ["boxes"])
+    assert agent.remarks == ["left out 2 of 6 detections: images that the dataset has not (99 …)"]
+
+
+def test_boxes_that_a_person_has_drawn(tmp_path):
+    """COCO's annotations: without scores, categories by their names, and the images that were looked at."""
+    content = {
+        "images": [{"id": k, "file_name": f"x/{name}"} for k, name in enumerate(["0001.png", "0007.png", "0040.png"])],
+        "categories": [{"id": 5, "name": "dog"}, {"id": 6, "name": "couch"}, {"id": 9, "name": "human"}],
+        "annotations": [
+            {"id": 1, "image_id": 0, "category_id": 5, "bbox": [1.5, 2, 10, 20]},
+            {"id": 2, "image_id": 1, "category_id": 9, "bbox": [0, 0, 30, 20]},
+            {"id": 3, "image_id": 1, "category_id": 6, "bbox": [3, 4, 2, 4]},
+            {"id": 4, "image_id": 0, "category_id": 9, "bbox": [2, 2, 2, 2]},
+        ],
+    }
+    file = write_results(tmp_path, json.dumps(content))
+    dataset = named()
+    found, parts = ask(file, dataset, match="file_name", labels={"human": "person"}, partial=True)
+    check_found(replace(found, score=np.array([0.5, 0.75, 0.25, 1.0])))
+    assert found.score.tolist() == [1, 1, 1, 1]
+    missing = [reason for part in parts for reason in (part.failure.tolist() if part.failure is not None else [None])]
+    assert missing == [None, None, "no answer", None]  # 0012.png is not in the file, nothing is on 0040.png
+
+
+def test_a_partial_agent_has_no_answer_where_the_file_says_nothing(tmp_path):
+    dataset = make_dataset()
+    looked = write_results(tmp_path, [*results(), {"image_id": "train/7"}])
+    empty = pl.DataFrame({"image": ["train/7"]})
+    pl.concat([table(), empty], how="diagonal").write_csv(tmp_path / "found.csv")
+    for file in (looked, tmp_path / "found.csv"):
+        found, parts = ask(file, dataset, partial=True)
+        check_found(found)
+        assert parts[0].is_unavailable.tolist() == [False, False, True]
+        assert parts[1].failure is None
+        with pytest.raises(DataError, match=r"missing|label is None"):
+            ask(file, dataset)
+
+
+def test_a_table_without_scores_counts_each_box_with_1(tmp_path):
+    table().drop("score").write_csv(tmp_path / "found.csv")
+    agent = make(tmp_path / "found.csv")
+    agent.check(make_dataset(), ["boxes"])
+    assert agent.boxes.score.tolist() == [1, 1, 1, 1]
+    assert agent.remarks == ["no scores: each box counts with score 1, and boxes of a class keep the file's order"]
+
+
 def test_nothing_found_at_all(tmp_path):
     for file in (write_results(tmp_path, []), tmp_path / "empty.csv"):
         if file.suffix == ".csv":
@@ -169,7 +272,7 @@ def test_the_summary_is_of_the_images_at_hand(tmp_path):
         ({"score": -0.1}, "score"),
         ({"score": "0.5"}, "'score' is '0.5'"),
         ({"bbox": [0, 0, float("inf"), 1]}, "box .* is not finite"),
-        ({"bbox": [0, 0, 1e39, 1]}, "box .* is not finite"),
+        ({"bbox": [0, 0, 1e39, 1]}, "box .* is out of range"),
         ({"bbox": [0, 0, 10**400, 1]}, "out of range"),
         ({"bbox": [5, 5, -1, 3]}, "the wrong way round"),
         ({"bbox": [5, 5, 1]}, "not four numbers"),
@@ -177,7 +280,7 @@ def test_the_summary_is_of_the_images_at_hand(tmp_path):
         ({"image_id": True}, "'image_id' is True"),
         ({"category_id": "1"}, "'category_id' is '1'"),
         ({"score": ...}, "'score' is missing"),
-        (None, "no object"),
+        (None, "not an object"),
     ],
 )
 def test_bad_results_are_refused_naming_file_and_position(tmp_path, change, said):
@@ -193,7 +296,7 @@ def test_bad_results_are_refused_naming_file_and_position(tmp_path, change, said
 @pytest.mark.parametrize("text", ["{", "[1", "\ufeff[]]", '{"annotations": []}', "[" * 100_000])
 def test_what_is_no_results_file_is_refused(tmp_path, text):
     file = write_results(tmp_path, text)
-    with pytest.raises(DataError, match=r"is not JSON|no list of detections") as error:
+    with pytest.raises(DataError, match=r"is not JSON|not a list of detections|no list of objects 'images'") as error:
         ask(file, make_dataset())
     assert str(file) in str(error.value)
 

@@ -407,7 +407,7 @@ def test_one_training_image_cannot_be_split(devkit):
     refused(lambda: devkit.load(limit=1), DataError, "one image", "validation")
 
 
-def test_boxes_a_pixel_outside_are_cut_and_worse_ones_dropped_if_asked(devkit):
+def test_boxes_a_pixel_outside_stay_as_they_are_and_worse_ones_are_dropped_if_asked(devkit):
     devkit.image(
         "2008_000001",
         ("dog", 0, 0, 101, 61),  # a pixel over on every side
@@ -420,7 +420,7 @@ def test_boxes_a_pixel_outside_are_cut_and_worse_ones_dropped_if_asked(devkit):
     refused(devkit.load, DataError, "(-2, 0, 20, 20) of a cat", "object 1", "4 such objects")
     dataset = devkit.load(bad_objects="drop")
     found = dataset.target_boxes.of(1)
-    np.testing.assert_array_equal(found["boxes"], [[0, 0, 100, 60], [4, 4, 9, 9]])
+    np.testing.assert_array_equal(found["boxes"], [[-1, -1, 101, 61], [4, 4, 9, 9]])
     assert dataset.columns.row(1)[2:5] == (1, 1, "dog")
     assert dataset.inputs["dropped_objects"] == {"bad": 4}
     assert len(dataset.target_boxes.of(2)["boxes"]) == 3

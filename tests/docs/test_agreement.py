@@ -106,6 +106,13 @@ def test_tied_scores_keep_their_order(peer):
 
 
 @pytest.mark.parametrize("peer", PEERS)
+def test_scores_that_differ_in_the_ninth_decimal(peer):
+    found = [(ELSEWHERE, 0.9), (SQUARE, 0.9 + 1e-9)]
+    assert coco([SQUARE], found, peer=peer) == pytest.approx(1)
+    assert ours([SQUARE], found) == 1
+
+
+@pytest.mark.parametrize("peer", PEERS)
 def test_an_overlap_of_exactly_the_threshold_counts(peer):
     half = (10, 10, 20, 10)
     assert coco([SQUARE], [(half, 0.5)], peer=peer) == pytest.approx(0.1)

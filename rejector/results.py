@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from l2d.data.results import Shown
 from l2d.rejector.evaluation.evaluation import Evaluation
-from l2d.rejector.evaluation.summary import comparison_table, findings, flat_rows, headline, paper_table, settings_of
+from l2d.rejector.evaluation.summary import findings, flat_rows, settings_of, tables
 from l2d.rejector.runs.run import Run, load_run
 from l2d.rejector.theory.diagnosis import shown_parts, theory_rows
 
@@ -104,9 +104,7 @@ class Evaluations(Shown):
 
         parts = []
         for members in self._by_cache():
-            title = "Difference in deferral loss (below 0: the rejector is better)"
-            parts.append(table_text(paper_table(members), title=headline(members)))
-            parts.append(table_text(comparison_table(members), title=title))
+            parts += [table_text(rows, title=title) for title, rows in tables(members)]
             parts.append("\n".join(findings(members)))
         return "\n\n".join(parts)
 

@@ -181,14 +181,7 @@ def print_evaluations(
 
     from l2d.data.terminal.render import print_rows, print_table
     from l2d.rejector.evaluation.evaluate import evaluate_runs
-    from l2d.rejector.evaluation.summary import (
-        comparison_table,
-        findings,
-        flat_rows,
-        headline,
-        paper_table,
-        settings_of,
-    )
+    from l2d.rejector.evaluation.summary import findings, flat_rows, settings_of, tables
     from l2d.rejector.runs.run import RUN_FILE, find_runs
 
     evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value, group=group)
@@ -202,10 +195,8 @@ def print_evaluations(
         for evaluation in evaluations:
             by_cache.setdefault(evaluation.cache.path, []).append(evaluation)
         for members in by_cache.values():
-            print_table(paper_table(members), title=headline(members))
-            print_table(
-                comparison_table(members), title="Difference in deferral loss (below 0: the rejector is better)"
-            )
+            for title, rows in tables(members):
+                print_table(rows, title=title)
             print("\n".join(findings(members)) + "\n")
     else:
         print_rows(flat_rows(evaluations), format.value)

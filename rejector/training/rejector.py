@@ -1,8 +1,7 @@
 """Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimiser.
 
 Each point has its own initialisation and its own shuffle, both drawn from its seed alone, so a point comes out of a
-grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit (given two features or
-more: a product with one column is worked out differently for one matrix and for several).
+grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS, digest
 from l2d.data.errors import DataError, UsageError
 from l2d.rejector.best.training import check_config as check_best
-from l2d.rejector.best.training import train_best
+from l2d.rejector.best.training import foreign_settings, train_best
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.registry import METHODS, check_method
 from l2d.rejector.literature.sweep import train_methods
@@ -119,6 +119,15 @@ def sweep(
         more, left_out = train_methods(others, cache, config, overwrite=overwrite, narrate=narrate)
         seconds += more
     return SweepReport(folders, len(todo), seconds, left_out)
+
+
+def default_method(cache: CostCache, config: TrainConfig, *, nus: Sequence[float] = (1.0,)) -> str:
+    """What is trained where no method is named: ``best``, or the paper's ``multi-task`` where settings ask for it.
+
+    A cache without features, a setting of a network (``--rejector``, ``--epochs`` …) or a ``nu`` mean ``multi-task``.
+    """
+    asks = set(nus) != {1.0} or bool(foreign_settings(config))
+    return "multi-task" if asks or "features" not in cache.record.inputs else "best"
 
 
 def _train_grid(

@@ -1,1 +1,1 @@
-"""The default method: each agent's raw costs predicted by cross-fitted models, query costs and weights applied after."""
+"""The default method: each agent's raw costs are predicted; query costs and weights are applied after."""

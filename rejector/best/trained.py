@@ -71,7 +71,7 @@ class TrainedBest(TrainedRejector):
         return _models[digest]
 
     def scores(self, features: Tensor) -> Tensor:
-        """New samples' raw features (n, width) -> scores (n, agents), float32. A row's bits depend on that row alone."""
+        """New samples' raw features (n, width) -> scores (n, agents), float32. A row's bits are its own."""
         return self._scored(self.predictor(None, (), features.numpy()))
 
     def scores_of(self, split: str, ids: Sequence[str], features: Tensor) -> Tensor:

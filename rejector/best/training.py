@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ import torch
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError, nearest
-from l2d.data.samples.features import standardisation
+from l2d.data.options import as_typed
+from l2d.data.samples.standardise import standardisation
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.model import CostModel, fit_costs
@@ -32,18 +33,22 @@ MOST = 100_000
 USED = ("failures", "memory", "train_rows", "guard", "fallback")
 
 
+def foreign_settings(config: TrainConfig) -> list[str]:
+    """Flags of settings that are not the default and that this method does not have."""
+    own = {name: getattr(TrainConfig(), name) for name in USED}
+    return [word for word in as_typed(replace(config, **own)) if word.startswith("--")]
+
+
 def check_config(config: TrainConfig) -> None:
     """Refuse settings of networks.
 
     Raises:
         UsageError: names them.
     """
-    default = TrainConfig()
-    given = [one for one in fields(TrainConfig) if getattr(config, one.name) != getattr(default, one.name)]
-    useless = [f"--{one.metadata.get('flag', one.name).lstrip('-')}" for one in given if one.name not in USED]
+    useless = foreign_settings(config)
     if useless:
         raise UsageError(
-            f"{', '.join(useless).replace('_', '-')}: method 'best' has no such setting",
+            f"{', '.join(useless)}: method 'best' has no such setting",
             hint="add --method multi-task (the paper's), or leave it out",
         )
 
@@ -142,12 +147,20 @@ def _trained(
     found = []
     for point in points:
         free = TrainedBest(
-            point=point, config=config, state=state, best_epoch=0, validation_risk=0.0, history=[], guard={"holds": False}
+            point=point,
+            config=config,
+            state=state,
+            best_epoch=0,
+            validation_risk=0.0,
+            history=[],
+            guard={"holds": False},
         )
         predicted = free.total(unseen)
         costs = point_costs(torch.from_numpy(raw), point, cache.record.tasks).numpy().astype(np.float64)
         guard = Guard.of(predicted, costs, z=config.guard, fallback=fallback)
-        loss = float(costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean())
+        loss = float(
+            costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean()
+        )
         about = {"samples": len(x), "reliability": reliability(predicted, costs, names)}
         if model.stacking is not None:
             about["weights"] = {

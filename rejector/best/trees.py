@@ -123,7 +123,7 @@ def grow(x: np.ndarray, targets: np.ndarray, *, seed: int, trees: int = TREES, t
 
 @dataclass(frozen=True)
 class Grown:
-    """Grown trees with the costs in their nodes under each penalty: ``values`` is float32 (penalties, leaves, outputs)."""
+    """Grown trees with the costs in their leaves under each penalty: float32 (penalties, leaves, outputs)."""
 
     forest: Forest
     values: np.ndarray

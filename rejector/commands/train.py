@@ -26,6 +26,11 @@ from l2d.rejector.settings import TrainConfig
 BETA_HELP = "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs."
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
 
+METHOD_HELP = (
+    "best, multi-task (the paper's), classification-only, mozannar_sontag, knn …: docs/methods.md. "
+    "Default: best; multi-task where an option of networks is given."
+)
+
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
 OnlyOption = Annotated[
     str | None, typer.Option(help="Agents to choose among, by commas, including the model. Default: all.")
@@ -37,7 +42,7 @@ def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     config: TrainConfig,
-    method: Annotated[str, typer.Option(help="multi-task, mozannar_sontag, knn …: docs/methods.md.")] = "multi-task",
+    method: Annotated[str | None, typer.Option(help=METHOD_HELP)] = None,
     beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
@@ -57,7 +62,7 @@ def train(
         l2d train support2.cache --out run --beta expert_1=0.05,expert_2=0.1 --nu 0.5 --rejector linear
     """
     grid = {
-        "methods": [method],
+        "methods": [] if method is None else [method],
         "weights": [pairs(lambda_, "--lambda")] if lambda_ else [],
         "betas": betas([beta]) if beta else [],
         "nus": [nu],
@@ -80,12 +85,14 @@ def sweep(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     config: TrainConfig,
-    method: Annotated[str, typer.Option(help="One or more, by commas: docs/methods.md.")] = "multi-task",
+    method: Annotated[str | None, typer.Option(help=METHOD_HELP + " One or more, by commas.")] = None,
     beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
     cost: CostOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, …")] = 4,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds: 0, 1, … Default: 4; 1 for method best.")
+    ] = None,
     only: OnlyOption = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
@@ -104,11 +111,11 @@ def sweep(
         torchrun --standalone --nproc-per-node 2 --no-python l2d sweep support2.cache --out runs
     """
     grid = {
-        "methods": values(method, str, "--method"),
+        "methods": [] if method is None else values(method, str, "--method"),
         "weights": [pairs(text, "--lambda") for text in lambda_ or []],
         "betas": betas(beta) if beta else [],
         "nus": values(nu, float, "--nu"),
-        "seeds": list(range(seeds)),
+        "seeds": [] if seeds is None else list(range(seeds)),
         "cost": cost,
     }
     folders = _sweep(cache, grid, config, lambda point: out / point.run_id, device, overwrite, only)
@@ -141,12 +148,18 @@ def _sweep(
     from l2d.data.cache.reader import CostCache
     from l2d.data.device import resolve_device
     from l2d.rejector.grid import chosen_agents, make_grid
+    from l2d.rejector.sweep import default_method
     from l2d.rejector.sweep import sweep as run_sweep
     from l2d.rejector.training.distributed import is_first
 
     opened = CostCache(cache)
     if only is not None:
         opened = chosen_agents(opened, values(only, str, "--only"))
+    if not grid["methods"]:
+        grid["methods"] = [default_method(opened, config, nus=grid["nus"])]
+        if grid["methods"] == ["multi-task"]:
+            say("method multi-task: these options or this cache are not for method best")
+    grid["seeds"] = grid["seeds"] or list(range(1 if grid["methods"] == ["best"] else 4))
     points = make_grid(opened, **grid)
     folders = [folder_of(point) for point in points]
     if is_first():

@@ -51,7 +51,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "best": Method(
         source="trees and ridge, cross-fitted and stacked",
-        paper="costs predicted (Geurts et al. 2006; Agarwal et al. 2022; Rahimi and Recht 2007), stacked (Breiman 1996)",
+        paper="Geurts et al. 2006; Agarwal et al. 2022; Rahimi and Recht 2007; Breiman 1996",
         scores="costs",
     ),
     "cost_regression": Method(

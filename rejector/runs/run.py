@@ -144,7 +144,9 @@ def allocation_batches(
         batches = zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True)
         for ids, (features, raw) in batches:
             costs = point_costs(raw, rejector.point, cache.record.tasks)
-            yield pa.RecordBatch.from_pydict(_allocated(ids, split, rejector.scores_of(split, list(ids), features), costs, cache))
+            yield pa.RecordBatch.from_pydict(
+                _allocated(ids, split, rejector.scores_of(split, list(ids), features), costs, cache)
+            )
 
 
 def method_allocation_batches(

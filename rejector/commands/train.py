@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,13 +14,12 @@ from l2d.data.terminal.options import (
     Format,
     FormatOption,
     OverwriteOption,
-    Split,
     options_of,
     pairs,
     values,
 )
 from l2d.data.terminal.progress import Bars, quote, say
-from l2d.rejector.settings import TrainConfig
+from l2d.rejector.settings import DEFAULT_METHOD, TrainConfig
 
 BETA_HELP = "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs."
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
@@ -42,7 +40,11 @@ def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     config: TrainConfig,
+<<<<<<< HEAD
     method: Annotated[str | None, typer.Option(help=METHOD_HELP)] = None,
+=======
+    method: Annotated[str, typer.Option(help="multi-task, mozannar_sontag, knn …: docs/methods.md.")] = DEFAULT_METHOD,
+>>>>>>> main
     beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
@@ -61,6 +63,7 @@ def train(
 
         l2d train support2.cache --out run --beta expert_1=0.05,expert_2=0.1 --nu 0.5 --rejector linear
     """
+<<<<<<< HEAD
     grid = {
         "methods": [] if method is None else [method],
         "weights": [pairs(lambda_, "--lambda")] if lambda_ else [],
@@ -74,10 +77,33 @@ def train(
     if _sweep(cache, grid, config, lambda point: out, device, overwrite, only) is None:
         return
     from l2d.rejector.commands.judge import print_evaluations
+=======
+    from l2d.rejector.library import train as train_run
+>>>>>>> main
 
-    print_evaluations([out], Split.test, format)
-    sql = "SELECT agent, count(*) FROM allocations GROUP BY ALL"
-    say(f'next: l2d report {quote(out)}, or l2d query {quote(out)} {quote(cache)} "{sql}"')
+    given = betas([beta]) if beta else [None]
+    if len(given) > 1:
+        raise UsageError(f"--beta {beta} gives {len(given)} values", hint="for a grid: l2d sweep")
+    with Bars() as bars:
+        run = train_run(
+            cache,
+            out,
+            method=method,
+            beta=given[0],
+            weights=pairs(lambda_, "--lambda") if lambda_ else None,
+            nu=nu,
+            cost=cost,
+            seed=seed,
+            only=values(only, str, "--only") if only is not None else None,
+            device=device,
+            overwrite=overwrite,
+            say=say,
+            progress=bars.epochs(config.epochs),
+            config=config,
+        )
+    if _print_on_test(run, format, one=True):
+        sql = "SELECT agent, count(*) FROM allocations GROUP BY ALL"
+        say(f'next: l2d report {quote(out)}, or l2d query {quote(out)} {quote(cache)} "{sql}"')
 
 
 @options_of(TrainConfig)
@@ -85,7 +111,11 @@ def sweep(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     config: TrainConfig,
+<<<<<<< HEAD
     method: Annotated[str | None, typer.Option(help=METHOD_HELP + " One or more, by commas.")] = None,
+=======
+    method: Annotated[str, typer.Option(help="One or more, by commas: docs/methods.md.")] = DEFAULT_METHOD,
+>>>>>>> main
     beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
@@ -110,6 +140,7 @@ def sweep(
 
         torchrun --standalone --nproc-per-node 2 --no-python l2d sweep support2.cache --out runs
     """
+<<<<<<< HEAD
     grid = {
         "methods": [] if method is None else values(method, str, "--method"),
         "weights": [pairs(text, "--lambda") for text in lambda_ or []],
@@ -122,9 +153,40 @@ def sweep(
     if folders is None:
         return
     from l2d.rejector.commands.judge import print_evaluations
+=======
+    from l2d.rejector.library import sweep as train_grid
+>>>>>>> main
 
-    print_evaluations(folders, Split.test, format, one=False)
-    say(f"next: l2d report {quote(out)}, or l2d evaluate {quote(out)} --split validation")
+    with Bars() as bars:
+        runs = train_grid(
+            cache,
+            out,
+            methods=values(method, str, "--method"),
+            betas=betas(beta or []),
+            weights=[pairs(text, "--lambda") for text in lambda_ or []],
+            nus=values(nu, float, "--nu"),
+            cost=cost,
+            seeds=seeds,
+            only=values(only, str, "--only") if only is not None else None,
+            device=device,
+            overwrite=overwrite,
+            say=say,
+            progress=bars.epochs(config.epochs),
+            config=config,
+        )
+    if _print_on_test(runs, format, one=False):
+        say(f"next: l2d report {quote(out)}, or l2d evaluate {quote(out)} --split validation")
+
+
+def _print_on_test(runs: Any, format: Format, *, one: bool) -> bool:
+    """Print what runs do on test samples; False in the processes of a `torchrun` that have nothing to say."""
+    from l2d.rejector.commands.judge import print_evaluations
+    from l2d.rejector.library import evaluate
+    from l2d.rejector.training.distributed import is_first
+
+    if is_first():
+        print_evaluations(evaluate(runs), format, one=one)
+    return is_first()
 
 
 def betas(texts: list[str]) -> list[float | dict[str, float]]:
@@ -133,6 +195,7 @@ def betas(texts: list[str]) -> list[float | dict[str, float]]:
     for text in texts:
         found += [pairs(text, "--beta")] if "=" in text else values(text, float, "--beta")
     return found
+<<<<<<< HEAD
 
 
 def _sweep(
@@ -188,3 +251,5 @@ def _warn_of_leaks(cache) -> None:
 
     for finding in leaks(cache)[:1]:
         say(f"warning: {finding.check}: {finding.what} (see: l2d audit {quote(cache.path)})")
+=======
+>>>>>>> main

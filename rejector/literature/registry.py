@@ -50,7 +50,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "best": Method(
-        source="trees and ridge, cross-fitted and stacked",
+        source="trees and ridge, stacked",
         paper="Geurts et al. 2006; Agarwal et al. 2022; Rahimi and Recht 2007; Breiman 1996",
         scores="costs",
     ),

@@ -27,6 +27,7 @@ from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError
 from l2d.data.samples.tokens import token_sizes
+from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.costs import CostWeights
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.registry import METHODS
@@ -99,6 +100,7 @@ def save_runs(
             "training": asdict(rejector.config),
             "best_epoch": rejector.best_epoch,
             "validation_risk": rejector.validation_risk,
+            **({"guard": rejector.guard, "best": rejector.about} if isinstance(rejector, TrainedBest) else {}),
             "history": rejector.history,
             "agents": [agent.name for agent in cache.agents],
             "input": asdict(InputRecord.of(cache, INPUT_OF[rejector.config.network])),
@@ -142,7 +144,9 @@ def allocation_batches(
         batches = zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True)
         for ids, (features, raw) in batches:
             costs = point_costs(raw, rejector.point, cache.record.tasks)
-            yield pa.RecordBatch.from_pydict(_allocated(ids, split, rejector.scores(features), costs, cache))
+            yield pa.RecordBatch.from_pydict(
+                _allocated(ids, split, rejector.scores_of(split, list(ids), features), costs, cache)
+            )
 
 
 def method_allocation_batches(
@@ -197,7 +201,9 @@ def load_run(path: Path) -> Run:
         point = facts["point"]
         beta = point["beta"]
         looks_at = InputRecord(**facts["input"]) if "input" in facts else None
-        kind = TrainedMethod if point["method"] in METHODS else TrainedRejector
+        kind, more = TrainedMethod if point["method"] in METHODS else TrainedRejector, {}
+        if point["method"] == "best":
+            kind, more = TrainedBest, {"guard": facts["guard"], "about": facts["best"]}
         rejector = kind(
             point=GridPoint(
                 **{
@@ -213,6 +219,7 @@ def load_run(path: Path) -> Run:
             validation_risk=facts["validation_risk"],
             history=[tuple(row) for row in facts["history"]],
             sizes=token_sizes(looks_at.made) if looks_at is not None else (),
+            **more,
         )
         rejector.check()
         return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"], looks_at)

@@ -51,7 +51,7 @@ class Option:
             (self.below, "<", lambda bound: value < bound),
         )
         given = [(bound, sign, holds) for bound, sign, holds in bounds if bound is not None]
-        finite = isinstance(value, int) or math.isfinite(value)
+        finite = not isinstance(value, float) or math.isfinite(value)  # a text has no bounds
         if given and not (finite and all(holds(bound) for bound, _, holds in given)):
             limits = " and ".join(f"{sign} {bound:g}" for bound, sign, _ in given)
             raise UsageError(f"{name} = {value}", hint=f"{name} is a number {limits}")

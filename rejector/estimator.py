@@ -152,7 +152,9 @@ class DeferralRejector(BaseEstimator):
         config = TrainConfig(guard=float(self.guard), fallback=None if self.fallback is None else names[self.fallback])
         return rejectors_of(model, [point], ids, x, raw, names, tasks, config)[0]
 
-    def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray, tasks: list[str]) -> TrainedRejector:
+    def _fit_network(
+        self, point: GridPoint, features: np.ndarray, raw: np.ndarray, tasks: list[str]
+    ) -> TrainedRejector:
         config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
         rows_of = self._split(len(features))
         offset, scale = _before_32_bits(features, rows_of[0])

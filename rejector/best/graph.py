@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from l2d.rejector.best.linear import CLIPPED_AT, Basis
-from l2d.rejector.best.model import CostModel
+from l2d.rejector.best.model import MORE, CostModel
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.best.trees import Forest
 
@@ -87,7 +87,7 @@ class Graph:
         return self.node("Add", self.node("MatMul", inputs, self.constant(weights)), self.constant(intercept))
 
     def costs(self, features: str, model: CostModel) -> str:
-        """Raw costs as :meth:`l2d.rejector.best.model.CostModel.predict` gives them: (batch, agents, tasks), float64."""
+        """Raw costs as :meth:`l2d.rejector.best.model.CostModel.predict` gives them, (batch, agents, tasks)."""
         agents, tasks = model.num_agents, model.num_tasks
         shape = self.constant(np.array([-1, agents, tasks], np.int64))
         if model.basis is None:
@@ -109,7 +109,18 @@ class Graph:
             parts.append(self.node("Mul", apart, self.constant(model.stacking.difference[number])))
             level = self.node("Sub", level, common)
             parts.append(self.node("Mul", level, self.constant(model.stacking.common[number])))
-        return self.node("Add", self._sum(parts), self.constant(model.stacking.mean))
+        found = self.node("Add", self._sum(parts), self.constant(model.stacking.mean))
+        if model.known.all():
+            return found
+        return self.node("Where", self.constant(model.known[None, :, None]), found, self._unknown(found, model))
+
+    def _unknown(self, found: str, model: CostModel) -> str:
+        """What agents cost that have answered nothing, see :class:`l2d.rejector.best.model.CostModel`."""
+        known = self.node("Gather", found, self.constant(np.flatnonzero(model.known)), axis=1)
+        dearest = self.node("ReduceMax", known, axes=[1], keepdims=1)
+        more = self.node("Mul", self.node("Abs", dearest), self.constant(np.float64(MORE)))
+        more = self.node("Add", self.node("Add", dearest, more), self.constant(np.float64(MORE)))
+        return self.node("Max", self.constant(model.mean[None]), more)
 
     def repeated(self, features: str, values: np.ndarray) -> str:
         """The same for every sample: (batch, ...)."""

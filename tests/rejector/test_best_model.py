@@ -1,24 +1,19 @@
-"""The models of method ``best`` against scikit-learn, scipy and sums written out; input that leaves little to learn."""
+"""Method ``best`` on input that leaves little to learn; its models as an ONNX graph."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnxruntime
 import pytest
-from scipy.optimize import lsq_linear
-from sklearn.ensemble import ExtraTreesRegressor
-from sklearn.linear_model import Ridge as ScikitRidge
 
-from l2d.rejector.best import trees
 from l2d.rejector.best.folds import FOLDS, contrasts, fold_of
 from l2d.rejector.best.graph import Graph, at_most_in_float32
-from l2d.rejector.best.linear import PENALTIES, Basis, fit_ridge
 from l2d.rejector.best.model import CostModel, fit_costs
-from l2d.rejector.best.stacking import Stacking
-from l2d.rejector.best.trees import Forest, Grown, grow
 
 
-def problem(rows: int = 400, agents: int = 3, width: int = 4, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def problem(
+    rows: int = 400, agents: int = 3, width: int = 4, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Features, raw costs of one task (each agent errs where its own feature is high), and ids."""
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(rows, width)).astype(np.float32)
@@ -30,112 +25,7 @@ def chosen(model: CostModel, x: np.ndarray) -> np.ndarray:
     return model.predict(x).sum(axis=2).argmin(axis=1)
 
 
-# --- trees ------------------------------------------------------------------------------------------------------------
-
-
-def forest_of(x: np.ndarray, costs: np.ndarray, answered: np.ndarray, seed: int = 0) -> tuple[Grown, list]:
-    grown = grow(x, np.where(answered, costs, 0.0), seed=seed, trees=6)
-    return Grown.of(grown, x, costs, answered), grown
-
-
-def test_without_shrinkage_the_forest_is_scikit_learns():
-    x, raw, _ = problem()
-    ours, _ = forest_of(x, raw[:, :, 0], np.ones((400, 3), bool))
-    settings = {"min_samples_leaf": trees.LEAF, "max_features": trees.FEATURES, "random_state": 0}
-    theirs = ExtraTreesRegressor(6, **settings).fit(x, raw[:, :, 0])
-    new, _, _ = problem(seed=1)
-    np.testing.assert_allclose(ours.with_penalty(0).predict(new), theirs.predict(new), atol=1e-6)
-
-
-def test_leaves_shrink_along_the_path_as_the_sum_says():
-    """Hierarchical shrinkage written out for every training sample: only samples that an agent answered count."""
-    x, raw, _ = problem(rows=150)
-    costs, answered = raw[:, :, 0], np.random.default_rng(3).random((150, 3)) < 0.6
-    grown, scikit = forest_of(x, costs, answered)
-    position = trees.PENALTIES.index(30.0)
-    for agent in range(3):
-        total = np.zeros(150)
-        for tree in scikit:
-            inside = tree.decision_path(x).toarray().astype(bool)
-            for sample in range(150):
-                path = np.flatnonzero(inside[sample])  # in order of depth: a child comes after its parent
-                own = [answered[:, agent] & inside[:, node] for node in path]
-                value = costs[own[0], agent].mean()
-                for above, here in zip(own[:-1], own[1:], strict=True):
-                    if here.any():
-                        step = costs[here, agent].mean() - costs[above, agent].mean()
-                        value += step / (1 + 30.0 / above.sum())
-                total[sample] += value
-        found = grown.with_penalty(position).predict(x)[:, agent]
-        np.testing.assert_allclose(found, total / len(scikit), atol=1e-5)
-
-
-def test_both_traversals_find_the_same_leaves(monkeypatch):
-    x, raw, _ = problem()
-    forest = forest_of(x, raw[:, :, 0], np.ones((400, 3), bool))[0].with_penalty(0)
-    walked = np.stack(list(forest.leaves(x)))
-    monkeypatch.setattr(trees, "COMPILED_FROM", 0)
-    assert np.array_equal(np.stack(list(forest.leaves(x))), walked)
-
-
-def test_arrays_that_are_not_trees_are_refused():
-    x, raw, _ = problem()
-    good = forest_of(x, raw[:, :, 0], np.ones((400, 3), bool))[0].with_penalty(0)
-    good.check(4)
-    with pytest.raises(ValueError, match="not trees"):
-        good.check(1)
-    cyclic = {**vars(good), "left": np.where(good.left > 0, 0, good.left).astype(np.int32)}
-    with pytest.raises(ValueError, match="not trees"):
-        Forest(**cyclic).check(4)
-
-
-# --- ridge and stacking -----------------------------------------------------------------------------------------------
-
-
-def test_ridge_is_scikit_learns_on_the_samples_that_an_agent_answered():
-    x, raw, _ = problem()
-    answered = np.random.default_rng(1).random((400, 3)) < 0.7
-    inputs = Basis.of(x, 0)(x)
-    found = fit_ridge(inputs, raw[:, :, 0].astype(np.float64), answered)
-    for penalty, ours in zip(PENALTIES, found, strict=True):
-        for agent in range(3):
-            rows = answered[:, agent]
-            theirs = ScikitRidge(penalty).fit(inputs[rows], raw[rows, agent, 0])
-            np.testing.assert_allclose((inputs @ ours.weights + ours.intercept)[:, agent], theirs.predict(inputs), atol=1e-8)
-
-
-def test_stacking_is_non_negative_least_squares_on_contrasts():
-    generator = np.random.default_rng(0)
-    costs = generator.random((200, 3, 1))
-    answered = generator.random((200, 3)) < 0.8
-    members = [costs + generator.normal(scale=scale, size=costs.shape) for scale in (0.3, 0.6)] + [-costs]
-    stacking = Stacking.fit(members, costs, answered)
-    columns = np.stack([contrasts(member, answered)[0][answered][:, 0] for member in members], axis=1)
-    best = lsq_linear(columns, contrasts(costs, answered)[0][answered][:, 0], bounds=(0, np.inf)).x
-    np.testing.assert_allclose(stacking.difference[:, 0], best, atol=1e-5)
-    assert stacking.difference[2, 0] == 0  # what is wrong way round gets no weight
-    rest = (costs - stacking(members))[answered]
-    assert abs(rest.mean()) < 1e-12
-
-
 # --- the whole model --------------------------------------------------------------------------------------------------
-
-
-def test_it_finds_the_agent_that_is_right():
-    x, raw, ids = problem(rows=1500)
-    new, _, _ = problem(rows=1000, seed=5)
-    best = new[:, :3].argmin(axis=1)
-    assert np.mean(chosen(fit_costs(x, raw, ids), new) == best) > 0.75
-
-
-def test_a_sample_has_the_same_bits_alone():
-    x, raw, ids = problem()
-    model = fit_costs(x, raw, ids)
-    together = model.predict(x)
-    for rows in ([0], [399], list(range(100, 357)), list(range(0, 400, 7))):
-        assert np.array_equal(model.predict(x[rows]), together[rows])
-        one = model.predict_unseen(x[rows], [ids[row] for row in rows])
-        assert np.array_equal(one, model.predict_unseen(x, ids)[rows])
 
 
 def test_the_same_seed_gives_the_same_bits_whatever_the_threads():
@@ -166,13 +56,6 @@ def test_a_sample_is_judged_by_models_that_have_not_seen_it():
     seen = heart(lambda number: model.forests[(number + 1) % FOLDS].predict(x[fold == number]))
     assert seen > 0.3
     assert abs(unseen) < 0.1
-
-
-def test_folds_are_about_equal_and_an_id_keeps_its_own():
-    ids = [f"patient {k}" for k in range(5000)]
-    fold = fold_of(ids)
-    assert np.bincount(fold, minlength=FOLDS).min() > 0.9 * 1000
-    assert np.array_equal(fold_of(ids[::-1]), fold[::-1])
 
 
 # --- little to learn --------------------------------------------------------------------------------------------------

@@ -67,7 +67,9 @@ CHECKS = [
 ]
 
 
-@pytest.mark.parametrize("position", range(len(CHECKS)), ids=lambda k: f"{CHECKS[k][0].method}-{CHECKS[k][1].func.__name__}")
+@pytest.mark.parametrize(
+    "position", range(len(CHECKS)), ids=lambda k: f"{CHECKS[k][0].method}-{CHECKS[k][1].func.__name__}"
+)
 def test_scikit_learns_check(position):
     estimator, check = CHECKS[position]
     check(estimator)
@@ -246,7 +248,16 @@ def test_costs_are_no_metadata_to_be_routed():
 def test_its_parameters_are_those_of_training_with_the_same_defaults():
     parameters = {name: p.default for name, p in inspect.signature(DeferralRejector).parameters.items()}
     config = asdict(TrainConfig())
-    assert set(TRAINING) == set(config) - {"failures", "memory", "dropout", "classifier", "alpha", "train_rows", "guard", "fallback"}
+    assert set(TRAINING) == set(config) - {
+        "failures",
+        "memory",
+        "dropout",
+        "classifier",
+        "alpha",
+        "train_rows",
+        "guard",
+        "fallback",
+    }
     assert {name: parameters[name] for name in TRAINING} == {name: config[name] for name in TRAINING}
     assert set(DeferralRejector().get_params()) == set(parameters)
 
@@ -337,7 +348,9 @@ def test_best_scores_are_negated_costs_with_query_costs():
     new, new_costs = problem(rows=1000, seed=1)
     gap = -free.decision_function(new) - new_costs
     assert abs(gap.mean()) < 0.02
-    np.testing.assert_allclose(free.decision_function(new) - dear.decision_function(new), [[0, 0.25, 0.5]] * 1000, atol=1e-6)
+    np.testing.assert_allclose(
+        free.decision_function(new) - dear.decision_function(new), [[0, 0.25, 0.5]] * 1000, atol=1e-6
+    )
 
 
 def test_best_asks_one_agent_where_choosing_does_not_pay():

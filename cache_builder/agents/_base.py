@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache.integrity import sha256_of
@@ -26,6 +26,7 @@ class AgentConfig(Strict):
     reference: bool = False  # reported beside the agents, never allocated to
     timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
     features: list[str] = []  # what of itself the model gives the rejector as input; kinds say what they have
+    _folder: Path = PrivateAttr(Path("."))  # the recipe's, which paths in `options` are relative to
 
     @property
     def role(self) -> Literal["agent", "reference"]:
@@ -49,9 +50,10 @@ class Agent(ABC):
     needs: tuple[str, ...] = ()  # names of agents whose cached answers `ask` finds in `batch.answers`
     can_answer: ClassVar[tuple[str, ...]]  # what it can answer, out of cla, reg and boxes
     can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
+    repeats: ClassVar[bool] = False  # a frozen model: asked again it has to answer the same, in whatever batch
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
-    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference", "timeout"}
+    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "reference", "timeout", "expected"}
 
     def __init__(self, config: AgentConfig):
         self.config = config

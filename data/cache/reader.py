@@ -69,7 +69,7 @@ class AgentRecord:
     index: int
     kind: str
     role: str
-    price: float
+    price: float | None  # None until what it is measured by is known
     description: str
     queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
     fingerprint: dict[str, Any] = field(default_factory=dict)
@@ -200,6 +200,13 @@ class CostCache:
                 where=self.path,
                 hint="run the `l2d build` that made it again: what is there is kept",
             )
+        for agent in self.all_agents:
+            if agent.price is None:
+                raise IncompleteCache(
+                    f"the price of agent {agent.name!r} is not known yet",
+                    where=schema.agent_file(self.path, agent.name),
+                    hint="run the `l2d build` that made it again, or give the recipe a number as its price",
+                )
 
     def verify(self) -> int:
         """Read every part back and compare it with its seal byte by byte. Returns the number of parts.

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-digits test stress bench league lint format clean
+.PHONY: help install demo demo-digits test fuzz stress bench league lint format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -25,6 +25,12 @@ demo-digits: install  ## the same for object detection, on semi-synthetic scenes
 
 test: install  ## all fast tests, as CI runs them
 	$(BIN)/python -m pytest -n logical --dist loadfile
+
+FUZZ_ROUNDS ?= 10
+fuzz: install  ## examples that the tests have not seen yet, new ones at each call; rounds: make fuzz FUZZ_ROUNDS=100
+	for round in $$(seq $(FUZZ_ROUNDS)); do \
+	  $(BIN)/python -m pytest -q -n logical -m hypothesis --hypothesis-profile=fuzz || exit 1; \
+	done
 
 stress: install  ## the long reliability lane (a quarter of an hour); prints the table of docs/reliability.md
 	$(BIN)/python tests/reliability/stress.py

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from l2d.cache_builder.commands import build, import_tables
+from l2d.cache_builder.commands import build
+from l2d.cache_builder.commands_import import import_tables
 from l2d.data.commands import audit, digits, fetch, mimic, push, status, verify
 from l2d.data.errors import L2DError, UsageError, nearest
 from l2d.data.terminal.errors import TyperUsageError, in_our_voice

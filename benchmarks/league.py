@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from league_scenes import digits
 from league_scripts import SCRIPTS, Parts, constant, ensemble, losses
 from league_tables import SPLITS, Table, agent_name, shared_data, tables
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=ROOT / "build" / "league", help="folder of what is kept")
     args = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
-    loaders = tables(args.data)
+    loaders = {**tables(args.data), "digits": digits}
     named = args.tables.split(",") if args.tables else list(loaders)
     if unknown := set(named) - set(loaders):
         parser.error(f"no table {sorted(unknown)[0]!r}: {', '.join(loaders)}")
@@ -109,6 +110,7 @@ def main() -> None:
     cells: list[dict] = []
     for name in named:
         cells += cells_of(loaders[name](), betas, args.splits, methods, judged, args.keep)
+    compact(cells, judged)
     report(cells, judged)
 
 
@@ -165,7 +167,8 @@ def read(table: Table, split: int, keep: Path) -> tuple[Path, Arrays]:
     from l2d.data.cache.reader import CostCache
     from l2d.rejector.rows.table import load_tables
 
-    source = (Path(__file__).parent / "league_tables.py").read_text(encoding="utf-8")
+    modules = ("league_tables.py", *(["league_scenes.py"] if table.name == "digits" else []))
+    source = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in modules)
     name = hashlib.sha256(f"{table.digest} {source}".encode()).hexdigest()[:12]
     folder = keep / f"{agent_name(table.name)}-{name}" / f"split-{split}"
     if not (folder / "whole").is_file():
@@ -313,6 +316,22 @@ def table_of(cells: list[dict], judged: str) -> None:
             cell["against"][other] = {"mean": mean, "low": low, "high": high, "p": p}
             text.append(f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
         print(f"| {cell['beta']:g} | {' | '.join(text)} |", flush=True)
+
+
+def compact(cells: list[dict], judged: str) -> None:
+    """One table of all cells: what ``benchmarks/README.md`` keeps."""
+    names = [
+        row for row in ("constant", "hgb", "ens", "script", "multi-task", judged, "oracle") if row in cells[0]["rows"]
+    ]
+    names = list(dict.fromkeys(names))
+    print(f"\n| table | beta | {' | '.join(names)} | {judged} - constant | {judged} - script |")
+    print("| --- |" + " ---: |" * (len(names) + 3))
+    for before, cell in zip([None, *cells], cells, strict=False):
+        title = cell["table"] if before is None or before["table"] != cell["table"] else ""
+        found = [cell.get("against", {}).get(other) for other in ("constant", "script")]
+        text = ["" if f is None else f"{f['mean']:+.4f} [{f['low']:+.4f}, {f['high']:+.4f}]" for f in found]
+        means = [f"{cell['rows'][name].mean():.4f}" if name in cell["rows"] else "" for name in names]
+        print(f"| {title} | {cell['beta']:g} | {' | '.join([*means, *text])} |")
 
 
 def report(cells: list[dict], judged: str) -> None:

@@ -58,7 +58,7 @@ def make_world(folder: Path, samples: int, runs: int) -> None:
     parts = []
     for index, name in enumerate(AGENTS):
         agent = AgentRecord(
-            name=name, index=index, kind="column", role="agent", price=1.0, description="", queries=[name]
+            name=name, index=index, kind="column", role="agent", price=float(index > 0), description="", queries=[name]
         )
         store.commit_json(schema.agent_file(cache, name), asdict(agent))
     for chunk in range(record.num_chunks):

@@ -65,7 +65,7 @@ def make_cache(path: Path, rows: int, chunk_size: int, train: float = 1.0) -> No
     store.commit_json(schema.cache_file(path), asdict(record))
     for index, name in enumerate(AGENTS):
         agent = AgentRecord(
-            name=name, index=index, kind="column", role="agent", price=1.0, description="", queries=[name]
+            name=name, index=index, kind="column", role="agent", price=float(index > 0), description="", queries=[name]
         )
         store.commit_json(schema.agent_file(path, name), asdict(agent))
     generator, parts = np.random.default_rng(0), []

@@ -16,7 +16,7 @@ OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what
 KEEP_HINT = ", or --keep-answers {} to keep what it has answered"
 
 #: Fields of an agent's record that stand in ``agent.json`` only where they say something.
-WHERE_SET = ("seconds", "paid", "partial")
+WHERE_SET = ("seconds", "paid", "partial", "lent", "charged")
 
 #: Fields an agent's fingerprint gains while it is built: weights it froze, and agents it averages.
 LATE_FIELDS = ("frozen", "asked")
@@ -47,7 +47,7 @@ def rejector_inputs(recipe: Recipe, dataset: Dataset) -> dict[str, dict]:
     if model.features:
         inputs["features"] = {"kind": "dense", "agent": model.name, "of": list(model.features)}
     if dataset.image_size is not None:
-        inputs["image"] = {"kind": "image", "size": dataset.image_size}
+        inputs["image"] = {"kind": "image", "size": dataset.image_size, **dataset.inputs.get("image", {})}
     return inputs
 
 
@@ -61,25 +61,36 @@ def measured_in(record: dict) -> dict[str, float]:
 
 
 def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str, float | None]) -> AgentRecord:
-    """``agent.json`` as this recipe would write it. The model has no price: asking it is free.
+    """``agent.json`` as this recipe would write it. Asking the model is free, unless the recipe says ``free = false``.
+
+    A price that is not known, or not yet, is None and never 0.
 
     Args:
-        measured: those of :data:`MEASURES` that are known by now. A price that is one of the others is None as yet.
+        measured: those of :data:`MEASURES` that are known by now.
     """
     config = agent.config
     price = measured.get(config.price) if isinstance(config.price, str) else config.price
+    free = index == 0 if config.free is None else config.free
     return AgentRecord(
         name=config.name,
         index=index,
         kind=config.kind,
         role=config.role,
-        price=0.0 if index == 0 else price,
+        price=0.0 if free else price,
         description=config.description,
-        queries=list(agent.needs) or [config.name],
+        queries=_queries(agent),
         fingerprint=fingerprint,
         partial=agent.partial,
+        lent=dict(agent.lenders),
+        charged=dict(agent.charged),
         **{name: measured.get(name) for name in MEASURES},
     )
+
+
+def _queries(agent: Agent) -> list[str]:
+    """Whose query costs an answer takes: whom it averages or else itself, and the agents whose answers count for it."""
+    averaged = list(getattr(agent.config, "of", [])) or [agent.config.name]
+    return averaged + [name for name in agent.needs if name not in averaged]
 
 
 def changes_of_dataset(record: CacheRecord, out: Path) -> dict[str, tuple[object, object]]:

@@ -31,7 +31,7 @@ def require_price(agent: Agent, out: Path, num_chunks: int) -> None:
         UsageError: it never can, or every answer is there and none says it.
     """
     price, name = agent.config.price, agent.config.name
-    if not isinstance(price, str):
+    if price not in HINTS:  # a number, or said to be unknown
         return
     can = {
         "gflops": type(agent).gflops is not Agent.gflops,

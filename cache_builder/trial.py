@@ -15,6 +15,7 @@ from l2d.cache_builder.agents import Agent, make_agent
 from l2d.cache_builder.answers import Answers
 from l2d.cache_builder.asking import Asker
 from l2d.cache_builder.expected import compare_expected
+from l2d.cache_builder.lending import own_tasks
 from l2d.cache_builder.prepare import wanted_of
 from l2d.cache_builder.prices import known_gflops, require_price
 from l2d.cache_builder.recipe import Recipe
@@ -46,7 +47,7 @@ def try_agents(
         UsageError, DataError, AgentFailure: see :func:`try_agent` and :func:`require_price`.
     """
     for agent in agents:
-        if agent is not agents[0]:  # asking the model is free
+        if not (agent is agents[0] if agent.config.free is None else agent.config.free):
             require_price(agent, out, 0 if again else num_chunks)
         parts = [schema.predictions_part(out, agent.config.name, chunk) for chunk in range(num_chunks)]
         if again or not all(part.is_file() for part in parts):
@@ -71,7 +72,8 @@ def try_agent(agent: Agent, recipe: Recipe, dataset: Dataset, device: str) -> No
     if not (agent.repeats or expected):
         return
     trial = make_agent(agent.config)
-    trial.check(dataset, recipe.costs.wanted)
+    trial.lenders, trial.charged = {}, {}  # what it answers itself, and nothing else
+    trial.check(dataset, own_tasks(agent, recipe.costs.wanted))
     trial.load(None, dataset, device)
     if agent.config.price == "gflops":
         known_gflops(trial, dataset)

@@ -75,7 +75,7 @@ class CostWeights:
 
 
 def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Tensor:
-    """``beta_j`` of each agent, float32 (A,), 0 for the model.
+    """``beta_j`` of each agent, float32 (A,), 0 for a model that is free.
 
     Args:
         beta: what the dearest expert costs, the others scaled by ``price`` (the paper's ``beta_1 = beta_2 / R_G``);
@@ -83,19 +83,26 @@ def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Te
         agents: of the cache, in order.
 
     Raises:
-        UsageError: a negative or infinite cost, an unknown agent, or a cost for the model.
+        UsageError: a negative or infinite cost, an unknown agent, a cost for a model that is free, or a price that is
+            not known.
     """
     names = [agent.name for agent in agents]
     if isinstance(beta, dict):
         for name, cost in beta.items():
             if name not in names:
                 raise UsageError(f"unknown agent {name!r} in --beta", hint=nearest(name, names[1:], "the experts are"))
-            if name == names[0] and cost != 0:
-                raise UsageError(f"beta of the model ({name!r}) must be 0", hint="only experts have a query cost")
+            if name == names[0] and cost != 0 and agents[0].price == 0:
+                raise UsageError(f"beta of the model ({name!r}) must be 0", hint="the recipe says that it is free")
         values = [float(beta.get(name, 0.0)) for name in names]
     else:
-        prices = [0.0] + [agent.price for agent in agents[1:]]
-        dearest = max(prices)
+        unknown = [agent.name for agent in agents if agent.price is None]
+        if unknown and beta != 0:
+            raise UsageError(
+                f"beta {beta}, but the price of {', '.join(unknown)} is not known",
+                hint="give the `price` in the recipe and build again, or the query costs by name: --beta name=value,…",
+            )
+        prices = [agent.price or 0.0 for agent in agents]  # of unknown ones only where beta is 0
+        dearest = max(prices[1:], default=0.0)
         if dearest == 0 and beta != 0:
             raise UsageError(f"beta {beta}, but every expert's price is 0", hint="give prices, or beta as name=value")
         values = [float(beta) * price / dearest if dearest else 0.0 for price in prices]

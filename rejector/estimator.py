@@ -11,6 +11,7 @@ from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from l2d.data.samples.standardise import lost_in_32_bits
 from l2d.rejector.costs import CostWeights, total_costs
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import allocate, deferral_loss
@@ -91,7 +92,8 @@ class DeferralRejector(BaseEstimator):
         """Train on samples and their costs.
 
         Args:
-            X: features, (n, width), finite.
+            X: features, (n, width), finite. What 32 bits cannot tell apart, such as unix seconds, is standardised in 64
+                before it is trained on, and then ``rejector_`` takes, and exports as ONNX, float64 features.
             costs: (n, agents) or (n, agents, tasks), finite and not negative.
 
         Raises:
@@ -99,7 +101,7 @@ class DeferralRejector(BaseEstimator):
             UsageError: a parameter of training is out of range.
             DataError: the loss is not finite.
         """
-        features = validate_data(self, X, dtype=np.float32, ensure_min_samples=2)
+        features = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         raw = self._check_costs(features, costs)
         config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
         weights, query_costs = self._check_weights(raw)
@@ -113,18 +115,31 @@ class DeferralRejector(BaseEstimator):
             nu=float(self.nu),
             seed=int(self.seed),
         )
+        rows_of = self._split(len(features))
+        offset, scale = _before_32_bits(features, rows_of[0])
+        fitting = ((features - offset) / scale).astype(np.float32)
         train, validation = (
-            CostTable(split=split, ids=[], features=torch.from_numpy(features[rows]), raw=torch.from_numpy(raw[rows]))
-            for split, rows in zip(("train", "validation"), self._split(len(features)), strict=True)
+            CostTable(split=split, ids=[], features=torch.from_numpy(fitting[rows]), raw=torch.from_numpy(raw[rows]))
+            for split, rows in zip(("train", "validation"), rows_of, strict=True)
         )
         self.rejector_ = train_grid([point], train, validation, config, tasks=tasks, device=self.device)[0]
+        if offset.any():
+            state = self.rejector_.state
+            state["feature_mean"] = torch.from_numpy(offset) + state["feature_mean"] * torch.from_numpy(scale)
+            state["feature_std"] = state["feature_std"] * torch.from_numpy(scale)
         self.n_agents_ = raw.shape[1]
         return self
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Score of each agent, (n, agents) float32: the highest is chosen."""
         check_is_fitted(self)
-        features = validate_data(self, X, dtype=np.float32, reset=False)
+        features = validate_data(self, X, dtype=np.float64, reset=False)
+        mean, std = (self.rejector_.state[name].numpy() for name in ("feature_mean", "feature_std"))
+        largest = np.finfo(np.float32).max
+        far = (np.abs(features - mean) / std > largest) | (np.abs(features) > np.finfo(mean.dtype).max)
+        if far.any():
+            row, column = np.argwhere(far)[0]
+            raise ValueError(f"X[{row}, {column}] = {features[row, column]} is too far from what it was trained on")
         return self.rejector_.scores(torch.from_numpy(features)).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
@@ -180,6 +195,16 @@ class DeferralRejector(BaseEstimator):
         tags.target_tags.multi_output = True
         tags.target_tags.single_output = False
         return tags
+
+
+def _before_32_bits(features: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What to take off features and to divide them by before they become float32: 0 and 1 where nothing is lost."""
+    lost = lost_in_32_bits(features)
+    offset, scale = np.zeros(features.shape[1]), np.ones(features.shape[1])
+    rows = features[train][:, lost]
+    deviation = rows.std(axis=0)
+    offset[lost], scale[lost] = rows.mean(axis=0), np.where(deviation > 0, deviation, 1.0)
+    return offset, scale
 
 
 #: Parameters that are TrainConfig's. Not among them: `failures`, as missing costs are refused; `memory`, as everything

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from l2d.data.cache import store
 from l2d.data.errors import UsageError
+from l2d.data.results import Shown
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.runs.run import load_run, one_run
@@ -27,7 +28,7 @@ SCORE_TOLERANCE = 1e-4  # relative: how far the runtime's scores may be from tor
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Shown):
     """What was written: the file, its input (name and shape), its operator set, and its size."""
 
     file: Path
@@ -35,6 +36,9 @@ class ExportReport:
     shape: list[int | str]
     opset: int
     num_bytes: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [self.row()]
 
     def row(self) -> dict[str, Any]:
         """As printed."""
@@ -59,7 +63,7 @@ class Deployed(nn.Module):
         self.register_buffer("std", rejector.state["feature_std"])
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        looked_at = inputs if inputs.dtype == torch.int64 else (inputs.flatten(1) - self.mean) / self.std
+        looked_at = inputs if inputs.dtype == torch.int64 else ((inputs.flatten(1) - self.mean) / self.std).float()
         scores = self.network(looked_at)
         return scores, scores.argmax(dim=-1)  # ONNX's ArgMax takes the lowest index among ties, unlike torch on a GPU
 
@@ -95,7 +99,8 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
 def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, Any] | None = None) -> onnx.ModelProto:
     """A rejector as an ONNX model with a free batch size, checked against torch on random inputs.
 
-    Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; float32, not standardised. Or
+    Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; not standardised, float32 unless
+    the rejector's mean is float64, as of an estimator whose features 32 bits cannot hold. Or
     ``tokens`` (batch, width) int64: of each field, in order, the first ``max_length`` codes' indices in its vocabulary,
     filled up with 0; ``input`` in the metadata of :func:`export_run` has both.
     Outputs: ``scores`` (batch, agents) float32; ``agent`` (batch,) int64, their argmax, ties to the lowest index.

@@ -5,9 +5,16 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import polars as pl
 import pytest
+
+# The gate draws the same examples everywhere and always; `make fuzz` draws new ones, many more where a test sets no
+# number of its own.
+hypothesis.settings.register_profile("gate", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("fuzz", max_examples=1000, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("gate")
 
 
 def write_table(folder: Path, rows: int = 240, seed: int = 0) -> Path:

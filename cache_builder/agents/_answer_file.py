@@ -1,40 +1,42 @@
-"""Files of answers that somebody has already given: Parquet, CSV or JSONL, everything in them read as text."""
+"""Files of answers that somebody has already given, each cell as it was written."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from l2d.cache_builder.agents._answer_formats import read_answers
 from l2d.data.errors import DataError, nearest
+from l2d.data.samples import cells
+from l2d.data.sources.text_table import read_header
 
-#: What counts as no answer.
-MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null"]
-FORMATS = (".parquet", ".csv", ".jsonl", ".ndjson")
 ROW = "__row__"
 
 
 class AnswerFile:
-    """A file of answers, a row each. Empty cells, ``NA`` and the like are missing.
+    """A file of answers, or a folder of them, a row each. Empty cells and nulls are missing.
 
     Args:
-        path: ``.parquet``, ``.csv`` (comma or semicolon), ``.jsonl`` or ``.ndjson``.
+        path: see :data:`l2d.cache_builder.agents._answer_formats.FORMATS`.
+        missing: texts that are missing answers too.
 
     Raises:
         DataError: there is no such file, it is of another kind, or it cannot be read.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, missing: Sequence[str] = ()):
         self.path = path
-        if path.suffix.lower() not in FORMATS:
-            raise DataError("is no table of answers", where=path, hint=f"there are {', '.join(FORMATS)}")
         try:
             stat = path.stat()
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise DataError("there is no such file", where=path, hint="check the path") from error
-        self.table = _read(path, stat.st_mtime_ns, stat.st_size)
+        changed = stat.st_mtime_ns if not path.is_dir() else max(f.stat().st_mtime_ns for f in [path, *path.rglob("*")])
+        self._version = (changed, stat.st_size, tuple(missing))
+        self.table = _read(path, self._version)
 
     @property
     def columns(self) -> list[str]:
@@ -46,7 +48,7 @@ class AnswerFile:
         Args:
             key: of the recipe that names it, for messages.
         """
-        if column not in self.columns:
+        if column not in self.table.columns or column == ROW:
             raise DataError(
                 f"{key} = {column!r}: there is no such column",
                 where=self.path,
@@ -56,25 +58,47 @@ class AnswerFile:
 
     def where(self, row: int) -> str:
         """A row as people find it: in a CSV the header is row 1, elsewhere the first answer is."""
-        return f"{self.path}, row {row + (2 if self.path.suffix.lower() == '.csv' else 1)}"
+        return f"{self.path}, row {row + (2 if self.path.suffix.lower() in ('.csv', '.tsv') else 1)}"
+
+    def text(self, column: str, rows: pl.DataFrame | None = None) -> pl.Series:
+        """A column as text, null where nothing is written. Numbers without a fraction are written without one."""
+        found = (self.table if rows is None else rows)[column]
+        try:
+            return as_text(found)
+        except pl.exceptions.PolarsError as error:
+            raise DataError(f"{column} is of type {found.dtype}, not text", where=self.path) from error
 
     def numbers(self, column: str, rows: pl.DataFrame) -> np.ndarray:
-        """A column as float64, NaN where nothing is written.
+        """A column as float64, NaN where nothing is written; ``true`` and ``false`` are 1 and 0.
 
         Raises:
             DataError: something else than a finite number is written; names file, row and value.
         """
-        texts = rows[column]
-        values = texts.cast(pl.Float64, strict=False)
-        wrong = texts.is_not_null() & ~values.is_finite().fill_null(False)
+        found = rows[column]
+        if found.dtype == pl.String:
+            notation = _notation(self.path, self._version, column)
+            written = found.to_frame().select(pl.when(~pl.first().is_in(cells.MARKERS)).then(pl.first())).to_series()
+            values = (
+                cells.as_truth(written).cast(pl.Float64) if notation is None else cells.as_numbers(written, notation)
+            )
+        elif found.dtype.is_numeric() or found.dtype == pl.Boolean:
+            written = values = found.cast(pl.Float64)
+        else:
+            written, values = found, pl.Series([None] * len(found), dtype=pl.Float64)
+        wrong = written.is_not_null() & ~values.is_finite().fill_null(False)
         if wrong.any():
             position = int(wrong.arg_max())
             raise DataError(
-                f"{column} is {texts[position]!r}, which is no finite number",
+                f"{column} is {found[position]!r}, which is not a finite number",
                 where=self.where(rows[ROW][position]),
                 hint="correct it, or leave the cell empty",
             )
         return values.fill_null(float("nan")).to_numpy()
+
+    def markers(self, column: str, rows: pl.DataFrame) -> int:
+        """Cells of a column of numbers that say in words that there is none."""
+        found = rows[column]
+        return int(found.is_in(cells.MARKERS).sum()) if found.dtype == pl.String else 0
 
     def values(self, column: str) -> list[str]:
         """The distinct values of a column, sorted.
@@ -82,7 +106,7 @@ class AnswerFile:
         Raises:
             DataError: a row has none.
         """
-        texts = self.table[column]
+        texts = self.text(column)
         if texts.null_count():
             raise DataError(
                 f"{column} is empty", where=self.where(int(texts.is_null().arg_max())), hint="say whose answer it is"
@@ -90,25 +114,36 @@ class AnswerFile:
         return sorted(texts.unique().to_list())
 
 
+def as_text(column: pl.Series) -> pl.Series:
+    """A column as text; 3.0 is ``3``, so that ids and classes survive a program that made floats of them."""
+    if column.dtype == pl.String:
+        return column
+    if column.dtype.is_float():
+        whole = column.drop_nulls()
+        if ((whole == whole.round()) & (whole.abs() < 2**53)).all():
+            return column.cast(pl.Int64).cast(pl.String)
+    return column.cast(pl.String)
+
+
 @lru_cache(maxsize=4)
-def _read(path: Path, modified: int, size: int) -> pl.DataFrame:
-    """The table with every column as text, and :data:`ROW`. Read once for all agents that share it."""
-    kind = path.suffix.lower()
-    try:
-        if kind == ".csv":
-            with open(path, encoding="utf-8-sig", errors="replace") as file:
-                header = file.readline()
-            separator = ";" if header.count(";") > header.count(",") else ","
-            table = pl.read_csv(path, infer_schema=False, separator=separator)
-        else:
-            table = pl.read_parquet(path) if kind == ".parquet" else pl.read_ndjson(path, infer_schema_length=None)
-        floats = [name for name, dtype in table.schema.items() if dtype.is_float()]
-        table = table.with_columns(pl.col(floats).fill_nan(None)).select(pl.all().cast(pl.String))
-    except Exception as error:  # whatever polars makes of damaged bytes
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot be read: {reason}", where=path, hint="is it a whole file of that format?") from error
-    if ROW in table.columns:
-        raise DataError(f"has a column {ROW!r}", where=path, hint="rename it")
-    stripped = table.select(pl.all().str.strip_chars())
-    gone = [pl.when(~pl.col(name).is_in(MISSING)).then(pl.col(name)).alias(name) for name in table.columns]
-    return stripped.select(gone).rename({name: name.strip() for name in table.columns}).with_row_index(ROW)
+def _read(path: Path, version: tuple) -> pl.DataFrame:
+    """The table, blanks around text cut off, and :data:`ROW`. Read once for all agents that share it."""
+    table = read_answers(path)
+    names = [name.strip() for name in table.columns]
+    for position, name in enumerate(names):
+        if name == ROW or name in names[:position]:
+            what = f"has two columns {name!r}" if name != ROW else f"has a column {ROW!r}"
+            raise DataError(what, where=path, hint="rename it" if name == ROW else "rename one")
+    table = table.rename(dict(zip(table.columns, names, strict=True)))
+    texts = pl.col(pl.String).str.strip_chars()
+    missing = ["", *version[-1]]
+    changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), pl.when(~texts.is_in(missing)).then(texts))
+    return table.with_columns(changed.get_columns()).with_row_index(ROW)
+
+
+@lru_cache(maxsize=256)
+def _notation(path: Path, version: tuple, column: str) -> str | None:
+    """How a column of text writes its numbers; None where it writes truth values."""
+    semicolons = path.suffix.lower() == ".csv" and read_header(path).separator == ";"
+    typed = cells.typed(_read(path, version)[column], separator=";" if semicolons else ",")
+    return None if typed.values.dtype == pl.Boolean else typed.notation

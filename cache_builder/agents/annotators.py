@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 from l2d.cache_builder.agents._answer_file import AnswerFile
+from l2d.cache_builder.agents._base import MOST_LETTERS
 from l2d.data.errors import UsageError
 
 HOLE = "{}"  # stands for the annotator's name in the names of a wide file's columns
+KEPT = ("file", "labels", "missing")  # keys whose values have no hole
 
 
 def expand(entry: dict[str, Any], label: str) -> list[dict[str, Any]]:
@@ -22,7 +23,7 @@ def expand(entry: dict[str, Any], label: str) -> list[dict[str, Any]]:
         DataError: the file cannot be read.
     """
     entry = dict(entry)
-    each, file = entry.pop("each"), AnswerFile(Path(entry["file"]))
+    each, file = entry.pop("each"), AnswerFile(Path(entry["file"]), entry.get("missing", ()))
     entry.setdefault("name", HOLE)
     if HOLE not in str(entry["name"]):
         raise UsageError(
@@ -41,8 +42,8 @@ def expand(entry: dict[str, Any], label: str) -> list[dict[str, Any]]:
             )
     found = []
     for who in names:
-        own = {key: _filled(value, who) for key, value in entry.items() if key not in ("file", "labels")}
-        own |= {key: entry[key] for key in ("file", "labels") if key in entry}
+        own = {key: _filled(value, who) for key, value in entry.items() if key not in KEPT}
+        own |= {key: entry[key] for key in KEPT if key in entry}
         own["name"] = agent_name(own["name"])
         if isinstance(each, str):
             own["who"] = who
@@ -59,8 +60,8 @@ def expand(entry: dict[str, Any], label: str) -> list[dict[str, Any]]:
 
 
 def agent_name(text: str) -> str:
-    """A name as agents may have it: what is no letter, digit, ``_``, ``.``, ``-`` or space becomes ``_``."""
-    return re.sub(r"[^A-Za-z0-9_.\- ]", "_", text.strip()).lstrip(".- ")[:80] or "_"
+    """A name as agents may have it: as it is written, but without blanks around it and what cannot be printed."""
+    return "".join(letter if letter.isprintable() else "_" for letter in text).strip()[:MOST_LETTERS].strip() or "_"
 
 
 def _filled(value: Any, who: str) -> Any:

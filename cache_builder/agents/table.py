@@ -13,17 +13,27 @@ from pydantic import Field, model_validator
 
 from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
 from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.agents._matching import IdRule, Repeats, match_ids, one_row_each
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import DataError, UsageError, close_to, nearest
+from l2d.data.samples import cells
 from l2d.data.samples.dataset import Batch, Dataset
+
+RULES = {
+    "first": "the first counts",
+    "last": "the last counts",
+    "mean": "the mean counts",
+    "majority": "the majority counts, at a tie the class that was first; of numbers the mean",
+}
 
 
 class TableAnswersConfig(AgentConfig):
-    """``kind = "table"``: columns of ``file`` (Parquet, CSV, JSONL), matched by sample id.
+    """``kind = "table"``: columns of ``file`` (Parquet, CSV, JSON, JSONL, or a folder), matched by sample id.
 
     A long file has a row for each answer and says in the column ``annotator`` whose it is; a wide one has a row for
     each sample. Where a cell or a row is missing the agent has no answer, so that it is unavailable for that sample. A
-    label has to be one of the classes, or be mapped to one by ``labels``. ``each`` makes one agent of each annotator:
+    label has to be one of the classes, or be mapped to one by ``labels``. Two rows about one sample fill each other's
+    gaps; which one counts where they differ is said by ``repeats``. ``each`` makes one agent of each annotator:
     the column that names them (long), or their names (wide; ``{}`` in ``cla``, ``prob``, ``reg`` stands for the name).
     """
 
@@ -31,6 +41,7 @@ class TableAnswersConfig(AgentConfig):
     file: Path
     each: str | list[str] | None = None  # expanded by the recipe: no agent ever has it
     id: str | None = None  # column with sample ids; the dataset's id column, `sample_id` or `id` if not given
+    ids: IdRule = "text"  # or "number": 007, 7 and 7.0 are one sample
     annotator: str | None = None  # of a long file: the column that says whose answer a row is
     who: str | None = None  # its value for this agent; the agent's name if not given
     cla: str | None = None  # column with class names
@@ -39,6 +50,9 @@ class TableAnswersConfig(AgentConfig):
     seconds: str | None = None  # column: how long the answer took
     paid: str | None = None  # column: what the answer cost, in any one unit
     labels: dict[str, str] = {}  # a label as written -> a class
+    missing: list[str] = []  # texts that are missing answers, beside empty cells
+    normalise: bool = False  # probabilities are rounded, or percentages: each row is divided by its sum
+    repeats: Repeats = "refuse"  # where one annotator has answered a sample more than once
     others: Literal["refuse", "drop"] = "refuse"  # answers about samples that the dataset has not
 
     @model_validator(mode="after")
@@ -47,12 +61,17 @@ class TableAnswersConfig(AgentConfig):
             raise ValueError("give cla, prob or reg: the columns with the answers")
         if self.who is not None and self.annotator is None:
             raise ValueError("`who` needs `annotator`, the column that it is a value of")
+        if self.repeats == "mean" and self.cla is not None:
+            raise ValueError('classes have no mean: repeats = "majority", "first" or "last"')
+        if self.normalise and not isinstance(self.prob, list):
+            raise ValueError("`normalise` is for `prob` with a column for each class")
         return self
 
 
 class TableAnswersAgent(Agent):
     config: TableAnswersConfig
     can_answer = ("cla", "reg")
+    repeatable = True
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """The whole file is read and checked, so that what is wrong with it is said at once."""
@@ -68,7 +87,7 @@ class TableAnswersAgent(Agent):
         for label, name in config.labels.items():
             if name not in dataset.classes:
                 raise UsageError(
-                    f"labels: {label!r} is to be {name!r}, which is no class",
+                    f"labels: {label!r} is to be {name!r}, which is not a class",
                     where=where,
                     hint=f"the classes are {', '.join(dataset.classes)}",
                 )
@@ -80,46 +99,56 @@ class TableAnswersAgent(Agent):
         silent = gaps.is_unavailable
         if silent.all():
             raise DataError(
-                f"{where} answers not one of the samples", where=config.file, hint=self._hint_on_ids(dataset)
+                f"{where} answers not one of the samples",
+                where=config.file,
+                hint=f"the dataset's ids are like {dataset.ids[0]!r}",
             )
         self.partial = bool(silent.any())
         gaps.checked(config.name, dataset.ids, tasks, len(dataset.classes))
 
     def _aligned(self, dataset: Dataset) -> Answers:
         """The file's answers in the dataset's order, NaN where there are none."""
-        config, self.file = self.config, AnswerFile(self.config.file)
-        rows = self._own_rows(self.file)
-        at = self._positions(rows, dataset)
+        config, self.file = self.config, AnswerFile(self.config.file, self.config.missing)
+        file, rows = self.file, self._own_rows(self.file)
+        at = match_ids(file, rows, self._id_column(dataset), dataset.ids, config.ids, others=config.others)
+        others = int((at < 0).sum())
+        if others:
+            self.remarks.append(f"{others:,} of {len(at):,} rows are about other samples and are left out")
         rows, at = rows.filter(pl.Series(at >= 0)), at[at >= 0]
+
+        def numbers(column: str, key: str) -> np.ndarray:
+            marked = file.markers(file.need(column, key), rows)
+            if marked:
+                self.remarks.append(f"{column}: {marked:,} cells such as 'NA' among numbers are missing")
+            return file.numbers(column, rows)
+
+        columns = {"at": at, ROW: rows[ROW]}
+        if config.cla is not None:
+            columns["cla"] = self._classes(rows, dataset.classes)
+        if config.prob is not None:
+            columns |= {f"prob_{k}": one for k, one in enumerate(self._prob(rows, dataset.classes))}
+        for key in ("reg", "seconds", "paid"):
+            if getattr(config, key) is not None:
+                columns[key] = numbers(getattr(config, key), key)
+        several = len(at) - len(np.unique(at))
+        if several:
+            counts = (
+                "which fill each other's gaps" if config.repeats == "refuse" else f"of which {RULES[config.repeats]}"
+            )
+            self.remarks.append(f"{several:,} rows are about a sample that has one already, {counts}")
+        table = one_row_each(
+            pl.DataFrame(columns), config.repeats, file.where, lambda k: dataset.ids[k], whole=config.annotator is None
+        )
 
         def spread(values: np.ndarray) -> np.ndarray:
             whole = np.full((len(dataset), *values.shape[1:]), np.nan)
-            whole[at] = values
+            whole[table["at"].to_numpy()] = values
             return whole
 
-        def numbers(column: str, key: str) -> np.ndarray:
-            return spread(self.file.numbers(self.file.need(column, key), rows))
-
-        answers = Answers()
-        if config.cla is not None:
-            answers.cla = spread(self._classes(rows, dataset.classes))
+        found = {key: spread(table[key].to_numpy()) for key in ("cla", "reg", "seconds", "paid") if key in table}
         if config.prob is not None:
-            names = [config.prob] if isinstance(config.prob, str) else config.prob
-            columns = [numbers(name, "prob") for name in names]
-            if len(columns) == 1:
-                columns.insert(0, 1 - columns[0])
-            if len(columns) != len(dataset.classes):
-                raise DataError(
-                    f"prob names {len(names)} columns for {len(dataset.classes)} classes", hint="one a class, in order"
-                )
-            answers.prob = np.stack(columns, axis=1)
-            self._check_prob(answers.prob, names, rows, at)
-        if config.reg is not None:
-            answers.reg = numbers(config.reg, "reg")
-        for key in ("seconds", "paid"):
-            if getattr(config, key) is not None:
-                setattr(answers, key, numbers(getattr(config, key), key))
-        return answers
+            found["prob"] = spread(table.select(f"prob_{k}" for k in range(len(dataset.classes))).to_numpy())
+        return Answers(**found)
 
     def _own_rows(self, file: AnswerFile) -> pl.DataFrame:
         """The rows that are this agent's."""
@@ -129,37 +158,7 @@ class TableAnswersAgent(Agent):
         names = file.values(column)
         if who not in names:
             raise DataError(f"{column} is never {who!r}", where=file.path, hint=nearest(who, names, "it has", most=20))
-        return file.table.filter(pl.col(column) == who)
-
-    def _positions(self, rows: pl.DataFrame, dataset: Dataset) -> np.ndarray:
-        """Position in the dataset of the sample of each row, -1 where it has none and may be left out."""
-        file, column = self.file, self._id_column(dataset)
-        ids = rows[column]
-        if ids.null_count():
-            row = rows[ROW][int(ids.is_null().arg_max())]
-            raise DataError(f"{column} is empty", where=file.where(row), hint="say which sample it is about")
-        twice = ids.is_duplicated()
-        if twice.any():
-            sample = ids[int(twice.arg_max())]
-            first, second = rows[ROW].filter(ids == sample)[:2].to_list()
-            whose = "two rows" if self.config.annotator is not None else "a second row of the file"
-            hint = "leave one of them" if self.config.annotator else "leave one, or name the column `annotator`"
-            raise DataError(
-                f"sample {sample!r} is answered by {whose}, the first in {file.where(first).rpartition(', ')[2]}",
-                where=file.where(second),
-                hint=hint,
-            )
-        known = {name: position for position, name in enumerate(dataset.ids)}
-        at = np.array([known.get(name, -1) for name in ids.to_list()], dtype=np.int64)
-        strange = at < 0
-        if strange.any() and self.config.others == "refuse":
-            position = int(strange.argmax())
-            raise DataError(
-                f"sample {ids[position]!r} is not in the dataset ({int(strange.sum())} of {len(at)} rows)",
-                where=file.where(rows[ROW][position]),
-                hint=f'{self._hint_on_ids(dataset)}; others = "drop" (--drop-others) leaves such answers out',
-            )
-        return at
+        return file.table.filter(file.text(column) == who)
 
     def _id_column(self, dataset: Dataset) -> str:
         if self.config.id is not None:
@@ -174,9 +173,6 @@ class TableAnswersAgent(Agent):
             hint=f"say id = one of {', '.join(self.file.columns)}",
         )
 
-    def _hint_on_ids(self, dataset: Dataset) -> str:
-        return f"the dataset's ids are like {dataset.ids[0]!r}"
-
     def _classes(self, rows: pl.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
         """Class index of each row's label, NaN where there is none.
 
@@ -184,7 +180,7 @@ class TableAnswersAgent(Agent):
             DataError: labels that are no class, the first with its row, all of them with how often.
         """
         column = self.file.need(self.config.cla, "cla")
-        labels = rows[column].to_list()
+        labels = self.file.text(column, rows).to_list()
         index = {label: class_of(label, classes, self.config.labels) for label in set(labels) - {None}}
         unknown = Counter(label for label in labels if label is not None and index[label] is None)
         if unknown:
@@ -194,33 +190,52 @@ class TableAnswersAgent(Agent):
             listed = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(8))
             also = f"; not classes: {listed}" if len(unknown) > 1 else ""
             raise DataError(
-                f"{column} is {labels[position]!r}, which is no class{also}",
+                f"{column} is {labels[position]!r}, which is not a class{also}",
                 where=self.file.where(rows[ROW][position]),
                 hint=f"{known}; correct the file, or map it: labels = {{ "
-                f'"{labels[position]}" = "{mapped}" }}, with `l2d import` '
-                f"--label {labels[position]}={mapped}",
+                f'"{labels[position]}" = "{mapped}" }}, with `l2d import` --label {labels[position]}={mapped}'
+                + ("; or if it means no answer: missing (--missing)" if labels[position] in cells.MARKERS else ""),
             )
         return np.array([np.nan if label is None else index[label] for label in labels], dtype=np.float64)
 
-    def _check_prob(self, prob: np.ndarray, names: list[str], rows: pl.DataFrame, at: np.ndarray) -> None:
-        found = prob[at]
-        with np.errstate(invalid="ignore"):
-            outside = ((found < 0) | (found > 1)).any(axis=1)
-            sums = np.abs(found.sum(axis=1) - 1) >= 1e-3
-        some = np.isnan(found).any(axis=1) & ~np.isnan(found).all(axis=1)
-        for wrong, what in (
-            (outside, "is outside [0, 1]"),
-            (some, "has gaps: give all classes or none"),
-            (sums, "does not sum to 1"),
+    def _prob(self, rows: pl.DataFrame, classes: tuple[str, ...]) -> list[np.ndarray]:
+        """Probability of each class, (n,) each; NaN where a row has none.
+
+        Raises:
+            DataError: not a column for each class; one is outside [0, 1], lacks, or they do not sum to 1.
+        """
+        config, file = self.config, self.file
+        names = [config.prob] if isinstance(config.prob, str) else config.prob
+        found = [file.numbers(file.need(name, "prob"), rows) for name in names]
+        if len(found) == 1:
+            found.insert(0, 1 - found[0])
+        if len(found) != len(classes):
+            raise DataError(
+                f"prob names {len(names)} columns for {len(classes)} classes",
+                hint=f"one for each class, in the order {', '.join(classes[:20])}",
+            )
+        table = np.stack(found, axis=1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if config.normalise:
+                negative = table < 0
+                table = np.where(negative, table, table / table.sum(axis=1, keepdims=True))
+            outside = ((table < 0) | (table > 1)).any(axis=1)
+            sums = np.abs(table.sum(axis=1) - 1) >= 1e-3
+        some = np.isnan(table).any(axis=1) & ~np.isnan(np.stack(found, axis=1)).all(axis=1)
+        advice = "correct it, or leave the cells empty"
+        divided = "" if config.normalise else "; rounded or in per cent: normalise = true (--normalise)"
+        for wrong, what, hint in (
+            (outside, "is outside [0, 1]", advice + divided),
+            (some, "has gaps: give all classes or none", advice),
+            (sums, "does not sum to 1", advice + divided),
         ):
             if wrong.any():
                 position = int(wrong.argmax())
                 shown = ", ".join(str(rows[name][position]) for name in names)
                 raise DataError(
-                    f"{', '.join(names)} = {shown} {what}",
-                    where=self.file.where(rows[ROW][position]),
-                    hint="correct it, or leave the cells empty",
+                    f"{', '.join(names)} = {shown} {what}", where=file.where(rows[ROW][position]), hint=hint
                 )
+        return list(table.T)
 
     def ask(self, batch: Batch) -> Answers:
         return self.answers.rows(slice(batch.rows.start, batch.rows.stop))
@@ -229,14 +244,20 @@ class TableAnswersAgent(Agent):
         """The answers alone: the file may move, be written in another form, or gain annotators."""
         given = [(name, values) for name, values in vars(self.answers).items() if values is not None]
         content = hashlib.sha256(b"".join(name.encode() + np.ascontiguousarray(v).tobytes() for name, v in given))
-        return {"kind": self.config.kind, "answers": content.hexdigest()[:16]}
+        lent = {f"{task}_from": name for task, name in self.lenders.items()}
+        return {"kind": self.config.kind, "answers": content.hexdigest()[:16], **lent}
 
 
 def class_of(label: str, classes: tuple[str, ...], labels: dict[str, str]) -> int | None:
-    """Index of the class that a label means: as ``labels`` says, by name, or as the same number (``1`` and ``1.0``)."""
+    """Index of the class that a label means: as ``labels`` says, by name, or as the same number or truth value.
+
+    ``1`` and ``1.0`` are one class, and so are ``true`` and ``True``.
+    """
     name = labels.get(label, label)
     if name in classes:
         return classes.index(name)
+    if name.lower() in ("true", "false"):
+        return next((k for k, known in enumerate(classes) if known.lower() == name.lower()), None)
     try:
         number = float(name)
         return next((k for k, known in enumerate(classes) if float(known) == number), None)

@@ -1,70 +1,30 @@
-"""From tables that people already have to a recipe: ``l2d import``. What it guesses it writes down, to be edited."""
+"""From answers that agents have given to a recipe: ``l2d import predictions``. What it guesses it writes down."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
-from l2d.cache_builder.agents._answer_file import AnswerFile
-from l2d.cache_builder.agents.annotators import HOLE, agent_name
-from l2d.data.cache import schema, store
-from l2d.data.errors import DataError, UsageError, nearest
-from l2d.data.samples.columns import why_not
-from l2d.data.samples.expressions import columns_of
-from l2d.data.sources.text_table import read_table
+from l2d.cache_builder.agents._answer_file import as_text
+from l2d.cache_builder.agents.annotators import HOLE
+from l2d.cache_builder.importing.draft import Draft
+from l2d.cache_builder.importing.entries import Answers, fill, key_lines, unknown_agent
+from l2d.cache_builder.importing.samples import Say, dataset_lines, known_afterwards, made_of_classes, read_samples
+from l2d.cache_builder.importing.source import Source, holes, need, some, toml_list, toml_text
+from l2d.data.errors import DataError, UsageError
 
-#: First line of a recipe that an import has written; what follows is the digest of the other lines.
-SIGNATURE = "# Written by l2d import. Edit it as you like, then: l2d build THIS_FILE --out CACHE. "
 #: Names that a column is known by when the command names none.
-ANNOTATORS = ("annotator", "rater", "agent", "reader", "expert", "model", "model_name", "annotator_id", "agent_id")
 LABELS = ("label", "answer", "prediction", "cla", "class", "pred", "vote")
 VALUES = ("value", "estimate", "reg", "answer", "prediction")
-SPLIT_NAMES = {"train", "validation", "test"}
 
 
-@dataclass
-class Source:
-    """What the user says of the files; None is found out.
-
-    Attributes:
-        features: a table with a row a sample: ids, targets, features.
-        answers: of the agents: a row an answer (long), or a column an agent (wide).
-        target, target_reg: columns of ``features`` with the truth.
-        annotator: column of a long file of answers that says whose they are.
-        cla, prob, reg: columns of ``answers``; of a wide file with ``{}`` for the agent's name.
-        paid: column of ``answers`` with what an answer cost.
-        model: the agent that is asked first and for nothing, agent 0; a network is trained if there is none.
-        columns: the rejector's features, SQL or columns; every usable column of ``features`` if empty.
-        labels: a label as written -> a class.
-        others: what to do about answers on other samples, ``refuse`` or ``drop``.
-    """
-
-    features: Path
-    answers: Path
-    id: str
-    target: str | None = None
-    target_reg: str | None = None
-    annotator: str | None = None
-    cla: str | None = None
-    prob: str | None = None
-    reg: str | None = None
-    paid: str | None = None
-    model: str | None = None
-    columns: list[str] = field(default_factory=list)
-    labels: dict[str, str] = field(default_factory=dict)
-    others: str = "refuse"
-
-
-def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], None]) -> str:
+def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft:
     """A recipe for answers of several agents to a classification or regression task, or to both.
 
     Args:
         folder: where the recipe will lie; paths are relative to it.
+        out: name of the cache, which a table that has to be made is called by.
         say: told what was found out.
 
     Raises:
@@ -73,12 +33,13 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
     """
     if source.target is None and source.target_reg is None:
         raise UsageError(
-            "what is the truth?",
+            "where is the truth?",
             where=source.features,
             hint="--target COLUMN (a class), --target-reg COLUMN (a number), or both",
         )
-    table, _ = read_table(source.features, text=[source.id])
-    for option, column in (("--id", source.id), ("--target", source.target), ("--target-reg", source.target_reg)):
+    answers = Answers(source, say)
+    table, made = read_samples(source, say, long=source.is_one_file and answers.annotator is not None)
+    for option, column in (("--target", source.target), ("--target-reg", source.target_reg)):
         need(column, table.columns, option, source.features)
     if source.target is not None and table[source.target].dtype.is_float():
         values = table[source.target].drop_nulls()
@@ -88,7 +49,24 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
                 where=source.features,
                 hint=f"--target-reg {source.target}",
             )
-    lines = dataset_lines(source, table, folder, say)
+    classes = [] if source.target is None else sorted(as_text(table[source.target]).drop_nulls().unique().to_list())
+    if answers.annotator is not None:
+        names = answers.file.values(answers.annotator)
+        columns = _long_columns(source, answers, classes, say)
+        say(f"{source.answers}: {len(names)} agents in the column {answers.annotator!r}: {some(names)}")
+    else:
+        columns, names = _wide_columns(source, answers)
+        say(f"{source.answers}: {len(names)} agents, a column each: {some(names)}")
+    say("their answers: " + ", ".join(f"{key} in {_shown(value)}" for key, value in columns.items()))
+    samples_file = folder / f"{out}.samples.parquet" if made else None
+    lines = dataset_lines(
+        source,
+        table,
+        samples_file or source.features,
+        folder,
+        say,
+        of_answers=_of_answers(source, answers, names, table),
+    )
     if source.target is not None:
         lines += [
             "",
@@ -97,213 +75,173 @@ def recipe_of_predictions(source: Source, folder: Path, say: Callable[[str], Non
         ]
     if source.target_reg is not None:
         lines += ["", "[costs.reg]", 'kind = "smooth_l1"       # or "absolute", "squared"']
-    answers = _agent_lines(source, folder, say)
+    blocks = _agent_blocks(source, answers, columns, names, folder, answers.id_rule(as_text(table[source.id]), say))
     if source.model is None:
         say("the model, agent 0, is a small network that is trained on the training split (--model NAME: one of yours)")
-        lines += ["", "[[agents]]", 'name = "model"', 'kind = "two_head"       # trained on the training split, once']
-    return "\n".join([*lines, *answers]) + "\n"
+        blocks.insert(0, ['name = "model"', 'kind = "two_head"       # trained on the training split, once'])
+    return Draft("\n".join(fill(lines, blocks)) + "\n", table if made else None, samples_file)
 
 
-def dataset_lines(source: Source, table: pl.DataFrame, folder: Path, say: Callable[[str], None]) -> list[str]:
-    """The ``[dataset]`` of a recipe; what is left out of its features is told."""
-    features, left = usable_features(table, {source.id, source.target, source.target_reg, "split"})
-    if source.answers != source.features:  # what annotators are asked is a target, not something known before
-        for name in AnswerFile(source.answers).columns:
-            if quoted(name) in features:
-                features.remove(quoted(name))
-                left[name] = f"since {source.answers.name} has answers of that name"
-    if source.columns:
-        features, left = [quoted(column) if column in table.columns else column for column in source.columns], {}
-    for reason in dict.fromkeys(left.values()):
-        say(f"left out of the features ({reason}): {', '.join(name for name, why in left.items() if why == reason)}")
-    if not features:
-        raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
-    names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
-    lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
-    lines += ["[dataset]", f"path = {relative(source.features, folder)}", f"id = {toml_text(quoted(source.id))}"]
-    if source.target is not None:
-        lines.append(f"target_cla = {toml_text(quoted(source.target))}")
-    if source.target_reg is not None:
-        lines.append(f"target_reg = {toml_text(quoted(source.target_reg))}")
-    lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
-    if "split" in table.columns and set(table["split"].unique().to_list()) == SPLIT_NAMES:
-        say("the column `split` says which split a sample is in")
-        lines.append('split = { column = "split" }')
-    elif source.target is not None:
-        lines.append(f"split = {{ stratify = [{toml_text(quoted(source.target))}] }}")
-    return lines
+def _of_answers(source: Source, answers: Answers, names: list[str], table: pl.DataFrame) -> dict[str, str]:
+    """Columns of the samples that are known only once agents have answered -> why."""
+    taken = {source.id, source.target, source.target_reg}
+    reason = "since it names agents, which is known only afterwards"
+    found = dict.fromkeys(known_afterwards(table, names, taken), reason)
+    name = source.answers.name
+    reason = "of the agents" if source.is_one_file else f"since {name} has answers of that name"
+    beside = answers.file.columns
+    if source.is_one_file and answers.annotator is None:
+        patterns = [p for p in (source.cla, source.prob, source.reg) if isinstance(p, str)] or [HOLE]
+        patterns = [
+            *patterns,
+            *(source.prob if isinstance(source.prob, list) else []),
+            *([source.paid] * bool(source.paid)),
+        ]
+        beside = [pattern.replace(HOLE, name) for pattern in patterns for name in names]
+    elif source.is_one_file:
+        beside = [column for column in beside if column not in table.columns]
+    found |= dict.fromkeys(beside, reason)
+    reason = "since they have the target's values, so may be answers"
+    return dict.fromkeys(made_of_classes(table, source.target, taken), reason) | found
 
 
-def _agent_lines(source: Source, folder: Path, say: Callable[[str], None]) -> list[str]:
-    """The ``[[agents]]`` whose answers the file has; with a model, that one first."""
-    file = AnswerFile(source.answers)
-    if source.id not in file.columns:
-        need(source.id, file.columns, "--id", source.answers)
-    annotator = source.annotator or next((name for name in ANNOTATORS if name in file.columns), None)
-    if annotator is not None:
-        need(annotator, file.columns, "--annotator", source.answers)
-        columns, names = _long_columns(source, file, annotator), file.values(annotator)
-        each = f"each = {toml_text(annotator)}"
-        say(f"{source.answers}: {len(names)} agents in the column {annotator!r}: {some(names)}")
-    else:
-        columns, names = _wide_columns(source, file)
-        each = f"each = [{', '.join(toml_text(name) for name in names)}]"
-        say(f"{source.answers}: {len(names)} agents, a column each: {some(names)}")
+def _agent_blocks(
+    source: Source, answers: Answers, columns: dict, names: list[str], folder: Path, rule: str
+) -> list[list[str]]:
+    """Lines of the agents whose answers the file has; with a model, that one first."""
     if source.model is not None and source.model not in names:
-        raise UsageError(
-            f"--model {source.model}: there is no such agent",
-            where=source.answers,
-            hint=nearest(source.model, names, "the agents are", most=20),
+        raise unknown_agent(source.model, "--model", names, source.answers)
+    common = answers.common_lines(folder, rule)
+    keys = dict(columns) | ({"paid": source.paid} if source.paid is not None else {})
+    priced = ['price = "paid"'] if source.paid else ["price = 1.0             # relative: what asking one costs"]
+    tasks = [task for task, target in (("cla", source.target), ("reg", source.target_reg)) if target is not None]
+    lacking = {name: _unanswered(answers, columns, name, tasks) for name in names}
+    if source.model is None and not any(lacking.values()):
+        each = toml_text(answers.annotator) if answers.annotator is not None else toml_list(names)
+        return [[*common, f"each = {each}   # an agent for each", *key_lines(keys), *priced]]
+    blocks = []
+    for name in sorted(names, key=lambda name: name != source.model):
+        own = {key: value for key, value in keys.items() if TASK_OF.get(key, key) not in lacking[name]}
+        stand_ins = [line for task in lacking[name] for line in answers.stand_in(name, task)]
+        blocks.append(
+            [*answers.one_lines(name, own)[:1], *common, *answers.one_lines(name, own)[1:], *stand_ins, *priced]
         )
-    common = ['kind = "table"', f"file = {relative(source.answers, folder)}", f"id = {toml_text(source.id)}"]
-    if source.labels:
-        pairs = ", ".join(f"{toml_text(label)} = {toml_text(name)}" for label, name in source.labels.items())
-        common.append(f"labels = {{ {pairs} }}")
-    if source.others != "refuse":
-        common.append(f"others = {toml_text(source.others)}")
-    keys = [f"{key} = {toml_text(column)}" for key, column in columns.items()]
-    if source.paid is not None:
-        keys.append(f"paid = {toml_text(source.paid)}")
-    price = (
-        ['price = "paid"'] if source.paid is not None else ["price = 1.0             # relative: what asking one costs"]
-    )
-    if source.model is None:
-        return ["", "[[agents]]", *common, f"{each}   # an agent for each", *keys, *price]
-    lines: list[str] = []
-    for name in [source.model, *(name for name in names if name != source.model)]:
-        one = (
-            [f"each = [{toml_text(name)}]"]
-            if annotator is None
-            else [f"annotator = {toml_text(annotator)}", f"who = {toml_text(name)}"]
-        )
-        called = [] if annotator is None else [f"name = {toml_text(agent_name(name))}"]
-        lines += ["", "[[agents]]", *called, *common, *one, *keys, *price]
-    return lines
+    return blocks
 
 
-def _long_columns(source: Source, file: AnswerFile, annotator: str) -> dict[str, str]:
-    """Which column of a long file has which answer: as the command says, by name, or the only one left."""
-    rest = [name for name in file.columns if name not in (source.id, annotator, source.paid)]
-    found: dict[str, str] = {}
-    for key, target, known in (("cla", source.target, LABELS), ("reg", source.target_reg, VALUES)):
-        given = getattr(source, key) or (source.prob if key == "cla" else None)
-        if target is None:
-            continue
-        if given is not None:
-            name = "prob" if getattr(source, key) is None else key
-            found[name] = need(given, rest, f"--{name}", file.path)
-            continue
-        guesses = [name for name in (target, *known) if name in rest and name not in found.values()]
-        free = [name for name in rest if name not in found.values()]
-        if guesses or len(free) == 1:
-            found[key] = (guesses or free)[0]
-            continue
-        raise DataError(
-            f"which column has the answers about {target!r}?",
-            where=file.path,
-            hint=f"--{key} one of {', '.join(rest)}",
-        )
+TASK_OF = {"prob": "cla"}
+
+
+def _unanswered(answers: Answers, columns: dict, name: str, tasks: list[str]) -> list[str]:
+    """Tasks that an agent answers on no sample."""
+    found = []
+    for task in tasks:
+        keys = [key for key in columns if TASK_OF.get(key, key) == task]
+        used = [one for key in keys for one in ([columns[key]] if isinstance(columns[key], str) else columns[key])]
+        if not used or answers.silent_about(name, used):
+            found.append(task)
     return found
 
 
-def _wide_columns(source: Source, file: AnswerFile) -> tuple[dict[str, str], list[str]]:
+def _shown(value: str | list[str]) -> str:
+    return repr(value) if isinstance(value, str) else some([repr(one) for one in value])
+
+
+def _long_columns(source: Source, answers: Answers, classes: list[str], say: Say) -> dict[str, str | list[str]]:
+    """Which column of a long file has which answer: as the command says, by name, or the only one left."""
+    file = answers.file
+    rest = [name for name in file.columns if name not in (answers.id, answers.annotator, source.paid)]
+    if source.is_one_file:
+        rest = [name for name in rest if name not in (source.target, source.target_reg, *source.columns)]
+    found: dict[str, str | list[str]] = {}
+    for key, target, known in (("cla", source.target, LABELS), ("reg", source.target_reg, VALUES)):
+        if target is None:
+            continue
+        if key == "cla" and source.prob is not None and source.cla is None:
+            found["prob"] = source.prob
+            for column in [source.prob] if isinstance(source.prob, str) else source.prob:
+                need(column, rest, "--prob", file.path)
+            continue
+        given = getattr(source, key)
+        if given is not None:
+            found[key] = need(given, rest, f"--{key}", file.path)
+            continue
+        guesses = [name for name in (target, *known) if name in rest and name not in found.values()]
+        free = [name for name in rest if name not in found.values()]
+        chances = class_columns(rest, classes) if key == "cla" and not guesses else None
+        if chances is not None:
+            found["prob"] = chances
+        elif guesses or (len(free) == 1 and key not in {**source.lent, **source.charged}):
+            found[key] = (guesses or free)[0]
+        elif key not in {**source.lent, **source.charged}:
+            raise DataError(
+                f"which column has the answers about {target!r}?",
+                where=file.path,
+                hint=f"--{key} one of {some(rest, 40)}"
+                + (
+                    f", or where no agent answers it: --{key}-from AGENT" if source.target and source.target_reg else ""
+                ),
+            )
+    return found
+
+
+def class_columns(columns: list[str], classes: list[str]) -> list[str] | None:
+    """Columns of which each is called as a class and something before or after it: ``p_yes``, ``p_no``.
+
+    Returns:
+        One a class, in their order; None where it cannot be told.
+    """
+    if len(classes) < 2:
+        return None
+    found = []
+    for column in columns:
+        for pattern in {column.replace(classes[0], HOLE, 1)} if classes[0] in column else ():
+            if pattern != HOLE and all(pattern.replace(HOLE, name) in columns for name in classes):
+                found.append([pattern.replace(HOLE, name) for name in classes])
+    if not found and all(name in columns for name in classes):
+        found.append(list(classes))
+    return found[0] if len(found) == 1 else None
+
+
+def _wide_columns(source: Source, answers: Answers) -> tuple[dict[str, str | list[str]], list[str]]:
     """Patterns of a wide file's columns, and the agents' names in the file's order."""
+    file = answers.file
     patterns = {key: getattr(source, key) for key in ("cla", "prob", "reg") if getattr(source, key) is not None}
     if not patterns:
-        if source.target is not None and source.target_reg is not None:
+        if source.target is not None and source.target_reg is not None and not {**source.lent, **source.charged}:
             raise DataError(
-                "whose answers are they? There is no column of annotators",
+                "which column has whose answers? None has the annotators",
                 where=file.path,
                 hint='--annotator COLUMN, or for a column an agent and task: --cla "{}_class" --reg "{}_days"',
             )
-        patterns = {"cla" if source.target is not None else "reg": "{}"}
-    for key, pattern in patterns.items():
-        if pattern.count("{}") != 1:
+        stood_in = {**source.lent, **source.charged}
+        patterns = {"cla" if source.target is not None and "cla" not in stood_in else "reg": HOLE}
+    flat = [(key, one) for key, value in patterns.items() for one in ([value] if isinstance(value, str) else value)]
+    for key, pattern in flat:
+        if pattern.count(HOLE) != 1:
             raise UsageError(
                 f"--{key} {pattern}: no column of annotators, so `{{}}` has to stand for an agent's name",
                 where=file.path,
                 hint=f'--{key} "{{}}_{pattern}", or --annotator COLUMN',
             )
-    skipped = {source.id, source.target, source.target_reg, source.paid}
+    skipped = {source.id, answers.id, source.target, source.target_reg, source.paid, "split"}
+    if source.is_one_file:
+        skipped |= set(source.columns)
+    free = [name for name in file.columns if name not in skipped]
+    stood_in = {**source.lent, **source.charged}
     names: list[str] | None = None
-    for pattern in patterns.values():
-        matching = holes(pattern, [name for name in file.columns if name not in skipped])
-        names = matching if names is None else [name for name in names if name in matching]
-    if not names:
-        raise DataError("no column is an agent's", where=file.path, hint=f"it has {', '.join(file.columns)}")
-    return patterns, names
-
-
-def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
-    """Columns that a rejector can look at as SQL, and why the others are left out: column -> reason."""
-    features, left = [], {}
-    for name in table.columns:
-        if name in taken:
-            continue
-        why = why_not(table[name])
-        if why is None:
-            features.append(quoted(name))
+    for key, pattern in flat:
+        matching = holes(pattern, free)
+        if names is None:
+            names = matching
+        elif TASK_OF.get(key, key) in stood_in:
+            names = names + [name for name in matching if name not in names]
         else:
-            left[name] = why
-    return features, left
-
-
-def holes(pattern: str, columns: list[str]) -> list[str]:
-    """What stands in the place of ``{}`` in the columns that are like the pattern."""
-    before, _, after = pattern.partition(HOLE)
-    shortest = len(before) + len(after)
-    fitting = [name for name in columns if name.startswith(before) and name.endswith(after) and len(name) > shortest]
-    return [name[len(before) : len(name) - len(after)] for name in fitting]
-
-
-def write_recipe(text: str, path: Path, *, overwrite: bool = False) -> None:
-    """Write the recipe. One that an import wrote and nobody has edited may be replaced.
-
-    Raises:
-        UsageError: another recipe is there and ``overwrite`` is False.
-    """
-    content = f"{SIGNATURE}{schema.digest(text)}\n{text}".encode()
-    try:
-        before = path.read_bytes()
-    except FileNotFoundError:
-        store.commit_bytes(path, content)
-        return
-    if before == content:
-        return
-    signature, _, rest = before.decode(errors="replace").partition("\n")
-    if signature != SIGNATURE + schema.digest(rest) and not overwrite:
-        raise UsageError(
-            "there is a recipe of that name, which has been edited",
-            where=path,
-            hint=f"build that one: l2d build {path} --out …; or --overwrite to write it anew",
-        )
-    store.commit_bytes(path, content, replace=True)
-
-
-def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:
-    """A column's name, if there is one of it; otherwise a :class:`UsageError` that names the option."""
-    if column is not None and column not in columns:
-        raise UsageError(
-            f"{option} {column}: there is no such column", where=path, hint=nearest(column, columns, "it has")
-        )
-    return column
-
-
-def some(names: list[str], most: int = 8) -> str:
-    """The first names of a list, and how many there are."""
-    return ", ".join(names[:most]) + (f", … ({len(names)})" if len(names) > most else "")
-
-
-def relative(path: Path, folder: Path) -> str:
-    """A path as seen from a folder, as a TOML string."""
-    return toml_text(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
-
-
-def toml_text(value: str) -> str:
-    """A TOML string."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def quoted(column: str) -> str:
-    """A column's name in SQL."""
-    return column if columns_of(column) == [column] else '"' + column.replace('"', '""') + '"'
+            names = [name for name in names if name in matching]
+    for name in source.agents:
+        if name not in (names or []):
+            raise unknown_agent(name, "--agents", names or [], file.path)
+    names = source.agents or names
+    if not names:
+        raise DataError("no column is an agent's", where=file.path, hint=f"it has {some(file.columns, 40)}")
+    return patterns, names

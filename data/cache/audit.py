@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from l2d.data.cache import schema
+from l2d.data.cache.audit_features import give_aways, row_numbers
 from l2d.data.cache.columns import dense_matrix
 from l2d.data.cache.reader import AgentRecord, CostCache
 from l2d.data.errors import UsageError
@@ -71,7 +72,7 @@ class Finding:
 
 
 def audit(cache: CostCache, *, groups: tuple[str, ...] = ()) -> list[Finding]:
-    """All checks: ids, groups, duplicated inputs, agents.
+    """All checks: ids, groups, duplicated inputs, features that know too much, agents.
 
     Args:
         groups: kept columns whose values should not be in two splits, such as a patient's number. Intervals of agents'
@@ -86,19 +87,21 @@ def audit(cache: CostCache, *, groups: tuple[str, ...] = ()) -> list[Finding]:
     samples = _Samples(cache, groups)
     findings = [_ids(samples), *(_group(samples, column) for column in groups)]
     findings += [_duplicates(samples, column) for column in samples.inputs]
+    findings += [*_row_numbers(cache), *_give_aways(cache)]
     units = samples.groups[groups[0]] if groups else None
     return findings + _agents(cache, samples.split, units)
 
 
 def leaks(cache: CostCache) -> list[Finding]:
-    """The warnings about duplicated inputs: of agents only what they show is read, so it is cheap before a training.
+    """The warnings about inputs, duplicated or counting the rows: of agents only what they show is read, so it is cheap
+    before a training.
 
     Nothing is said of caches of more than :data:`MOST` samples, for which it would not be cheap.
     """
     if cache.record.num_samples > MOST:
         return []
     samples = _Samples(cache, ())
-    findings = [_duplicates(samples, column) for column in samples.inputs]
+    findings = [*(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
     return [finding for finding in findings if finding.level == "warning"]
 
 
@@ -196,6 +199,35 @@ def _duplicates(samples: _Samples, column: str) -> Finding:
         what += f"; there are only {distinct:,} distinct inputs of {len(keys):,}, so that may be chance"
         return Finding(check, "note", what, len(rows), samples.examples(rows))
     return Finding(check, "warning", what, len(rows), samples.examples(rows))
+
+
+def _row_numbers(cache: CostCache) -> list[Finding]:
+    """Features that know a sample's place in its file, which is often sorted by class, source or time."""
+    if "features" not in cache.record.inputs:
+        return []
+    counting, growing = row_numbers(cache)
+    if counting:
+        what = f"{', '.join(counting)} counts the rows: a rejector learns the order of the file; leave it out"
+        return [Finding("row numbers", "warning", what)]
+    if growing:
+        what = f"{', '.join(growing)} grows from each row to the next: an id or a time; is it known of new inputs?"
+        return [Finding("row numbers", "note", what)]
+    return [Finding("row numbers", "ok", "no feature counts the rows")]
+
+
+def _give_aways(cache: CostCache) -> list[Finding]:
+    """Features from which an agent's cost is known without it being asked."""
+    if "features" not in cache.record.inputs:
+        return []
+    found: dict[str, list[str]] = {}
+    for one in give_aways(cache):
+        said = "which agent costs least" if one.agent is None else f"what {one.agent} costs"
+        found.setdefault(one.feature, []).append(f"{said} ({one.share:.0%})")
+    ask = "is it known before an agent answers?"
+    return [
+        Finding(f"feature {name}", "warning", f"alone it tells {', '.join(said)} on test samples; {ask}")
+        for name, said in found.items()
+    ] or [Finding("features", "ok", "none of them alone tells what an agent costs")]
 
 
 def _agents(cache: CostCache, split: np.ndarray, units: np.ndarray | None) -> list[Finding]:

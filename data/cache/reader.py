@@ -59,7 +59,8 @@ class AgentRecord:
 
     ``role`` is ``agent`` (may be allocated to) or ``reference`` (reported beside the agents, never allocated to: the
     average of all experts, say). ``index`` counts agents and references together, in recipe order; 0 is the model.
-    ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve.
+    ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve. None is a price that
+    is not known, which is not the same as 0, what is free.
 
     A ``partial`` agent answers some samples only. Where it has no answer (``failure`` is :data:`schema.NO_ANSWER`) it
     is unavailable: nobody can be allocated to it, which is neither a failure nor a cost of 0.
@@ -69,14 +70,16 @@ class AgentRecord:
     index: int
     kind: str
     role: str
-    price: float | None  # None until what it is measured by is known
+    price: float | None
     description: str
-    queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
+    queries: list[str]  # whose query costs an answer takes: its own name or the agents it averages, and its lenders
     fingerprint: dict[str, Any] = field(default_factory=dict)
     gflops: float | None = None  # of one answer, where known
     seconds: float | None = None  # of one answer: the mean of what its answers say, or as measured by the build
     paid: float | None = None  # for one answer: the mean of what its answers say
     partial: bool = False
+    lent: dict[str, str] = field(default_factory=dict)  # task -> the agent whose answer counts for it
+    charged: dict[str, float] = field(default_factory=dict)  # task that it does not answer -> the cost of that
 
 
 class CostCache:
@@ -200,13 +203,6 @@ class CostCache:
                 where=self.path,
                 hint="run the `l2d build` that made it again: what is there is kept",
             )
-        for agent in self.all_agents:
-            if agent.price is None:
-                raise IncompleteCache(
-                    f"the price of agent {agent.name!r} is not known yet",
-                    where=schema.agent_file(self.path, agent.name),
-                    hint="run the `l2d build` that made it again, or give the recipe a number as its price",
-                )
 
     def verify(self) -> int:
         """Read every part back and compare it with its seal byte by byte. Returns the number of parts.

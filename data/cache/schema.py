@@ -32,6 +32,7 @@ from urllib.parse import quote
 import pyarrow as pa
 
 SCHEMA_VERSION = 1
+LONGEST_FOLDER = 160  # letters of an agent's folder; file systems allow 255 bytes
 SPLITS = ("train", "validation", "test")
 
 #: The tasks a cost can belong to, in column order. `cla` and `reg` separate; `map` is the joint detection cost.
@@ -86,7 +87,16 @@ def samples_part(cache: Path, chunk: int) -> Path:
 
 
 def agent_folder(cache: Path, agent: str) -> Path:
-    return cache / "agents" / quote(agent, safe=" ")  # names of imported agents may hold slashes
+    """An agent's folder. Names may hold slashes and letters of any alphabet, which are escaped as in a URL.
+
+    A long one is cut and gets its digest; a dot in front is escaped, so that ``..`` is a name like any other.
+    """
+    escaped = quote(agent, safe=" ")
+    if escaped.startswith("."):
+        escaped = "%2E" + escaped[1:]
+    if len(escaped) > LONGEST_FOLDER:
+        escaped = f"{escaped[:LONGEST_FOLDER]}~{hashlib.sha256(agent.encode()).hexdigest()[:16]}"
+    return cache / "agents" / escaped
 
 
 def agent_file(cache: Path, agent: str) -> Path:

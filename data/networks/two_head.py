@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from l2d.data.samples.features import standardisation
+from l2d.data.samples.standardise import standardisation
 
 
 class TwoHeadNetwork(nn.Module):

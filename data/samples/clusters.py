@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
 
+#: Counts that a curve needs for an elbow: Kneedle looks for one between the ends, and for the curve's return after it.
+FEWEST_OF_ELBOW = 4
+
+
 def elbow(inertias: dict[int, float]) -> int:
     """Number of clusters at the elbow of the inertia curve (Kneedle, Satopaa et al. 2011).
 
@@ -26,7 +30,10 @@ def elbow(inertias: dict[int, float]) -> int:
     counts = sorted(inertias)
     found = KneeLocator(counts, [inertias[z] for z in counts], curve="convex", direction="decreasing").knee
     if found is None:
-        raise DataError("the inertia curve has no elbow", hint="give a number: [dataset.clusters] count = 6")
+        raise DataError(
+            f"the inertia curve of {counts[0]} to {counts[-1]} clusters has no elbow",
+            hint="give a number, [dataset.clusters] count = 6, or another `largest`",
+        )
     return int(found)
 
 
@@ -39,27 +46,32 @@ def fit_clusters(
         features: standardised features, float32, shape (n, width), dense or sparse.
         train: boolean mask of training samples, shape (n,).
         count: number of clusters Z, or ``"elbow"`` to choose it from 1..``largest``.
-        largest: the largest Z tried by the elbow method.
+        largest: the largest Z tried by the elbow method, which tries no more than there are distinct points.
         seed: of the k-means initialisation.
 
     Returns:
         Cluster numbers 1..Z (1 the largest in training), int32, shape (n,); and facts: Z and the inertia curve.
 
     Raises:
-        DataError: fewer training samples than clusters, or no elbow.
+        DataError: fewer distinct training points than clusters, or no elbow.
     """
     from sklearn.cluster import KMeans
 
     rows = features[train]
+    needed = FEWEST_OF_ELBOW if count == "elbow" else int(count)
+    distinct = _distinct(rows, max(needed, largest))
+    if distinct < needed:
+        raise DataError(
+            f"{needed} clusters of {distinct} distinct points ({rows.shape[0]:,} training samples)",
+            hint=f"lower [dataset.clusters] count to {distinct} or less, or cluster on other features",
+        )
 
     def fit(z: int) -> KMeans:
-        if z > rows.shape[0]:
-            raise DataError(f"{z} clusters of {rows.shape[0]} training samples", hint="lower [dataset.clusters] count")
         return KMeans(z, n_init=10, random_state=seed).fit(rows)
 
     inertias = {}
     if count == "elbow":
-        models = {z: fit(z) for z in range(1, largest + 1)}
+        models = {z: fit(z) for z in range(1, min(largest, distinct) + 1)}
         inertias = {z: float(model.inertia_) for z, model in models.items()}
         count = elbow(inertias)
         model = models[count]
@@ -69,3 +81,16 @@ def fit_clusters(
     number = np.empty(count, dtype=np.int32)
     number[by_size] = np.arange(1, count + 1)
     return number[model.predict(features)], {"count": int(count), "inertias": inertias}
+
+
+def _distinct(rows: np.ndarray | csr_matrix, most: int) -> int:
+    """How many different rows occur, counted up to ``most``."""
+    seen: set[bytes] = set()
+    for row in rows:  # of most tables the first few will do
+        if isinstance(row, np.ndarray):
+            seen.add((row + 0).tobytes())  # -0.0 is 0.0
+        else:
+            seen.add(row.indices.tobytes() + row.data.tobytes())
+        if len(seen) == most:
+            break
+    return len(seen)

@@ -12,7 +12,7 @@ from pydantic import Field
 from l2d.data.errors import DataError
 from l2d.data.samples.clusters import fit_clusters
 from l2d.data.samples.tokens import SPECIAL, Tokens
-from l2d.data.sources.table import Strict
+from l2d.data.sources.table import KMeansConfig, Strict
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -30,14 +30,11 @@ class CodeFeatures(Strict):
     seed: int = 42
 
 
-class CodeClusters(Strict):
+class CodeClusters(KMeansConfig):
     """``[dataset.clusters]``: k-means of the training samples, as column ``cluster`` (1 the largest)."""
 
     space: Literal["svd", "bag"] = "svd"  # what is clustered: directions in an SVD's space, or the bags themselves
     width: Annotated[int, Field(ge=1)] = 64  # of the SVD
-    count: Annotated[int, Field(ge=2)] | Literal["elbow"] = "elbow"
-    largest: Annotated[int, Field(ge=3, le=100)] = 10
-    seed: int = 42
 
 
 def bag_of_codes(tokens: Mapping[str, Tokens]) -> tuple[csr_matrix, list[str]]:

@@ -12,11 +12,11 @@ import polars as pl
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import suspicion
 from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
+from l2d.data.samples.standardise import lost_in_32_bits
 
 MISSING_CATEGORY = "(missing)"
 MOST_CATEGORIES = 100  # a text column of more is more likely a mistake
 MOST_ELEMENTS = 65_536  # of a list: more is more likely something else than an embedding
-LOST = 1e-4  # of a feature's deviation: what may be lost to 32 bits before it is kept less a constant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +200,7 @@ def _fitted(column: pl.Series, expression: str) -> Feature:
     if numbers.null_count() == len(numbers):
         raise DataError(f"feature {expression!r} has no value in the training split", hint="leave it out")
     median, indicator = float(numbers.median()), numbers.null_count() > 0
-    lost = max(abs(numbers.min()), abs(numbers.max())) * 2.0**-24  # by rounding to a 32-bit float
-    shift = median if lost > LOST * (numbers.std(ddof=0) or np.inf) else 0.0
+    shift = median if lost_in_32_bits(numbers.drop_nulls().to_numpy()[:, None])[0] else 0.0
     return NumericFeature(expression=expression, name=name, median=median, indicator=indicator, shift=shift)
 
 
@@ -278,42 +277,6 @@ def _matrix(
 
 def _lengths(lists: pl.Series) -> pl.Series:
     return lists.list.len() if isinstance(lists.dtype, pl.List) else lists.arr.to_list().list.len()
-
-
-def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column (constant columns get 1), float32, shape (width,)."""
-    return _as_stored(features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64))
-
-
-def standardisation_of_parts(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`standardisation` of a matrix that comes in parts (n, width), read once.
-
-    Each part's mean and squared deviations are merged in float64 (Chan, Golub and LeVeque 1979, "Updating formulae and
-    a pairwise algorithm for computing sample variances"): no difference of large sums, so as exact as two passes.
-
-    Raises:
-        ValueError: there is no part.
-    """
-    count, mean, squares = 0, None, None
-    for part in parts:
-        exact = part.astype(np.float64)
-        part_mean = exact.mean(axis=0)
-        exact -= part_mean
-        part_squares = np.einsum("ij,ij->j", exact, exact)
-        if mean is None:
-            count, mean, squares = len(part), part_mean, part_squares
-            continue
-        step, total = part_mean - mean, count + len(part)
-        mean += step * (len(part) / total)
-        squares += part_squares + step**2 * (count * len(part) / total)
-        count = total
-    if mean is None:
-        raise ValueError("no part")
-    return _as_stored(mean, np.sqrt(squares / count))
-
-
-def _as_stored(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return mean.astype(np.float32), np.where(std < 1e-6, 1.0, std).astype(np.float32)
 
 
 def _is_number(kind: pl.DataType | type[pl.DataType]) -> bool:

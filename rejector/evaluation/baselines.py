@@ -24,6 +24,7 @@ class Baselines:
     Attributes:
         costs: total costs of the agents, float32 (n, agents), infinite where one is unavailable.
         choice_costs: the same on validation, (m, agents).
+        order: agents from the best to the worst on validation, see :func:`ranking`.
         fallback: position of the agent that answers where a constant agent has no answer, int64 (n,); see
             :func:`fallback`.
         alone: agent or reference -> its losses as a constant policy, float32 (n,), all finite: see :func:`constant`.
@@ -40,6 +41,7 @@ class Baselines:
 
     costs: Tensor
     choice_costs: Tensor
+    order: list[str]
     fallback: np.ndarray
     alone: dict[str, np.ndarray]
     gaps: dict[str, np.ndarray]

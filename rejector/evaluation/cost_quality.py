@@ -82,13 +82,16 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
         metric: see :func:`metrics_of`.
 
     Raises:
-        UsageError: not every rejector has that metric, or the evaluations are of several caches.
+        UsageError: not every rejector has that metric, the evaluations are of several caches, or a price is not known.
     """
     if metric not in metrics_of(evaluations):
         raise UsageError(f"no metric {metric!r} here", hint=nearest(metric, metrics_of(evaluations)))
     if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
         raise UsageError("these runs are of several caches", hint="draw one curve a cache")
     prices = {agent.name: agent.price for agent in evaluations[0].cache.all_agents}
+    unknown = [name for name, price in prices.items() if price is None]
+    if unknown:
+        raise UsageError(f"the price of {', '.join(unknown)} is not known", hint="give the `price` in the recipe")
     points: list[tuple[OperatingPoint, np.ndarray | None]] = []
     baselines = _constants(evaluations[0], metric, prices)
     oracles: set[tuple] = set()

@@ -130,7 +130,7 @@ def _alone(cache: CostCache, measured: Measured, baselines: Baselines) -> dict[s
     """Each agent, and each reference, when it is asked for everything. A reference pays for all the queries it makes.
 
     ``mean_cost`` is that of the constant policy, which asks another agent where this one has no answer; what it answers
-    by itself are the metrics, ``answered`` and ``mean_cost_answered``.
+    by itself are the metrics, ``answered`` and ``mean_cost_answered``; ``stand_in`` is the first of the others.
     """
     alone = {}
     for agent in cache.agents + cache.references:
@@ -139,5 +139,6 @@ def _alone(cache: CostCache, measured: Measured, baselines: Baselines) -> dict[s
         if agent.name in baselines.gaps:
             own = losses[~baselines.gaps[agent.name]]
             found["mean_cost_answered"] = float(own.mean(dtype=np.float64)) if len(own) else None
+            found["stand_in"] = next(name for name in baselines.order if name != agent.name)
         alone[agent.name] = found | measured.metrics_alone(agent.name)
     return alone

@@ -6,8 +6,10 @@ from l2d.rejector.evaluation.comparisons import BOUNDS
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.settings import (
     METHOD_OF_PAPER,
+    corrected,
     difference_text,
     method_title,
+    p_text,
     setting_text,
     settings_of,
     shown_differences,
@@ -19,9 +21,9 @@ from l2d.rejector.evaluation.settings import (
 def findings(evaluations: list[Evaluation]) -> list[str]:
     """Sentences on each cache's runs: what each rejector is not better than, then where it is better than everything.
 
-    Differences are of deferral losses, with their 95 % intervals; better or worse is told at 5 % after Holm's
-    adjustment over all comparisons of the sweep. Where the multi-task rejector was trained it alone is spoken of, the
-    single-task ones being baselines.
+    Differences are of deferral losses, with their 95 % intervals and p-values after Holm's correction over all
+    comparisons of the sweep; better is told at 5 % of these, worse where the interval lies above 0. Where the
+    multi-task rejector was trained it alone is spoken of, the single-task ones being baselines.
 
     Args:
         evaluations: on one cache and split.
@@ -33,7 +35,7 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
     varying = varying_settings(groups)
     if any(members[0].result["method"] == METHOD_OF_PAPER for members in groups):
         groups = [members for members in groups if members[0].result["method"] == METHOD_OF_PAPER]
-    sentences, winners = [], []
+    sentences, winners, highest = [], [], 0.0
     for members in groups:
         result = members[0].result
         at = ", ".join(f"{name} {setting_text(members[0], name)}" for name in varying)
@@ -47,14 +49,18 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
         for name, value in differences.items():
             if verdicts[name] == "better":
                 continue
-            comparison = "Worse than" if verdicts[name] == "worse" else "No better than"
-            sentences.append(f"{subject}: {comparison} {in_words(name, result)}: {difference_text(value)}.")
+            comparison = "Not shown to be better than" if value["high"] < 0 else "No better than"
+            comparison = "Worse than" if verdicts[name] == "worse" else comparison
+            told = f"{difference_text(value)}, {corrected(value['p_holm'])}"
+            sentences.append(f"{subject}: {comparison} {in_words(name, result)}: {told}.")
         if set(verdicts.values()) <= {"better"}:
             winners.append(at)
+            highest = max(highest, *(value["p_holm"] for value in differences.values()))
     if winners:
         where = " at every setting" if len(winners) == len(groups) else " at " + "; ".join(winners)
         where = where if len(groups) > 1 else ""
-        sentences.append(f"Better than every baseline{where} (5 % level, adjusted for all comparisons).")
+        p = p_text(highest) if highest < 0.001 else f"p at most {highest:.3f}"
+        sentences.append(f"Better than every baseline{where}: {p} after Holm's correction for all comparisons.")
     return sentences
 
 

@@ -125,6 +125,7 @@ class Measured:
         return Baselines(
             costs=costs,
             choice_costs=choice_costs,
+            order=[names[agent] for agent in order.tolist()],
             fallback=fallbacks.numpy(),
             alone=alone,
             gaps=gaps,

@@ -22,7 +22,8 @@ def task_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], 
         ``accuracy`` and ``balanced_accuracy`` in [0, 1]; where every one of them gives probabilities ``brier``,
         ``auroc`` (of more than two classes the mean of each against the rest) and, with two, ``average_precision``;
         ``smooth_l1`` as configured in ``[costs.reg]``, clamp included;
-        ``mean_absolute_error`` in the target's unit; ``map`` and ``map_50`` of the detections on all images together.
+        ``mean_absolute_error`` in the target's unit, or, of imported scores, whose target is always 1, the mean
+        ``score``; ``map`` and ``map_50`` of the detections on all images together.
         Where failures are recorded: ``answered``, the share of samples
         that got an answer, and the others over these alone.
     """
@@ -78,7 +79,10 @@ def _of_samples(
         setting = costs.get("reg", {})
         if setting.get("kind") == "smooth_l1":
             found["smooth_l1"] = smooth_l1(error, setting["beta"], setting.get("clamp"))
-        found["mean_absolute_error"] = np.abs(error)
+        if setting.get("kind") == "absolute" and (table.targets["target_reg"] == 1).all():
+            found["score"] = value  # imported scores: the cost of one is its distance from the best, 1
+        else:
+            found["mean_absolute_error"] = np.abs(error)
     return found
 
 

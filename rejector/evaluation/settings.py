@@ -1,7 +1,8 @@
-"""How evaluations are put in order and named: settings, methods, baselines, verdicts."""
+"""How evaluations are put in order and named: settings, methods, agents that matter, baselines, verdicts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 
 from l2d.rejector.costs import METHOD_SOURCES
@@ -10,6 +11,7 @@ from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 from l2d.rejector.literature.registry import METHODS
 
 METHOD_OF_PAPER = "multi-task"
+MOST_SHOWN = 5  # agents that a table names
 FEWEST_SAMPLES = 30  # (or groups) below it a bootstrap interval says little
 LEVEL = 0.05  # of p-values after Holm's adjustment
 BASELINE_TITLES = {
@@ -80,13 +82,42 @@ def setting_text(evaluation: Evaluation, name: str) -> str:
 
 
 def verdict(result: dict, difference: dict) -> str:
-    """Whether a rejector is better: ``p_holm`` of its difference below 5 %, and what to say where samples are few."""
+    """Whether a rejector is better or worse, and what to say where samples are few.
+
+    ``better`` needs a ``p_holm`` below 5 %. ``worse`` is said sooner, where the interval of this difference alone lies
+    above 0: what speaks against a rejector needs no correction for how often it was tried.
+    """
     units = result["num_groups"] or result["num_samples"]
     if units < FEWEST_SAMPLES:
         return f"too few {'samples' if result['num_groups'] is None else 'groups'} ({units})"
-    if difference["p_holm"] >= LEVEL:
-        return "no difference shown"
-    return "better" if difference["value"] < 0 else "worse"
+    if difference["value"] > 0 and (difference["low"] > 0 or difference["p_holm"] < LEVEL):
+        return "worse"
+    return "better" if difference["value"] < 0 and difference["p_holm"] < LEVEL else "no difference shown"
+
+
+def p_text(p: float) -> str:
+    """A p-value in words: ``p < 0.001`` or ``p = 0.347``."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def corrected(p: float) -> str:
+    """An adjusted p-value in words."""
+    return f"{p_text(p)} after Holm's correction"
+
+
+def leading_agents(groups: list[list[Evaluation]], most: int = MOST_SHOWN) -> list[str]:
+    """The few agents that matter, in the cache's order; all of them where there are no more than ``most``.
+
+    The best constant agents, then those that get the largest share of the samples in any of the settings.
+    """
+    results = [members[0].result for members in groups]
+    names = list(results[0]["allocation"])
+    if len(names) <= most:
+        return names
+    constants = Counter(result["best_constant"] for result in results)
+    share = {name: max(r["over_seeds"]["allocation"][name]["mean"] for r in results) for name in names}
+    order = sorted(names, key=lambda name: (-constants[name], -share[name], names.index(name)))
+    return [name for name in names if name in order[:most]]
 
 
 def baseline_title(baseline: str, result: dict) -> str:

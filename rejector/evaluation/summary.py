@@ -9,8 +9,10 @@ from l2d.rejector.evaluation.evaluation import Evaluation, mean_std
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.settings import (
     BASELINE_TITLES,
+    MOST_SHOWN,
     baseline_title,
     difference_text,
+    leading_agents,
     method_title,
     rejector_title,
     setting_text,
@@ -30,8 +32,11 @@ __all__ = [
     "paper_table",
     "regret_table",
     "settings_of",
+    "share_table",
+    "tables",
 ]
 
+SETTINGS_ACROSS = 6  # that have a column each in a table of shares
 FEW_SETTINGS = 3  # up to here every baseline gets a row
 METRIC_TITLES = {
     "answered": ("answered %", 100.0, 1),
@@ -44,11 +49,16 @@ METRIC_TITLES = {
     "average_precision": ("AP", 1.0, 3),
     "smooth_l1": ("sL1", 1.0, 3),
     "mean_absolute_error": ("MAE", 1.0, 3),
+    "score": ("score", 1.0, 4),
 }
 
 
-def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
+def paper_table(evaluations: list[Evaluation], *, whole: bool = False) -> list[dict | None]:
     """Rows in the form of the paper's Table 1, then (after a None) each agent alone and the other baselines.
+
+    Beside each rejector stands the best constant agent at its own ``beta`` and ``lambda``. Of many agents only those
+    that matter get a row, see :func:`l2d.rejector.evaluation.settings.leading_agents`, and shares have
+    :func:`share_table`, unless the ``whole`` table is asked for.
 
     Baselines are shown at the first setting's ``beta`` and ``lambda``; random allocation and the oracle at every one,
     but not in a long sweep, which has them in :func:`comparison_table`.
@@ -58,10 +68,13 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
     first, own = shared[0][0].result, [members for members in groups if members[0].run.rejector.has_classifier]
     present = {name for members in groups for member in members for name in member.result["metrics"]}
     metrics = [name for name in METRIC_TITLES if name in present]
-    varying = varying_settings(groups)
+    varying, agents = varying_settings(groups), list(first["allocation"])
+    leading = agents if whole else leading_agents(groups)
+    with_shares = len(leading) == len(agents)
+    constants = {members[0].result["best_constant"] for members in groups}
     rows: list[dict | None] = []
     for members in groups:
-        result, summary = members[0].result, members[0].result["over_seeds"]
+        summary = members[0].result["over_seeds"]
         row = {"rejector": rejector_title(members)}
         row |= {name: setting_text(members[0], name) for name in varying}
         for name in metrics:
@@ -69,7 +82,10 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
             has = name in summary["metrics"]
             row[title] = _mean_std(summary["metrics"][name], scale, digits, len(members)) if has else ""
         row["deferral loss"] = _mean_std(summary["deferral_loss"], 1.0, 4, len(members))
-        shares = summary["allocation"].items()
+        row["best constant"] = _number(float(np.mean([member.result["best_constant_loss"] for member in members])))
+        if len(constants) > 1:
+            row["which"] = members[0].result["best_constant"]
+        shares = summary["allocation"].items() if with_shares else ()
         seeds = len(members) if len(groups) <= FEW_SETTINGS else 1  # deviations of shares would make a sweep too wide
         row |= {f"{agent} %": _mean_std(share, 100.0, 1, seeds) for agent, share in shares}
         rows.append(row)
@@ -78,12 +94,14 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
     blank = dict.fromkeys([name for row in rows[:-1] for name in row], "")
     at_first = {name: setting_text(shared[0][0], name) for name in varying}
     rows[:-1] = [blank | row for row in rows[:-1]]
-    agents = list(first["allocation"])
     for name, alone in first["agents"].items():
+        if alone["role"] == "agent" and name not in leading:
+            continue
         title = f"{name} alone" if alone["role"] == "agent" else f"{name} (reference)"
+        title += f", else {alone['stand_in']}" if "stand_in" in alone else ""
         row = {**blank, "rejector": title + (" (best constant agent)" if name == first["best_constant"] else "")}
         row |= at_first | _metric_cells(alone, metrics) | {"deferral loss": _number(alone["mean_cost"])}
-        if alone["role"] == "agent":
+        if alone["role"] == "agent" and with_shares:
             row |= {f"{agent} %": "100" if agent == name else "0" for agent in agents}
         rows.append(row)
     for members in own:
@@ -99,7 +117,7 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         }
         if baseline == "averaging":
             row |= _metric_cells(first["averaging"]["metrics"], metrics)
-        else:
+        elif with_shares:
             kept, expert = first["confidence"]["coverage"], first["confidence"]["expert"]
             row |= _share_cells({**dict.fromkeys(agents, 0.0), agents[0]: kept, expert: 1 - kept})
         rows.append(row)
@@ -110,15 +128,54 @@ def paper_table(evaluations: list[Evaluation]) -> list[dict | None]:
         row = {**blank, "rejector": f"random, shares of {members[0].result['method']}"}
         row |= {name: setting_text(members[0], name) for name in varying}
         row |= {"deferral loss": f"{summary['random_same_shares_loss']['mean']:.4f}"}
-        rows.append(row | _share_cells({agent: share["mean"] for agent, share in summary["allocation"].items()}))
+        shares = {agent: share["mean"] for agent, share in summary["allocation"].items()}
+        rows.append(row | (_share_cells(shares) if with_shares else {}))
     bounds: dict[tuple, dict] = {}
     for members in groups:
         result, shown = members[0].result, {name: setting_text(members[0], name) for name in varying}
         row = {**blank, "rejector": "oracle (lower bound)"} | shown
         row |= _metric_cells(result["oracle"]["metrics"], metrics)
-        row |= {"deferral loss": f"{result['oracle_loss']:.4f}"} | _share_cells(result["oracle"]["allocation"])
+        row |= {"deferral loss": f"{result['oracle_loss']:.4f}"}
+        row |= _share_cells(result["oracle"]["allocation"]) if with_shares else {}
         bounds.setdefault((members[0].run.point.beta_text, str(members[0].run.point.weights)), row)
     return [*rows, *bounds.values()]
+
+
+def share_table(evaluations: list[Evaluation]) -> list[dict]:
+    """Shares of the agents that matter, a row an agent, where there are too many for :func:`paper_table`; else empty.
+
+    A column a setting, or, of more than :data:`SETTINGS_ACROSS`, the lowest and the highest share of all; the last row
+    is the sum of the other agents.
+    """
+    groups = settings_of(evaluations)
+    leading, shares = leading_agents(groups), [members[0].result["over_seeds"]["allocation"] for members in groups]
+    if len(leading) == len(shares[0]):
+        return []
+    varying, rows = varying_settings(groups), []
+    others = f"{len(shares[0]) - len(leading)} others"
+    for name in [*leading, others]:
+        summed = {name} if name in leading else shares[0].keys() - set(leading)
+        found = [100 * sum(share[agent]["mean"] for agent in summed) for share in shares]
+        row = {"agent": name}
+        if len(groups) > SETTINGS_ACROSS:
+            row |= {"lowest %": f"{min(found):.1f}", "highest %": f"{max(found):.1f}"}
+        else:
+            for members, value in zip(groups, found, strict=True):
+                setting = ", ".join(f"{title} {setting_text(members[0], title)}" for title in varying)
+                several = len({group[0].result["method"] for group in groups}) > 1
+                method = members[0].result["method"] if several or not setting else ""
+                row[", ".join(filter(None, (method, setting))) + " %"] = f"{value:.1f}"
+        rows.append(row)
+    return rows
+
+
+def tables(evaluations: list[Evaluation]) -> list[tuple[str, list[dict | None]]]:
+    """What a terminal shows of the evaluations of one cache: titles and rows."""
+    shares, agents = share_table(evaluations), len(evaluations[0].result["allocation"])
+    title = f"Share of the samples: the {MOST_SHOWN} of {agents} agents that matter; --format csv has all"
+    differences = "Difference in deferral loss (below 0: the rejector is better)"
+    found = [(headline(evaluations), paper_table(evaluations)), (title, shares)]
+    return [*(table for table in found if table[1]), (differences, comparison_table(evaluations))]
 
 
 def _own_classifier_row(members: list[Evaluation], metrics: list[str], varying: list[str]) -> dict:

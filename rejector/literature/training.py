@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from l2d.data.errors import UsageError
-from l2d.data.samples.features import standardisation
+from l2d.data.samples.standardise import standardisation
 from l2d.rejector.evaluation import thresholds
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.fitting import Fitted, fit, network_of

@@ -17,6 +17,10 @@ from l2d.data.cache.reader import AgentRecord
 from l2d.data.errors import UsageError
 
 SLACK = 1e-9  # rounding that is forgiven, relative to a limit: 0.3 x 10 samples are 3
+#: To what range costs are scaled for HiGHS, whose tolerances are absolute: 1e-7 of a reduced cost, 1e-6 of the whole.
+#: In it costs that differ by 1e-13 of their range are told apart.
+RANGE = 2.0**20
+ROUNDING = 1e-12  # of the range of costs, per sample: how far a bound of HiGHS may be off, with some to spare
 
 
 @dataclass(frozen=True)
@@ -197,14 +201,18 @@ def integer_program(
 
     group, agent = np.nonzero(np.isfinite(costs))
     already = np.zeros(costs.shape[1]) if fixed is None else fixed
+    cheapest = costs.min(axis=1, keepdims=True)  # what a sample costs at least; HiGHS minimises what comes on top
+    excess = (costs - cheapest)[group, agent]
+    spread = float(excess.max(initial=0.0)) or 1.0
     if not len(group):  # nobody is left to allocate
         held = all(c.holds(float(already @ np.array(c.use)), samples) for c in constraints)
         return (np.zeros(costs.shape), 0.0, 0.0) if held else None
     size, columns = len(group), np.arange(len(group))
     each = csr_array((np.ones(size), (group, columns)), (len(costs), size))
     rows = [LinearConstraint(each, counts, counts)]
-    at_least = float(counts @ np.abs(costs).min(axis=1))  # HiGHS knows relative gaps alone
-    relative = tolerance / at_least if at_least > tolerance else 0.0
+    # HiGHS knows relative gaps alone: with 1 added to each sample's cost, the whole lies between n and 2 n.
+    scaled = (excess / spread + 1) * RANGE
+    relative = tolerance / spread / (2 * float(counts.sum()))
     for tightened in (0.0, 4e-6):  # HiGHS forgives 1e-6 of a row; where that broke a limit, once more with less room
         limits = []
         for constraint in constraints:
@@ -221,7 +229,7 @@ def integer_program(
             limits.append(LinearConstraint(row, -np.inf, upper - (0.0 if whole else tightened)))
         with _no_chatter():
             found = milp(
-                costs[group, agent],
+                scaled,
                 integrality=np.full(size, 0 if relaxed else 1),
                 bounds=Bounds(0, counts[group]),
                 constraints=rows + limits,
@@ -233,8 +241,10 @@ def integer_program(
         numbers[group, agent] = found.x if relaxed else np.round(found.x)
         whole_batch = numbers.sum(0) + already
         if relaxed or all(c.holds(float(whole_batch @ np.array(c.use)), samples) for c in constraints):
-            bound = found.fun if relaxed or found.mip_dual_bound is None else found.mip_dual_bound
-            return numbers, float(found.fun), float(bound)
+            value = float((numbers[group, agent] * costs[group, agent]).sum())
+            proven = found.fun if relaxed or found.mip_dual_bound is None else found.mip_dual_bound
+            on_top = (proven / RANGE - float(counts.sum())) * spread - ROUNDING * spread * float(counts.sum())
+            return numbers, value, min(value, float(counts @ cheapest[:, 0]) + on_top)
     return None
 
 
@@ -259,6 +269,10 @@ def _use(name: str, agents: list[AgentRecord]) -> tuple[float, ...]:
     """Price or GFLOPs of an answer of each agent."""
     values = [agent.price if name == "budget" else agent.gflops for agent in agents]
     unknown = [agent.name for agent, value in zip(agents, values, strict=True) if value is None]
+    if unknown and name == "budget":
+        raise UsageError(
+            f"--budget: the price of {', '.join(unknown)} is not known", hint="give the `price` in the recipe"
+        )
     if unknown:
         raise UsageError(
             f"--gflops: the GFLOPs of {', '.join(unknown)} are not known",

@@ -72,7 +72,10 @@ def fit_prices(
         start, _ = small.maximise(start, radius, 1e-6, most=1e3)  # it may be infeasible on a few rows: not for ever
         radius = 0.02 * spread
     prices, bound = scaled.maximise(start, radius, tolerance, most=MOST)
-    return DualPrices(prices / scale, bound)
+    # What rounding may have added: of each sample's cost and price, and of the mean, which is summed in pairs.
+    largest = np.abs(finite).max() + np.abs(prices) @ (np.abs(scaled.use).max(axis=1) + np.abs(scaled.limits))
+    rounding = np.finfo(float).eps * (4 + len(use) + np.log2(columns.shape[1])) * largest
+    return DualPrices(prices / scale, bound - rounding)
 
 
 class _Dual:

@@ -17,7 +17,7 @@ from l2d.data.terminal.render import format_value
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.intervals import RESAMPLES
-from l2d.rejector.evaluation.settings import verdict
+from l2d.rejector.evaluation.settings import corrected, difference_text, verdict
 from l2d.rejector.evaluation.summary import headline, paper_table, regret_table
 from l2d.rejector.report.allocations import Decisions, decisions_of, sample_columns
 from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
@@ -197,10 +197,16 @@ def _section(
         "unit": record.unit_reg if any("target_reg" in e.answers["target"] for e in examples) else "",
         "detection": any(example.size[0] for example in examples),
         "pictures": any(example.image for example in examples),
-        "results": paper_table(members),
+        "results": paper_table(members, whole=True),
         "regrets": regret_table(members),
         "agents": [
-            {"agent": a.name, "role": a.role, "kind": a.kind, "price": f"{a.price:g}", "description": a.description}
+            {
+                "agent": a.name,
+                "role": a.role,
+                "kind": a.kind,
+                "price": "not known" if a.price is None else f"{a.price:g}",
+                "description": a.description,
+            }
             for a in cache.all_agents
         ],
     }
@@ -211,12 +217,15 @@ def _answer_of(layout: Layout) -> str:
     result = layout.focus[0].result
     constant, difference = result["best_constant"], result["over_seeds"]["regret"]["best_constant"]
     found = verdict(result, difference)
-    verbs = {"better": "beats", "worse": "is worse than"}
+    verbs = {"better": "beats", "worse": "is worse than", "no difference shown": "is not shown to beat"}
     loss, alone = result["over_seeds"]["deferral_loss"]["mean"], result["agents"][constant]["mean_cost"]
     where = f"At β {layout.focus[0].run.point.beta_text} the" if layout.swept else "The"
-    told = f"{difference['value']:+.4f} [{difference['low']:+.4f}, {difference['high']:+.4f}]"
-    verb = verbs.get(found, "does not beat")
-    return f"{where} rejector {verb} the best constant agent, {constant}: {loss:.4f} against {alone:.4f}, {told}."
+    told = f"{difference_text(difference)}, {corrected(difference['p_holm'])}"
+    if found not in verbs:  # too few samples
+        return f"{where} rejector cannot be told from the best constant agent, {constant}: {found}; {told}."
+    return (
+        f"{where} rejector {verbs[found]} the best constant agent, {constant}: {loss:.4f} against {alone:.4f}, {told}."
+    )
 
 
 def _cards(layout: Layout) -> list[tuple[str, str, str]]:

@@ -16,7 +16,8 @@ FEWEST_BETAS = 3  # a sweep is drawn as a curve from so many on
 METRIC_NAMES = {
     "map": "mAP (%)", "map_50": "mAP50 (%)", "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)",
     "brier": "Brier score", "auroc": "AUROC", "average_precision": "average precision", "smooth_l1": "smooth L1",
-    "mean_absolute_error": "mean absolute error", "answered": "answered (%)", "task_loss": "loss without query costs",
+    "mean_absolute_error": "mean absolute error",
+    "score": "mean score", "answered": "answered (%)", "task_loss": "loss without query costs",
 }  # fmt: skip
 
 
@@ -99,7 +100,7 @@ def main_metrics(members: Group) -> list[str]:
         return ["map"]
     found = []
     by_class = ["brier", "accuracy"] if costs.get("cla", {}).get("kind") == "brier" else ["accuracy", "brier"]
-    for wanted in (by_class, ["smooth_l1", "mean_absolute_error"]):
+    for wanted in (by_class, ["smooth_l1", "mean_absolute_error", "score"]):
         found += [name for name in wanted if name in metrics][:1]
     return found
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from l2d.data.cache.reader import CostCache
-from l2d.data.samples.features import standardisation_of_parts
+from l2d.data.samples.standardise import standardisation_of_parts
 from l2d.rejector.rows.parts import CacheParts
 
 #: What is done to rows once they are read: (features (n, W), raw (n, A, T)) -> the same rows, of any width and shape,

@@ -14,7 +14,7 @@ from l2d.data.cache import schema
 from l2d.data.cache.columns import dense_matrix, numbers
 from l2d.data.cache.reader import AgentRecord, CostCache
 from l2d.data.samples.boxes import Boxes
-from l2d.data.samples.features import standardisation
+from l2d.data.samples.standardise import standardisation
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
 

@@ -114,7 +114,7 @@ def _fit(make: Callable, inputs: np.ndarray, target: np.ndarray, rows: np.ndarra
 
 def _inputs(features: np.ndarray, fitted: np.ndarray | None, seed: int) -> np.ndarray:
     """Standardised features, projected if they are many, and whether agents were fitted on the sample."""
-    from l2d.data.samples.features import standardisation
+    from l2d.data.samples.standardise import standardisation
 
     mean, std = standardisation(features)
     inputs = (features - mean) / std

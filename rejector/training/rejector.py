@@ -1,8 +1,7 @@
 """Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimiser.
 
 Each point has its own initialisation and its own shuffle, both drawn from its seed alone, so a point comes out of a
-grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit (given two features or
-more: a product with one column is worked out differently for one matrix and for several).
+grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit.
 """
 
 from __future__ import annotations
@@ -13,7 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +26,7 @@ from l2d.rejector.networks import make_network
 from l2d.rejector.rows.shuffled import Shuffled, Window
 from l2d.rejector.rows.stream import Stream
 from l2d.rejector.rows.table import CostTable, TableStream
+from l2d.rejector.scoring import ExactLayers, layers_of
 from l2d.rejector.settings import SCHEDULES, TrainConfig, learning_rate
 from l2d.rejector.training.checkpoint import Checkpoint, Progress
 from l2d.rejector.training.distributed import Group
@@ -43,7 +45,8 @@ class TrainedRejector:
     """A rejector at its epoch of lowest validation risk.
 
     Attributes:
-        state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split.
+        state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split: float32, or
+            float64 where the features need it, see :func:`l2d.data.samples.standardise.lost_in_32_bits`.
         history: (epochs, 2): mean surrogate loss in training, deferral risk on validation, both on training costs.
         sizes: of the fields of token lists that it reads, see :func:`l2d.data.samples.tokens.token_sizes`; else none.
     """
@@ -64,15 +67,34 @@ class TrainedRejector:
         return network.requires_grad_(False)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Raw features (n, width) -> scores (n, agents), float32 on the CPU."""
-        network, mean, std = self.network(), self.state["feature_mean"], self.state["feature_std"]
+        """Raw features (n, width) -> scores (n, agents), float32 on the CPU. Standardised in the bits of the mean.
+
+        A row's scores do not depend on the other rows: of ``linear`` and ``mlp`` by :mod:`l2d.rejector.scoring`; other
+        networks reckon in float64, and what neighbours change there is lost when a score is rounded to float32.
+        """
+        mean, std = self.state["feature_mean"], self.state["feature_std"]
+        if self._layers is not None:
+            parts = features.split(ROWS_AT_ONCE)
+            found = [self._layers(((part.to(mean.dtype) - mean) / std).float().numpy()) for part in parts]
+            return torch.from_numpy(np.concatenate(found))
+        network = self.network().double()
         with torch.inference_mode():
             if isinstance(network, TokenNetwork):
                 order = network.longest_first(features)
                 parts = [network.trimmed(features[rows]) for rows in order.split(TOKEN_ROWS_AT_ONCE["cpu"])]
-                found = torch.cat([network(rows, lengths) for rows, lengths in parts])
+                found = torch.cat([network(rows, lengths) for rows, lengths in parts]).float()
                 return torch.empty_like(found).index_copy_(0, order, found)
-            return torch.cat([network((part - mean) / std) for part in features.split(ROWS_AT_ONCE)])
+            parts = features.split(ROWS_AT_ONCE)
+            return torch.cat([network(((part.to(mean.dtype) - mean) / std).double()).float() for part in parts])
+
+    @cached_property
+    def _layers(self) -> ExactLayers | None:
+        if self.config.network not in ("linear", "mlp"):
+            return None
+        self.network()  # which refuses parameters that do not fit
+        return ExactLayers(
+            layers_of({name: v.numpy() for name, v in self.state.items() if not name.startswith("feature_")})
+        )
 
     def scores_on(self, table: CostTable) -> Tensor:
         """:meth:`scores` of the rows of a table."""

@@ -98,9 +98,8 @@ class Stack(ABC):
         networks = {seed: _initialised(seed, *shape) for seed in self.seeds}
         self.template = networks[self.seeds[0]]
         self._shapes = {name: value.shape for name, value in self.template.named_parameters()}
-        self._stored = {name: self._stored_shape(name, shape) for name, shape in self._shapes.items()}
         # No element of a padded tensor is left over for the fused step's scalar code, whose last bit might differ.
-        size = sum(padded(len(points) * shape.numel(), 64) for shape in self._stored.values())
+        size = sum(padded(len(points) * math.prod(self._stored(name)), 64) for name in self._shapes)
         self._flat = torch.zeros(size, device=device, dtype=dtype)
         self._flat_gradient, self._mean, self._square = (torch.zeros_like(self._flat) for _ in range(3))
         self._steps = torch.zeros((), device=device)
@@ -220,26 +219,25 @@ class Stack(ABC):
 
     def _views(self, flat: Tensor) -> dict[str, Tensor]:
         """Parameters, (P, ...) each, of a flat tensor."""
-        views = self._stored_views(flat)
-        for name, shape in self._shapes.items():
-            for dim, size in enumerate(shape, start=1):
-                views[name] = views[name].narrow(dim, 0, size)
-        return views
+        return {
+            name: part[(slice(None), *map(slice, self._shapes[name]))] for name, part in self._whole_views(flat).items()
+        }
 
-    def _stored_views(self, flat: Tensor) -> dict[str, Tensor]:
-        """Parameters as they lie in memory, with their padding."""
+    def _whole_views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Parameters as they lie in memory, where a shape may be filled up beyond the network's."""
         views, start = {}, 0
-        for name, shape in self._stored.items():
-            size = len(self.points) * shape.numel()
+        for name in self._shapes:
+            shape = self._stored(name)
+            size = len(self.points) * math.prod(shape)
             part = flat[start : start + size]
             turned = len(shape) == 2 and self._is_transposed(name)
             views[name] = part.view(-1, *reversed(shape)).mT if turned else part.view(-1, *shape)
             start += padded(size, 64)
         return views
 
-    def _stored_shape(self, name: str, shape: torch.Size) -> torch.Size:
-        """The shape that a parameter has in memory; what it has beyond ``shape`` is 0 and stays 0."""
-        return shape
+    def _stored(self, name: str) -> tuple[int, ...]:
+        """Shape in memory of a parameter of one point: its own, or more, of which the rest is and stays 0."""
+        return tuple(self._shapes[name])
 
     def _is_transposed(self, name: str) -> bool:
         """Whether a matrix lies in memory as (columns, rows)."""
@@ -322,7 +320,7 @@ class AutogradStack(Stack):
 
 
 def padded(size: int, multiple: int) -> int:
-    """The next multiple."""
+    """The next multiple that is not below ``size``."""
     return -(-size // multiple) * multiple
 
 

@@ -4,13 +4,13 @@ With small networks most of the time goes to what surrounds the arithmetic: auto
 intermediate, activations that fall out of the cache. Here buffers are made once, and forward, loss and backward run
 over as many points, and with large batches as few rows, as a core's cache holds.
 
-A point's numbers do not depend on its neighbours: how rows are cut depends on the network alone, no sum runs over
-points, and on one thread a batched product treats each of its matrices alike, provided that they all begin at an
-aligned address. (With 33 units every second matrix begins in the middle of a vector, and on some processors its last
-bits differ.) So units, the rows of a block and a linear network's features are padded with zeros to
-:data:`ALIGNED` numbers. A point trained in a grid then equals the same point trained alone, bit by bit. That is also
-why each stack works on one thread (rejector.py beside runs several beside each other): on more, a product of two large
-matrices is cut differently from one of many.
+A point's numbers do not depend on who is beside it. How rows are cut depends on the network alone; no sum runs over
+points; each stack works on one thread (rejector.py beside runs several beside each other), since on more a product of
+two large matrices is cut differently from one of many. And matrices look alike to whatever multiplies them: BLAS
+libraries round a product by where its result begins in memory (MKL on AMD's processors does, for results that do not
+begin at a multiple of 16 bytes). So features, units and rows are filled up with zeros to whole vectors, and every
+matrix and each of its rows begins at a multiple of 64 bytes, in a grid and alone. What is filled up stays 0: its
+gradients are. So a point trained in a grid equals the same point trained alone, bit by bit.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.training.stack import Stack, padded
 
 #: Activations of a layer that are worked on at once, in numbers: 1 MiB in float32, and as much again for gradients.
 AT_ONCE = 1 << 18
-#: Every matrix of a batched product has a multiple of so many numbers: 64 bytes in float32, a line of the cache and
-#: the widest vector.
-ALIGNED = 16
+#: Numbers to whose multiples features and units are filled up: 64 bytes of float32, the widest vector and a cache line.
+LANES = 16
+#: Rows likewise: what elementwise operations work on in one go, so that none are left over for scalar code.
+ROWS = 32
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
 Layers = list[tuple[Tensor, Tensor]]  # weight and bias: (P, in, H) and (P, 1, H); of the last (P, A, in) and (P, A, 1)
@@ -37,71 +37,62 @@ Layers = list[tuple[Tensor, Tensor]]  # weight and bias: (P, in, H) and (P, 1, H
 class MLPStack(Stack):
     """:class:`l2d.rejector.training.stack.Stack` of the networks ``linear`` and ``mlp`` on a CPU.
 
-    Legend besides Stack's: G points of a group, R rows of a block, H units of a hidden layer.
+    Legend besides Stack's: G points of a group, R rows of a block, H units of a hidden layer; all of them and W are
+    counted as they are filled up.
     """
 
     def __init__(self, points: list[GridPoint], weights: Tensor, **settings):
-        # Hidden layers have padded units. A linear network has none: its rows of weights are as wide as the input.
-        self.width, num_agents = settings["width"], settings["num_agents"]
-        if settings["network"] == "linear":
-            self.width = padded(self.width, ALIGNED)
         super().__init__(points, weights, **settings)
         self.layers, self.gradients = self._layers_of(self._flat), self._layers_of(self._flat_gradient)
         self._more = torch.zeros_like(self._flat)  # gradients of a batch's second block of rows, and further ones
         self.more_gradients = self._layers_of(self._more)
+        self.width, num_agents = padded(settings["width"], LANES), settings["num_agents"]
         units = [bias.shape[2] for _, bias in self.layers[:-1]]
-        self._rows_at_once = max(1, AT_ONCE // max(self.width, num_agents, *units) // ALIGNED) * ALIGNED
-        sizes = {"inputs": self.width, "scores": num_agents, "by_unit": max(units, default=0)}
+        self._rows_at_once = max(ROWS, AT_ONCE // max(self.width, num_agents, *units) // ROWS * ROWS)
+        sizes = {"gathered": self.width, "scores": num_agents, "by_unit": max(units, default=0)}
         sizes |= {f"layer {depth}": size for depth, size in enumerate(units)}
         self.buffers = {name: self._flat.new_empty(self._rows_at_once * size) for name, size in sizes.items()}
-        self._known_groups: dict[tuple[int, bool], list[_Group]] = {}
+        self._known_blocks: dict[tuple[int, bool], _Block] = {}
+
+    def _stored(self, name: str) -> tuple[int, ...]:
+        of_agents = name in list(self._shapes)[-2:]
+        first, *inputs = self._shapes[name]
+        return (first if of_agents else padded(first, LANES), *(padded(size, LANES) for size in inputs))
 
     def _is_transposed(self, name: str) -> bool:
         # Products of rows with a matrix are fastest with (in, out); the last one, whose result is (A, R), with (A, in).
         return name != list(self._shapes)[-2]
 
-    def _stored_shape(self, name: str, shape: torch.Size) -> torch.Size:
-        if name in list(self._shapes)[-2:]:  # the last layer, (A, in) and (A,)
-            return torch.Size([*shape[:1], *(padded(size, ALIGNED) for size in shape[1:])])
-        is_first = name == next(iter(self._shapes))
-        sizes = [padded(shape[0], ALIGNED), *(shape[1:] if is_first else (padded(size, ALIGNED) for size in shape[1:]))]
-        return torch.Size(sizes)
-
     def _layers_of(self, flat: Tensor) -> Layers:
-        values = list(self._stored_views(flat).values())
+        values = list(self._whole_views(flat).values())
         *hidden, (weight, bias) = zip(values[::2], values[1::2], strict=True)
         return [*((w.mT, b[:, None, :]) for w, b in hidden), (weight, bias[:, :, None])]
 
-    def _groups(self, rows: int, *, shared: bool = False) -> list[_Group]:
-        """Points whose activations on a block of rows fit the cache together; cut between two seeds if that is near."""
+    def _block(self, rows: int, *, shared: bool = False) -> _Block:
+        """What works on so many rows. Groups are cut between two seeds if that is near."""
         key = (rows, shared)
-        if key not in self._known_groups:
-            most, cuts = max(1, self._rows_at_once // rows), [0]
+        if key not in self._known_blocks:
+            most, cuts = max(1, self._rows_at_once // padded(rows, ROWS)), [0]
             for position in range(1, len(self.points)):
                 size = position - cuts[-1]
                 new_seed = self.points[position].seed != self.points[position - 1].seed
                 if size == most or (new_seed and 2 * size >= most):
                     cuts.append(position)
-            ends = [*cuts[1:], len(self.points)]
-            self._known_groups[key] = [
-                _Group(self, slice(*ends_of), rows, shared) for ends_of in zip(cuts, ends, strict=True)
-            ]
-        return self._known_groups[key]
+            self._known_blocks[key] = _Block(self, rows, cuts, shared)
+        return self._known_blocks[key]
 
     def _backward(self, features: Tensor, raw: Tensor, keys: Tensor | None) -> Tensor:
         rows = features.shape[1]
         losses = torch.zeros(len(self.points), dtype=torch.float64)
-        raw = raw.permute(3, 0, 2, 1).contiguous()  # (T, S, A, B)
         for start in range(0, rows, self._rows_at_once):
-            block = slice(start, min(start + self._rows_at_once, rows))
-            count = block.stop - block.start
-            seen, theirs = self._aligned(features[:, block]), pad(raw[..., block], (0, padded(count, ALIGNED) - count))
-            for group in self._groups(seen.shape[1]):
-                x, costs = group.inputs(seen), group.costs(theirs)
-                scores, activations = group.forward(x)
-                value, by_score = self._value_and_gradient(scores, costs, group.nu, 1)
-                by_score[..., count:] = 0
-                losses[group.points] += value[:, :count].sum(dim=1, dtype=torch.float64)
+            part = slice(start, min(start + self._rows_at_once, rows))
+            block = self._block(part.stop - start)
+            block.read(features[:, part], raw[:, part])
+            for group in block.groups:
+                scores, activations = group.forward(group.inputs())
+                value, by_score = self._value_and_gradient(scores, group.costs(), group.nu, 1)
+                losses[group.points] += value[:, : block.rows].sum(dim=1, dtype=torch.float64)
+                by_score[..., block.rows :] = 0
                 group.backward(by_score.div_(rows), activations, group.more_gradients if start else group.gradients)
             if start:
                 self._flat_gradient += self._more
@@ -109,32 +100,44 @@ class MLPStack(Stack):
 
     def risk(self, features: Tensor, raw: Tensor, rows_at_once: int) -> Tensor:
         total = torch.zeros(len(self.points), dtype=torch.float64)
-        size = min(padded(rows_at_once, ALIGNED), self._rows_at_once)
-        for x, costs in zip(features.split(size), raw.permute(2, 1, 0).split(size, dim=2), strict=True):
-            seen = self._aligned(x[None])
-            for group in self._groups(seen.shape[1], shared=True):
-                scores, _ = group.forward(group.inputs(seen))
-                losses = self._deferral_losses(scores[..., : len(x)].mT, group.costs(costs[:, None]).mT)
+        size = min(rows_at_once, self._rows_at_once)
+        for x, costs in zip(features.split(size), raw.split(size), strict=True):
+            block = self._block(len(x), shared=True)
+            block.read(x[None], costs[None])
+            for group in block.groups:
+                scores, _ = group.forward(group.inputs())
+                losses = self._deferral_losses(scores.mT, group.costs().mT)[:, : block.rows]
                 total[group.points] += losses.sum(dim=1, dtype=torch.float64)
         return total / len(features)
 
-    def _aligned(self, features: Tensor) -> Tensor:
-        """Rows (S, R, W) with zeros up to a multiple of :data:`ALIGNED` rows, and to the width of the weights."""
-        rows = features.shape[1]
-        more = (0, self.width - features.shape[2], 0, padded(rows, ALIGNED) - rows)
-        return pad(features, more) if any(more) else features
 
-
-class _Group:
-    """Neighbouring points of a stack on blocks of so many rows: views of what the stack holds.
+class _Block:
+    """Some rows of a batch, filled up: copied to memory that begins where it has to.
 
     Args:
-        rows: R.
+        rows: how many.
+        cuts: where groups of points begin whose activations on these rows fit the cache together.
         shared: whether all points see the same rows, not each those of its seed.
     """
 
-    def __init__(self, stack: MLPStack, points: slice, rows: int, shared: bool):
-        self.points = points
+    def __init__(self, stack: MLPStack, rows: int, cuts: list[int], shared: bool):
+        self.rows, whole, seeds = rows, padded(rows, ROWS), 1 if shared else len(stack.seeds)
+        self.features = stack.weights.new_zeros(seeds, whole, stack.width)
+        self.raw = stack.weights.new_zeros(stack.weights.shape[1], seeds, stack.beta.shape[1], whole)  # (T, S, A, R)
+        ends = [*cuts[1:], len(stack.points)]
+        self.groups = [_Group(stack, self, slice(*ends_of), shared) for ends_of in zip(cuts, ends, strict=True)]
+
+    def read(self, features: Tensor, raw: Tensor) -> None:
+        """Copy rows (S, rows, features) and their raw costs (S, rows, A, T)."""
+        self.features[:, : self.rows, : features.shape[2]] = features
+        self.raw[..., : self.rows] = raw.permute(3, 0, 2, 1)
+
+
+class _Group:
+    """Neighbouring points of a stack on a block of rows: views of what the stack holds."""
+
+    def __init__(self, stack: MLPStack, block: _Block, points: slice, shared: bool):
+        self.block, self.points = block, points
         everything = (stack.layers, stack.gradients, stack.more_gradients)
         self.layers, self.gradients, self.more_gradients = (
             [(weight[points], bias[points]) for weight, bias in layers] for layers in everything
@@ -144,7 +147,7 @@ class _Group:
         self.nu = None if stack.nu is None else stack.nu[points]
         self.of_seed = torch.zeros_like(stack.of_seed[points]) if shared else stack.of_seed[points]
         self.one_seed = int(self.of_seed[0]) if bool((self.of_seed == self.of_seed[0]).all()) else None
-        size = points.stop - points.start
+        size, rows = points.stop - points.start, block.features.shape[1]
 
         def shaped(name: str, *shape: int) -> Tensor:
             return stack.buffers[name][: math.prod(shape)].view(shape)
@@ -153,20 +156,21 @@ class _Group:
         self.activations = [shaped(f"layer {depth}", size, rows, count) for depth, count in enumerate(units)]
         self.by_unit = shaped("by_unit", size, rows, units[-1]) if units else None
         self.scores = shaped("scores", size, self.beta.shape[1], rows)
-        self.gathered = shaped("inputs", size, rows, stack.width)
+        self.gathered = shaped("gathered", size, rows, stack.width)
 
-    def inputs(self, features: Tensor) -> Tensor:
-        """Each point's rows: (S, R, W) -> (G, R, W)."""
+    def inputs(self) -> Tensor:
+        """Each point's rows, (G, R, W)."""
         if self.one_seed is None:
-            return torch.index_select(features, 0, self.of_seed, out=self.gathered)
-        return features[self.one_seed].expand(len(self.of_seed), -1, -1)
+            return torch.index_select(self.block.features, 0, self.of_seed, out=self.gathered)
+        return self.block.features[self.one_seed].expand(len(self.of_seed), -1, -1)
 
-    def costs(self, raw: Tensor) -> Tensor:
-        """Total costs as :func:`l2d.rejector.costs.total_costs` has them: (T, S, A, R) -> (G, A, R).
+    def costs(self) -> Tensor:
+        """Total costs as :func:`l2d.rejector.costs.total_costs` has them, (G, A, R).
 
         One operation at a time: in a fused one, numbers left over at the end of a tensor may be rounded otherwise, so
         that it would matter how many points there are.
         """
+        raw = self.block.raw
         raw = raw[:, self.of_seed] if self.one_seed is None else raw[:, self.one_seed, None]
         first, *others = (cost * weight for cost, weight in zip(raw, self.weights, strict=True))
         return sum(others, start=first) + self.beta

@@ -15,6 +15,8 @@ from l2d.rejector.networks import make_network
 from l2d.rejector.rows.shuffled import Shuffled
 from l2d.rejector.rows.stream import Stream
 from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.stack import padded
+from l2d.rejector.training.stack_mlp import LANES
 
 #: Copies of the parameters: themselves, two of gradients, Adam's two moments and the best; twice what a checkpoint
 #: consists of (four of these) while it is written.
@@ -78,6 +80,9 @@ def waves(
 
 
 def _num_parameters(config: TrainConfig, train: Stream, num_agents: int) -> int:
+    width, hidden = train.width, config.hidden
+    if config.network in ("linear", "mlp"):  # which lie in memory filled up
+        width, hidden = padded(width, LANES), padded(hidden, LANES)
     with torch.device("meta"):
-        network = make_network(config.network, train.width, num_agents, config.hidden, config.layers, train.sizes)
+        network = make_network(config.network, width, num_agents, hidden, config.layers, train.sizes)
     return sum(value.numel() for value in network.parameters())

@@ -61,8 +61,8 @@ def expected(workshop, frame: pl.DataFrame, reader: str) -> list[tuple]:
 
 
 def found(workshop, agent: str) -> list[tuple]:
-    files = sorted((workshop.folder / "cache/agents").glob(f"{agent}/predictions/*.parquet"))
-    frame = pl.concat([pl.read_parquet(file) for file in files])
+    cache = workshop.cache()
+    frame = pl.concat([pl.from_arrow(cache.predictions(agent, k)) for k in range(cache.record.num_chunks)])
     assert frame["sample_id"].to_list() == workshop.table["id"].to_list()
     rows = zip(frame["pred_cla"], frame["pred_reg"], frame["paid"], strict=True)
     return [None if row[0] is None else row for row in rows]
@@ -72,7 +72,7 @@ def found(workshop, agent: str) -> list[tuple]:
 def test_each_annotator_of_a_long_file_is_an_agent(workshop, suffix):
     frame = votes(workshop)
     report = workshop.build(RECIPE + write(workshop, frame, suffix))
-    names = ["Ann", "Dr. Bob", "_nal_2"]
+    names = list(READERS)
     assert [agent.name for agent in workshop.cache().agents][3:] == names
     for reader, name in zip(READERS, names, strict=True):
         said = expected(workshop, frame, reader)
@@ -91,7 +91,7 @@ def test_each_annotator_of_a_long_file_is_an_agent(workshop, suffix):
 def test_the_same_votes_in_a_wide_file_are_the_same_answers(workshop):
     frame = votes(workshop)
     workshop.build(RECIPE + write(workshop, frame, ".csv"))
-    before = {name: found(workshop, name) for name in ("Ann", "Dr. Bob", "_nal_2")}
+    before = {name: found(workshop, name) for name in READERS}
     wide = frame.pivot("reader", index="id", values=["vote", "days", "fee"])
     wide.write_csv(workshop.folder / "votes.csv")
     entry = LONG.replace('"reader"', json.dumps(list(READERS), ensure_ascii=False))
@@ -171,7 +171,7 @@ def test_what_is_wrong_is_named_with_file_row_and_value(workshop):
     ("old", "new", "kind", "words"),
     [
         ("votes.csv", "nothing.csv", DataError, ["no such file"]),
-        ("votes.csv", "recipe.toml", DataError, [".parquet, .csv, .jsonl"]),
+        ("votes.csv", "recipe.toml", DataError, [".parquet, .csv, .tsv, .jsonl"]),
         ('"reader"', '"readers"', DataError, ["did you mean 'reader'"]),
         ('"vote"', '"voted"', DataError, ["did you mean 'vote'", "id, reader, vote, days, fee"]),
         ('cla = "vote"', "", UsageError, ["need cla"]),
@@ -189,9 +189,22 @@ def test_a_recipe_that_does_not_fit_its_file_is_refused(workshop, old, new, kind
     refused(lambda: workshop.build(RECIPE + entry.replace(old, new)), kind, *words)
 
 
-def test_two_annotators_of_one_name_are_refused(workshop):
-    frame = votes(workshop).with_columns(pl.col("reader").replace("Dr. Bob", "Ann").replace("Ünal/2", "A?"))
-    frame = frame.with_columns(
-        pl.when(pl.col("reader") == "Ann").then(pl.lit("A!")).otherwise("reader").alias("reader")
+def test_names_stay_as_they_are_written(workshop):
+    odd = {"Ann": "..", "Dr. Bob": "meta/llama 70b?*[x]", "Ünal/2": "張醫師" * 30}
+    frame = votes(workshop).with_columns(pl.col("reader").replace(odd))
+    workshop.build(RECIPE + write(workshop, frame, ".csv"))
+    assert {agent.name for agent in workshop.cache().agents[3:]} == set(odd.values())
+    for name in odd.values():
+        assert found(workshop, name) == expected(workshop, frame, name)
+    assert workshop.cache().verify()
+    folders = [folder.name for folder in (workshop.folder / "cache/agents").iterdir()]
+    assert len(folders) == 6
+    assert max(len(name.encode()) for name in folders) < 200
+
+
+@pytest.mark.parametrize("name", ["", " Ann", "An\\u0000n", "An\\nn", "x" * 121])
+def test_a_name_that_cannot_be_shown_is_refused(workshop, name):
+    entry = write(workshop, votes(workshop), ".csv").replace(
+        'each = "reader"', f'annotator = "reader"\nname = "{name}"'
     )
-    refused(lambda: workshop.build(RECIPE + write(workshop, frame, ".csv")), UsageError, "'A!' and 'A?'", "'A_'")
+    refused(lambda: workshop.build(RECIPE + entry), UsageError, "name")

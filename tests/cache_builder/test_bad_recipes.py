@@ -34,7 +34,7 @@ TEXTS = {
     "unknown kind": ('kind = "column"', 'kind = "colum"', "'colum'", "did you mean 'column'?", "(model)"),
     "list of kinds": ('kind = "column"', 'kind = ["column"]', "kind"),
     "duplicate names": ('name = "cheap"', 'name = "expert"', "two agents are called 'expert'"),
-    "name with a slash": ('name = "cheap"', 'name = "../cheap"', "name", "'../cheap'"),
+    "name with a line break": ('name = "cheap"', 'name = "che\\nap"', "name", "can be printed"),
     "no answer": ('prob = "risk_bad"\nreg = "stay_bad"', "", "give cla, prob or reg", "(model)"),
     "no probabilities": ('prob = "risk_bad"', "prob = []", "prob"),
     "cost without target": ('target_reg = "stay"', "", "target_reg"),

@@ -14,8 +14,10 @@ from conftest import refused
 
 from l2d import cli
 from l2d.cache_builder.builder import build
-from l2d.cache_builder.importing.predictions import Source, recipe_of_predictions, write_recipe
-from l2d.cache_builder.importing.scores import recipe_of_scores
+from l2d.cache_builder.importing.draft import write_recipe
+from l2d.cache_builder.importing.predictions import draft_predictions
+from l2d.cache_builder.importing.scores import draft_scores
+from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, UsageError
@@ -48,8 +50,8 @@ def source(folder: Path, **keys) -> Source:
 
 def imported(folder: Path, told: list[str], **keys) -> CostCache:
     """The cache of an import of predictions."""
-    text = recipe_of_predictions(source(folder, **keys), folder, told.append)
-    write_recipe(text, folder / "my.cache.toml", overwrite=True)
+    draft = draft_predictions(source(folder, **keys), folder, "my.cache", told.append)
+    draft.write(folder / "my.cache.toml", overwrite=True)
     build(load_recipe(str(folder / "my.cache.toml")), folder / "my.cache", device="cpu", overwrite=True)
     return CostCache(folder / "my.cache")
 
@@ -136,6 +138,10 @@ ROUTERBENCH = (
 )
 
 
+def scores(source: Source, folder: Path, out: str, told: list[str]) -> None:
+    draft_scores(source, folder, out, told.append).write(folder / f"{out}.toml", overwrite=True)
+
+
 def test_scores_of_routerbench_and_of_a_long_table_are_the_same(tmp_path):
     generator, rows = np.random.default_rng(0), []
     for row in range(120):
@@ -147,15 +153,14 @@ def test_scores_of_routerbench_and_of_a_long_table_are_the_same(tmp_path):
     wide = tmp_path / "routerbench.csv"
     wide.write_text(ROUTERBENCH + "".join(rows))
     told: list[str] = []
-    text = recipe_of_scores(Source(wide, wide, "sample_id", columns=["eval_name"]), tmp_path, told.append)
-    write_recipe(text, tmp_path / "wide.toml")
+    scores(Source(wide, wide, "sample_id", columns=["eval_name"]), tmp_path, "wide", told)
     build(load_recipe(str(tmp_path / "wide.toml")), tmp_path / "wide", device="cpu")
     cache = CostCache(tmp_path / "wide")
-    assert [agent.name for agent in cache.agents] == ["small_7b", "big"]  # the cheapest is the model
+    assert [agent.name for agent in cache.agents] == ["small/7b", "big"]  # the cheapest is the model
     assert "cheapest" in " ".join(told)
     frame = pl.read_csv(wide)
     assert cache.agent("big").price == pytest.approx(frame["big|total_cost"].mean())
-    for name, column in (("small_7b", "small/7b"), ("big", "big")):
+    for name, column in (("small/7b", "small/7b"), ("big", "big")):
         found = pl.concat([pl.from_arrow(cache.costs(name, k)) for k in range(cache.record.num_chunks)])
         assert found["cost_reg"].to_list() == (1 - frame[column]).to_list()
     paid = {"small/7b": "small/7b|total_cost", "big": "big|total_cost"}
@@ -166,13 +171,13 @@ def test_scores_of_routerbench_and_of_a_long_table_are_the_same(tmp_path):
     long.write_csv(tmp_path / "long.csv")
     frame.select("sample_id", "eval_name").write_csv(tmp_path / "prompts.csv")
     again = Source(tmp_path / "prompts.csv", tmp_path / "long.csv", "sample_id", columns=["eval_name"])
-    write_recipe(recipe_of_scores(again, tmp_path, told.append), tmp_path / "long.toml")
+    scores(again, tmp_path, "long", told)
     report = build(load_recipe(str(tmp_path / "long.toml")), tmp_path / "wide", device="cpu", overwrite=True)
     assert set(report.asked.values()) <= {0, 120}
     assert cache.agent("big").price == CostCache(tmp_path / "wide").agent("big").price
     wide.write_text((ROUTERBENCH + "".join(rows)).replace(",1.0,y", ",85,y", 1))
     refused(
-        lambda: recipe_of_scores(Source(wide, wide, "sample_id"), tmp_path, told.append),
+        lambda: scores(Source(wide, wide, "sample_id", agents=["small/7b", "big"]), tmp_path, "x", told),
         DataError,
         "85",
         "0 to 1",

@@ -3,8 +3,6 @@ known price; and what may be corrected without a word while no answer exists."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import polars as pl
 import pytest
@@ -15,7 +13,7 @@ from l2d.cache_builder.dry_run import dry_run
 from l2d.cache_builder.plan import is_asked
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
-from l2d.data.errors import AgentFailure, DataError, IncompleteCache, UsageError
+from l2d.data.errors import AgentFailure, DataError, UsageError
 
 HEAD = """
 [dataset]
@@ -120,14 +118,6 @@ def test_a_measured_price_put_on_a_finished_cache_is_measured_or_refused(folder)
         with pytest.raises(UsageError, match=f"price = '{price}'"):
             build(recipe(folder, net, COUNTED + f'\nprice = "{price}"'), folder / "cache")
     assert CostCache(folder / "cache").agents[1].price == pytest.approx(4e-9)
-
-
-def test_an_unknown_price_is_not_0(folder):
-    build(recipe(folder, COUNTED, COUNTED.replace("counted", "again", 1)), folder / "cache")
-    cache = CostCache(folder / "cache")
-    cache.all_agents[1] = replace(cache.all_agents[1], price=None)
-    with pytest.raises(IncompleteCache, match="the price of agent 'again' is not known yet"):
-        cache.require_complete()
 
 
 # --- corrections ----------------------------------------------------------------------------------------------------

@@ -265,7 +265,7 @@ def test_bad_options_are_refused_before_anything_is_trained(cache, tmp_path, l2d
     out = tmp_path / "run"
     for options, expected in (
         (["--beta", "nobody=1"], "the experts are expert, cheap"),
-        (["--beta", "model=1"], "only experts have a query cost"),
+        (["--beta", "model=1"], "the recipe says that it is free"),
         (["--beta", "-1"], "query costs are numbers >= 0"),
         (["--beta", "much"], "not a list of numbers"),
         (["--lambda", "cla"], "expects name=value pairs"),

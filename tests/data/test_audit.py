@@ -13,6 +13,7 @@ from conftest import CLUSTER, COLUMN, HEAD, MODEL, patients, refused
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.audit import _digests, _digests_of_rows, _mean, audit, leaks
+from l2d.data.cache.audit_features import _binned, _explained
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 
@@ -43,7 +44,8 @@ def clean(tmp_path_factory) -> CostCache:
 def test_a_clean_table_gets_no_warning(clean):
     found = levels(audit(clean, groups=("family",)))
     assert found == {
-        "ids": "ok", "group family": "ok", "duplicated features": "ok", "agent model": "note", "agent column": "ok",
+        "ids": "ok", "group family": "ok", "duplicated features": "ok", "row numbers": "ok", "features": "ok",
+        "agent model": "note", "agent column": "ok",
         "agent sim": "ok",
     }  # fmt: skip
     assert leaks(clean) == []
@@ -63,6 +65,77 @@ def test_gaps_are_those_of_the_files(clean):
             assert gap.test == pytest.approx(of["test"].mean())
             half = 1.96 * np.sqrt(sum(values.var() / len(values) for values in of.values()))
             assert gap.high - gap.low == pytest.approx(2 * half, rel=1e-3)
+
+
+def with_feature(recipe: str, *names: str) -> str:
+    quoted = ", ".join(f"'{json.dumps(name)}'" for name in names)
+    return recipe.replace('features = ["x1"', f'features = [{quoted}, "x1"', 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("number", lambda n: np.arange(n)),
+        ("from the end", lambda n: np.arange(n)[::-1] + 1),
+        ("shuffled", lambda n: np.random.default_rng(3).permutation(n)),
+        ("as a float", lambda n: np.arange(n) * 1.0),
+        ("large", lambda n: 10_000_000_000 + np.arange(n)),
+        ("with rows left out", lambda n: np.flatnonzero(np.random.default_rng(3).random(2 * n) < 0.7)[:n]),
+    ],
+)
+def test_a_feature_that_counts_the_rows_is_found(tmp_path, name, values):
+    table = patients(400).with_columns(families(400, 1), pl.Series(name, values(400)).alias(name))
+    cache = cache_of(tmp_path, table, with_feature(RECIPE, name))
+    (finding,) = [finding for finding in audit(cache) if finding.check == "row numbers"]
+    assert finding.level == "warning"
+    assert name in finding.what
+    assert [leak.check for leak in leaks(cache)] == ["row numbers"]
+
+
+def test_a_time_of_a_sorted_file_is_a_note(tmp_path):
+    times = np.cumsum(np.random.default_rng(0).integers(5, 90, 400))
+    table = patients(400).with_columns(families(400, 1), seconds=times)
+    found = levels(audit(cache_of(tmp_path, table, with_feature(RECIPE, "seconds"))))
+    assert found["row numbers"] == "note"
+
+
+def test_features_that_give_away_which_agent_is_right_are_found(tmp_path):
+    """The oracle's choice as a category, and an agent's score as a number, as tables of router benchmarks have them."""
+    table = patients(600).with_columns(families(600, 1))
+    recipe = RECIPE.replace(MODEL, "")  # whose answers do not change with the features
+    cache = cache_of(tmp_path, table, recipe)
+    agents = [agent.name for agent in cache.agents]
+    parts = {
+        name: pl.concat([pl.read_parquet(f) for f in sorted((cache.path / "agents" / name).glob("costs-*/*.parquet"))])
+        for name in agents
+    }
+    costs = np.stack([parts[name].select(pl.sum_horizontal("^cost_.*$")).to_series() for name in agents], axis=1)
+    table = table.with_columns(
+        oracle=pl.Series(np.array(agents)[costs.argmin(axis=1)]), score=pl.Series(1 - costs[:, 0].astype(np.float64))
+    )
+    (tmp_path / "leaky").mkdir()
+    found = {f.check: f for f in audit(cache_of(tmp_path / "leaky", table, with_feature(recipe, "oracle", "score")))}
+    assert found["feature oracle"].level == found["feature score"].level == "warning"
+    assert "which agent costs least (" in found["feature oracle"].what
+    assert "what column costs (" in found["feature score"].what
+    assert "feature ward" not in found
+    assert "feature x1" not in found
+
+
+def test_what_a_feature_tells_is_what_scikit_learn_says_its_bins_tell():
+    from sklearn.metrics import r2_score
+    from sklearn.preprocessing import KBinsDiscretizer
+    from sklearn.tree import DecisionTreeRegressor
+
+    generator = np.random.default_rng(0)
+    x, train = generator.normal(size=3000), np.arange(3000) < 2000
+    cost = (x > 0.3) * 0.8 + 0.1 * generator.normal(size=3000)
+    bins = _binned(x[:, None].astype(np.float32), train)
+    edges = KBinsDiscretizer(64, encode="ordinal", strategy="quantile", quantile_method="linear").fit(x[train, None])
+    codes = edges.transform(x[:, None])
+    tree = DecisionTreeRegressor().fit(codes[train], cost[train])
+    expected = r2_score(cost[~train], tree.predict(codes[~train]))
+    assert _explained(bins, cost, train, ~train) == pytest.approx(expected, abs=5e-3)
 
 
 def test_duplicated_rows_are_found_and_counted(tmp_path):
@@ -190,7 +263,7 @@ def test_the_command_and_the_line_before_training(tmp_path, monkeypatch, capfd):
     assert (code, "2 warnings" in err) == (0, True)
     rows = json.loads(out)
     assert [row["level"] for row in rows[:3]] == ["ok", "warning", "warning"]
-    assert {gap["cost"] for gap in rows[3]["gaps"]} == {"cost_cla", "cost_reg"}
+    assert {gap["cost"] for gap in rows[5]["gaps"]} == {"cost_cla", "cost_reg"}
     code, out, _ = l2d("audit", cache.path)
     assert (code, "Mean cost of each agent" in out) == (0, True)
     _, _, err = l2d("train", cache.path, "--out", tmp_path / "run", "--epochs", 1, "--rejector", "linear")

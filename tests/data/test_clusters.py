@@ -7,12 +7,15 @@ import polars as pl
 import pytest
 from conftest import load_patients as load
 from conftest import patients
+from scipy import sparse
 from sklearn.cluster import KMeans
 
 from l2d.data.errors import DataError
 from l2d.data.samples.clusters import elbow, fit_clusters
 from l2d.data.samples.expressions import evaluate
-from l2d.data.samples.features import FeatureEncoder, standardisation
+from l2d.data.samples.features import FeatureEncoder
+from l2d.data.samples.standardise import standardisation
+from l2d.data.sources.table import ClusterConfig
 
 
 def blobs(count: int, rows: int = 400, seed: int = 0, equal: bool = False):
@@ -76,6 +79,28 @@ def test_a_curve_without_an_elbow_is_refused_with_a_hint():
     with pytest.raises(DataError, match="no elbow") as caught:
         elbow({z: 10.0 - z for z in range(1, 8)})
     assert "count" in caught.value.hint
+
+
+def test_more_clusters_than_distinct_points_are_refused_and_as_many_are_not():
+    features = np.float32([[0, 0], [-0.0, 0], [1, 0], [1, 1]] * 10)
+    everything = np.ones(40, dtype=bool)
+    cluster, facts = fit_clusters(features, everything, count=3, largest=10, seed=0)
+    assert sorted(np.bincount(cluster)[1:]) == [10, 10, 20]
+    with pytest.raises(DataError, match=r"4 clusters of 3 distinct points \(40 training samples\)"):
+        fit_clusters(features, everything, count=4, largest=10, seed=0)
+    with pytest.raises(DataError, match="4 clusters of 3 distinct points"):
+        fit_clusters(features, everything, count="elbow", largest=10, seed=0)
+    with pytest.raises(DataError, match="3 clusters of 2 distinct points"):
+        fit_clusters(sparse.csr_matrix(features[[0, 2] * 5]), np.ones(10, dtype=bool), count=3, largest=10, seed=0)
+    more = np.concatenate([features, np.float32([[9, 9], [5, 0]] * 10)])  # five points: the elbow looks no further
+    _, facts = fit_clusters(more, np.ones(60, dtype=bool), count="elbow", largest=10, seed=0)
+    assert max(facts["inertias"]) == 5
+
+
+def test_an_elbow_that_could_never_be_seen_is_refused_before_anything_is_read():
+    with pytest.raises(ValueError, match="an elbow cannot be seen in the curve of 1 to 3 clusters"):
+        ClusterConfig(largest=3)
+    assert ClusterConfig(count=3, largest=3).count == 3
 
 
 def test_standardisation_leaves_constant_columns_finite():

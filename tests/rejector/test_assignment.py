@@ -76,7 +76,8 @@ def tiny(draw):
     """Costs of up to six samples and three agents, many of them tied or infinite, and one to three constraints."""
     n, agents = draw(st.integers(1, 6)), draw(st.integers(2, 3))
     value = st.sampled_from([0.0, 0.25, 0.5, 1.0, 1.7]) if draw(st.booleans()) else st.floats(0, 2)
-    costs = np.array([[draw(value) for _ in range(agents)] for _ in range(n)])
+    unit = draw(st.sampled_from([1.0, 1.0, 6e-8, 1e-15, 1e12]))  # HiGHS's tolerances are absolute: 1e-7
+    costs = unit * np.array([[draw(value) for _ in range(agents)] for _ in range(n)])
     for row in range(n):
         for agent in range(agents):
             if draw(st.integers(0, 4)) == 0 and np.isfinite(np.delete(costs[row], agent)).any():
@@ -100,11 +101,26 @@ def test_tiny_problems_are_solved_as_enumeration_solves_them(problem):
         refused(lambda: assign(costs, constraints), UsageError)
         refused(lambda: assign_exactly(costs, constraints), UsageError)
         return
+    largest = costs[np.isfinite(costs)].max()
     for found in (assign(costs, constraints), assign_exactly(costs, constraints)):
-        assert found.value == pytest.approx(best, abs=1e-9)
-        assert found.bound <= best + 1e-9
+        assert found.value == pytest.approx(best, rel=1e-12, abs=1e-12 * largest)
+        assert found.bound <= best * (1 + 1e-15)
         assert found.value == pytest.approx(costs[np.arange(len(costs)), found.allocation].mean())
         assert all(constraint.holds(constraint.used(found.allocation), len(costs)) for constraint in constraints)
+
+
+def test_costs_below_the_solvers_tolerance_are_told_apart():
+    """To HiGHS costs below 1e-7 are all 0: it gave such a sample to any agent, and called that the bound."""
+    tiny, none = 5.96e-8, [budget(2.0, 1.0, 1.0)]
+    costs = np.array([[tiny, 0.0, 0.0], [0.0, tiny, tiny], [tiny, tiny, 0.0], [1.7, 1.7, tiny]])
+    for found in (assign(costs, none), assign_exactly(costs, none)):
+        np.testing.assert_array_equal(found.allocation != 0, [True, False, True, True])
+        assert found.value == tiny / 4
+        assert 0 <= found.gap < 1e-11
+    one = np.array([[tiny, 0.0, 0.0]])
+    for found in (assign(one, [budget(0.0, 0.5, 1.0)]), assign_exactly(one, [budget(0.0, 0.5, 1.0)])):
+        assert found.allocation.tolist() == [0]
+        assert found.bound <= found.value == tiny
 
 
 @pytest.mark.parametrize("ties", [False, True])

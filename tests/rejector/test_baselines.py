@@ -26,7 +26,16 @@ from l2d.rejector.evaluation.baselines import (
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.evaluation import Evaluation, setting_of
 from l2d.rejector.evaluation.groups import read_groups
-from l2d.rejector.evaluation.summary import comparison_table, findings, paper_table, regret_table
+from l2d.rejector.evaluation.settings import leading_agents, settings_of
+from l2d.rejector.evaluation.summary import (
+    comparison_table,
+    findings,
+    flat_rows,
+    paper_table,
+    regret_table,
+    share_table,
+)
+from l2d.rejector.evaluation.summary import tables as tables_of
 from l2d.rejector.evaluation.thresholds import (
     choose_threshold,
     model_confidence,
@@ -34,6 +43,8 @@ from l2d.rejector.evaluation.thresholds import (
     same_coverage_losses,
     threshold_losses,
 )
+from l2d.rejector.report.page import _answer_of
+from l2d.rejector.report.shown import lay_out
 from l2d.rejector.rows.table import CostTable, load_tables
 
 
@@ -250,21 +261,87 @@ def test_what_a_rejector_does_not_beat_is_said(swept):
     at = {e.result["beta"]: e for e in swept[2]}
     won, lost = with_regrets(at[0.0]), with_regrets(at[20.0], best_constant=(0.006, 0.4), best_agent=(0.006, 0.4))
     constant = lost.result["best_constant"]
-    said = f"multi-task at beta 20: No better than always taking {constant}: +0.0060 [-0.0140, +0.0260]."
+    said = f"multi-task at beta 20: No better than always taking {constant}: +0.0060 [-0.0140, +0.0260], "
+    said += "p = 0.400 after Holm's correction."
     assert findings([won, lost]) == [
         said,
-        "Better than every baseline at beta 0 (5 % level, adjusted for all comparisons).",
+        "Better than every baseline at beta 0: p at most 0.001 after Holm's correction for all comparisons.",
     ]
-    assert findings([won]) == ["Better than every baseline (5 % level, adjusted for all comparisons)."]
+    assert findings([won]) == [
+        "Better than every baseline: p at most 0.001 after Holm's correction for all comparisons."
+    ]
     assert findings([won, with_regrets(at[0.02])])[0].startswith("Better than every baseline at every setting")
     worse = with_regrets(at[0.0], random_same_shares=(0.2, 0.01), confidence=(0.0, 1.0))
     expert = worse.result["confidence"]["expert"]
     sentences = findings([worse])
-    assert sentences[0] == ("multi-task: Worse than random allocation at the same shares: +0.2000 [+0.1800, +0.2200].")
+    assert sentences[0] == (
+        "multi-task: Worse than random allocation at the same shares: +0.2000 [+0.1800, +0.2200], "
+        "p = 0.010 after Holm's correction."
+    )
     assert sentences[1].startswith(f"multi-task: No better than deferring to {expert}")
     assert len(sentences) == 2
     behind = findings([with_regrets(at[0.0], everyone=(0.01, 0.002))])
-    assert behind == ["multi-task: Worse than the reference everyone: +0.0100 [-0.0100, +0.0300]."]
+    assert behind == [
+        "multi-task: Worse than the reference everyone: +0.0100 [-0.0100, +0.0300], p = 0.002 after Holm's correction."
+    ]
+
+
+def test_what_is_said_fits_the_interval_and_has_the_corrected_p_beside_it(swept):
+    """An interval wholly on the bad side is worse, whatever the correction; one on the good side is not "no better"."""
+    evaluation = next(e for e in swept[2] if e.result["beta"] == 0)
+    sentences = findings([with_regrets(evaluation, confidence=(0.03, 0.6), random_same_shares=(-0.03, 0.14))])
+    assert sentences == [
+        "multi-task: Not shown to be better than random allocation at the same shares: -0.0300 [-0.0500, -0.0100], "
+        "p = 0.140 after Holm's correction.",
+        f"multi-task: Worse than deferring to {evaluation.result['confidence']['expert']}"
+        + below(evaluation)
+        + ": +0.0300 [+0.0100, +0.0500], p = 0.600 after Holm's correction.",
+    ]
+    for value, p, verb in ((0.03, 0.6, "is worse than"), (-0.03, 0.14, "is not shown to beat"), (-0.03, 0.02, "beats")):
+        answer = _answer_of(lay_out([with_regrets(evaluation, best_constant=(value, p))]))
+        assert f"rejector {verb} the best constant agent" in answer
+        assert answer.endswith(f"p = {p:.3f} after Holm's correction.")
+
+
+def below(evaluation: Evaluation) -> str:
+    """Where the threshold says that the expert is asked."""
+    threshold = evaluation.result["confidence"]["threshold"]
+    return "" if threshold is None else f" where the model's confidence is below {threshold:.3f}"
+
+
+def test_the_best_constant_agent_at_that_beta_stands_beside_every_rejector(swept):
+    rows = paper_table(swept[2])
+    rejectors = rows[: rows.index(None)]
+    assert [row["beta"] for row in rejectors] == ["0", "0.02", "0.05", "20", "40"]
+    at = {e.run.point.beta_text: e.result for e in swept[2]}
+    for row in rejectors:
+        result = at[row["beta"]]
+        assert float(row["best constant"]) == pytest.approx(result["best_constant_loss"], abs=5.1e-5)
+        assert row.get("which", result["best_constant"]) == result["best_constant"]
+
+
+def test_of_many_agents_a_table_names_the_five_that_matter(swept):
+    """29 of them, with long names: every line fits a terminal, and csv has them all."""
+    many, names = [], [f"organisation/a-language-model-of-{k:02d}-billion" for k in range(29)]
+    for evaluation in swept[2]:
+        result = json.loads(json.dumps(evaluation.result))
+        share = np.linspace(1, 29, 29) / np.linspace(1, 29, 29).sum()
+        allocation = dict(zip(names, share, strict=True))
+        result |= {"allocation": allocation, "best_constant": names[0]}
+        result["over_seeds"]["allocation"] = {name: {"mean": x, "std": 0.0} for name, x in allocation.items()}
+        result["agents"] = dict.fromkeys(names, result["agents"]["model"])
+        result["oracle"]["allocation"] = allocation
+        many.append(replace(evaluation, result=result))
+    assert leading_agents(settings_of(many)) == [names[0], *names[-4:]]
+    shares = share_table(many)
+    assert [row["agent"] for row in shares] == [names[0], *names[-4:], "24 others"]
+    for column in list(shares[0])[1:]:
+        assert sum(float(row[column]) for row in shares) == pytest.approx(100, abs=0.3)
+    for _, rows in tables_of(many):
+        widths = [max(len(str(row.get(name, ""))) for row in [*filter(None, rows), {name: name}]) for name in rows[0]]
+        assert sum(widths) + 2 * len(widths) < 180
+    assert {f"share_{name}" for name in names} <= set(flat_rows(many)[0])
+    assert share_table(swept[2]) == []
 
 
 def test_a_sweep_takes_a_row_a_setting_and_a_few_settings_every_baseline(swept):

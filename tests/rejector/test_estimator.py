@@ -126,6 +126,54 @@ def test_it_is_the_training_of_l2d_train():
     assert ours.best_epoch == expected.best_epoch
 
 
+BEYOND = {
+    "unix seconds of a day": lambda x: 1.7e9 + 1e4 * x,
+    "nanoseconds": lambda x: 1.7e18 + 1e13 * x,
+    "beyond the range": lambda x: 1e45 * x,
+    "below the range": lambda x: 1e-45 * x,
+    "small": lambda x: 1e-9 * x,
+}
+
+
+@pytest.mark.parametrize("case", BEYOND)
+def test_features_that_32_bits_cannot_hold_are_learnt_as_well_as_standardised_ones(case):
+    features, costs = problem()
+    new, new_costs = problem(seed=1)
+    plain = DeferralRejector(**QUICK).fit(features, costs)
+    moved, new_moved = features.astype(np.float64), new.astype(np.float64)
+    for table in (moved, new_moved):
+        table[:, 0] = BEYOND[case](table[:, 0])
+    found = DeferralRejector(**QUICK).fit(moved, costs)
+    np.testing.assert_allclose(found.decision_function(new_moved), plain.decision_function(new), atol=0.02)
+    assert found.score(new_moved, new_costs) == pytest.approx(plain.score(new, new_costs), abs=0.01)
+
+
+def test_the_exported_model_takes_the_bits_that_the_features_need():
+    onnxruntime = pytest.importorskip("onnxruntime")
+    from l2d.rejector.export import onnx_model
+
+    features, costs = problem()
+    for move, kind in ((0.0, "tensor(float)"), (1.7e9, "tensor(double)")):
+        moved = features.astype(np.float64) + move
+        fitted = DeferralRejector(**QUICK).fit(moved, costs)
+        content = onnx_model(fitted.rejector_, ["a", "b", "c"]).SerializeToString()
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        (entry,) = session.get_inputs()
+        assert entry.type == kind
+        scores, agent = session.run(None, {entry.name: moved.astype(np.float64 if move else np.float32)})
+        np.testing.assert_allclose(scores, fitted.decision_function(moved), atol=1e-4)
+        assert np.mean(agent == fitted.predict(moved)) == 1
+
+
+def test_a_new_value_that_no_float_holds_is_refused():
+    features, costs = problem()
+    fitted = DeferralRejector(**QUICK).fit(features, costs)
+    features[3, 1] = np.finfo(np.float32).max
+    features = features.astype(np.float64) * 10
+    with pytest.raises(ValueError, match=r"X\[3, 1\] = .* is too far"):
+        fitted.predict(features)
+
+
 def test_weights_and_query_costs_are_those_of_the_sum():
     features, costs = problem()
     raw = np.stack([costs, np.random.default_rng(3).random(costs.shape)], axis=2)

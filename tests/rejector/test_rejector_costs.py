@@ -58,7 +58,7 @@ def test_total_costs_of_a_grid_are_each_points_own(raw):
 
 
 def test_a_single_beta_is_the_dearest_experts_and_scales_by_price():
-    found = query_costs(0.3, agents(12.2, 134.4, 280.3)).tolist()
+    found = query_costs(0.3, agents(0.0, 134.4, 280.3)).tolist()
     assert found == pytest.approx([0.0, 0.3 * 134.4 / 280.3, 0.3], abs=1e-7)
     assert query_costs(0.3, agents(0.0, 280.3, 134.4)).tolist() == pytest.approx(
         [0, 0.3, 0.3 * 134.4 / 280.3], abs=1e-7
@@ -66,8 +66,18 @@ def test_a_single_beta_is_the_dearest_experts_and_scales_by_price():
     assert query_costs(0.0, agents(0.0, 1.0, 2.0)).tolist() == [0, 0, 0]
 
 
-def test_the_models_price_does_not_make_it_the_dearest():
-    assert query_costs(0.5, agents(1000.0, 1.0, 2.0)).tolist() == pytest.approx([0.0, 0.25, 0.5])
+def test_a_model_that_is_not_free_has_its_query_cost_in_proportion():
+    assert query_costs(0.5, agents(4.0, 1.0, 2.0)).tolist() == pytest.approx([1.0, 0.25, 0.5])
+    assert query_costs({"agent0": 0.1}, agents(4.0, 1.0, 2.0)).tolist() == pytest.approx([0.1, 0.0, 0.0])
+
+
+@pytest.mark.parametrize("prices", [(None, 1.0, 2.0), (0.0, 1.0, None)])
+def test_a_price_that_is_not_known_is_not_zero(prices):
+    name = f"agent{prices.index(None)}"
+    with pytest.raises(UsageError, match=f"the price of {name} is not known"):
+        query_costs(0.3, agents(*prices))
+    assert query_costs(0.0, agents(*prices)).tolist() == [0, 0, 0]
+    assert query_costs({"agent1": 0.3}, agents(*prices)).tolist() == pytest.approx([0, 0.3, 0])
 
 
 def test_named_betas_are_taken_as_they_are_and_others_are_free():

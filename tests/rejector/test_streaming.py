@@ -20,7 +20,7 @@ from l2d.data.cache.columns import dense_array
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import AgentRecord, CacheRecord, CostCache
 from l2d.data.errors import CorruptPart, L2DError, UsageError
-from l2d.data.samples.features import standardisation, standardisation_of_parts
+from l2d.data.samples.standardise import standardisation, standardisation_of_parts
 from l2d.rejector.rows.shuffled import Shuffled, _generator
 from l2d.rejector.rows.stream import ahead, open_streams
 from l2d.rejector.rows.table import load_tables
@@ -81,7 +81,9 @@ def write_cache(
     store.commit_json(schema.cache_file(path), asdict(record))
     for index, name in enumerate(names):
         role = "reference" if name == "mean" else "agent"
-        agent = AgentRecord(name=name, index=index, kind="column", role=role, price=1, description="", queries=[name])
+        agent = AgentRecord(
+            name=name, index=index, kind="column", role=role, price=float(index > 0), description="", queries=[name]
+        )
         store.commit_json(schema.agent_file(path, name), asdict(agent))
     for chunk in range(record.num_chunks):
         write_chunk(path, record, chunk, column, shown_by, drawn)

@@ -9,14 +9,16 @@ from l2d.data.errors import UsageError
 from l2d.rejector.networks import make_network
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.settings import TrainConfig
-from l2d.rejector.training.stack import Stack
+from l2d.rejector.training.stack import Stack, padded
+from l2d.rejector.training.stack_mlp import LANES
 from l2d.rejector.training.waves import COPIES, SHARE, free_memory, waves
 
 CONFIG = TrainConfig(epochs=3, batch_size=64, hidden=64)
 
 
 def memory_for(points: int, cache, hidden: int = 64) -> int:  # noqa: F811
-    network = make_network("mlp", open_streams(cache, ("train",))["train"].width, len(cache.agents), hidden)
+    width = padded(open_streams(cache, ("train",))["train"].width, LANES)  # as it lies in memory
+    network = make_network("mlp", width, len(cache.agents), padded(hidden, LANES))
     return int(points * COPIES * 4 * sum(p.numel() for p in network.parameters()) / SHARE) + 8
 
 

@@ -18,9 +18,10 @@ TASK_LOSS = "task_loss"  # the deferral loss without query costs
 
 
 def quality_for_cost(layout: Layout) -> Figure | None:
-    """Cost-quality curves, with Pareto set and hull. None where no agent has a price."""
+    """Cost-quality curves, with Pareto set and hull. None where no agent has a price, or one's is not known."""
     evaluations = [evaluation for members in layout.groups for evaluation in members]
-    if not any(agent.price for agent in evaluations[0].cache.agents):
+    prices = [agent.price for agent in evaluations[0].cache.all_agents]
+    if not any(prices) or None in prices:
         return None
     metrics = [*(m for m in main_metrics(layout.focus) if m in metrics_of(evaluations)), TASK_LOSS]
     return Figure(

@@ -1,0 +1,121 @@
+"""The command that makes a cost cache from tables with answers."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from l2d.data.errors import UsageError
+from l2d.data.terminal.options import DeviceOption, Format, FormatOption, OverwriteOption, labels, values
+from l2d.data.terminal.progress import Bars, quote, say
+
+
+class IdRule(StrEnum):
+    text = "text"
+    number = "number"
+
+
+class Repeats(StrEnum):
+    refuse = "refuse"
+    first = "first"
+    last = "last"
+    mean = "mean"
+    majority = "majority"
+
+
+class ImportFormat(StrEnum):
+    predictions = "predictions"
+    scores = "scores"
+
+
+def import_tables(
+    kind: Annotated[ImportFormat, typer.Argument(help="predictions, or scores of answers.", metavar="FORMAT")],
+    files: Annotated[list[Path], typer.Argument(help="FEATURES ANSWERS; may be one file.", metavar="FILE...")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
+    id_column: Annotated[str, typer.Option("--id", help="Column of sample ids.")],
+    answers_id: Annotated[str | None, typer.Option(help="Its name in ANSWERS, where that differs.")] = None,
+    ids: Annotated[
+        IdRule | None, typer.Option(help="Compare ids as text, or as numbers: 007, 7 and 7.0 are one.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column of FEATURES: the true class.")] = None,
+    target_reg: Annotated[str | None, typer.Option(help="Column of FEATURES: the true number.")] = None,
+    annotator: Annotated[str | None, typer.Option(help="Column of ANSWERS that says whose a row is.")] = None,
+    agents: Annotated[str | None, typer.Option(help="Agents with columns of their own, by commas.")] = None,
+    cla: Annotated[str | None, typer.Option(help="Column of answered classes; {} is an agent's name.")] = None,
+    prob: Annotated[
+        str | None, typer.Option(help="Column of the second class's probability, or one a class, by commas.")
+    ] = None,
+    normalise: Annotated[bool, typer.Option("--normalise", help="Divide probabilities by their sum.")] = False,
+    reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
+    scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Lowest and highest score.")] = "0,1",
+    paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
+    cla_from: Annotated[str | None, typer.Option(help="Whose class counts for agents that give none.")] = None,
+    cla_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
+    reg_from: Annotated[str | None, typer.Option(help="Whose number counts for agents that give none.")] = None,
+    reg_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
+    repeats: Annotated[
+        Repeats, typer.Option(help="Which of several answers of one agent about one sample counts.")
+    ] = Repeats.refuse,
+    model: Annotated[str | None, typer.Option(help="Agent 0, free. Default: a network trained here.")] = None,
+    features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
+    ] = None,
+    missing: Annotated[list[str] | None, typer.Option(help="A text that is no answer, as NA; may be repeated.")] = None,
+    drop_others: Annotated[bool, typer.Option("--drop-others", help="Leave out answers on other samples.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe; write and build nothing.")] = False,
+    device: DeviceOption = "auto",
+    overwrite: OverwriteOption = False,
+    format: FormatOption = Format.table,
+):
+    """Build a cache from your own tables, and write the recipe for it next to it, as CACHE.toml.
+
+    ANSWERS has a row for each answer and a column with the annotator, or a row for each sample and a column for each
+    agent. CSV, Parquet, JSON, JSONL, or a folder of them; an agent that has not answered a sample is unavailable there.
+
+    Examples:
+
+        l2d import predictions features.csv answers.csv --id case --target diagnosis --out my.cache
+
+        l2d import predictions cases.csv votes.csv --id case --target label --annotator reader --out votes.cache
+
+        l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
+
+        l2d import scores routerbench.csv --id sample_id --out router.cache --dry-run
+    """
+    from l2d.cache_builder.commands import print_status
+    from l2d.cache_builder.importing.source import Source
+    from l2d.cache_builder.library import draft_of, import_source
+
+    if len(files) > 2:
+        what = f"{kind.value} takes FEATURES and ANSWERS, or one file, not {len(files)} files"
+        raise UsageError(what, hint="l2d import --help has examples")
+    for task, name, cost in (("cla", cla_from, cla_cost), ("reg", reg_from, reg_cost)):
+        if name is not None and cost is not None:
+            raise UsageError(f"--{task}-from and --{task}-cost", hint="one or the other")
+    bounds = values(scale, float, "--scale")
+    if len(bounds) != 2 or not bounds[0] < bounds[1]:
+        raise UsageError(f"--scale {scale}", hint="the worst and the best score, such as --scale 0,100")
+    source = Source(
+        files[0], files[-1], id_column, answers_id=answers_id, ids=ids and ids.value, target=target,
+        target_reg=target_reg, annotator=annotator, agents=values(agents, str, "--agents") if agents else [],
+        cla=cla, prob=values(prob, str, "--prob") if prob and "," in prob else prob, normalise=normalise, reg=reg,
+        scale=(bounds[0], bounds[1]), paid=paid, repeats=repeats.value, model=model,
+        lent={task: name for task, name in (("cla", cla_from), ("reg", reg_from)) if name is not None},
+        charged={task: cost for task, cost in (("cla", cla_cost), ("reg", reg_cost)) if cost is not None},
+        columns=values(features, str, "--features") if features else [], missing=missing or [],
+        labels=labels(label), others="drop" if drop_others else "refuse",
+    )  # fmt: skip
+    recipe = out.parent / f"{out.name}.toml"
+    if dry_run:
+        print(draft_of(kind.value, source, out, say).recipe, end="")
+        return
+    with Bars() as bars:
+        cache = import_source(kind.value, source, out, device=device, overwrite=overwrite, say=say, progress=bars.start)
+    print_status(cache, format)
+    runs = out.with_suffix(".runs")
+    say(f"to change what was imported: edit {recipe}, then l2d build {quote(recipe)} --out {quote(out)}")
+    say(f"next: l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")

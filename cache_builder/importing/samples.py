@@ -1,0 +1,185 @@
+"""The samples of an import: one row each, whatever file they lie in, and which columns a rejector may look at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import polars as pl
+
+from l2d.cache_builder.agents._answer_file import as_text
+from l2d.cache_builder.agents._answer_formats import read_answers
+from l2d.cache_builder.importing.source import Source, need, quoted, relative, some, toml_text
+from l2d.data.errors import DataError
+from l2d.data.samples.columns import INDEX_NAMES, stray_texts, why_not
+from l2d.data.samples.features import MOST_CATEGORIES
+from l2d.data.samples.splits import split_column
+from l2d.data.sources.text_table import FORMATS as TABLES
+from l2d.data.sources.text_table import TEXT_FORMATS as TEXTS
+from l2d.data.sources.text_table import read_table
+
+Say = Callable[[str], None]
+#: Names of columns with the truth, and of those that say which agent was best, in tables of scores.
+TRUTHS = ("answer", "answer_index", "ground_truth", "groundtruth", "gold", "gold_answer", "truth", "correct_answer",
+          "reference", "reference_answer", "expected", "solution")  # fmt: skip
+ORACLES = ("oracle", "best_model", "best_agent", "winner")
+NAMED_BY = 0.9  # share of a column's values that are names of agents, from which on it is made of the answers
+
+
+def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[str] = ()) -> tuple[pl.DataFrame, bool]:
+    """The table of samples, and whether it had to be made: of a JSON file, or of several rows about one sample.
+
+    Args:
+        source: what the user says.
+        say: told what was made of several rows.
+        long: whether the file is a long one of answers, whose other columns differ between the rows of a sample.
+        of_agents: columns that are agents': not part of a sample where rows have to be merged.
+
+    Raises:
+        UsageError: there is no such column.
+        DataError: the file cannot be read, or two rows about one sample contradict each other.
+    """
+    path = source.features
+    made = path.suffix.lower() not in TABLES
+    table = read_answers(path) if made else read_table(path, text=[source.id])[0]
+    need(source.id, table.columns, "--id", path)
+    ids = table[source.id]
+    if ids.null_count():
+        raise DataError(f"row {ids.is_null().arg_max()} has no {source.id}", where=path, hint="give it an id")
+    if not ids.is_duplicated().any():
+        return table, made
+    kept = [name for name in table.columns if name not in set(of_agents) and not INDEX_NAMES.match(name)]
+    return _one_row_each(table.select(kept), source, say, long=long), True
+
+
+def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) -> pl.DataFrame:
+    """Rows of one id made one: what one lacks, the other has."""
+    id_column, path = source.id, source.features
+    names = [name for name in table.columns if name != id_column]
+    row = "__row__"
+    table = table.with_row_index(row)
+    comparable = [name for name in names if not isinstance(table.schema[name], pl.Object)]
+    groups = table.group_by(id_column, maintain_order=True)
+    differs = groups.agg(pl.col(comparable).drop_nulls().n_unique() > 1)
+    several = int(table[id_column].is_duplicated().sum())
+    say(f"{path}: {several:,} of {len(table):,} rows share their {id_column} with another: merged to {len(differs):,}")
+    varying = [name for name in comparable if differs[name].any()]
+    wanted = {source.target, source.target_reg, *source.columns}
+    if long:
+        left = [name for name in varying if name not in wanted]
+        say(f"columns that differ between the rows of one sample belong to the answers: {some(left, 20)}")
+        names, varying = [name for name in names if name not in left], [name for name in varying if name in wanted]
+    texts = [name for name in varying if table.schema[name] == pl.String and name not in wanted]
+    free = [name for name in texts if table[name].n_unique() > MOST_CATEGORIES]
+    for name in texts:
+        count = f"{name}: {int(differs[name].sum()):,} samples have two different texts"
+        say(f"{count}, of which the first is kept" if name in free else f"{count}, so it is left out")
+    names = [name for name in names if name not in texts or name in free]
+    clashing = next((name for name in varying if name not in texts), None)
+    if clashing is not None:
+        sample = differs.filter(pl.col(clashing))[id_column][0]
+        rows = table.filter((pl.col(id_column) == sample) & pl.col(clashing).is_not_null())
+        first, second = rows.row(0, named=True), rows.filter(pl.col(clashing) != rows[clashing][0]).row(0, named=True)
+        raise DataError(
+            f"sample {sample!r} stands twice with different {clashing}: {first[clashing]!r} in row {first[row]} of the "
+            f"table, {second[clashing]!r} in row {second[row]} ({int(differs[clashing].sum())} samples do)",
+            where=path,
+            hint="correct one of them, or name another column with --id",
+        )
+    return groups.agg(pl.col(names).drop_nulls().first()).select(id_column, *names)
+
+
+def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
+    """Columns that a rejector can look at as SQL, and why the others are left out: column -> reason."""
+    features, left = [], {}
+    for name in table.columns:
+        if name in taken:
+            continue
+        why = why_not(table[name])
+        if why is None:
+            features.append(quoted(name))
+        else:
+            left[name] = why
+    return features, left
+
+
+def known_afterwards(table: pl.DataFrame, agents: list[str], taken: set[str | None]) -> list[str]:
+    """Columns that name agents: which is right or best is known only once all have answered."""
+    found = []
+    for name in table.columns:
+        if name in taken or table.schema[name] != pl.String:
+            continue
+        values = table[name].drop_nulls()
+        named = values.is_in(agents)
+        if name.lower().startswith(ORACLES) or (values.n_unique() > 1 and named.mean() >= NAMED_BY):
+            found.append(name)
+    return found
+
+
+def made_of_classes(table: pl.DataFrame, target: str | None, taken: set[str | None]) -> list[str]:
+    """Columns of exactly the target's values, three or more: an answer of somebody, or the truth once more."""
+    if target is None:
+        return []
+    classes = set(as_text(table[target]).drop_nulls().unique().to_list())
+    names = [n for n in table.columns if n not in taken and n != target and not table.schema[n].is_nested()]
+    if len(classes) < 3:
+        return []
+    return [name for name in names if set(as_text(table[name]).drop_nulls().unique().to_list()) == classes]
+
+
+def dataset_lines(
+    source: Source,
+    table: pl.DataFrame,
+    path: Path,
+    folder: Path,
+    say: Say,
+    *,
+    of_answers: dict[str, str],
+    target_reg: str | None = None,
+) -> list[str]:
+    """The ``[dataset]`` of a recipe; what is left out of its features is told.
+
+    Args:
+        table: of samples, in the file ``path``.
+        folder: where the recipe will lie.
+        of_answers: columns that are known only afterwards -> why.
+        target_reg: SQL, in place of the column that the source names.
+    """
+    split = split_column(table)
+    taken = {source.id, source.target, source.target_reg, split}
+    features, left = usable_features(table, taken | set(of_answers))
+    gaps = {name: texts for name in left if path.suffix.lower() in TEXTS and (texts := stray_texts(table[name]))}
+    for name, texts in gaps.items():
+        del left[name]
+        features.append(quoted(name))
+        say(f"{name} is a number where it is not {' or '.join(map(repr, texts))}: that is read as missing")
+    left |= {name: why for name, why in of_answers.items() if name in table.columns and name not in taken}
+    if source.columns:
+        features, left = [quoted(column) if column in table.columns else column for column in source.columns], {}
+        told = [name for name in source.columns if name in of_answers]
+        if told:
+            say(f"feature(s) {some(told)} are taken as you say, though {of_answers[told[0]]}")
+    for reason in dict.fromkeys(left.values()):
+        say(f"left out of the features ({reason}): {some([name for name, why in left.items() if why == reason], 20)}")
+    if not features:
+        raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
+    say(f"features: {some(features, 20)}")
+    names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
+    lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
+    lines += ["[dataset]", f"path = {relative(path, folder)}", f"id = {toml_text(quoted(source.id))}"]
+    if gaps and not source.columns:
+        listed = (f"{toml_text(name)} = [{', '.join(map(toml_text, texts))}]" for name, texts in gaps.items())
+        lines.append(f"missing = {{ {', '.join(listed)} }}")
+    if source.target is not None:
+        lines.append(f"target_cla = {toml_text(quoted(source.target))}")
+    if target_reg is not None:
+        lines.append(f"target_reg = {target_reg}")
+    elif source.target_reg is not None:
+        lines.append(f"target_reg = {toml_text(quoted(source.target_reg))}")
+    lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
+    if split is not None:
+        say(f"the column {split!r} says which split a sample is in")
+        lines.append(f"split = {{ column = {toml_text(quoted(split))} }}")
+    elif source.target is not None:
+        lines.append(f"split = {{ stratify = [{toml_text(quoted(source.target))}] }}")
+    return lines

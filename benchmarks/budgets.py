@@ -24,7 +24,7 @@ import numpy as np
 from league import OURS, ROOT, difference, has_best, read
 from league_tables import shared_data, tables
 
-from l2d.rejector.evaluation.multiple_testing import holm
+from l2d.rejector.evaluation.intervals import holm
 
 SHARES = tuple(np.round(np.arange(0.1, 1.0, 0.1), 1).tolist())
 QUICK = ("best", "multi-task", "regression", "l2d knn")

@@ -110,6 +110,7 @@ def main() -> None:
     cells: list[dict] = []
     for name in named:
         cells += cells_of(loaders[name](), betas, args.splits, methods, judged, args.keep)
+    compact(cells, judged)
     report(cells, judged)
 
 
@@ -315,6 +316,22 @@ def table_of(cells: list[dict], judged: str) -> None:
             cell["against"][other] = {"mean": mean, "low": low, "high": high, "p": p}
             text.append(f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]")
         print(f"| {cell['beta']:g} | {' | '.join(text)} |", flush=True)
+
+
+def compact(cells: list[dict], judged: str) -> None:
+    """One table of all cells: what ``benchmarks/README.md`` keeps."""
+    names = [
+        row for row in ("constant", "hgb", "ens", "script", "multi-task", judged, "oracle") if row in cells[0]["rows"]
+    ]
+    names = list(dict.fromkeys(names))
+    print(f"\n| table | beta | {' | '.join(names)} | {judged} - constant | {judged} - script |")
+    print("| --- |" + " ---: |" * (len(names) + 3))
+    for before, cell in zip([None, *cells], cells, strict=False):
+        title = cell["table"] if before is None or before["table"] != cell["table"] else ""
+        found = [cell.get("against", {}).get(other) for other in ("constant", "script")]
+        text = ["" if f is None else f"{f['mean']:+.4f} [{f['low']:+.4f}, {f['high']:+.4f}]" for f in found]
+        means = [f"{cell['rows'][name].mean():.4f}" if name in cell["rows"] else "" for name in names]
+        print(f"| {title} | {cell['beta']:g} | {' | '.join([*means, *text])} |")
 
 
 def report(cells: list[dict], judged: str) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2d.data.errors import DataError
 from l2d.rejector.literature.samples import Samples
 from l2d.rejector.networks import make_network
+from l2d.rejector.scoring import ExactLayers, layers_of
 from l2d.rejector.settings import TrainConfig, learning_rate
 
 Loss = Callable[[Tensor, Samples], Tensor]  # outputs (n, m) and their samples -> loss of each, (n,)
@@ -71,8 +72,15 @@ def fit(
     return Fitted(state, best[1], best[0], history)
 
 
-def network_of(state: dict[str, Tensor], config: TrainConfig, width: int, outputs: int) -> nn.Module:
-    """The network with parameters of :func:`fit`, ready to be applied."""
+def network_of(state: dict[str, Tensor], config: TrainConfig, width: int, outputs: int) -> Callable[[Tensor], Tensor]:
+    """The network with parameters of :func:`fit`, ready to be applied: a row's outputs do not depend on other rows.
+
+    See :meth:`l2d.rejector.training.rejector.TrainedRejector.scores`.
+    """
     network = make_network(config.network, width, outputs, config.hidden, config.layers)
     network.load_state_dict(state)
-    return network.requires_grad_(False)
+    if config.network in ("linear", "mlp"):
+        layers = ExactLayers(layers_of({name: value.numpy() for name, value in state.items()}))
+        return lambda rows: torch.from_numpy(layers(rows.numpy()))
+    network = network.requires_grad_(False).double()
+    return lambda rows: network(rows.double()).float()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from l2d.rejector.literature.samples import Samples
 from l2d.rejector.losses import allocate, deferral_loss
+from l2d.rejector.scoring import ExactProducts
 
 NEIGHBOURS = (1, 2, 5, 10, 20, 50, 100, 200)  # tried on validation
 NUMBERS_AT_ONCE = 1 << 22  # distances of a part of the queries, to bound memory
@@ -15,7 +16,8 @@ NUMBERS_AT_ONCE = 1 << 22  # distances of a part of the queries, to bound memory
 def mean_costs(x: Tensor, memory: Tensor, costs: Tensor, numbers: list[int]) -> Tensor:
     """Mean cost of each agent over a sample's nearest neighbours, for several numbers of neighbours.
 
-    Euclidean distances; which of several training samples at one distance count is torch's choice. Where an agent is
+    Euclidean distances, which do not depend on the other samples (see :mod:`l2d.rejector.scoring`); which of several
+    training samples at one distance count is torch's choice. Where an agent is
     unavailable on all neighbours, its mean over all of the memory.
 
     Args:
@@ -30,9 +32,12 @@ def mean_costs(x: Tensor, memory: Tensor, costs: Tensor, numbers: list[int]) -> 
     known = costs.isfinite()
     filled = costs.masked_fill(~known, 0.0)
     overall = filled.sum(dim=0) / known.sum(dim=0).clamp(min=1)
+    products, squares = ExactProducts(memory.numpy()), memory.double().square().sum(dim=1).numpy()
     found = []
     for part in x.split(max(1, NUMBERS_AT_ONCE // len(memory))):
-        nearest = torch.cdist(part, memory).topk(max(numbers), dim=1, largest=False).indices
+        # |x - m|^2 without |x|^2, which is the same for all of the memory
+        distances = squares - 2 * products(part.numpy())
+        nearest = torch.from_numpy(distances).topk(max(numbers), dim=1, largest=False).indices
         total, count = filled[nearest].cumsum(dim=1), known[nearest].cumsum(dim=1)  # (part, k, A)
         means = torch.where(count > 0, total / count.clamp(min=1), overall)
         found.append(torch.stack([means[:, number - 1] for number in numbers]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -134,14 +135,14 @@ class TrainedMethod(TrainedRejector):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _network(self) -> nn.Module:
+    def _network(self) -> Callable[[Tensor], Tensor]:
         rule, classes = RULES[self.point.method], self.num_classes
         width = len(self.state["feature_mean"]) + (classes if rule.sees_probabilities else 0)
         outputs = rule.outputs(classes, len(self.point.query_costs))
         return network_of(part(self.state, "network."), self.config, width, outputs)
 
     @cached_property
-    def _classifier(self) -> nn.Module:
+    def _classifier(self) -> Callable[[Tensor], Tensor]:
         width = len(self.state["feature_mean"])
         return network_of(part(self.state, "classifier."), self.config, width, self.num_classes)
 

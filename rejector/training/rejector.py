@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +26,7 @@ from l2d.rejector.networks import make_network
 from l2d.rejector.rows.shuffled import Shuffled, Window
 from l2d.rejector.rows.stream import Stream
 from l2d.rejector.rows.table import CostTable, TableStream
+from l2d.rejector.scoring import ExactLayers, layers_of
 from l2d.rejector.settings import SCHEDULES, TrainConfig, learning_rate
 from l2d.rejector.training.checkpoint import Checkpoint, Progress
 from l2d.rejector.training.distributed import Group
@@ -64,16 +67,34 @@ class TrainedRejector:
         return network.requires_grad_(False)
 
     def scores(self, features: Tensor) -> Tensor:
-        """Raw features (n, width) -> scores (n, agents), float32 on the CPU. Standardised in the bits of the mean."""
-        network, mean, std = self.network(), self.state["feature_mean"], self.state["feature_std"]
+        """Raw features (n, width) -> scores (n, agents), float32 on the CPU. Standardised in the bits of the mean.
+
+        A row's scores do not depend on the other rows: of ``linear`` and ``mlp`` by :mod:`l2d.rejector.scoring`; other
+        networks reckon in float64, and what neighbours change there is lost when a score is rounded to float32.
+        """
+        mean, std = self.state["feature_mean"], self.state["feature_std"]
+        if self._layers is not None:
+            parts = features.split(ROWS_AT_ONCE)
+            found = [self._layers(((part.to(mean.dtype) - mean) / std).float().numpy()) for part in parts]
+            return torch.from_numpy(np.concatenate(found))
+        network = self.network().double()
         with torch.inference_mode():
             if isinstance(network, TokenNetwork):
                 order = network.longest_first(features)
                 parts = [network.trimmed(features[rows]) for rows in order.split(TOKEN_ROWS_AT_ONCE["cpu"])]
-                found = torch.cat([network(rows, lengths) for rows, lengths in parts])
+                found = torch.cat([network(rows, lengths) for rows, lengths in parts]).float()
                 return torch.empty_like(found).index_copy_(0, order, found)
             parts = features.split(ROWS_AT_ONCE)
-            return torch.cat([network(((part.to(mean.dtype) - mean) / std).float()) for part in parts])
+            return torch.cat([network(((part.to(mean.dtype) - mean) / std).double()).float() for part in parts])
+
+    @cached_property
+    def _layers(self) -> ExactLayers | None:
+        if self.config.network not in ("linear", "mlp"):
+            return None
+        self.network()  # which refuses parameters that do not fit
+        return ExactLayers(
+            layers_of({name: v.numpy() for name, v in self.state.items() if not name.startswith("feature_")})
+        )
 
     def scores_on(self, table: CostTable) -> Tensor:
         """:meth:`scores` of the rows of a table."""

@@ -1,16 +1,96 @@
-"""Learning to defer, from a table: ask every agent once, then train rejectors on the cached costs."""
+"""Learning to defer, from a table: ask every agent once, then train rejectors on the cached costs.
+
+Every command of the program is a function here, and does what the command does::
+
+    import l2d
+
+    cache = l2d.build("support2", "support2.cache")
+    runs = l2d.sweep(cache, "support2.runs", betas=[0, 0.1, 0.2])
+    print(l2d.evaluate(runs).table())
+
+Results have ``.table()``, ``.frame()`` (polars) and ``.to_json()``, and show themselves in a notebook. Whatever is not
+named here may change without notice.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["DeferralRejector"]
+if TYPE_CHECKING:
+    from l2d.cache_builder.library import build as build
+    from l2d.cache_builder.library import import_table as import_table
+    from l2d.data.cache.reader import CostCache as CostCache
+    from l2d.data.errors import AgentFailure as AgentFailure
+    from l2d.data.errors import CorruptPart as CorruptPart
+    from l2d.data.errors import DataError as DataError
+    from l2d.data.errors import FingerprintMismatch as FingerprintMismatch
+    from l2d.data.errors import IncompleteCache as IncompleteCache
+    from l2d.data.errors import L2DError as L2DError
+    from l2d.data.errors import UsageError as UsageError
+    from l2d.data.library import audit as audit
+    from l2d.data.library import fetch as fetch
+    from l2d.data.library import push as push
+    from l2d.data.library import status as status
+    from l2d.data.library import verify as verify
+    from l2d.rejector.estimator import DeferralRejector as DeferralRejector
+    from l2d.rejector.library import choose as choose
+    from l2d.rejector.library import evaluate as evaluate
+    from l2d.rejector.library import export as export
+    from l2d.rejector.library import load_run as load_run
+    from l2d.rejector.library import policy as policy
+    from l2d.rejector.library import query as query
+    from l2d.rejector.library import report as report
+    from l2d.rejector.library import route as route
+    from l2d.rejector.library import sweep as sweep
+    from l2d.rejector.library import theory as theory
+    from l2d.rejector.library import train as train
+    from l2d.rejector.settings import TrainConfig as TrainConfig
+
+#: Module -> the names that come from it. They are imported when they are asked for: most load torch.
+_NAMES = {
+    "l2d.cache_builder.library": ("build", "import_table"),
+    "l2d.data.cache.reader": ("CostCache",),
+    "l2d.data.errors": (
+        "AgentFailure",
+        "CorruptPart",
+        "DataError",
+        "FingerprintMismatch",
+        "IncompleteCache",
+        "L2DError",
+        "UsageError",
+    ),
+    "l2d.data.library": ("audit", "fetch", "push", "status", "verify"),
+    "l2d.rejector.estimator": ("DeferralRejector",),
+    "l2d.rejector.library": (
+        "choose",
+        "evaluate",
+        "export",
+        "load_run",
+        "policy",
+        "query",
+        "report",
+        "route",
+        "sweep",
+        "theory",
+        "train",
+    ),
+    "l2d.rejector.settings": ("TrainConfig",),
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = sorted(_MODULE_OF)
 
 
 def __getattr__(name: str) -> Any:
-    """``DeferralRejector`` loads torch and scikit-learn, so it is imported when it is asked for."""
-    if name == "DeferralRejector":
-        from l2d.rejector.estimator import DeferralRejector
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return DeferralRejector
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return version("l2d")
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

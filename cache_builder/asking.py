@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from l2d.cache_builder.agents import Agent
 from l2d.cache_builder.answers import Answers
+from l2d.cache_builder.lending import with_lent
 from l2d.data.errors import AgentFailure, L2DError
 from l2d.data.samples.dataset import Dataset
 
@@ -101,9 +102,9 @@ class Asker:
             unavailable = checked.is_unavailable
             self.unavailable += int(unavailable.sum())
             own = checked.is_failure & ~unavailable
-            if not self.agent.needs and own.any():  # failures of the agents it needs are on record already
+            if not getattr(self.agent.config, "of", None) and own.any():  # those of whom it averages are on record
                 self._own_failures(checked, own, batch.ids)
-        return checked
+        return with_lent(self.agent, checked, needed, batch.ids)
 
     def _own_failures(self, answers: Answers, failed: np.ndarray, ids: list[str]) -> None:
         """Samples (bool (n,)) that the agent itself says it cannot answer, an image it cannot read, say."""

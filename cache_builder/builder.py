@@ -18,6 +18,7 @@ from l2d.cache_builder.agents import Agent
 from l2d.cache_builder.answers import NOTES, Answers, failures_in
 from l2d.cache_builder.asking import Asker
 from l2d.cache_builder.engines.shards import WHOLE, Shard
+from l2d.cache_builder.lending import with_lent_anew
 from l2d.cache_builder.plan import agent_record, measured_in, settle, write_record
 from l2d.cache_builder.prepare import prepare, wanted_of
 from l2d.cache_builder.recipe import Recipe
@@ -110,7 +111,9 @@ def build(
         shard=shard,
         engine=engine or ask_here,
     )
-    job.report.remarks += [f"{agent.config.name}: {line}" for agent in agents for line in agent.remarks]
+    for line in dict.fromkeys(line for agent in agents for line in agent.remarks):
+        names = [agent.config.name for agent in agents if line in agent.remarks]
+        job.report.remarks.append(f"{', '.join(names[:4])}{f' … ({len(names)})' if len(names) > 4 else ''}: {line}")
     job.write_samples()
     for index, agent in enumerate(agents):
         job.build_agent(agent, index, fingerprints[agent.config.name])
@@ -153,9 +156,18 @@ class Build:
                 self.report.unfinished.append(name)
                 return
             fingerprint = {**fingerprint, "asked": self._answers_of(agent.needs)}
-            file = schema.agent_file(self.out, name)
-            if file.is_file() and store.read_json(file)["fingerprint"].get("asked") != fingerprint["asked"]:
-                store.remove(schema.agent_folder(self.out, name))  # made of answers that have changed: free to redo
+        file = schema.agent_file(self.out, name)
+        before = store.read_json(file) if file.is_file() else None
+        of_others = before is not None and before["fingerprint"].get("asked") != fingerprint.get("asked")
+        if of_others and agent.repeatable:
+            store.remove(schema.agent_folder(self.out, name))  # made of answers that have changed: free to redo
+        if before is not None and before.get("charged", {}) != agent.charged:
+            for seal in schema.agent_folder(self.out, name).glob("costs-*.seal.json"):
+                store.remove(seal)  # of other costs
+        if of_others and not agent.repeatable:  # until what was lent is replaced it is what it was
+            was = {**fingerprint, "asked": before["fingerprint"].get("asked")}
+            frozen, _ = self._frozen_arrays(agent, index, was)
+            self._lend_anew(agent, frozen)
         frozen, fingerprint = self._frozen_arrays(agent, index, fingerprint)
 
         chunks = range(self.record.num_chunks)
@@ -174,9 +186,24 @@ class Build:
             self._record_notes(agent, predictions, {})
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
             for chunk in sorted(mine):
-                self.write_costs(name, chunk)
+                self.write_costs(agent, chunk)
         self._seal(predictions)
         self._seal(costs)
+
+    def _lend_anew(self, agent: Agent, frozen: dict | None) -> None:
+        """Replace what other agents have lent an agent, which keeps its own answers; asked again where it has none."""
+        name = agent.config.name
+        parts = [schema.predictions_part(self.out, name, k) for k in range(self.record.num_chunks)]
+        olds = {k: Answers.from_table(store.read_table(part)) for k, part in enumerate(parts) if part.is_file()}
+        silent = sum(int(old.is_failure.sum()) for old in olds.values())
+        asker = self.begin(agent, frozen, silent) if silent else None
+        for chunk, old in olds.items():
+            answers = with_lent_anew(agent, old, self._needed(agent, chunk))
+            if old.is_failure.any():
+                answers = self._asked_where(asker, chunk, answers, old.is_failure)
+            self.write_predictions(name, chunk, answers, replace=True)
+        if asker is not None:
+            self.report.asked[name] += asker.asked
 
     def begin(self, agent: Agent, frozen: dict | None, samples: int) -> Asker:
         """An agent ready to be asked about so many samples."""
@@ -277,11 +304,15 @@ class Build:
     def _ask_again(self, asker: Asker, chunk: int) -> Answers:
         """A chunk's answers with its recorded failures asked anew, and nothing else."""
         old = Answers.from_table(store.read_table(schema.predictions_part(self.out, asker.agent.config.name, chunk)))
+        return self._asked_where(asker, chunk, old, old.is_failure & ~old.is_unavailable)
+
+    def _asked_where(self, asker: Asker, chunk: int, old: Answers, again: np.ndarray) -> Answers:
+        """A chunk's answers, the agent asked anew where ``again`` (bool (n,)) says so."""
         needed, first = self._needed(asker.agent, chunk), self.record.chunk_rows(chunk).start
         parts, start = [], 0
-        for failed, group in itertools.groupby((old.is_failure & ~old.is_unavailable).tolist()):
+        for asked, group in itertools.groupby(again.tolist()):
             stop = start + len(list(group))
-            if failed:
+            if asked:
                 tables = {name: table.slice(start, stop - start) for name, table in needed.items()}
                 parts.append(asker.ask(range(first + start, first + stop), tables))
             else:
@@ -292,33 +323,36 @@ class Build:
     def _needed(self, agent: Agent, chunk: int) -> dict[str, pa.Table]:
         return {name: store.read_table(schema.predictions_part(self.out, name, chunk)) for name in agent.needs}
 
-    def write_predictions(self, name: str, chunk: int, answers: Answers) -> None:
+    def write_predictions(self, name: str, chunk: int, answers: Answers, *, replace: bool = False) -> None:
         ids = self.dataset.batch(self.record.chunk_rows(chunk)).ids
         table = pa.table({"sample_id": pa.array(ids, pa.string()), **answers.to_columns()})
         path = schema.predictions_part(self.out, name, chunk)
         store.remove(schema.seal_file(path))
         for seal in schema.agent_folder(self.out, name).glob("costs-*.seal.json"):
             store.remove(seal)  # of costs whose predictions change now; the parts say themselves what they are of
-        store.commit_table(path, table, self._facts(name, chunk, ids), replace=self.retry_failures)
+        store.commit_table(path, table, self._facts(name, chunk, ids), replace=replace or self.retry_failures)
         self.report.predictions_written[name] += 1
 
-    def write_costs(self, name: str, chunk: int) -> None:
+    def write_costs(self, agent: Agent, chunk: int) -> None:
         """Costs of one chunk, unless they are there and of these very predictions."""
+        name = agent.config.name
         path = schema.costs_part(self.out, name, chunk, self.record.cost_digest)
         made_of = skeleton_digest(schema.predictions_part(self.out, name, chunk))
+        if agent.charged:
+            made_of += " " + schema.digest(agent.charged)
         there = path.is_file()
         if there and store.facts_of(store.read_table(path, ["sample_id"])).get("predictions") == made_of:
             return
         answers = Answers.from_table(store.read_table(schema.predictions_part(self.out, name, chunk)))
         batch = self.dataset.batch(self.record.chunk_rows(chunk))
         for wanted in self.recipe.costs.wanted:
-            if getattr(answers, wanted) is None:
+            if wanted not in agent.charged and getattr(answers, wanted) is None:
                 raise AgentFailure(
                     f"agent {name!r} has no cached answer for the task {wanted!r}, which now has a cost",
                     where=schema.predictions_part(self.out, name, chunk),
                     hint=f"delete {schema.agent_folder(self.out, name)} to have it asked again",
                 )
-        costs = self.recipe.costs.compute(answers, batch, len(self.dataset.classes))
+        costs = self.recipe.costs.compute(answers, batch, len(self.dataset.classes), agent.charged)
         columns = {"sample_id": pa.array(batch.ids, pa.string())}
         failed = answers.is_failure
         for task, values in costs.items():

@@ -8,10 +8,9 @@ from typing import Annotated
 
 import typer
 
-from l2d.cache_builder.commands import build
 from l2d.data.errors import UsageError
 from l2d.data.terminal.options import DeviceOption, Format, FormatOption, OverwriteOption, labels, values
-from l2d.data.terminal.progress import quote, say
+from l2d.data.terminal.progress import Bars, quote, say
 
 
 class IdRule(StrEnum):
@@ -51,7 +50,7 @@ def import_tables(
     ] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide probabilities by their sum.")] = False,
     reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
-    scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Of scores.")] = "0,1",
+    scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Lowest and highest score.")] = "0,1",
     paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
     cla_from: Annotated[str | None, typer.Option(help="Whose class counts for agents that give none.")] = None,
     cla_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
@@ -72,7 +71,7 @@ def import_tables(
     overwrite: OverwriteOption = False,
     format: FormatOption = Format.table,
 ):
-    """A cache from tables you have. The recipe that this takes is written beside it, as CACHE.toml, to be edited.
+    """Build a cache from your own tables, and write the recipe for it next to it, as CACHE.toml.
 
     ANSWERS has a row for each answer and a column with the annotator, or a row for each sample and a column for each
     agent. CSV, Parquet, JSON, JSONL, or a folder of them; an agent that has not answered a sample is unavailable there.
@@ -87,9 +86,9 @@ def import_tables(
 
         l2d import scores routerbench.csv --id sample_id --out router.cache --dry-run
     """
-    from l2d.cache_builder.importing.predictions import draft_predictions
-    from l2d.cache_builder.importing.scores import draft_scores
+    from l2d.cache_builder.commands import print_status
     from l2d.cache_builder.importing.source import Source
+    from l2d.cache_builder.library import draft_of, import_source
 
     if len(files) > 2:
         what = f"{kind.value} takes FEATURES and ANSWERS, or one file, not {len(files)} files"
@@ -111,14 +110,12 @@ def import_tables(
         labels=labels(label), others="drop" if drop_others else "refuse",
     )  # fmt: skip
     recipe = out.parent / f"{out.name}.toml"
-    draft = (draft_predictions if kind == ImportFormat.predictions else draft_scores)(
-        source, recipe.parent, out.name, say
-    )
     if dry_run:
-        print(draft.recipe, end="")
+        print(draft_of(kind.value, source, out, say).recipe, end="")
         return
-    draft.write(recipe, overwrite=overwrite)
-    say(f"recipe: {recipe} (edit it, then l2d build {quote(recipe)} --out {quote(out)})")
-    build(str(recipe), out, device=device, overwrite=overwrite, format=format)
+    with Bars() as bars:
+        cache = import_source(kind.value, source, out, device=device, overwrite=overwrite, say=say, progress=bars.start)
+    print_status(cache, format)
     runs = out.with_suffix(".runs")
-    say(f"or:   l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")
+    say(f"to change what was imported: edit {recipe}, then l2d build {quote(recipe)} --out {quote(out)}")
+    say(f"next: l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")

@@ -109,7 +109,7 @@ def _measure(
     answers = asker.ask(rows, {})
     seconds = time.perf_counter() - start
     ids = pa.array(dataset.ids[rows.start : rows.stop], pa.string())
-    costs = recipe.costs.compute(answers, dataset.batch(rows), len(dataset.classes))
+    costs = recipe.costs.compute(answers, dataset.batch(rows), len(dataset.classes), agent.charged)
     written = (answers.to_columns(), {name: pa.array(values) for name, values in costs.items()})
     size = sum(store.table_bytes(pa.table({"sample_id": ids, **columns})) for columns in written)
     share = samples / len(rows)

@@ -16,7 +16,7 @@ OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what
 KEEP_HINT = ", or --keep-answers {} to keep what it has answered"
 
 #: Fields of an agent's record that stand in ``agent.json`` only where they say something.
-WHERE_SET = ("seconds", "paid", "partial")
+WHERE_SET = ("seconds", "paid", "partial", "lent", "charged")
 
 #: Fields an agent's fingerprint gains while it is built: weights it froze, and agents it averages.
 LATE_FIELDS = ("frozen", "asked")
@@ -47,7 +47,7 @@ def rejector_inputs(recipe: Recipe, dataset: Dataset) -> dict[str, dict]:
     if model.features:
         inputs["features"] = {"kind": "dense", "agent": model.name, "of": list(model.features)}
     if dataset.image_size is not None:
-        inputs["image"] = {"kind": "image", "size": dataset.image_size}
+        inputs["image"] = {"kind": "image", "size": dataset.image_size, **dataset.inputs.get("image", {})}
     return inputs
 
 
@@ -78,11 +78,19 @@ def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str
         role=config.role,
         price=0.0 if free else price,
         description=config.description,
-        queries=list(agent.needs) or [config.name],
+        queries=_queries(agent),
         fingerprint=fingerprint,
         partial=agent.partial,
+        lent=dict(agent.lenders),
+        charged=dict(agent.charged),
         **{name: measured.get(name) for name in MEASURES},
     )
+
+
+def _queries(agent: Agent) -> list[str]:
+    """Whose query costs an answer takes: whom it averages or else itself, and the agents whose answers count for it."""
+    averaged = list(getattr(agent.config, "of", [])) or [agent.config.name]
+    return averaged + [name for name in agent.needs if name not in averaged]
 
 
 def changes_of_dataset(record: CacheRecord, out: Path) -> dict[str, tuple[object, object]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from l2d.cache_builder.agents import Agent, make_agent
+from l2d.cache_builder.lending import own_tasks
 from l2d.cache_builder.plan import make_record
 from l2d.cache_builder.recipe import Recipe
 from l2d.data.cache.reader import CacheRecord
@@ -40,7 +41,7 @@ def prepare(
     agents = [make_agent(config) for config in recipe.agents]
     for agent in agents:
         _require_fitting(agent, dataset, recipe)
-        agent.check(dataset, recipe.costs.wanted)
+        agent.check(dataset, own_tasks(agent, recipe.costs.wanted))
         agent.partial |= any(other.partial for other in agents if other.config.name in agent.needs)
     given = (dataset.features, dataset.tokens, dataset.image_size)
     if all(value is None for value in given) and not recipe.agents[0].features:
@@ -55,13 +56,13 @@ def prepare(
 
 def wanted_of(agent: Agent, recipe: Recipe) -> list[str]:
     """What this agent has to answer: what the costs need, and the rejector's input where it gives it."""
-    return recipe.costs.wanted + (["features"] if agent.config.features else [])
+    return own_tasks(agent, recipe.costs.wanted) + (["features"] if agent.config.features else [])
 
 
 def _require_fitting(agent: Agent, dataset: Dataset, recipe: Recipe) -> None:
     """Raises :class:`UsageError` if this kind of agent cannot answer what the costs of this dataset need."""
     config = agent.config
-    lacking = [answer for answer in recipe.costs.wanted if answer not in agent.can_answer]
+    lacking = [answer for answer in own_tasks(agent, recipe.costs.wanted) if answer not in agent.can_answer]
     if lacking:
         raise UsageError(
             f"agents of kind {config.kind!r} answer {', '.join(agent.can_answer)}; the costs need {', '.join(lacking)}",

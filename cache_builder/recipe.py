@@ -89,12 +89,30 @@ class Recipe(BaseModel):
                 if agent not in names[1:]:
                     raise ValueError(f"[defaults] beta names {agent!r}; the experts are {names[1:]}")
         for position, agent in enumerate(self.agents):
+            self._has_lenders(agent, self.agents[:position])
             for other in getattr(agent, "of", []):
                 if other not in names[:position]:
                     raise ValueError(f"agent {agent.name!r} averages {other!r}, which does not come before it")
                 if self.agents[names.index(other)].kind == "average":
                     raise ValueError(f"agent {agent.name!r} averages {other!r}, itself an average: name its agents")
         return self
+
+    def _has_lenders(self, agent: AgentConfig, earlier: list[AgentConfig]) -> None:
+        """Raises ValueError unless what counts in place of an agent's answers can be had."""
+        for task in ("cla", "reg"):
+            lender, cost = getattr(agent, f"{task}_from"), getattr(agent, f"{task}_cost")
+            key = f"{task}_from" if lender is not None else f"{task}_cost"
+            if lender is None and cost is None:
+                continue
+            if task not in self.costs.tasks or "boxes" in self.costs.wanted:
+                raise ValueError(f"{key} of {agent.name!r}: there is no [costs.{task}] of answers that are no boxes")
+            if all(getattr(agent, f"{t}_from") or getattr(agent, f"{t}_cost") is not None for t in self.costs.tasks):
+                raise ValueError(f"{agent.name!r} answers no task itself: leave one of its *_from and *_cost out")
+            found = next((one for one in earlier if one.name == lender), None)
+            if lender is not None and found is None:
+                raise ValueError(f"{key} of {agent.name!r} is {lender!r}, which does not come before it")
+            if found is not None and getattr(found, f"{task}_cost") is not None:
+                raise ValueError(f"{key} of {agent.name!r} is {lender!r}, which does not answer {task!r} itself")
 
 
 def shipped_recipes() -> list[str]:
@@ -151,7 +169,8 @@ def load_recipe(name: str, data: Path | None = None) -> Recipe:
         if isinstance(values.get("costs"), dict):
             costs = DetectionCosts if kind in DETECTION else CostConfig
             values["costs"] = _validate(costs, values["costs"], path, "costs.")
-        if kind in IMAGES and isinstance(values.get("build", {}), dict):
+        shows = kind in IMAGES or getattr(values["dataset"], "image", None) is not None
+        if shows and isinstance(values.get("build", {}), dict):
             values["build"] = {**BUILD_IMAGES, **values.get("build", {})}
     if isinstance(values.get("agents"), list):
         entries = [_agents(entry, position, path) for position, entry in enumerate(values["agents"])]

@@ -21,15 +21,14 @@ def status(cache: CacheArgument, format: FormatOption = Format.table):
 
         l2d status support2.cache --format json
     """
-    from l2d.data.cache.reader import CostCache
-    from l2d.data.cache.status import column_lines, status_rows
+    from l2d.data.library import status as read_status
     from l2d.data.terminal.render import print_rows
 
-    opened = CostCache(cache)
-    for line in column_lines(opened):
+    found = read_status(cache)
+    for line in found.notes:
         say(line)
-    print_rows(status_rows(opened), format.value)
-    opened.require_complete()
+    print_rows(found.rows(), format.value)
+    found.cache.require_complete()
 
 
 def verify(cache: CacheArgument, format: FormatOption = Format.table):
@@ -41,12 +40,12 @@ def verify(cache: CacheArgument, format: FormatOption = Format.table):
 
         l2d verify support2.cache && echo safe to train on
     """
-    from l2d.data.cache.reader import CostCache
+    from l2d.data.library import verify as read_back
     from l2d.data.terminal.render import print_rows
 
-    parts = CostCache(cache).verify()
+    parts = read_back(cache)
     if format == Format.table:
-        print(f"{cache}: {parts} parts are what was written")
+        print(f"{cache}: {parts} parts are as they were written")
     else:
         print_rows([{"cache": str(cache), "parts": parts, "sound": True}], format.value)
 
@@ -66,28 +65,13 @@ def audit(
 
         l2d audit my.cache --group patient --format json
     """
-    from dataclasses import asdict
+    from l2d.data.library import audit as run_audit
+    from l2d.data.terminal.render import print_result
 
-    from l2d.data.cache.audit import audit as run_audit
-    from l2d.data.cache.reader import CostCache
-    from l2d.data.terminal.render import print_rows, print_table
-
-    findings = run_audit(CostCache(cache), groups=tuple(group or ()))
-    rows = [finding.row() for finding in findings]
-    gaps = [gap.row() for finding in findings for gap in finding.gaps]
-    if format == Format.table:
-        print_table(rows)
-        print_table(gaps, title="Mean cost of each agent on training and on test samples")
-    elif format == Format.json:
-        print_rows(
-            [row | {"gaps": [asdict(gap) for gap in f.gaps]} for row, f in zip(rows, findings, strict=True)],
-            format.value,
-        )
-    else:
-        print_rows(rows, format.value)
-    warnings = sum(finding.level == "warning" for finding in findings)
-    count = "1 warning" if warnings == 1 else f"{warnings} warnings"
-    say(f"{count}: figures on test may be too good" if warnings else "no warning")
+    found = run_audit(cache, groups=group or ())
+    print_result(found, format.value)
+    count = "1 warning" if found.warnings == 1 else f"{found.warnings} warnings"
+    say(f"{count}: figures on test may be too good" if found.warnings else "no warning")
 
 
 def push(
@@ -102,11 +86,10 @@ def push(
 
         l2d push support2.cache /mnt/shared/support2.cache
     """
-    from l2d.data.cache.reader import CostCache
-    from l2d.data.cache.remote import push as push_cache
+    from l2d.data.library import push as push_cache
 
     with Bars() as bars:
-        copied = push_cache(CostCache(cache), url, bars.start("pushing", None, "files"))
+        copied = push_cache(cache, url, progress=bars.start("pushing", None, "files"))
     say(f"copied {copied:,} files; next: l2d fetch {quote(url)} --out CACHE")
 
 
@@ -121,13 +104,13 @@ def fetch(
 
         l2d fetch s3://bucket/support2.cache --out support2.cache
     """
-    from l2d.data.cache.remote import fetch as fetch_cache
-    from l2d.data.cache.status import status_rows
+    from l2d.data.library import fetch as fetch_cache
+    from l2d.data.library import status as read_status
     from l2d.data.terminal.render import print_rows
 
     with Bars() as bars:
-        cache = fetch_cache(url, out, bars.start("fetching", None, "files"))
-    print_rows(status_rows(cache), format.value)
+        cache = fetch_cache(url, out, progress=bars.start("fetching", None, "files"))
+    print_rows(read_status(cache).rows(), format.value)
     say(f"next: l2d train {quote(out)} --out RUN")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from l2d.data.cache import store
 from l2d.data.errors import UsageError
+from l2d.data.results import Shown
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.runs.run import load_run, one_run
@@ -27,7 +28,7 @@ SCORE_TOLERANCE = 1e-4  # relative: how far the runtime's scores may be from tor
 
 
 @dataclass(frozen=True)
-class ExportReport:
+class ExportReport(Shown):
     """What was written: the file, its input (name and shape), its operator set, and its size."""
 
     file: Path
@@ -35,6 +36,9 @@ class ExportReport:
     shape: list[int | str]
     opset: int
     num_bytes: int
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [self.row()]
 
     def row(self) -> dict[str, Any]:
         """As printed."""

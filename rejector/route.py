@@ -14,6 +14,7 @@ import torch
 from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import UsageError
+from l2d.data.results import Shown
 from l2d.rejector.losses import allocate
 from l2d.rejector.policies.price_rule import Policy, read_policy
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
@@ -25,7 +26,7 @@ ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
 
 
 @dataclass(frozen=True)
-class RouteReport:
+class RouteReport(Shown):
     """How many inputs each agent gets, and nobody, as nobody can be asked; in how many seconds; what their ids are."""
 
     agents: list[str]
@@ -33,6 +34,10 @@ class RouteReport:
     seconds: float
     ids: str
     nobody: int = 0
+
+    @property
+    def title(self) -> str:
+        return f"{self.samples:,} inputs in {self.seconds:.1f} s, {self.samples / self.seconds:,.0f} a second"
 
     @property
     def samples(self) -> int:

@@ -22,6 +22,9 @@ Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
 
+#: What `train` and `sweep` train if they are told nothing.
+DEFAULT_METHOD = "multi-task"
+
 #: Networks that have a number of layers.
 LAYERED = ("mlp", "token_transformer")
 

@@ -95,6 +95,11 @@ class AnswerFile:
             )
         return values.fill_null(float("nan")).to_numpy()
 
+    def markers(self, column: str, rows: pl.DataFrame) -> int:
+        """Cells of a column of numbers that say in words that there is none."""
+        found = rows[column]
+        return int(found.is_in(cells.MARKERS).sum()) if found.dtype == pl.String else 0
+
     def values(self, column: str) -> list[str]:
         """The distinct values of a column, sorted.
 

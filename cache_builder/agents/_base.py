@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache.integrity import sha256_of
@@ -35,7 +35,20 @@ class AgentConfig(Strict):
     free: bool | None = None  # asking it costs nothing; the model's default, and no other's
     reference: bool = False  # reported beside the agents, never allocated to
     timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
+    cla_from: str | None = None  # an earlier agent whose class counts for it, since it answers none itself
+    reg_from: str | None = None  # likewise its number
+    cla_cost: Annotated[float, Field(ge=0)] | None = None  # or the cost that it is charged for answering none
+    reg_cost: Annotated[float, Field(ge=0)] | None = None
     features: list[str] = []  # what of itself the model gives the rejector as input; kinds say what they have
+
+    @model_validator(mode="after")
+    def _answers_a_task_once(self):
+        for task, keys in (("cla", ("cla", "prob")), ("reg", ("reg",))):
+            given = [key for key in keys if getattr(self, key, None) is not None]
+            given += [key for key in (f"{task}_from", f"{task}_cost") if getattr(self, key) is not None]
+            if len(given) > 1 and given != ["cla", "prob"]:
+                raise ValueError(f"{' and '.join(given)}: say one, what it answers or what counts in its place")
+        return self
 
     @property
     def role(self) -> Literal["agent", "reference"]:
@@ -43,7 +56,7 @@ class AgentConfig(Strict):
 
 
 #: Keys that came after caches had been built: part of an agent's fingerprint only where they are set.
-LATER_KEYS = ("features", "partial", "factory")
+LATER_KEYS = ("features", "partial", "factory", "cla_from", "reg_from")
 
 
 class Agent(ABC):
@@ -56,17 +69,27 @@ class Agent(ABC):
         config: the agent's recipe entry.
     """
 
-    needs: tuple[str, ...] = ()  # names of agents whose cached answers `ask` finds in `batch.answers`
     can_answer: ClassVar[tuple[str, ...]]  # what it can answer, out of cla, reg and boxes
     can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
-    unfingerprinted: ClassVar[set[str]] = {"name", "description", "price", "free", "reference", "timeout"}
+    unfingerprinted: ClassVar[set[str]] = {
+        "name", "description", "price", "free", "reference", "timeout", "cla_cost", "reg_cost",
+    }  # fmt: skip
+    repeatable: ClassVar[bool] = False  # asking again costs nothing: its answers lie in a file, or are drawn
 
     def __init__(self, config: AgentConfig):
         self.config = config
         self.partial = getattr(config, "partial", False)  # known for sure after `check`
         self.remarks: list[str] = []  # what `check` read in a special way, a line each; the command says them
+        keys = {task: (getattr(config, f"{task}_from"), getattr(config, f"{task}_cost")) for task in ("cla", "reg")}
+        self.lenders = {task: name for task, (name, _) in keys.items() if name is not None}  # whose answer counts
+        self.charged = {task: cost for task, (_, cost) in keys.items() if cost is not None}
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of agents whose cached answers it needs; ``ask`` finds them in ``batch.answers``."""
+        return tuple(dict.fromkeys(self.lenders.values()))
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:  # noqa: B027 - most kinds have nothing to check
         """Refuse a recipe entry that cannot answer these tasks on this dataset, before anything is written.

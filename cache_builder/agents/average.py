@@ -26,10 +26,11 @@ class AverageConfig(AgentConfig):
 class AverageAgent(Agent):
     config: AverageConfig
     can_answer = ("cla", "reg")
+    repeatable = True
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return tuple(self.config.of)
+        return (*self.config.of, *(name for name in super().needs if name not in self.config.of))
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
         self.num_classes = len(dataset.classes)
@@ -38,9 +39,10 @@ class AverageAgent(Agent):
         parts = [Answers.from_table(batch.answers[name]) for name in self.config.of]
         silent = np.array([part.is_unavailable for part in parts])  # (agents, n)
         answers = Answers()
-        if all(part.cla is not None or part.prob is not None for part in parts):
+        given = {*self.lenders, *self.charged}  # tasks that are not its own
+        if "cla" not in given and all(part.cla is not None or part.prob is not None for part in parts):
             answers.prob = _mean([part.probabilities(self.num_classes) for part in parts], silent)
-        if all(part.reg is not None for part in parts):
+        if "reg" not in given and all(part.reg is not None for part in parts):
             answers.reg = _mean([part.reg for part in parts], silent)
         failed = np.any([part.is_failure & ~part.is_unavailable for part in parts], axis=0)
         missing = failed | silent.all(axis=0)

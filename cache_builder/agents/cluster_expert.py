@@ -31,6 +31,7 @@ class ClusterExpertConfig(AgentConfig):
 class ClusterExpertAgent(Agent):
     config: ClusterExpertConfig
     can_answer = ("cla", "reg")
+    repeatable = True
     reads = ("column cluster", "split", "target_cla", "target_reg")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:

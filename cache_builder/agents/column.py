@@ -38,6 +38,7 @@ class ColumnConfig(AgentConfig):
 class ColumnAgent(Agent):
     config: ColumnConfig
     can_answer = ("cla", "reg")
+    repeatable = True
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """Its answers must stand in the table: missing or impossible ones are refused before anything is written."""

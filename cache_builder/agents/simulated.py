@@ -59,6 +59,7 @@ class SimulatedConfig(AgentConfig):
 class SimulatedAgent(Agent):
     config: SimulatedConfig
     can_answer = ("cla", "reg")
+    repeatable = True
     reads = ("split", "target_cla", "target_reg", "classes")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:

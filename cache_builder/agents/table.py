@@ -19,6 +19,13 @@ from l2d.data.errors import DataError, UsageError, close_to, nearest
 from l2d.data.samples import cells
 from l2d.data.samples.dataset import Batch, Dataset
 
+RULES = {
+    "first": "the first counts",
+    "last": "the last counts",
+    "mean": "the mean counts",
+    "majority": "the majority counts, at a tie the class that was first; of numbers the mean",
+}
+
 
 class TableAnswersConfig(AgentConfig):
     """``kind = "table"``: columns of ``file`` (Parquet, CSV, JSON, JSONL, or a folder), matched by sample id.
@@ -64,6 +71,7 @@ class TableAnswersConfig(AgentConfig):
 class TableAnswersAgent(Agent):
     config: TableAnswersConfig
     can_answer = ("cla", "reg")
+    repeatable = True
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """The whole file is read and checked, so that what is wrong with it is said at once."""
@@ -103,10 +111,16 @@ class TableAnswersAgent(Agent):
         config, self.file = self.config, AnswerFile(self.config.file, self.config.missing)
         file, rows = self.file, self._own_rows(self.file)
         at = match_ids(file, rows, self._id_column(dataset), dataset.ids, config.ids, others=config.others)
+        others = int((at < 0).sum())
+        if others:
+            self.remarks.append(f"{others:,} of {len(at):,} rows are about other samples and are left out")
         rows, at = rows.filter(pl.Series(at >= 0)), at[at >= 0]
 
         def numbers(column: str, key: str) -> np.ndarray:
-            return file.numbers(file.need(column, key), rows)
+            marked = file.markers(file.need(column, key), rows)
+            if marked:
+                self.remarks.append(f"{column}: {marked:,} cells such as 'NA' among numbers are missing")
+            return file.numbers(column, rows)
 
         columns = {"at": at, ROW: rows[ROW]}
         if config.cla is not None:
@@ -116,6 +130,12 @@ class TableAnswersAgent(Agent):
         for key in ("reg", "seconds", "paid"):
             if getattr(config, key) is not None:
                 columns[key] = numbers(getattr(config, key), key)
+        several = len(at) - len(np.unique(at))
+        if several:
+            counts = (
+                "which fill each other's gaps" if config.repeats == "refuse" else f"of which {RULES[config.repeats]}"
+            )
+            self.remarks.append(f"{several:,} rows are about a sample that has one already, {counts}")
         table = one_row_each(
             pl.DataFrame(columns), config.repeats, file.where, lambda k: dataset.ids[k], whole=config.annotator is None
         )
@@ -224,7 +244,8 @@ class TableAnswersAgent(Agent):
         """The answers alone: the file may move, be written in another form, or gain annotators."""
         given = [(name, values) for name, values in vars(self.answers).items() if values is not None]
         content = hashlib.sha256(b"".join(name.encode() + np.ascontiguousarray(v).tobytes() for name, v in given))
-        return {"kind": self.config.kind, "answers": content.hexdigest()[:16]}
+        lent = {f"{task}_from": name for task, name in self.lenders.items()}
+        return {"kind": self.config.kind, "answers": content.hexdigest()[:16], **lent}
 
 
 def class_of(label: str, classes: tuple[str, ...], labels: dict[str, str]) -> int | None:

@@ -5,6 +5,7 @@ They are stored without ``beta`` and ``lambda``, which are linear and applied wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -92,14 +93,20 @@ class CostConfig(Strict):
         """What an agent has to answer, see :class:`Answers`."""
         return self.tasks
 
-    def compute(self, answers: Answers, batch: Batch, num_classes: int) -> dict[str, np.ndarray]:
-        """Costs of n answers: task -> float32 (n,)."""
-        costs = {}
-        if self.cla is not None:
+    def compute(
+        self, answers: Answers, batch: Batch, num_classes: int, charged: Mapping[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Costs of n answers: task -> float32 (n,).
+
+        Args:
+            charged: tasks that are not answered -> the cost of that.
+        """
+        costs = {task: np.full(len(batch.ids), cost, np.float32) for task, cost in (charged or {}).items()}
+        if self.cla is not None and "cla" not in costs:
             costs["cla"] = self.cla.compute(answers, batch.target_cla, num_classes)
-        if self.reg is not None:
+        if self.reg is not None and "reg" not in costs:
             costs["reg"] = self.reg.compute(answers, batch.target_reg)
-        return costs
+        return {task: costs[task] for task in self.tasks}
 
 
 class DetectionCosts(Strict):
@@ -120,6 +127,8 @@ class DetectionCosts(Strict):
         """Plain values; their digest names the cost parts."""
         return self.model_dump(mode="json", exclude_none=True)
 
-    def compute(self, answers: Answers, batch: Batch, num_classes: int) -> dict[str, np.ndarray]:
-        """Costs of the detections on n images: task -> float32 (n,)."""
+    def compute(
+        self, answers: Answers, batch: Batch, num_classes: int, charged: Mapping[str, float] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Costs of the detections on n images: task -> float32 (n,). Nothing is ``charged`` here."""
         return {task: getattr(self, task).compute(answers.boxes, batch.target_boxes) for task in self.tasks}

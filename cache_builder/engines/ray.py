@@ -46,7 +46,7 @@ class AgentActor:
         before = self._counts()
         if again or not schema.predictions_part(self.job.out, self.name, chunk).is_file():
             self.job.write_predictions(self.name, chunk, self.job.answers(self.asker, chunk, again=again))
-        self.job.write_costs(self.name, chunk)
+        self.job.write_costs(self.agent, chunk)
         return tuple(now - then for now, then in zip(self._counts(), before, strict=True))
 
     def _counts(self) -> tuple[int, int, int, float]:
@@ -72,7 +72,7 @@ def ray_engine(*, workers: int | None = None, address: str | None = None) -> Eng
     shared: dict[int, Any] = {}  # the dataset is sent once, not with every agent
 
     def ask(job: Build, agent: Agent, frozen: dict | None, todo: list[int], retry: list[int]) -> None:
-        if agent.needs:  # arithmetic on answers that are there: nothing to distribute
+        if agent.needs and agent.repeatable:  # arithmetic on answers that are there: nothing to distribute
             ask_here(job, agent, frozen, todo, retry)
             return
         on_gpu = job.device.startswith("cuda")

@@ -72,12 +72,14 @@ class AgentRecord:
     role: str
     price: float | None
     description: str
-    queries: list[str]  # whose query costs an answer takes: its own name, or the agents it averages
+    queries: list[str]  # whose query costs an answer takes: its own name or the agents it averages, and its lenders
     fingerprint: dict[str, Any] = field(default_factory=dict)
     gflops: float | None = None  # of one answer, where known
     seconds: float | None = None  # of one answer: the mean of what its answers say, or as measured by the build
     paid: float | None = None  # for one answer: the mean of what its answers say
     partial: bool = False
+    lent: dict[str, str] = field(default_factory=dict)  # task -> the agent whose answer counts for it
+    charged: dict[str, float] = field(default_factory=dict)  # task that it does not answer -> the cost of that
 
 
 class CostCache:

@@ -34,6 +34,11 @@ def status_rows(cache: CostCache) -> list[dict]:
             "failed": 0,
             "unavailable": 0,
         }
+        if any(other.lent or other.charged for other in cache.all_agents):
+            row["not its own"] = ", ".join(
+                [f"{task} of {name}" for task, name in agent.lent.items()]
+                + [f"{task} costs {cost:g}" for task, cost in agent.charged.items()]
+            )
         for name in ("gflops", "seconds", "paid"):
             if any(getattr(other, name) is not None for other in cache.all_agents):
                 row[name] = getattr(agent, name)

@@ -24,6 +24,7 @@ INDEX_NAMES = re.compile(
 )
 FEWEST_ROWS = 10  # of a table in which whole numbers in a row mean something
 NAMES_SHOWN = 12
+MOST_STRAYS, STRAY_SHARE = 3, 0.5  # different texts, and share of the filled cells, that may be gaps among numbers
 
 
 def is_row_number(column: pl.Series) -> bool:
@@ -63,6 +64,8 @@ def why_not(column: pl.Series) -> str | None:
         return "one value" if different else "without a value"
     if is_row_number(column):
         return "row numbers"
+    if column.name.lower() == "split":
+        return "names splits, but not train, validation and test"
     if kind == pl.String:
         found = suspicion(column)
         if found is not None:
@@ -70,6 +73,14 @@ def why_not(column: pl.Series) -> str | None:
         if different > MOST_CATEGORIES:
             return f"text of {different:,} values"
     return None
+
+
+def stray_texts(column: pl.Series) -> tuple[str, ...]:
+    """The few texts that keep a column from being a number, such as "unknown"; none if there are many, or it is not."""
+    if column.dtype != pl.String or (found := suspicion(column)) is None or not 0 < len(found.strays) <= MOST_STRAYS:
+        return ()
+    filled = column.drop_nulls()
+    return found.strays if filled.is_in(found.strays).mean() <= STRAY_SHARE else ()
 
 
 def column_lines(table: pl.DataFrame, encoder: FeatureEncoder | None, others: Collection[str]) -> list[str]:
@@ -124,6 +135,4 @@ def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
             timed = kind in ("Date", "Datetime", "Duration", "Time")
             said = feature.name if not feature.shift else f"{feature.name} (less {feature.shift:.10g})"
             found.setdefault("in days" if timed else "numbers", []).append(said)
-            if feature.shift:
-                found.setdefault("kept less a constant, as 32 bits are too few", []).append(said)
     return found

@@ -162,6 +162,11 @@ class Dataset:
 
 def _digest(column: pl.Series) -> str:
     """Of a column's values; missing ones are a text no value has."""
+    if isinstance(column.dtype, pl.List | pl.Array) and column.dtype.inner.is_numeric():  # embeddings: many numbers
+        lists = column.cast(pl.List(pl.Float64))
+        flat = lists.drop_nulls().explode(empty_as_null=False).fill_null(float("nan"))
+        parts = [lists.list.len().fill_null(2**32 - 1).to_numpy(), flat.to_numpy()]
+        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
     return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
 
 

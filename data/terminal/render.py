@@ -9,10 +9,12 @@ import math
 import sys
 from collections.abc import Iterable
 from decimal import Decimal
+from typing import Any
 
 import pyarrow as pa
 
 from l2d.data.errors import UsageError
+from l2d.data.results import Shown
 from l2d.data.terminal.formats import write_batches
 
 #: A table is for reading; other formats give everything.
@@ -32,7 +34,7 @@ def print_rows(rows: list[dict], format: str = "table", *, title: str | None = N
     if format == "table":
         print_table(rows, title=title)
     elif format == "json":
-        print(json.dumps(_finite(rows), indent=2, ensure_ascii=False, default=str, allow_nan=False))
+        print_json(rows)
     elif format == "csv":
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -41,6 +43,21 @@ def print_rows(rows: list[dict], format: str = "table", *, title: str | None = N
         sys.stdout.write(text.getvalue())
     else:
         print_parquet(pa.Table.from_pylist(rows))
+
+
+def print_result(result: Shown, format: str = "table") -> None:
+    """Print a result of the library to stdout: its table, its JSON, or its rows."""
+    if format == "table":
+        print(result.table() + "\n")
+    elif format == "json":
+        print_json(result.to_json())
+    else:
+        print_rows(result.rows(), format)
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON; NaN and infinities, which JSON does not have, as null."""
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False, default=str, allow_nan=False))
 
 
 def print_batches(columns: pa.Schema, batches: Iterable[pa.RecordBatch], format: str = "table") -> bool:
@@ -97,7 +114,12 @@ def _refuse_terminal() -> None:
 
 
 def print_table(rows: list[dict], *, title: str | None = None, columns: list[str] | None = None) -> None:
-    """Print an aligned table: numbers to the right, a row of dashes where a row is None."""
+    """Print :func:`table_text`."""
+    print(table_text(rows, title=title, columns=columns) + "\n")
+
+
+def table_text(rows: list[dict], *, title: str | None = None, columns: list[str] | None = None) -> str:
+    """An aligned table: numbers to the right, a row of dashes where a row is None."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -118,7 +140,7 @@ def print_table(rows: list[dict], *, title: str | None = None, columns: list[str
     text = console.render_str("")
     with console.capture() as capture:
         console.print(table if names else text)
-    print("\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines()) + "\n")
+    return "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
 
 
 def format_value(value: object) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from l2d.data.terminal.options import (
     SplitOption,
 )
 from l2d.data.terminal.progress import say
+
+if TYPE_CHECKING:
+    from l2d.rejector.results import Evaluations
 
 
 class Picture(StrEnum):
@@ -42,7 +45,11 @@ def evaluate(
 
         l2d evaluate runs --group patient
     """
-    print_evaluations(runs, split, format, group=group)
+    from l2d.rejector.library import evaluate as judge
+    from l2d.rejector.runs.files import RUN_FILE
+
+    one = len(runs) == 1 and (runs[0] / RUN_FILE).is_file()  # a run, not a folder of runs
+    print_evaluations(judge(runs, split=split.value, group=group), format, one=one)
 
 
 def theory(
@@ -62,29 +69,14 @@ def theory(
 
         l2d theory runs/multi-task_beta=0_nu=1_seed=0 --split validation --format json --figure theory.png
     """
-    import json
-
-    from l2d.data.cache.store import commit_bytes
-    from l2d.data.device import resolve_device
-    from l2d.data.terminal.render import print_rows, print_table
-    from l2d.rejector.theory.diagnosis import shown_parts, theory_rows, theory_section
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.library import theory as diagnose
 
     say("estimating expected costs, training again on halves, refitting the model; no agent is asked")
-    section = theory_section(run, split.value, device=resolve_device(device))
-    if format == Format.json:
-        print(json.dumps(section, indent=2, ensure_ascii=False))
-    elif format == Format.table:
-        for title, rows in shown_parts(section).items():
-            print_table(rows, title=title)
-        print("\n".join([*section["notes"], "", section["verdict"]]))
-    else:
-        print_rows(list(theory_rows(section)), format.value)
+    found = diagnose(run, split=split.value, device=device)
+    print_result(found, format.value)
     if figure is not None:
-        from l2d.rejector.report.export import picture
-        from l2d.rejector.report.figures.theory import theory_figure
-
-        drawn = picture([theory_figure(section)], figure.suffix.lower().lstrip(".") or "png")
-        commit_bytes(figure, drawn, replace=True)
+        found.write_figure(figure)
         say(f"wrote {figure}")
 
 
@@ -108,23 +100,11 @@ def choose(
 
         l2d choose runs --target "accuracy>=0.9" --target "share_expert_1<=0.25" --prefer budget
     """
-    import json
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.library import choose as choose_run
 
-    from l2d.data.terminal.render import print_rows, print_table
-    from l2d.rejector.policies.choose import Target
-    from l2d.rejector.policies.choose import choose as choose_run
-    from l2d.rejector.runs.run import find_runs
-
-    folders = [folder for path in runs for folder in find_runs(path)]
-    choice = choose_run(folders, [Target.parse(text) for text in target], prefer=prefer)
-    candidates, outcome = choice.tables()
-    if format == Format.json:
-        print(json.dumps(choice.to_json(), indent=2, ensure_ascii=False))
-    elif format == Format.table:
-        print_table(candidates, title="Settings on validation, means over seeds")
-        print_table(outcome, title=f"Chosen: {choice.run}")
-    else:
-        print_rows(outcome, format.value)
+    choice = choose_run(runs, *target, prefer=prefer)
+    print_result(choice, format.value)
     for row in choice.to_json()["targets"]:
         if not row["met_on_test"]:
             say(
@@ -157,46 +137,29 @@ def report(
 
         l2d report runs --theory --group patient
     """
-    from l2d.rejector.evaluation.evaluate import evaluate_runs
-    from l2d.rejector.report.export import write_figure, write_figures
-    from l2d.rejector.report.page import write_report
-    from l2d.rejector.runs.run import find_runs
+    from l2d.rejector.library import report as write
 
-    evaluations = evaluate_runs([folder for path in runs for folder in find_runs(path)], split.value, group=group)
-    write_report(evaluations, out, by=by, images=images, theory=theory, group=group)
-    print(out)
-    if figure is not None:
-        write_figure(evaluations, figure)
-        print(figure)
-    if figures is not None:
-        for file in write_figures(evaluations, figures, format=figure_format.value, by=by):
-            print(file)
+    files = write(
+        runs,
+        out,
+        by=by or (),
+        images=images,
+        figure=figure,
+        figures=figures,
+        figure_format=figure_format.value,
+        split=split.value,
+        group=group,
+        theory=theory,
+    )
+    for file in files:
+        print(file)
 
 
-def print_evaluations(
-    paths: list[Path], split: Split, format: Format, *, one: bool | None = None, group: str | None = None
-) -> None:
+def print_evaluations(found: Evaluations, format: Format, *, one: bool) -> None:
     """Print evaluations; as JSON one object for one run, a list for a sweep."""
-    import json
+    from l2d.data.terminal.render import print_json, print_result
 
-    from l2d.data.terminal.render import print_rows, print_table
-    from l2d.rejector.evaluation.evaluate import evaluate_runs
-    from l2d.rejector.evaluation.summary import findings, flat_rows, settings_of, tables
-    from l2d.rejector.runs.run import RUN_FILE, find_runs
-
-    evaluations = evaluate_runs([folder for path in paths for folder in find_runs(path)], split.value, group=group)
-    if format == Format.json:
-        ordered = [evaluation.result for members in settings_of(evaluations) for evaluation in members]
-        if one is None:
-            one = len(paths) == 1 and (paths[0] / RUN_FILE).is_file()  # a run, not a folder of runs
-        print(json.dumps(ordered[0] if one else ordered, indent=2, ensure_ascii=False))
-    elif format == Format.table:
-        by_cache: dict[Path, list] = {}
-        for evaluation in evaluations:
-            by_cache.setdefault(evaluation.cache.path, []).append(evaluation)
-        for members in by_cache.values():
-            for title, rows in tables(members):
-                print_table(rows, title=title)
-            print("\n".join(findings(members)) + "\n")
+    if format == Format.json and one:
+        print_json(found.to_json()[0])
     else:
-        print_rows(flat_rows(evaluations), format.value)
+        print_result(found, format.value)

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from l2d.data.errors import UsageError
 from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption
 from l2d.data.terminal.progress import Bars, quote, say
 
@@ -55,8 +54,8 @@ def route(
 
         l2d route run new_patients.csv --out allocations.parquet --without expert_1 --without expert_2
     """
-    from l2d.data.terminal.render import print_rows
-    from l2d.rejector.route import route as run_route
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.library import route as run_route
 
     with Bars() as bars:
         done = run_route(
@@ -69,10 +68,9 @@ def route(
             overwrite=overwrite,
             progress=lambda rows: bars.start("routing", rows),
         )
-    rate = f"{done.samples:,} inputs in {done.seconds:.1f} s, {done.samples / done.seconds:,.0f} a second"
-    print_rows(done.rows(), format.value, title=rate)
+    print_result(done, format.value)
     if done.nobody:
-        say(f"{done.nobody:,} go to nobody (null): no agent has an answer for them")
+        say(f"{done.nobody:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")
 
 
@@ -107,50 +105,31 @@ def policy(
 
         l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=400 --mode batch --out allocations.parquet
     """
-    import json
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.library import policy as allocate
+    from l2d.rejector.runs.files import one_run
 
-    from l2d.data.cache import store
-    from l2d.data.terminal.render import print_rows, print_table
-    from l2d.rejector.policies.constraints import make_constraints, parse_capacity
-    from l2d.rejector.policies.policy import allocation_table, narrate, report_tables, run_policy
-    from l2d.rejector.runs.run import load_run, one_run, open_cache
-
-    opened = load_run(one_run(run))
-    constraints = make_constraints(
-        open_cache(opened).agents,
+    done = allocate(
+        run,
         budget=budget,
         gflops=gflops,
         coverage=coverage,
-        capacity=parse_capacity(capacity) if capacity else None,
-    )
-    check_free(out, overwrite)
-    check_free(save, overwrite)
-    if save is not None and mode != Mode.prices:
-        raise UsageError(f"--save goes with --mode prices, not {mode.value}", hint="only prices serve other inputs")
-    done = run_policy(
-        opened,
-        constraints,
+        capacity=capacity,
         split=split.value,
         mode=mode.value,
         batch_size=batch_size,
         calibration=calibration.value,
+        out=out,
+        save=save,
+        overwrite=overwrite,
     )
-    limits, outcomes = report_tables(done.result)
-    if format == Format.json:
-        print(json.dumps(done.result, indent=2, ensure_ascii=False))
-    elif format == Format.table:
-        print_table(limits, title=f"{done.result['run_id']}: {done.result['num_samples']:,} {split.value} samples")
-        print_table(outcomes)
-    else:
-        print_rows(outcomes, format.value)
-    for line in narrate(done.result):
+    print_result(done, format.value)
+    for line in done.notes():
         say(line)
     if out is not None:
-        store.commit_table(out, allocation_table(done), {"run_id": opened.point.run_id}, replace=overwrite)
         say(f"wrote {out}")
     if save is not None:
-        done.policy.save(save, overwrite=overwrite)
-        say(f"wrote {save}; next: l2d route {quote(opened.path)} INPUT --policy {quote(save)} --out FILE")
+        say(f"wrote {save}; next: l2d route {quote(one_run(run))} INPUT --policy {quote(save)} --out FILE")
 
 
 def export(
@@ -170,12 +149,7 @@ def export(
 
         l2d export runs/multi-task_beta=0.1_nu=1_seed=0 --onnx rejector.onnx --format json
     """
-    from l2d.data.terminal.render import print_rows
-    from l2d.rejector.export import export_run
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.library import export as write_model
 
-    print_rows([export_run(run, onnx, overwrite=overwrite).row()], format.value)
-
-
-def check_free(out: Path | None, overwrite: bool) -> None:
-    if out is not None and out.exists() and (not overwrite or out.is_dir()):
-        raise UsageError("this file exists already", where=out, hint="give another --out, or type --overwrite")
+    print_result(write_model(run, onnx, overwrite=overwrite), format.value)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from l2d.data.errors import DataError, UsageError, nearest
+from l2d.data.results import Shown
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 
@@ -64,7 +65,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Choice(Shown):
     """The run chosen, among which candidates, and what it gave on test.
 
     Attributes:
@@ -108,6 +109,17 @@ class Choice:
                 for c in self.candidates
             ],
         }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What the choice gives, a row a quantity."""
+        return self.tables()[1]
+
+    def table(self) -> str:
+        from l2d.data.terminal.render import table_text
+
+        candidates, outcome = self.tables()
+        above = table_text(candidates, title="Settings on validation, means over seeds")
+        return f"{above}\n\n{table_text(outcome, title=f'Chosen: {self.run}')}"
 
     def tables(self) -> tuple[list[dict], list[dict]]:
         """Candidates on validation; and the chosen one on validation and test."""

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import DataError, UsageError, nearest
+from l2d.data.results import Shown
 from l2d.rejector.literature.registry import METHODS
 from l2d.rejector.policies.assignment import Assignment, assign, assign_in_batches
 from l2d.rejector.policies.constraints import Constraint
@@ -102,7 +103,7 @@ def score_meaning(run: Run) -> tuple[str, float]:
 
 
 @dataclass(frozen=True)
-class PolicyReport:
+class PolicyReport(Shown):
     """What a policy was asked for and what it gave; ``result`` is the JSON object users see.
 
     ``policy`` is None unless the mode is ``prices``.
@@ -113,6 +114,24 @@ class PolicyReport:
     predicted: np.ndarray
     allocation: np.ndarray
     policy: Policy | None
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Who gives which deferral loss at which shares."""
+        return report_tables(self.result)[1]
+
+    def to_json(self) -> dict[str, Any]:
+        return self.result
+
+    def table(self) -> str:
+        from l2d.data.terminal.render import table_text
+
+        limits, outcomes = report_tables(self.result)
+        title = f"{self.result['run_id']}: {self.result['num_samples']:,} {self.result['split']} samples"
+        return f"{table_text(limits, title=title)}\n\n{table_text(outcomes)}"
+
+    def notes(self) -> list[str]:
+        """What has to be said in words."""
+        return narrate(self.result)
 
 
 def run_policy(

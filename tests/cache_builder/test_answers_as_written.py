@@ -58,6 +58,8 @@ def test_a_marker_among_numbers_is_a_missing_number(workshop, ann):
     ann.with_columns(days=pl.Series(days)).write_csv(workshop.folder / "votes.csv")
     report = workshop.build(RECIPE + ENTRY)
     assert report.unavailable["ann"] == sum(row % 5 == 0 for row in range(ann.height))
+    marked = sum(row % 5 == 0 and row % 4 != 1 for row in range(ann.height))
+    assert report.remarks == [f"ann: days: {marked} cells such as 'NA' among numbers are missing"]
 
 
 FORMS = {
@@ -138,7 +140,8 @@ def test_which_of_several_answers_counts(workshop, ann, rule):
     twice(workshop, ann, VOTES)
     entry = ENTRY + 'paid = "fee"\n'
     refused(lambda: workshop.build(RECIPE + entry), DataError, repr(ann["id"][0]), "row 3", "row 2", "repeats =")
-    workshop.build(RECIPE + entry + f'repeats = "{rule}"\n')
+    report = workshop.build(RECIPE + entry + f'repeats = "{rule}"\n')
+    assert any("4 rows are about a sample that has one already" in line for line in report.remarks)
     found = workshop.predictions("ann")
     for row, (vote, days, fee) in enumerate(COUNTED[rule]):
         assert found["pred_cla"][row] == ["no", "yes"].index(vote)

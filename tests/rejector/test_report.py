@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import chromium
@@ -18,9 +18,8 @@ from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
 from l2d.rejector.report.allocations import decisions_of, sample_columns
 from l2d.rejector.report.page import write_report
-from l2d.rejector.report.reproduce import OPTIONS, commands
+from l2d.rejector.report.reproduce import commands
 from l2d.rejector.report.shown import lay_out
-from l2d.rejector.settings import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -270,10 +269,6 @@ def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, 
     assert asked == {e.run.path: (replace(e.run.point, run_id=""), e.run.rejector.config) for e in evaluations}
     assert shlex.split(report) == ["l2d", "report", *map(str, {run.parent: None for run in runs}), "--out",
                                    str(tmp_path / "report.html")]  # fmt: skip
-
-
-def test_every_setting_of_training_has_its_option():
-    assert {*OPTIONS, "recentre"} == {field.name for field in fields(TrainConfig)}
 
 
 def test_the_cost_quality_figure_has_every_baseline_where_arithmetic_puts_it(page, evaluations):

@@ -68,7 +68,8 @@ def test_what_is_typed_gives_the_settings_again(name, monkeypatch):
     base = {"network": "token_transformer"} if name in ("dropout", "layers") else {}
     config = TrainConfig(**base | {name: OTHERS[name]})
     seen = []
-    monkeypatch.setattr("l2d.rejector.commands.train._sweep", lambda cache, grid, config, *_: seen.append(config))
+    monkeypatch.setattr("l2d.rejector.library.train", lambda *_, config, **__: seen.append(config))
+    monkeypatch.setattr("l2d.rejector.commands.train._print_on_test", lambda *_, **__: False)
     words = shlex.split(shlex.join(["train", "some.cache", "--out", "run", *as_typed(config)]))
     cli.app(words, standalone_mode=False)
     assert seen == [config]

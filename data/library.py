@@ -1,0 +1,109 @@
+"""What Python programs do with a cache as it is: status, verify, audit, push, fetch. Exported by :mod:`l2d`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from l2d.data.cache.audit import Finding
+from l2d.data.cache.audit import audit as find_leaks
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.remote import fetch as fetch_cache
+from l2d.data.cache.remote import push as push_cache
+from l2d.data.cache.status import column_lines, status_rows
+from l2d.data.results import Shown
+
+
+def opened(cache: CostCache | Path | str) -> CostCache:
+    """A cache, or the one in a folder.
+
+    Raises:
+        UsageError: there is no cache there.
+    """
+    return cache if isinstance(cache, CostCache) else CostCache(cache)
+
+
+@dataclass(frozen=True)
+class Status(Shown):
+    """What a cache holds, a row for each agent.
+
+    Attributes:
+        cache: the cache.
+        agents: the rows, see :func:`l2d.data.cache.status.status_rows`.
+        notes: what became of the source table's columns, and what was read in a special way.
+    """
+
+    cache: CostCache
+    agents: list[dict[str, Any]]
+    notes: list[str]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self.agents
+
+
+@dataclass(frozen=True)
+class Audit(Shown):
+    """What an audit found, a row for each question; ``warnings`` counts the answers that may flatter test figures."""
+
+    findings: list[Finding]
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [finding.row() for finding in self.findings]
+
+    def gaps(self) -> list[dict[str, Any]]:
+        """Mean cost of each agent on training and on test samples."""
+        return [gap.row() for finding in self.findings for gap in finding.gaps]
+
+    def table(self) -> str:
+        from l2d.data.terminal.render import table_text
+
+        title = "Mean cost of each agent on training and on test samples"
+        return f"{super().table()}\n\n{table_text(self.gaps(), title=title)}"
+
+    def to_json(self) -> list[dict[str, Any]]:
+        return [each.row() | {"gaps": [asdict(gap) for gap in each.gaps]} for each in self.findings]
+
+    @property
+    def warnings(self) -> int:
+        return sum(finding.level == "warning" for finding in self.findings)
+
+
+def status(cache: CostCache | Path | str) -> Status:
+    """What a cache holds: agents, parts done and missing, mean raw costs by split."""
+    found = opened(cache)
+    return Status(found, status_rows(found), column_lines(found))
+
+
+def verify(cache: CostCache | Path | str) -> int:
+    """Read everything back: page checksums, samples, rows, seals. Returns the number of parts.
+
+    Raises:
+        CorruptPart: names the file that is not what was written.
+        IncompleteCache: parts are missing.
+    """
+    return opened(cache).verify()
+
+
+def audit(cache: CostCache | Path | str, *, groups: Iterable[str] = ()) -> Audit:
+    """Ids, groups or inputs in two splits; agents that know the training samples. See :mod:`l2d.data.cache.audit`.
+
+    Args:
+        groups: kept columns whose values should not be in two splits, such as a patient's number.
+    """
+    return Audit(find_leaks(opened(cache), groups=tuple(groups)))
+
+
+def push(cache: CostCache | Path | str, url: str, *, progress: Callable[[int], None] | None = None) -> int:
+    """Copy a complete cache to an object store. The same call resumes. Returns the number of files copied.
+
+    Args:
+        progress: told how many files more are done.
+    """
+    return push_cache(opened(cache), url, progress or (lambda files: None))
+
+
+def fetch(url: str, out: Path | str, *, progress: Callable[[int], None] | None = None) -> CostCache:
+    """Copy a cache from an object store and verify every byte. The same call resumes."""
+    return fetch_cache(url, Path(out), progress or (lambda files: None))

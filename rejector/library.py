@@ -1,0 +1,383 @@
+"""What Python programs do with costs: train, sweep, evaluate, choose, report, query, route … Exported by :mod:`l2d`.
+
+Each function does what the command of its name does, and returns a result that can be printed, put into a frame or
+shown in a notebook (:class:`l2d.data.results.Shown`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from l2d.data.cache import store
+from l2d.data.cache.audit import leaks
+from l2d.data.cache.reader import CostCache
+from l2d.data.device import resolve_device
+from l2d.data.errors import UsageError, nearest
+from l2d.data.library import opened
+from l2d.data.options import declared
+from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.export import ExportReport, export_run
+from l2d.rejector.grid import chosen_agents, make_grid
+from l2d.rejector.policies.choose import Choice, Target
+from l2d.rejector.policies.choose import choose as choose_run
+from l2d.rejector.policies.constraints import make_constraints, parse_capacity
+from l2d.rejector.policies.policy import PolicyReport, allocation_table, run_policy
+from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory
+from l2d.rejector.route import RouteReport
+from l2d.rejector.route import route as route_inputs
+from l2d.rejector.runs.files import find_runs, one_run
+from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.settings import DEFAULT_METHOD, TrainConfig
+from l2d.rejector.sql.query import query as run_query
+from l2d.rejector.sweep import sweep as train_points
+from l2d.rejector.theory.diagnosis import theory_section
+from l2d.rejector.training.distributed import is_first
+
+Say = Callable[[str], None]
+Beta = float | dict[str, float]
+
+
+def folders_of(runs: Any) -> list[Path]:
+    """Folders of runs: of a sweep's result, of a run, or at and beneath paths.
+
+    Raises:
+        UsageError: there is no run at a path.
+    """
+    if isinstance(runs, Runs):
+        return list(runs.folders)
+    if isinstance(runs, Run):
+        return [runs.path]
+    if isinstance(runs, str | Path):
+        return find_runs(Path(runs))
+    return [folder for each in runs for folder in folders_of(each)]
+
+
+def train(
+    cache: CostCache | Path | str,
+    out: Path | str,
+    *,
+    method: str = DEFAULT_METHOD,
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    nu: float = 1.0,
+    cost: str | None = None,
+    seed: int = 0,
+    only: Iterable[str] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+    config: TrainConfig | None = None,
+    **settings: Any,
+) -> Run:
+    """Train one rejector on a cost cache; no agent is asked. Arguments as in :func:`sweep`, one value each."""
+    grid = {"methods": [method], "weights": [weights] if weights else [], "betas": [] if beta is None else [beta]}
+    grid |= {"nus": [nu], "seeds": [seed], "cost": cost}
+    done = _train(
+        cache, grid, lambda point: Path(out), only, device, overwrite, say, progress, config_of(config, settings)
+    )
+    return load_run(done.folders[0])
+
+
+def sweep(
+    cache: CostCache | Path | str,
+    out: Path | str,
+    *,
+    methods: str | Sequence[str] = DEFAULT_METHOD,
+    betas: Beta | Sequence[Beta] = (),
+    weights: dict[str, float] | Sequence[dict[str, float]] = (),
+    nus: float | Sequence[float] = 1.0,
+    cost: str | None = None,
+    seeds: int | Sequence[int] = 4,
+    only: Iterable[str] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+    config: TrainConfig | None = None,
+    **settings: Any,
+) -> Runs:
+    """Train a grid of rejectors together: methods x weights x betas x nus x seeds; no agent is asked.
+
+    Runs that exist already are left as they are, and the same call goes on with an interrupted grid.
+
+    Args:
+        cache: a cache, or its folder.
+        out: folder of the runs, one folder each.
+        methods: one or more methods.
+        betas: query costs: the dearest expert's, or agent -> cost; the recipe's if empty.
+        weights: ``lambda`` by task; the recipe's if empty.
+        nus: of the surrogate.
+        cost: SQL over the cost columns in place of the weighted sum.
+        seeds: how many, or which.
+        only: the agents to choose among, including the model.
+        device: auto, cpu, cuda …
+        overwrite: train again what no longer matches.
+        say: told in sentences what is done.
+        progress: see :func:`l2d.rejector.training.rejector.train_grid`.
+        config: settings of training; or give its fields by name, such as ``epochs=20``.
+
+    Raises:
+        UsageError: an argument is wrong.
+        DataError: a folder holds a run of other settings or of another cache.
+        IncompleteCache: parts of the cache are missing.
+    """
+    grid = {
+        "methods": [methods] if isinstance(methods, str) else list(methods),
+        "weights": [weights] if isinstance(weights, dict) else list(weights),
+        "betas": [betas] if isinstance(betas, int | float | dict) else list(betas),
+        "nus": [nus] if isinstance(nus, int | float) else list(nus),
+        "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+        "cost": cost,
+    }
+    return _train(
+        cache,
+        grid,
+        lambda point: Path(out) / point.run_id,
+        only,
+        device,
+        overwrite,
+        say,
+        progress,
+        config_of(config, settings),
+    )
+
+
+def config_of(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
+    """Settings of training, as one object or by name.
+
+    Raises:
+        UsageError: both are given, or a name is unknown.
+    """
+    for name in settings:
+        if name not in declared(TrainConfig):
+            raise UsageError(f"unknown setting {name!r}", hint=nearest(name, declared(TrainConfig), "the settings are"))
+    if config is not None and settings:
+        raise UsageError("config and single settings together", hint="give one or the other")
+    return TrainConfig(**settings) if config is None else config
+
+
+def _train(
+    cache: CostCache | Path | str,
+    grid: dict[str, Any],
+    folder_of: Callable[[Any], Path],
+    only: Iterable[str] | None,
+    device: str,
+    overwrite: bool,
+    say: Say | None,
+    progress: Callable[[int, int, float], None] | None,
+    config: TrainConfig,
+) -> Runs:
+    tell, found = say or (lambda text: None), opened(cache)
+    if only is not None:
+        found = chosen_agents(found, list(only))
+    points = make_grid(found, **grid)
+    folders = [folder_of(point) for point in points]
+    if is_first():
+        for leak in leaks(found)[:1]:
+            tell(f"warning: {leak.check}: {leak.what} (see: l2d audit {found.path})")
+    done = train_points(
+        found,
+        points,
+        folders,
+        config,
+        device=resolve_device(device),
+        overwrite=overwrite,
+        progress=progress,
+        narrate=tell,
+    )
+    if is_first():
+        if done.trained:
+            what = "1 rejector" if done.trained == 1 else f"{done.trained} rejectors together"
+            tell(f"trained {what} in {done.seconds:.1f} s, asking no agent")
+        if done.left_out:
+            tell(f"left out {done.left_out:,} samples for want of answers")
+        if done.trained < len(folders):
+            tell(f"{len(folders) - done.trained} of {len(folders)} were trained already")
+    return Runs(done.folders, done.trained, done.seconds, done.left_out)
+
+
+def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations:
+    """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
+
+    Args:
+        runs: a sweep's result, a run, or paths of runs or of folders of runs.
+        split: which samples are judged.
+        group: a kept column; samples of one value are resampled together. ``group`` where it is kept, if None.
+
+    Raises:
+        UsageError: there are no runs, or no such column.
+        FingerprintMismatch: a cache is not what a run was trained on any more.
+    """
+    return Evaluations(evaluate_runs(folders_of(runs), split, group=group))
+
+
+def theory(run: Any, *, split: str = "test", device: str = "cpu") -> Theory:
+    """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds."""
+    (folder,) = _one(run)
+    return Theory(theory_section(folder, split, device=resolve_device(device)))
+
+
+def choose(runs: Any, *targets: str, prefer: str | None = None) -> Choice:
+    """The run of a sweep for a target, chosen on validation, and what it gives on test.
+
+    Args:
+        runs: see :func:`evaluate`.
+        targets: such as ``"coverage>=0.6"``.
+        prefer: a quantity, among the runs that meet the targets.
+
+    Raises:
+        UsageError: a target or a quantity is unknown.
+        DataError: no setting meets the targets.
+    """
+    return choose_run(folders_of(runs), [Target.parse(text) for text in targets], prefer=prefer)
+
+
+def report(
+    runs: Any,
+    out: Path | str = "report.html",
+    *,
+    by: Iterable[str] = (),
+    images: Path | str | None = None,
+    figure: Path | str | None = None,
+    figures: Path | str | None = None,
+    figure_format: str = "png",
+    split: str = "test",
+    group: str | None = None,
+    theory: bool = False,
+) -> list[Path]:
+    """One self-contained HTML page about runs, and pictures of its figures.
+
+    Args:
+        runs: see :func:`evaluate`; or its result.
+        out: the page.
+        by: columns or SQL expressions to group samples by; the most telling if none.
+        images: folder of a detection dataset's images, for examples.
+        figure: a .png or .svg file for the main figures.
+        figures: a folder for every figure, as ``figure_format``.
+        split, group: see :func:`evaluate`.
+        theory: add the diagnosis of :func:`theory`.
+
+    Returns:
+        The files written, the page first.
+    """
+    from l2d.rejector.report.export import write_figure, write_figures
+    from l2d.rejector.report.page import write_report
+
+    judged = runs if isinstance(runs, Evaluations) else evaluate(runs, split=split, group=group)
+    members, groups, page = list(judged), list(by) or None, Path(out)
+    write_report(members, page, by=groups, images=None if images is None else Path(images), theory=theory, group=group)
+    written = [page]
+    if figure is not None:
+        write_figure(members, Path(figure))
+        written.append(Path(figure))
+    if figures is not None:
+        written += write_figures(members, Path(figures), format=figure_format, by=groups)
+    return written
+
+
+def query(paths: Any, sql: str, *, memory_limit: int | None = None, timeout: float | None = None) -> QueryRows:
+    """SQL over every cache and run beneath paths, see docs/sql.md.
+
+    Args:
+        paths: caches, runs, or folders above them; one or several.
+        memory_limit: bytes DuckDB may hold.
+        timeout: seconds the query may take.
+    """
+    given = [paths] if isinstance(paths, str | Path | CostCache | Run | Runs) else list(paths)
+    found: list[Path] = []
+    for each in given:
+        if isinstance(each, CostCache):
+            found.append(each.path)
+        else:
+            found += folders_of(each) if isinstance(each, Run | Runs) else [Path(each)]
+    return QueryRows(run_query(found, sql, memory_limit=memory_limit, timeout=timeout))
+
+
+def route(
+    run: Any,
+    source: Path | str,
+    out: Path | str,
+    *,
+    id_column: str | None = None,
+    policy: Path | str | None = None,
+    without: Collection[str] = (),
+    overwrite: bool = False,
+    progress: Callable[[int | None], Callable[[int], None]] | None = None,
+) -> RouteReport:
+    """Allocate inputs that nobody has labelled; see :func:`l2d.rejector.route.route`."""
+    (folder,) = _one(run)
+    rule = None if policy is None else Path(policy)
+    return route_inputs(
+        folder,
+        Path(source),
+        Path(out),
+        id_column=id_column,
+        policy=rule,
+        without=without,
+        overwrite=overwrite,
+        progress=progress,
+    )
+
+
+def policy(
+    run: Any,
+    *,
+    budget: float | None = None,
+    gflops: float | None = None,
+    coverage: float | None = None,
+    capacity: dict[str, float | int] | str | None = None,
+    split: str = "test",
+    mode: str = "prices",
+    batch_size: int | None = None,
+    calibration: str = "auto",
+    out: Path | str | None = None,
+    save: Path | str | None = None,
+    overwrite: bool = False,
+) -> PolicyReport:
+    """Allocate under constraints: a total budget, an exact coverage, capacities.
+
+    Args:
+        run: a run, or its path.
+        budget: mean price per input, in the recipe's prices.
+        gflops: mean GFLOPs per input, of the agent that answers.
+        coverage: share that the model keeps.
+        capacity: agent -> the most it may get: a float is a share, an int a number of samples; or ``a=0.3,b=40``.
+        split, mode, batch_size, calibration: see :func:`l2d.rejector.policies.policy.run_policy`.
+        out: a Parquet file for the allocations.
+        save: a JSON file for the prices, which :func:`route` takes.
+        overwrite: replace these files if they exist.
+
+    Raises:
+        UsageError: constraints cannot be met, an option is wrong, or a file exists.
+    """
+    (folder,) = _one(run)
+    opened_run = load_run(folder)
+    limits = parse_capacity(capacity) if isinstance(capacity, str) else capacity
+    constraints = make_constraints(
+        open_cache(opened_run).agents, budget=budget, gflops=gflops, coverage=coverage, capacity=limits
+    )
+    for file in filter(None, (out, save)):
+        if Path(file).exists() and (not overwrite or Path(file).is_dir()):
+            raise UsageError("this file exists already", where=file, hint="give another name, or type --overwrite")
+    if save is not None and mode != "prices":
+        raise UsageError(f"--save goes with --mode prices, not {mode}", hint="only prices serve other inputs")
+    done = run_policy(opened_run, constraints, split=split, mode=mode, batch_size=batch_size, calibration=calibration)
+    if out is not None:
+        facts = {"run_id": opened_run.point.run_id}
+        store.commit_table(Path(out), allocation_table(done), facts, replace=overwrite)
+    if save is not None and done.policy is not None:
+        done.policy.save(Path(save), overwrite=overwrite)
+    return done
+
+
+def export(run: Any, onnx: Path | str, *, overwrite: bool = False) -> ExportReport:
+    """Write the rejector as an ONNX model from raw features to scores and the agent's index."""
+    (folder,) = _one(run)
+    return export_run(folder, Path(onnx), overwrite=overwrite)
+
+
+def _one(run: Any) -> list[Path]:
+    return [one_run(Path(run))] if isinstance(run, str | Path) else folders_of(run)

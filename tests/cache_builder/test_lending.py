@@ -1,0 +1,235 @@
+"""An agent that answers one of two tasks: another's answer counts for the other task, or a stated cost does."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+from conftest import RECIPE, refused
+
+from l2d import cli
+from l2d.data.cache.status import status_rows
+from l2d.data.errors import AgentFailure, DataError, FingerprintMismatch, UsageError
+
+SCORE = """
+[[agents]]
+name = "score"
+kind = "column"
+prob = "risk_good"
+reg_from = "expert"
+"""
+CHARGED = SCORE.replace('reg_from = "expert"', "reg_cost = 3.5")
+DOCTOR = """
+[[agents]]
+name = "doctor"
+kind = "table"
+file = "doctor.csv"
+cla = "died"
+reg_from = "model"
+"""
+API = """
+[[agents]]
+name = "api"
+kind = "python"
+file = "api.py"
+partial = true
+reg_from = "cheap"
+"""
+ASKED = """
+import numpy as np
+
+def ask(batch):
+    with open("{log}", "a") as log:
+        log.write("\\n".join(batch.ids) + "\\n")
+    return {{"cla": [None if row.endswith("7") else int(row.endswith("2")) for row in batch.ids]}}
+"""
+
+
+def costs(workshop, agent: str, out: str = "cache") -> pl.DataFrame:
+    cache = workshop.cache(out)
+    return pl.concat([pl.from_arrow(cache.costs(agent, k)) for k in range(cache.record.num_chunks)])
+
+
+def predictions(workshop, agent: str) -> pl.DataFrame:
+    cache = workshop.cache()
+    return pl.concat([pl.from_arrow(cache.predictions(agent, k)) for k in range(cache.record.num_chunks)])
+
+
+def zero_one(table: pl.DataFrame, said: pl.Expr) -> list:
+    return table.select((said != pl.col("died")).cast(pl.Float32)).to_series().to_list()
+
+
+def test_anothers_number_counts_for_an_agent_that_has_a_class_alone(workshop):
+    workshop.build(RECIPE + SCORE)
+    assert costs(workshop, "score")["cost_reg"].to_list() == costs(workshop, "expert")["cost_reg"].to_list()
+    assert costs(workshop, "score")["cost_cla"].to_list() == zero_one(workshop.table, pl.col("risk_good") > 0.5)
+    assert predictions(workshop, "score")["pred_reg"].to_list() == predictions(workshop, "expert")["pred_reg"].to_list()
+    record = workshop.cache().agent("score")
+    assert (record.lent, record.charged, record.queries) == ({"reg": "expert"}, {}, ["score", "expert"])
+    rows = {row["agent"]: row for row in status_rows(workshop.cache())}
+    assert (rows["score"]["not its own"], rows["expert"]["not its own"]) == ("reg of expert", "")
+    assert workshop.cache().verify()
+
+
+def test_a_stated_cost_is_charged_and_may_change_without_asking(workshop):
+    workshop.build(RECIPE + CHARGED)
+    assert set(costs(workshop, "score")["cost_reg"]) == {3.5}
+    assert "pred_reg" not in predictions(workshop, "score").columns
+    assert status_rows(workshop.cache())[-1]["not its own"] == "reg costs 3.5"
+    before = workshop.files()
+    assert set(workshop.build(RECIPE + CHARGED).costs_written.values()) == {0}
+    assert workshop.files() == before
+    report = workshop.build(RECIPE + CHARGED.replace("3.5", "0.25"))
+    assert (report.asked["score"], report.costs_written["score"], report.costs_written["expert"]) == (0, 3, 0)
+    assert set(costs(workshop, "score")["cost_reg"]) == {0.25}
+    assert workshop.cache().verify()
+
+
+def test_an_agent_is_unavailable_where_its_lender_is(workshop):
+    table = workshop.table.with_columns(stay_good=pl.when(pl.col("x1") > 1).then(None).otherwise("stay_good"))
+    table.write_parquet(workshop.folder / "patients.parquet")
+    partial = RECIPE.replace('prob = "risk_good"', 'prob = "risk_good"\npartial = true')
+    report = workshop.build(partial + SCORE)
+    silent = (table["x1"] > 1).to_list()
+    assert report.unavailable["expert"] == sum(silent)
+    found = predictions(workshop, "score")
+    assert [reason == "no answer" for reason in found["failure"]] == silent
+    assert [cost is None for cost in costs(workshop, "score")["cost_cla"]] == silent
+    assert workshop.cache().agent("score").partial
+    rows = {row["agent"]: row for row in status_rows(workshop.cache())}
+    assert (rows["score"]["unavailable"], rows["score"]["failed"]) == (sum(silent), 0)
+
+
+def test_a_doctor_with_gaps_in_a_file_of_diagnoses(workshop):
+    said = ["no" if row % 3 else "yes" for row in range(workshop.table.height)]
+    frame = workshop.table.select("id").with_columns(died=pl.Series(said))[::2]
+    frame.write_csv(workshop.folder / "doctor.csv")
+    workshop.build(RECIPE + DOCTOR)
+    found = costs(workshop, "doctor")
+    everyone = costs(workshop, "model")
+    for row in range(workshop.table.height):
+        if row % 2:
+            assert (found["cost_cla"][row], found["cost_reg"][row]) == (None, None)
+        else:
+            assert found["cost_cla"][row] == float((said[row] == "yes") != workshop.table["died"][row])
+            assert found["cost_reg"][row] == everyone["cost_reg"][row]
+
+
+def test_what_an_agent_has_answered_is_kept_when_its_lender_changes(workshop):
+    log = workshop.folder / "log"
+    (workshop.folder / "api.py").write_text(ASKED.format(log=log))
+    workshop.build(RECIPE + API)
+    first = predictions(workshop, "api")
+    assert sorted(log.read_text().split()) == workshop.table["id"].to_list()
+    log.write_text("")
+    other = RECIPE[::-1].replace('"dab_yats" = ger', '"doog_yats" = ger', 1)[::-1]  # the last agent's, cheap
+    with pytest.raises(FingerprintMismatch, match="'cheap'"):
+        workshop.build(other + API)
+    report = workshop.build(other + API, overwrite=True)
+    silent = [name for name in workshop.table["id"] if name.endswith("7")]
+    assert sorted(log.read_text().split()) == silent  # nobody knows what it would have said there
+    assert report.asked["api"] == len(silent)
+    second = predictions(workshop, "api")
+    assert second["pred_cla"].to_list() == first["pred_cla"].to_list()
+    expected = predictions(workshop, "cheap")["pred_reg"].to_list()
+    assert [v for v in second["pred_reg"] if v is not None] == [
+        value for value, name in zip(expected, workshop.table["id"], strict=True) if not name.endswith("7")
+    ]
+    assert costs(workshop, "api")["cost_reg"].drop_nulls().to_list() != []
+    assert workshop.cache().verify()
+    log.write_text("")
+    workshop.build(other + API)
+    assert log.read_text() == ""
+
+
+def test_an_agent_that_answers_what_it_should_not_is_refused(workshop):
+    (workshop.folder / "api.py").write_text(
+        "def ask(batch):\n    return {'cla': [0] * len(batch.ids), 'reg': [1.0] * len(batch.ids)}\n"
+    )
+    for key in ('reg_from = "cheap"', "reg_cost = 1.0"):
+        text = RECIPE + API.replace('reg_from = "cheap"', key)
+        refused(
+            lambda t=text, o=key[:8]: workshop.build(t, out=o), AgentFailure, "'api' answered `reg`", key.split()[0]
+        )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('reg_from = "expert"', "", ["gave no value", "'score'"]),
+        ('reg_from = "expert"', 'reg_from = "expret"', ["'expret'", "does not come before it"]),
+        ('reg_from = "expert"', 'reg_from = "score"', ["does not come before it"]),
+        ('reg_from = "expert"', 'reg_from = "expert"\nreg_cost = 1.0', ["reg_from and reg_cost"]),
+        ('reg_from = "expert"', 'reg_from = "expert"\nreg = "stay"', ["reg and reg_from"]),
+        ('reg_from = "expert"', "reg_cost = -1.0", ["reg_cost"]),
+        ('prob = "risk_good"\nreg_from', 'cla_cost = 1.0\nreg_from', ["answers no task itself"]),
+    ],
+)  # fmt: skip
+def test_a_recipe_in_which_something_counts_twice_or_nothing_is_refused(workshop, old, new, words):
+    text = RECIPE + SCORE.replace(old, new)
+    kind = AgentFailure if not new else UsageError
+    if "cla_cost" in new:
+        text = text.replace('"column"\ncla_cost', '"column"\npartial = false\ncla_cost')
+        words = ["give cla, prob or reg"]
+    refused(lambda: workshop.build(text), kind, *words)
+
+
+def test_who_is_charged_cannot_lend(workshop):
+    text = RECIPE + CHARGED + SCORE.replace('"score"', '"second"').replace('"expert"', '"score"')
+    refused(lambda: workshop.build(text), UsageError, "which does not answer 'reg' itself")
+
+
+def evaluated(l2d, runs: str) -> dict:
+    """The first result of a sweep."""
+    found = json.loads(l2d("evaluate", runs, "--format", "json"))
+    return found[0] if isinstance(found, list) else found
+
+
+def test_lent_and_charged_through_the_whole_command_line(workshop, monkeypatch, capfd):
+    """Two files of answers, one of diagnoses alone: import, status, query, sweep, evaluate, report, route."""
+
+    def l2d(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["l2d", *arguments])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, told = capfd.readouterr()
+        assert stopped.value.code in (0, None), told
+        return out
+
+    monkeypatch.chdir(workshop.folder)
+    table = workshop.table.with_columns(died=pl.col("died").cast(pl.String))
+    table.select("id", "x1", "ward", "died", "stay").write_csv("features.csv")
+    both = table.select("id", who=pl.lit("Ann"), died=pl.lit("1"), stay=pl.col("stay_good"))
+    alone = table.select("id", who=pl.lit("Bob"), died=(pl.col("risk_good") > 0.5).cast(int).cast(pl.String))
+    pl.concat([both, alone], how="diagonal").write_csv("votes.csv")
+    command = ["import", "predictions", "features.csv", "votes.csv", "--id", "id", "--target", "died"]
+    command += ["--target-reg", "stay", "--annotator", "who", "--out", "c"]
+    monkeypatch.setattr("sys.argv", ["l2d", *command])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == DataError.exit_code
+    assert "Bob does not answer the task 'reg'" in capfd.readouterr().err
+    l2d(*command, "--reg-from", "Ann")
+    rows = {row["agent"]: row for row in json.loads(l2d("status", "c", "--format", "json"))}
+    assert rows["Bob"]["not its own"] == "reg of Ann"
+    query = "SELECT agent, avg(cost_reg) AS cost, avg(abs(pred_reg - target_reg)) AS off FROM costs JOIN predictions "
+    query += "USING (cache, agent, sample_id) JOIN samples USING (cache, sample_id) WHERE agent <> 'model' "
+    found = {row["agent"]: row for row in json.loads(l2d("query", "c", query + "GROUP BY 1", "--format", "json"))}
+    assert found["Ann"]["cost"] == pytest.approx(found["Bob"]["cost"])
+    off = float((table["stay"] - table["stay_good"]).abs().mean())
+    assert found["Bob"]["off"] == pytest.approx(off, rel=1e-5)
+    l2d("sweep", "c", "--out", "runs", "--seeds", "1", "--epochs", "3")
+    result = evaluated(l2d, "runs")
+    assert np.isfinite(result["agents"]["Bob"]["mean_absolute_error"])
+    assert result["agents"]["Bob"]["mean_absolute_error"] == result["agents"]["Ann"]["mean_absolute_error"]
+    l2d("report", "runs", "--out", "report.html")
+    l2d(*command[:-1], "d", "--reg-cost", "2.5")
+    l2d("sweep", "d", "--out", "druns", "--seeds", "1", "--epochs", "3")
+    result = evaluated(l2d, "druns")
+    assert "mean_absolute_error" not in result["agents"]["Bob"]
+    assert "accuracy" in result["agents"]["Bob"]
+    l2d("report", "druns", "--out", "charged.html")
+    assert "Bob" in (workshop.folder / "charged.html").read_text()

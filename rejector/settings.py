@@ -22,8 +22,6 @@ Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
 
-#: What `train` and `sweep` train if they are told nothing.
-
 #: Networks that have a number of layers.
 LAYERED = ("mlp", "token_transformer")
 

@@ -81,6 +81,10 @@ class TrainedBest(TrainedRejector):
     def scores_on(self, table: CostTable) -> Tensor:
         return self.scores_of(table.split, table.ids, table.features)
 
+    def predicted_costs(self, table: CostTable) -> np.ndarray:
+        """Total costs that the models predict of a table's samples, whatever the guard says: float64 (n, agents)."""
+        return self.total(self.predictor(table.split, table.ids, table.features.numpy()))
+
     def _scored(self, raw: np.ndarray) -> Tensor:
         if self.guard["holds"]:
             mean = self.total(self.predictor.model.mean[None])[0]

@@ -93,6 +93,7 @@ def save_runs(
     """
     fingerprint = cache_fingerprint(cache)
     splits = {name: TableStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
+    written: dict[int, Path] = {}  # runs of one fit share the file of its arrays
     for rejector, folder in zip(rejectors, folders, strict=True):
         facts = {
             "run_id": rejector.point.run_id,
@@ -119,7 +120,10 @@ def save_runs(
             from safetensors.torch import save
 
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
-            store.commit_bytes(weights, save(rejector.state))
+            if id(rejector.state) in written:
+                store.commit_link(weights, written[id(rejector.state)])
+            else:
+                store.commit_bytes(weights, save(rejector.state))
             if isinstance(rejector, TrainedMethod):
                 batches = method_allocation_batches(rejector, tables, cache)
             else:
@@ -130,6 +134,7 @@ def save_runs(
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
+        written.setdefault(id(rejector.state), folder / WEIGHTS_FILE)
 
 
 def allocation_batches(

@@ -14,16 +14,20 @@ from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.report.export import picture
 from l2d.rejector.report.figures.theory import theory_figure
 from l2d.rejector.runs.run import load_run
-from l2d.rejector.theory import diagnosis
-from l2d.rejector.theory.diagnosis import (
-    chosen_costs,
-    costs_judged_on,
-    costs_trained_on,
+from l2d.rejector.theory import subject as subjects
+from l2d.rejector.theory.parts.deferral import deferral_findings
+from l2d.rejector.theory.parts.surrogate import surrogate_findings
+from l2d.rejector.theory.section import (
+    LEARNING,
+    LOSS,
+    MODEL,
+    SURROGATE,
+    notes_of,
     shown_parts,
     theory_rows,
     theory_section,
 )
-from l2d.rejector.theory.findings import LEARNING, LOSS, MODEL, SURROGATE
+from l2d.rejector.theory.subject import chosen_costs, costs_judged_on, costs_trained_on
 
 CAUSES = ("not_in_features", "objective", "class", "data", "optimisation")
 
@@ -165,25 +169,23 @@ def test_an_unavailable_agent_is_never_chosen_and_no_reference_for_recentring(se
 
 def test_findings_of_a_subject_where_agents_are_missing(sections, monkeypatch):
     """The same run, with answers taken away from a fifth of the samples: findings are over who is available."""
-    from l2d.rejector.theory import findings
-
-    subject = diagnosis.examine(sections["plain"][0])
+    subject = subjects.examine(sections["plain"][0])
     generator = np.random.default_rng(0)
     missing = np.zeros(subject.costs.shape, dtype=bool)
     missing[generator.random(len(missing)) < 0.2, 1] = True
     costs = np.where(missing, np.inf, subject.costs)
     expected = replace(subject.expected, costs=np.where(missing, np.inf, subject.expected.costs))
-    bayes = diagnosis.bayes_risk(expected.costs, costs)
+    bayes = subjects.bayes_risk(expected.costs, costs)
     changed = replace(
         subject, costs=costs, trained=costs, expected=expected, trained_expected=expected.costs,
         bayes=bayes, trained_bayes=bayes,
     )  # fmt: skip
-    loss = {finding.key: finding.value for finding in findings.deferral_findings(changed)}
+    loss = {finding.key: finding.value for finding in deferral_findings(changed)}
     chosen = np.where(missing, -np.inf, subject.scores).argmax(axis=1)
     assert loss["run"] == pytest.approx(costs[np.arange(len(costs)), chosen].mean())
     assert loss["oracle"] == pytest.approx(costs.min(axis=1).mean())
-    assert all(np.isfinite(f.value) for f in findings.surrogate_findings(changed) if f.value is not None)
-    assert any("unavailable" in note for note in findings.notes_of(changed))
+    assert all(np.isfinite(f.value) for f in surrogate_findings(changed) if f.value is not None)
+    assert any("unavailable" in note for note in notes_of(changed))
 
 
 def test_one_expert_at_a_constant_cost_is_abstention(make_cache, make_runs, tmp_path, monkeypatch):
@@ -222,7 +224,7 @@ cla = "CASE WHEN died = 1 THEN 'yes' ELSE 'no' END"
 
 
 def test_too_few_samples_are_refused(sections, monkeypatch):
-    monkeypatch.setattr(diagnosis, "FEWEST_ROWS", 10_000)
+    monkeypatch.setattr(subjects, "FEWEST_ROWS", 10_000)
     with pytest.raises(UsageError, match="too few samples"):
         theory_section(sections["plain"][0])
 
@@ -238,7 +240,7 @@ def test_the_command_prints_every_format(sections, tmp_path, capsys, monkeypatch
 
     assert json.loads(ask("--format", "json", "--figure", str(tmp_path / "f.png"))) == section
     assert (tmp_path / "f.png").read_bytes()[:4] == b"\x89PNG"
-    monkeypatch.setattr(diagnosis, "theory_section", lambda *_, **__: section)
+    monkeypatch.setattr("l2d.rejector.library.theory_section", lambda *_, **__: section)
     text = ask()
     assert section["verdict"] in text
     assert "minimizability gap" in text

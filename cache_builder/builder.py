@@ -33,8 +33,8 @@ from l2d.data.samples.dataset import Dataset
 
 @dataclass
 class BuildReport:
-    """What a build did, by agent name: samples asked (0 where the cache had every answer; more than there are where a
-    batch was asked again), failures recorded, samples on which a partial agent has no answer, parts written."""
+    """What a build did, by agent name: samples asked (0 where the cache had every answer; each once, also where a batch
+    was asked again), failures recorded, samples on which a partial agent has no answer, parts written."""
 
     asked: Counter[str] = field(default_factory=Counter)
     predictions_written: Counter[str] = field(default_factory=Counter)

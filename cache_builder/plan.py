@@ -47,7 +47,7 @@ def rejector_inputs(recipe: Recipe, dataset: Dataset) -> dict[str, dict]:
     if model.features:
         inputs["features"] = {"kind": "dense", "agent": model.name, "of": list(model.features)}
     if dataset.image_size is not None:
-        inputs["image"] = {"kind": "image", "size": dataset.image_size}
+        inputs["image"] = {"kind": "image", "size": dataset.image_size, **dataset.inputs.get("image", {})}
     return inputs
 
 

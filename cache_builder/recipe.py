@@ -169,7 +169,8 @@ def load_recipe(name: str, data: Path | None = None) -> Recipe:
         if isinstance(values.get("costs"), dict):
             costs = DetectionCosts if kind in DETECTION else CostConfig
             values["costs"] = _validate(costs, values["costs"], path, "costs.")
-        if kind in IMAGES and isinstance(values.get("build", {}), dict):
+        shows = kind in IMAGES or getattr(values["dataset"], "image", None) is not None
+        if shows and isinstance(values.get("build", {}), dict):
             values["build"] = {**BUILD_IMAGES, **values.get("build", {})}
     if isinstance(values.get("agents"), list):
         entries = [_agents(entry, position, path) for position, entry in enumerate(values["agents"])]

@@ -11,10 +11,11 @@ from l2d.cache_builder.agents._answer_file import as_text
 from l2d.cache_builder.agents._answer_formats import read_answers
 from l2d.cache_builder.importing.source import Source, need, quoted, relative, some, toml_text
 from l2d.data.errors import DataError
-from l2d.data.samples.columns import INDEX_NAMES, why_not
+from l2d.data.samples.columns import INDEX_NAMES, stray_texts, why_not
 from l2d.data.samples.features import MOST_CATEGORIES
 from l2d.data.samples.splits import split_column
 from l2d.data.sources.text_table import FORMATS as TABLES
+from l2d.data.sources.text_table import TEXT_FORMATS as TEXTS
 from l2d.data.sources.text_table import read_table
 
 Say = Callable[[str], None]
@@ -147,6 +148,11 @@ def dataset_lines(
     split = split_column(table)
     taken = {source.id, source.target, source.target_reg, split}
     features, left = usable_features(table, taken | set(of_answers))
+    gaps = {name: texts for name in left if path.suffix.lower() in TEXTS and (texts := stray_texts(table[name]))}
+    for name, texts in gaps.items():
+        del left[name]
+        features.append(quoted(name))
+        say(f"{name} is a number where it is not {' or '.join(map(repr, texts))}: that is read as missing")
     left |= {name: why for name, why in of_answers.items() if name in table.columns and name not in taken}
     if source.columns:
         features, left = [quoted(column) if column in table.columns else column for column in source.columns], {}
@@ -161,6 +167,9 @@ def dataset_lines(
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
     lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
     lines += ["[dataset]", f"path = {relative(path, folder)}", f"id = {toml_text(quoted(source.id))}"]
+    if gaps and not source.columns:
+        listed = (f"{toml_text(name)} = [{', '.join(map(toml_text, texts))}]" for name, texts in gaps.items())
+        lines.append(f"missing = {{ {', '.join(listed)} }}")
     if source.target is not None:
         lines.append(f"target_cla = {toml_text(quoted(source.target))}")
     if target_reg is not None:

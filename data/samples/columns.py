@@ -24,6 +24,7 @@ INDEX_NAMES = re.compile(
 )
 FEWEST_ROWS = 10  # of a table in which whole numbers in a row mean something
 NAMES_SHOWN = 12
+MOST_STRAYS, STRAY_SHARE = 3, 0.5  # different texts, and share of the filled cells, that may be gaps among numbers
 
 
 def is_row_number(column: pl.Series) -> bool:
@@ -35,12 +36,13 @@ def is_row_number(column: pl.Series) -> bool:
         return False
     if column.dtype.is_float() and column.is_finite().all() and (column == column.round(0)).all():
         column = column.cast(pl.Int64, strict=False)
-    if not column.dtype.is_integer() or column.null_count() or column.n_unique() < len(column):
+    if not column.dtype.is_integer() or column.null_count():
         return False
-    in_a_row = column.max() - column.min() == len(column) - 1
-    ordered = in_a_row and (column.diff().drop_nulls().cast(pl.Int64).abs() == 1).all()
-    shuffled = in_a_row and column.min() in (0, 1)
-    return bool(ordered or shuffled or INDEX_NAMES.match(column.name))
+    in_a_row, named = column.max() - column.min() == len(column) - 1, INDEX_NAMES.match(column.name)
+    if not (in_a_row or named) or column.n_unique() < len(column):
+        return False
+    ordered = in_a_row and (column.cast(pl.Int64).diff().drop_nulls().abs() == 1).all()
+    return bool(ordered or (in_a_row and column.min() in (0, 1)) or named)
 
 
 def why_not(column: pl.Series) -> str | None:
@@ -58,18 +60,30 @@ def why_not(column: pl.Series) -> str | None:
         column, kind = column.cast(pl.String), pl.String()
     if kind != pl.String and kind not in TEMPORAL and not kind.is_numeric() and kind != pl.Boolean:
         return f"of type {kind}"
-    different = column.drop_nulls().n_unique()
-    if different < 2:
-        return "one value" if different else "without a value"
+    if column.null_count() == len(column):
+        return "without a value"
+    if column.min() == column.max():  # quicker than to count its values
+        return "one value"
     if is_row_number(column):
         return "row numbers"
+    if column.name.lower() == "split":
+        return "names splits, but not train, validation and test"
     if kind == pl.String:
         found = suspicion(column)
         if found is not None:
             return found.what.removeprefix("is ")
+        different = column.drop_nulls().n_unique()
         if different > MOST_CATEGORIES:
             return f"text of {different:,} values"
     return None
+
+
+def stray_texts(column: pl.Series) -> tuple[str, ...]:
+    """The few texts that keep a column from being a number, such as "unknown"; none if there are many, or it is not."""
+    if column.dtype != pl.String or (found := suspicion(column)) is None or not 0 < len(found.strays) <= MOST_STRAYS:
+        return ()
+    filled = column.drop_nulls()
+    return found.strays if filled.is_in(found.strays).mean() <= STRAY_SHARE else ()
 
 
 def column_lines(table: pl.DataFrame, encoder: FeatureEncoder | None, others: Collection[str]) -> list[str]:
@@ -124,6 +138,4 @@ def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
             timed = kind in ("Date", "Datetime", "Duration", "Time")
             said = feature.name if not feature.shift else f"{feature.name} (less {feature.shift:.10g})"
             found.setdefault("in days" if timed else "numbers", []).append(said)
-            if feature.shift:
-                found.setdefault("kept less a constant, as 32 bits are too few", []).append(said)
     return found

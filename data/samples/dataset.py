@@ -160,9 +160,47 @@ class Dataset:
         return {**{f"dataset.{key}": value for key, value in self.config.items()}, **self.identity, **kept}
 
 
+ROWS_AT_ONCE = 1 << 18  # of a column that is hashed
+
+
 def _digest(column: pl.Series) -> str:
-    """Of a column's values; missing ones are a text no value has."""
-    return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
+    """Of a column's values and where they are missing, whatever width its numbers have; a few nanoseconds a cell."""
+    kind, exact = column.dtype, None
+    if kind.is_integer():
+        exact = pl.UInt64 if kind == pl.UInt64 else pl.Int128 if kind == pl.Int128 else pl.Int64
+    elif kind.is_float():
+        exact = pl.Float64
+    elif kind == pl.Boolean:
+        exact = pl.Boolean
+    elif kind == pl.Date:
+        exact = pl.Date
+    elif isinstance(kind, pl.Datetime | pl.Duration):
+        exact = type(kind)("ns" if kind.time_unit == "ns" else "us")
+    elif kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
+        exact = pl.String
+    elif isinstance(kind, pl.List | pl.Array) and kind.inner.is_numeric():
+        exact = pl.List(pl.Float64)
+    if exact is None or exact == pl.Int128:
+        return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
+    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    state = hashlib.sha256(str(exact).encode())
+    for start in range(0, len(column), ROWS_AT_ONCE):
+        part = column.slice(start, ROWS_AT_ONCE).cast(exact)
+        state.update(part.is_null().to_numpy().tobytes())
+        part = part.drop_nulls()
+        if exact == pl.String:
+            state.update(part.str.len_bytes().to_numpy().tobytes())  # ("ab", "c") is not ("a", "bc")
+            state.update("".join(part.to_list()).encode())
+            continue
+        if isinstance(exact, pl.List):
+            state.update(part.list.len().to_numpy().tobytes())
+            part = part.explode(empty_as_null=False).fill_null(float("nan"))
+        values = part.to_physical().to_numpy()
+        if values.dtype.kind == "f":
+            values = np.where(np.isnan(values), np.nan, values)  # whatever bits a NaN has
+        state.update(values.tobytes())
+    return state.hexdigest()[:16]
 
 
 def _digests(files: tuple[Path, ...]) -> list[str]:

@@ -16,6 +16,7 @@ import numpy as np
 from l2d.data.errors import DataError
 
 if TYPE_CHECKING:
+    import polars as pl
     import torch
     from PIL.Image import Image
 
@@ -88,6 +89,30 @@ def decode_thumbnails(files: list[bytes]) -> np.ndarray:
             raise DataError(f"is {sizes[0]} pixels, the first is {sizes[1]}", where=where, hint="build the cache again")
         found[position] = pixels
     return found
+
+
+def image_files(names: pl.Series, folder: Path, first_row: int = 0) -> tuple[Path, ...]:
+    """Paths of images that a table names, relative to its folder unless they are absolute.
+
+    Args:
+        first_row: number of the first row, for messages, where the table is a part of a larger one.
+
+    Raises:
+        DataError: a row names no file, or one that is not there; the first is named, and how many there are.
+    """
+    if names.null_count():
+        row = first_row + int(names.is_null().arg_max())
+        raise DataError(f"row {row} names no image", hint="filter such rows with `where`, or fill the cell")
+    paths = tuple(folder / name for name in names.to_list())
+    gone = [row for row, path in enumerate(paths) if not path.is_file()]
+    if gone:
+        more = f" ({len(gone):,} of {len(paths):,} images are not there)" if len(gone) > 1 else ""
+        raise DataError(
+            f"row {first_row + gone[0]}: there is no such image{more}",
+            where=paths[gone[0]],
+            hint="names are relative to the folder of the table; `image` is SQL: 'pictures/' || file",
+        )
+    return paths
 
 
 def _decode(source: Path | str | BinaryIO, where: object, *, header_only: bool = False) -> Image:

@@ -18,12 +18,11 @@ def lost_in_32_bits(values: np.ndarray) -> np.ndarray:
     Args:
         values: float64 (n, width), finite.
     """
-    largest = np.abs(values).max(axis=0)
+    limits = np.finfo(np.float32)
     with np.errstate(over="ignore"):
         deviation = values.std(axis=0)
-    limits = np.finfo(np.float32)
-    lost = largest * 2.0**-24 > LOST * deviation
-    return (largest > limits.max) | ((deviation > 0) & (lost | (deviation < limits.tiny)))
+        lost = np.abs(values.astype(np.float32) - values).max(axis=0) > LOST * deviation
+    return (np.abs(values).max(axis=0) > limits.max) | ((deviation > 0) & (lost | (deviation < limits.tiny)))
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from l2d.data.errors import DataError
 from l2d.data.samples import cells
-from l2d.data.sources.text_table import Missing, missing_by_column, read_header, require_readable
+from l2d.data.sources.text_table import Missing, markers_of, missing_by_column, read_header, require_readable
 
 READ_BUFFER = 1 << 20  # bytes of a Parquet column that are read ahead; else it is read whole, row group by row group
 
@@ -93,7 +93,7 @@ class TableStream:
         """A column of a text file as the type that it had before."""
         name, then = column.name, self.types.get(column.name, "String")
         text = cells.trimmed(column, missing_by_column(self.missing)(name))
-        markers = cells.MARKERS if self.missing is None else ()
+        markers = markers_of(self.missing, name)
         notation = self.notations.get(name, cells.PLAIN)
         found = cells.of_type(text, then, notation, markers)
         strange = found.is_null() & text.is_not_null() & (~text.is_in(markers) if _group(then) == "number" else True)

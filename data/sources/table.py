@@ -16,6 +16,7 @@ from l2d.data.samples.columns import column_lines, row_number_notes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.expressions import check, column_named, columns_of, evaluate
 from l2d.data.samples.features import FeatureEncoder, check_features
+from l2d.data.samples.images import image_files
 from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
 from l2d.data.samples.standardise import standardisation
 from l2d.data.samples.token_columns import TokenEncoder
@@ -97,18 +98,25 @@ class TableConfig(Strict):
     unit_reg: str = ""  # what target_reg is measured in, for people
     features: list[str] = []
     tokens: dict[TokenFieldName, TokensConfig] = {}
+    image: str | None = None  # SQL expression giving an image's file name, relative to the folder of the table
+    image_size: Annotated[int, Field(ge=8)] | None = None  # side of the small images that the cache keeps; none if None
     keep: list[str] = []  # columns kept in the cache for SQL
     split: SplitConfig = SplitConfig()
     clusters: ClusterConfig | None = None
 
     @model_validator(mode="after")
     def _has_inputs(self):
-        if not self.features and not self.tokens:
-            raise ValueError("the rejector needs `features`, `tokens` or both to look at")
+        if not self.features and not self.tokens and self.image is None:
+            raise ValueError("the rejector needs `features`, `tokens` or an `image` to look at")
+        if self.image_size is not None and self.image is None:
+            raise ValueError("`image_size` needs `image`: the column of file names")
         if self.clusters is not None and not self.features and not self.clusters.features:
             raise ValueError("[dataset.clusters] needs `features` of its own where [dataset] has none")
         return self
 
+
+MOST_CLASSES = 10_000  # agents answer with a probability of each
+MOST_NUMBERS = 1000  # of classes that are numbers with decimals, or more than half as many as rows
 
 #: Columns of the samples table that are not the source's.
 RESERVED_COLUMNS = {"cache", "sample_id", "split", *TARGET_TYPES, *INPUT_COLUMNS}
@@ -171,6 +179,12 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         tokens = token_encoder.encode(table)
         inputs["tokens"] = token_encoder.to_json()
 
+    images = None
+    if config.image is not None:
+        images = image_files(evaluate(table, config.image, pl.String), config.path.parent)
+        if config.image_size is not None:
+            inputs["image"] = {"file": config.image}
+
     keep = list(config.keep)
     for column in keep:
         if column not in table.columns:
@@ -199,8 +213,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
     left_out = {"path", "keep", "unit_reg"}  # content is what counts, not where it lies
     if not config.tokens:
         left_out.add("tokens")  # caches of before there were any say nothing of them
-    if config.missing is None:
-        left_out.add("missing")
+    left_out |= {name for name in ("missing", "image", "image_size") if getattr(config, name) is None}
     described = config.model_dump(mode="json", exclude=left_out)
     return Dataset(
         name=name,
@@ -208,6 +221,8 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         split=split,
         features=features,
         tokens=tokens,
+        images=images,
+        image_size=config.image_size,
         columns=table,
         target_cla=target_cla,
         target_reg=target_reg,
@@ -221,7 +236,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
 
 def _expressions(config: TableConfig) -> list[str]:
     """What a recipe says in SQL, but for features and `where`."""
-    named = [config.id, config.target_cla, config.target_reg, config.split.column, *config.split.stratify]
+    named = [config.id, config.target_cla, config.target_reg, config.image, config.split.column, *config.split.stratify]
     clusters = config.clusters.features if config.clusters is not None else []
     found = [*named, *clusters, *(field.column for field in config.tokens.values())]
     return [expression for expression in found if expression is not None]
@@ -235,21 +250,18 @@ def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np
         split = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
         unused = split_column(table)
         if unused is None:
-            return split, []
-        return split, [
-            f'splits: drawn at random. The column {unused!r} is not used; split = {{ column = "{unused}" }} uses it'
-        ]
+            named = next((name for name in table.columns if name.lower() == "split"), None)
+            says = f"splits: drawn at random; the column {named!r} is not used, its values are not train, test …"
+            return split, [] if named is None else [says]
+        use = f'split = {{ column = "{unused}" }} uses it'
+        return split, [f"splits: drawn at random; the column {unused!r} is not used, {use}"]
     split, note = named_splits(evaluate(table, config.column, pl.String))
     notes = [] if note is None else [note]
     if not (split == "validation").any():
         train = np.flatnonzero(split == "train")
-        drawn = (
-            train[validation_share([ids[row] for row in train], config.validation, config.salt)] if len(train) else []
-        )
+        drawn = train[validation_share([ids[row] for row in train], config.validation, config.salt)]
         split[drawn] = "validation"
-        notes.append(
-            f"splits: {config.column!r} names no validation rows, {len(drawn):,} training rows are taken for that"
-        )
+        notes.append(f"splits: {config.column!r} names no validation rows, so {len(drawn):,} are drawn from training")
     require_all_splits(split, hint=f"{config.column!r} has to name rows for it")
     return split, notes
 
@@ -266,11 +278,19 @@ def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | Non
     if column.null_count():
         row = int(column.is_null().arg_max())
         raise DataError(f"row {row} has no target_cla", hint="filter such rows with `where`")
-    values, index = np.unique(column.to_numpy(), return_inverse=True)
+    if column.dtype == pl.String:
+        values = column.unique().sort().to_numpy()
+        index = column.cast(pl.Enum(values.tolist())).to_physical().to_numpy()
+    else:
+        values, index = np.unique(column.to_numpy(), return_inverse=True)
     if len(values) < 2:
         raise DataError(f"target_cla has one value, {values[0]}", hint="a class needs at least two")
-    if len(values) > 1000:
-        raise DataError(f"target_cla has {len(values)} values", hint="is it a number? then it is a target_reg")
+    most = MOST_NUMBERS if column.dtype.is_float() and (column != column.round(0)).any() else MOST_CLASSES
+    if len(values) > most or len(values) > max(MOST_NUMBERS, len(column) // 2):
+        raise DataError(
+            f"target_cla has {len(values)} values in {len(column)} rows",
+            hint=f"is it an id, or a number and a target_reg? At most {most:,} classes, and half as many as rows",
+        )
     names = config.classes or [str(value) for value in values]
     if len(set(names)) != len(names):
         raise DataError(f"`classes` names a class twice: {names}", hint="give each class a name of its own")

@@ -82,8 +82,8 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
     """A whole Parquet or text file with the types that its cells show.
 
     In a text file blanks around a cell do not count, and an empty cell is missing; what else is missing ``missing``
-    says. Where it says nothing, :data:`l2d.data.samples.cells.MARKERS` are missing in columns whose other cells are
-    numbers, which the reading tells. A Parquet file has types and nulls of its own; ``missing`` adds to these.
+    says. Where it says nothing of a column, :data:`l2d.data.samples.cells.MARKERS` are missing if all its other cells
+    are numbers, which the reading tells. A Parquet file has types and nulls of its own; ``missing`` adds to these.
 
     Args:
         text: columns of a text file that are text whatever they look like: ids, where a leading zero counts.
@@ -99,7 +99,6 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
         texts = [name for name, kind in frame.schema.items() if kind == pl.String and said(name)]
         return frame.with_columns(_cleared(frame[name], said(name)) for name in texts), Reading()
     header = read_header(path)
-    markers = cells.MARKERS if missing is None else ()
     frame = reading_errors(path, lambda: _by_polars(path, header, text, missing))
     comma = header.separator == ";"  # and so may be the sign before decimals
     found = []
@@ -112,11 +111,12 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
             found.append(cells.Typed(numbers))
         else:
             column = cells.trimmed(column, said(column.name))
+            markers = markers_of(missing, column.name)
             found.append(cells.typed(column, separator=header.separator, markers=markers))
     if comma and any(one.notation == cells.COMMA for one in found):  # then 1.234 is a thousand in other columns too
         again = ((cells.trimmed(frame[one.values.name], said(one.values.name)), one) for one in found)
         found = [
-            cells.typed(column, separator=";", markers=markers, notations=(cells.COMMA, cells.PLAIN))
+            cells.typed(column, markers=markers_of(missing, column.name), notations=(cells.COMMA, cells.PLAIN))
             if one.values.dtype == pl.Float64 and one.notation == cells.PLAIN
             else one
             for column, one in again
@@ -240,6 +240,12 @@ def missing_by_column(missing: Missing) -> Callable[[str], list[str]]:
     if isinstance(missing, Mapping):
         return lambda column: list(missing.get(column, ()))
     return lambda column: list(missing or ())
+
+
+def markers_of(missing: Missing, column: str) -> Sequence[str]:
+    """What counts as missing among numbers of a column that the user has said nothing about."""
+    said = column in missing if isinstance(missing, Mapping) else missing is not None
+    return () if said else cells.MARKERS
 
 
 def _cleared(column: pl.Series, missing: list[str]) -> pl.Series:

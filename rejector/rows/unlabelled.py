@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, FingerprintMismatch, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
 from l2d.data.samples.features import FeatureEncoder
+from l2d.data.samples.images import image_files, thumbnail
 from l2d.data.samples.stream import TableStream
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.rejector.networks import INPUT_HINT
@@ -73,7 +76,7 @@ class InputRecord:
         """Fields in which inputs made as ``other`` says mean something else: name -> (ours, theirs), long ones as
         digests."""
         ours, theirs = ({**r.made, **{f"agent {k}": v for k, v in (r.shown_by or {}).items()}} for r in (self, other))
-        of_file = ("columns", "reading")
+        of_file = ("columns", "reading", "file")
         names = [name for name in {**ours, **theirs} if name not in of_file and ours.get(name) != theirs.get(name)]
         return {name: (_short(ours.get(name)), _short(theirs.get(name))) for name in names}
 
@@ -110,10 +113,10 @@ def open_inputs(
 ) -> Inputs:
     """Open a file or cache, and check that it has what the rejector looks at.
 
-    A file has the columns of the table that the rejector's cache was made of, or a column ``features`` (lists of
-    ``width`` numbers) or ``image`` (files of the cached size) as they stand in a cache. Token lists are the table's
-    columns or, where a dataset has made them itself, lists of codes in columns of the fields' names; a code that
-    training has not seen is ``<unk>``.
+    A file has the columns of the table that the rejector's cache was made of, read by the same rules; or a column
+    ``features`` (lists of ``width`` numbers) or ``image`` (files of the cached size) as they stand in a cache. Token
+    lists are the table's columns or, where a dataset has made them itself, lists of codes in columns of the fields'
+    names; a code that training has not seen is ``<unk>``.
 
     Args:
         path: a Parquet or CSV file, or the folder of a cost cache.
@@ -163,6 +166,10 @@ def _reader(stream: TableStream, record: InputRecord, width: int) -> tuple[list[
     """Which columns of a file are needed, and how they become features."""
     there, encoder = stream.schema, record.encoder
     if record.column == "image":
+        named = record.made.get("file")
+        if named is not None and there.get("image") != pl.Binary and set(columns_of(named)) <= set(there):
+            size, folder = record.made["size"], stream.path.parent
+            return columns_of(named), lambda frame, first_row: _small_pixels(frame, first_row, named, size, folder)
         if there.get("image") != pl.Binary:
             found = f"is of type {there['image']}" if "image" in there else "is not there"
             raise DataError(
@@ -269,6 +276,14 @@ def _dense(frame: pl.DataFrame, first_row: int, width: int, where: object, unsee
             hint="features are finite numbers, in 32 bits",
         )
     return matrix
+
+
+def _small_pixels(frame: pl.DataFrame, first_row: int, named: str, size: int, folder: Path) -> np.ndarray:
+    """Image files that a table names, made as small as those that the cache keeps, as pixels in [0, 1]."""
+    files = image_files(evaluate(frame, named, pl.String), folder, first_row)
+    with ThreadPoolExecutor() as pool:
+        small = list(pool.map(partial(thumbnail, size=size), files))
+    return pixels_of(pa.array(small, pa.binary()))
 
 
 def _pixels(frame: pl.DataFrame, first_row: int, width: int, where: object) -> np.ndarray:

@@ -218,3 +218,58 @@ def test_three_commands_from_two_files_to_a_report(tables, l2d, monkeypatch):
     code, told = l2d("report", "my.runs", "--out", "report.html")
     assert code == 0, told
     assert "Cleo" in (tables / "report.html").read_text()
+
+
+def test_probabilities_in_a_column_for_each_class_are_found_by_the_classes_names(tables):
+    rows = pl.read_csv(tables / "votes.csv", schema_overrides={"case no": pl.String}).drop("ill", "days")
+    chance = np.random.default_rng(1).random(rows.height)
+    rows.with_columns(p_yes=pl.Series(chance), p_no=pl.Series(1 - chance)).write_csv(tables / "votes.csv")
+    told: list[str] = []
+    cache = imported(tables, told, target="ill")
+    assert any("prob in 'p_no', 'p_yes'" in line for line in told)
+    ann = rows.with_row_index().filter(pl.col("reader") == "Ann")
+    found = dict(
+        zip(
+            cache.predictions("Ann", 0)["sample_id"].to_pylist(),
+            cache.predictions("Ann", 0)["pred_prob"].to_pylist(),
+            strict=True,
+        )
+    )
+    for index, case in zip(ann["index"], ann["case no"], strict=True):
+        assert found[case] == pytest.approx([1 - chance[index], chance[index]], abs=1e-6)
+    given = rows.with_columns(a=pl.Series(chance.round(2) * 100), b=pl.Series((1 - chance).round(2) * 100))
+    given.write_csv(tables / "votes.csv")
+    refused(lambda: imported(tables, [], target="ill", prob=["b", "a"]), DataError, "normalise = true")
+    cache = imported(tables, [], target="ill", prob=["b", "a"], normalise=True)
+    assert [agent.name for agent in cache.agents] == ["model", *READERS]
+
+
+def test_what_has_the_classes_of_the_target_is_not_a_feature(tables):
+    frame = pl.read_csv(tables / "features.csv", schema_overrides={"case no": pl.String})
+    grade = pl.Series([f"g{row % 4}" for row in range(frame.height)])
+    frame.with_columns(grade=grade, agreed=grade.shuffle(seed=0), first_reader=pl.Series(READERS * 50)).write_csv(
+        tables / "features.csv"
+    )
+    pl.DataFrame({"case no": frame["case no"], "reader": "Ann", "grade": grade}).write_csv(tables / "votes.csv")
+    told: list[str] = []
+    draft = draft_predictions(source(tables, target="grade", columns=[]), tables, "x", told.append)
+    features = tomllib.loads(draft.recipe)["dataset"]["features"]
+    assert "agreed" not in features
+    assert any("agreed" in line and "may be answers" in line for line in told)
+    draft = draft_predictions(source(tables, target="grade", columns=["agreed", "age"]), tables, "x", told.append)
+    assert tomllib.loads(draft.recipe)["dataset"]["features"] == ["agreed", "age"]
+    assert "taken as you say" in told[-3] + told[-2] + told[-1]
+
+
+def test_a_dry_run_prints_the_recipe_and_writes_nothing(tables, monkeypatch, capfd):
+    monkeypatch.chdir(tables)
+    before = sorted(tables.iterdir())
+    command = ["l2d", "import", "predictions", "features.csv", "votes.csv", "--id", "case no", "--target", "ill"]
+    monkeypatch.setattr(sys, "argv", [*command, "--out", "my.cache", "--dry-run"])
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    out, told = capfd.readouterr()
+    assert not stopped.value.code
+    assert tomllib.loads(out)["agents"][1]["each"] == "reader"
+    assert "3 agents in the column 'reader'" in told
+    assert sorted(tables.iterdir()) == before

@@ -65,7 +65,10 @@ def _class(subject: Subject, rest: np.ndarray) -> Finding:
     elif high < 0:
         says = f"below 0: it knows more than {subject.expected.learner}, the Bayes risk is lower yet"
     else:
-        says = "cannot be told from 0: nearly the best that these features allow"
+        says = (
+            f"cannot be told from 0: {subject.expected.learner} as a rejector pays {subject.bayes.earned.mean():.4f}; "
+            f"another rejector of these features may save up to {high:.4f}"
+        )
     return replace(finding, says=says)
 
 

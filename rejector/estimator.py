@@ -36,7 +36,8 @@ class DeferralRejector(BaseEstimator):
         guard: of ``best``: standard errors by which choosing has to pay on held-out samples; else one agent is asked
             always. 0: no guard.
         fallback: of ``best``: position of that agent; None: the best constant one.
-        nu: of the surrogate of ``multi-task``, as all that follows but weights, query costs and seed: 0 sum-exponential, 1 log-softmax, 2 MAE.
+        nu: of the surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE. This and what follows, except weights, query
+            costs and seed, is ``multi-task``'s alone.
         weights: ``lambda``, one a task; 1 each if None.
         query_costs: ``beta``, one an agent, added to its costs; 0 each if None.
         validation_fraction: of the samples, drawn by ``seed``.
@@ -143,8 +144,10 @@ class DeferralRejector(BaseEstimator):
         names = [str(agent) for agent in range(raw.shape[1])]
         if self.fallback is not None and self.fallback not in range(len(names)):
             raise ValueError(f"fallback = {self.fallback!r}: the position of one of {len(names)} agents")
-        if np.isnan(raw).all():
+        answered = (~np.isnan(raw).any(axis=2)).any(axis=1)
+        if not answered.any():
             raise ValueError("costs are NaN everywhere: no agent has answered anything")
+        features, raw = features[answered], raw[answered]  # a sample without an answer tells nothing
         self._offset, self._scale = _before_32_bits(features, np.arange(len(features)))
         x = ((features - self._offset) / self._scale).astype(np.float32)
         ids = [str(row) for row in range(len(x))]
@@ -263,8 +266,9 @@ def _before_32_bits(features: np.ndarray, train: np.ndarray) -> tuple[np.ndarray
     return offset, scale
 
 
-#: Parameters that are TrainConfig's and a network's. Not among them: `guard` and `fallback`, of `best`; `failures`, as missing costs are refused; `memory`, as everything
-#: is held; and `dropout`, as no network over features has any.
+#: Parameters that are TrainConfig's and a network's. Not among them: `guard` and `fallback`, which are of `best`;
+#: `failures`, as missing costs are refused or have no answer; `memory`, as everything is held; and `dropout`, as no
+#: network over features has any.
 TRAINING = (
     "network",
     "hidden",

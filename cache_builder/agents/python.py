@@ -144,7 +144,7 @@ class PythonAgent(Agent):
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """Any column may have been read. Files count by their content, unless a ``version`` speaks for them."""
         config, fields = self.config, super().fingerprint(dataset)
-        fields |= {name: value for name, value in dataset.content.items() if name.startswith("column ")}
+        fields |= dataset.column_digests()
         if config.factory is not None:
             fields["file"] = None if config.version else own_files(config.factory, config.path)
             return fields

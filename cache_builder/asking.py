@@ -43,7 +43,7 @@ class Asker:
         self.agent, self.dataset, self.wanted = agent, dataset, wanted
         self.batch_size, self.record_failures, self.advance = batch_size, record_failures, advance
         self.asked = self.failed = self.unavailable = 0
-        self.seconds = 0.0  # that the agent has taken for what was asked
+        self.seconds = 0.0  # that the agent has taken for its answers; not for batches that failed as a whole
 
     def ask(self, rows: range, needed: dict[str, pa.Table]) -> Answers:
         """Answers about the samples at ``rows``, checked.
@@ -72,6 +72,7 @@ class Asker:
                 if not self.record_failures:
                     raise
                 parts.append(self._isolate(batch, tables, failure))
+            self.asked += len(batch)  # once, however often it took
             self.advance(len(batch))
             start = batch.stop
         return Answers.concatenate(parts)
@@ -81,7 +82,6 @@ class Asker:
         batch = self.dataset.batch(rows, needed)
         name = self.agent.config.name
         where = f"sample {batch.ids[0]!r}" if len(rows) == 1 else f"the batch {batch.ids[0]!r} to {batch.ids[-1]!r}"
-        self.asked += len(rows)
         started = time.perf_counter()
         try:
             with time_limit(self.agent.config.timeout):
@@ -94,8 +94,7 @@ class Asker:
             if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, on any device
                 raise _OutOfMemory(failure) from error
             raise failure from error
-        finally:
-            self.seconds += time.perf_counter() - started
+        self.seconds += time.perf_counter() - started
         if self.agent.partial:
             answers = answers.with_gaps(len(rows), self.wanted, len(self.dataset.classes))
         checked = answers.checked(name, batch.ids, self.wanted, len(self.dataset.classes))

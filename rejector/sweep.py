@@ -22,7 +22,7 @@ from l2d.rejector.rows.subset import training_rows
 from l2d.rejector.rows.table import CostTable, load_tables
 from l2d.rejector.runs.run import RUN_FILE, cache_fingerprint, save_runs
 from l2d.rejector.training.checkpoint import EVERY, Checkpoint
-from l2d.rejector.training.distributed import joined
+from l2d.rejector.training.distributed import is_first, joined
 from l2d.rejector.training.rejector import TrainConfig, train_grid
 from l2d.rejector.training.waves import free_memory, waves
 
@@ -73,6 +73,8 @@ def sweep(
         UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
     config = config.on(cache.record.inputs)
+    if is_first():
+        cache.verify_files()  # also what only evaluation reads: damage is found before anything is trained or written
     todo = []
     for point, folder in zip(points, folders, strict=True):
         if not folder.exists():

@@ -211,11 +211,7 @@ class CostCache:
             IncompleteCache: parts or seals are missing.
             CorruptPart: names the first file that is not what was written.
         """
-        self.require_complete()
-        parts = self.parts()
-        for part in parts:
-            if sha256_of(part) != self._sealed(part)["sha256"]:
-                raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
+        parts = self.verify_files()
         for _ in self.chunks([agent.name for agent in self.all_agents]):
             pass
         for agent in self.all_agents:
@@ -223,6 +219,20 @@ class CostCache:
             if frozen is not None and (not file.is_file() or sha256_of(file)[:16] != frozen):
                 raise CorruptPart("is not what the agent froze", where=file, hint="restore it from a copy")
         return len(parts)
+
+    def verify_files(self) -> list[Path]:
+        """Compare every part with its seal byte by byte, without decoding any. Returns the parts.
+
+        Raises:
+            IncompleteCache: parts or seals are missing.
+            CorruptPart: names the first part that is not what was written.
+        """
+        self.require_complete()
+        parts = self.parts()
+        for part in parts:
+            if sha256_of(part) != self._sealed(part)["sha256"]:
+                raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
+        return parts
 
     def check_part(self, part: Path) -> None:
         """Compare a part's skeleton with its seal, before another reader opens it with page checksums on.

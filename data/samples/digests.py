@@ -11,6 +11,8 @@ import polars as pl
 
 from l2d.data.cache import schema
 
+ROWS_AT_ONCE = 1 << 18  # of a column that is hashed
+
 
 class Lazy(Mapping[str, Any]):
     """Values by name, each worked out when it is first asked for and then kept."""
@@ -32,29 +34,40 @@ class Lazy(Mapping[str, Any]):
 
 
 def column_digest(column: pl.Series) -> str:
-    """SHA-256 of a column's values, first 16 hex digits. A whole number is the same in 8 and in 64 bits, a null is not
-    NaN, and the order counts."""
-    column = column.rechunk()
-    kind = column.dtype
-    null = column.is_null()
-    if kind.is_integer() and kind not in (pl.UInt64, pl.Int128, pl.UInt128):
-        values = column.cast(pl.Int64).fill_null(0).to_numpy()
-        return _sha("whole", values, null)
-    if kind in (pl.Float32, pl.Float64):
-        values = column.cast(pl.Float64).fill_null(0.0).to_numpy()
-        values = np.where(np.isnan(values), np.nan, values)  # one of the many forms of it
-        return _sha("real", values, null)
-    if kind == pl.Boolean:
-        return _sha("truth", column.fill_null(False).to_numpy(), null)
-    if kind == pl.String:
-        return _sha("text", schema.ids_bytes(column.fill_null("")), null)
-    texts = pl.Series([None if value is None else repr(value) for value in column.to_list()], dtype=pl.String)
-    return _sha("other", schema.ids_bytes(texts.fill_null("")), null)
-
-
-def _sha(what: str, values: np.ndarray, null: pl.Series) -> str:
-    state = hashlib.sha256(f"{what} {len(null)} ".encode())
-    state.update(np.ascontiguousarray(values).view(np.uint8))
-    if null.any():
-        state.update(np.packbits(null.to_numpy()))
+    """Of a column's values and where they are missing, whatever width its numbers have; a few nanoseconds a cell."""
+    kind, exact = column.dtype, None
+    if kind.is_integer():
+        exact = pl.UInt64 if kind == pl.UInt64 else pl.Int128 if kind == pl.Int128 else pl.Int64
+    elif kind.is_float():
+        exact = pl.Float64
+    elif kind == pl.Boolean:
+        exact = pl.Boolean
+    elif kind == pl.Date:
+        exact = pl.Date
+    elif isinstance(kind, pl.Datetime | pl.Duration):
+        exact = type(kind)("ns" if kind.time_unit == "ns" else "us")
+    elif kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
+        exact = pl.String
+    elif isinstance(kind, pl.List | pl.Array) and kind.inner.is_numeric():
+        exact = pl.List(pl.Float64)
+    if exact is None or exact == pl.Int128:
+        return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
+    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
+        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    state = hashlib.sha256(str(exact).encode())
+    for start in range(0, len(column), ROWS_AT_ONCE):
+        part = column.slice(start, ROWS_AT_ONCE).cast(exact)
+        state.update(part.is_null().to_numpy().tobytes())
+        part = part.drop_nulls()
+        if exact == pl.String:
+            state.update(part.str.len_bytes().to_numpy().tobytes())  # ("ab", "c") is not ("a", "bc")
+            state.update("".join(part.to_list()).encode())
+            continue
+        if isinstance(exact, pl.List):
+            state.update(part.list.len().to_numpy().tobytes())
+            part = part.explode(empty_as_null=False).fill_null(float("nan"))
+        values = part.to_physical().to_numpy()
+        if values.dtype.kind == "f":
+            values = np.where(np.isnan(values), np.nan, values)  # whatever bits a NaN has
+        state.update(values.tobytes())
     return state.hexdigest()[:16]

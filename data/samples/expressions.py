@@ -125,6 +125,8 @@ def _refusal(table: pl.DataFrame, expression: str, error: BaseException) -> Data
     unknown = [name for name in columns_of(expression) if name not in table.columns]
     if unknown:
         hint = nearest(unknown[0], table.columns, "the columns are") + '; quote odd names: "d.time"'
+    elif "cannot cast List" in reason or "cannot cast Array" in reason:
+        hint = "a list of numbers is a feature as it stands: name the column alone"
     elif "date/datetime/time" in reason:
         hint = "compare dates with dates: admitted > DATE '2024-01-31'"
     else:

@@ -49,6 +49,7 @@ class EncoderSplit:
         separate: the best models found that share nothing, one a task.
         chosen: which candidate each of these is.
         reasons: quantity (``heads``, ``best``, ``separate``) -> why it is None.
+        constant_target: whether all samples have the same target, so that none of this says anything.
     """
 
     as_is: np.ndarray
@@ -57,6 +58,7 @@ class EncoderSplit:
     separate: np.ndarray | None = None
     chosen: dict[str, str] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    constant_target: bool = False
 
 
 def answer_costs(
@@ -94,6 +96,10 @@ def answer_costs(
     return np.stack(columns, axis=1)[:, None, :]
 
 
+def _distinct(tables: dict[str, CostTable], target: str) -> np.ndarray:
+    return np.unique(np.concatenate([np.asarray(table.targets[target]) for table in tables.values()]))
+
+
 def encoder_split(cache: CostCache, tables: dict[str, CostTable], split: str, point: GridPoint) -> EncoderSplit:
     """Refit the model's heads, and models like it, and let all answer a split.
 
@@ -109,6 +115,9 @@ def encoder_split(cache: CostCache, tables: dict[str, CostTable], split: str, po
     if not set(tasks) <= {"cla", "reg"} or not {f"target_{task}" for task in tasks} <= set(tables["train"].targets):
         reason = "the answers are boxes: their heads cannot be fitted on one row of features a sample"
         return EncoderSplit(as_is=as_is, reasons=dict.fromkeys(everything, reason))
+    if all(len(_distinct(tables, f"target_{task}")) == 1 for task in tasks):
+        reason = "the target is the same for all samples"
+        return EncoderSplit(as_is=as_is, reasons=dict.fromkeys(everything, reason), constant_target=True)
     if not tables["train"].features.shape[1]:
         reason = "the cache holds no features"
         return EncoderSplit(as_is=as_is, reasons=dict.fromkeys(everything, reason))

@@ -36,10 +36,11 @@ ADVICE = {
 
 def all_parts(subject: Subject) -> dict[str, list[Finding]]:
     """Title of a part -> its findings."""
+    of_model = {} if subject.model.constant_target else {MODEL: model_findings(subject)}
     return {
         LOSS: deferral_findings(subject),
         SURROGATE: surrogate_findings(subject),
-        MODEL: model_findings(subject),
+        **of_model,
         LEARNING: learning_findings(subject),
     }
 
@@ -97,7 +98,10 @@ def _class(subject: Subject, rest: np.ndarray) -> Finding:
     elif high < 0:
         says = f"below 0: it knows more than {subject.expected.learner}, the Bayes risk is lower yet"
     else:
-        says = "cannot be told from 0: nearly the best that these features allow"
+        says = (
+            f"cannot be told from 0: {subject.expected.learner} as a rejector pays {subject.bayes.earned.mean():.4f}; "
+            f"another rejector of these features may save up to {high:.4f}"
+        )
     return replace(finding, says=says)
 
 
@@ -345,6 +349,11 @@ def notes_of(subject: Subject) -> list[str]:
         f"every sample by regressors that did not see it); variance of each agent's cost explained: {explained}; mean "
         f"squared errors: {errors}. If the truth is not near these, Bayes risk and infimum are lower than given.",
     ]
+    if subject.model.constant_target:
+        notes.append(
+            "The targets are one and the same for all samples, as those of imported scores are: what a better model "
+            "could answer is not known, so the part about the model is left out."
+        )
     if np.isinf(subject.costs).any():
         share = float(np.isinf(subject.costs).any(axis=1).mean())
         notes.append(

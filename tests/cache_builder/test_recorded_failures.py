@@ -72,6 +72,7 @@ def test_recorded_failures_are_the_samples_that_fail_and_no_other(workshop, flak
     failing = ["p0063"] if mode == "hang" else FAILING
     report = workshop.build(flaky, on_failure="record")
     assert report.failed["flaky"] == len(failing)
+    assert report.asked["flaky"] == len(workshop.table)  # samples, not attempts
     costs = pl.concat(
         [pl.read_parquet(f) for f in sorted((workshop.folder / "cache/agents/flaky").glob("costs*/*.p*"))]
     )
@@ -133,11 +134,12 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(workshop, f
     (workshop.folder / "mode").write_text("ok")
     small = flaky.replace("options = { ", "options = { largest = 6, ")
     report = workshop.build(small)
+    tried = asked(workshop)
     assert report.failed["flaky"] == 0
+    assert report.asked["flaky"] == len(set(tried)) == len(workshop.table)
     workshop.build(flaky, out="whole")
     for column, values in workshop.predictions("flaky", "whole").items():
         np.testing.assert_array_equal(workshop.predictions("flaky")[column], values)
-    tried = asked(workshop)[: report.asked["flaky"]]
     assert len(tried) < len(workshop.table) + 2 * 20  # 20 fails, 10 fails, 5 fits and is kept
     never = flaky.replace("options = { ", "options = { largest = 0, ")
     refused(lambda: workshop.build(never, out="never"), AgentFailure, "MemoryError", "'flaky'", "p0000")

@@ -13,6 +13,7 @@ from conftest import patients, table_settings
 
 from l2d.data.errors import DataError
 from l2d.data.samples.columns import is_row_number, why_not
+from l2d.data.samples.dataset import _digest
 from l2d.data.samples.expressions import evaluate
 from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.splits import split_column
@@ -94,6 +95,7 @@ def test_a_split_column_that_is_not_used_is_told(tmp_path):
 def test_the_split_column_of_a_table_is_known_by_name_and_values():
     assert split_column(pl.DataFrame({"Set": ["train", "Test"]})) == "Set"
     assert split_column(pl.DataFrame({"split": ["train", "strange"]})) == "split"  # and refused when it is used
+    assert split_column(pl.DataFrame({"split": ["train", "val"]}).cast(pl.Categorical)) == "split"
     assert split_column(pl.DataFrame({"set": ["a", "b"], "fold": [1, 2]})) is None
     assert split_column(pl.DataFrame({"kind": ["train", "test"]})) is None
 
@@ -375,3 +377,50 @@ def test_a_column_of_file_names_are_images(tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             load(tmp_path, table, **{**settings, **changes})
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+COLUMNS = [
+    [1, 2, 3],
+    [1, 2, None],
+    [1, None, 2],
+    [2, 1, 3],
+    [1.0, 2.0, 3.0],
+    [1.0, 2.0, float("nan")],
+    [1.0, 2.0, -0.0],
+    [1.0, 2.0, 0.0],
+    ["ab", "c", ""],
+    ["a", "bc", ""],
+    ["ab", "c", None],
+    ["1", "2", "3"],
+    [True, False, True],
+    [True, True, False],
+    [date(2024, 1, 1), date(2024, 1, 2), None],
+    [datetime(2024, 1, 1), datetime(2024, 1, 2), None],
+    [timedelta(days=1), timedelta(days=2), None],
+    [[1.0], [2.0, 3.0], []],
+    [[1.0, 2.0], [3.0], []],
+    [[1.0], [2.0, 3.0], None],
+    [b"a", b"b", b"c"],
+    [{"a": 1}, {"a": 2}, None],
+]
+
+
+def test_columns_of_other_values_have_other_digests():
+    digests = [_digest(pl.Series("x", values)) for values in COLUMNS]
+    assert len(set(digests)) == len(COLUMNS)
+    assert digests == [_digest(pl.Series("y", values)) for values in COLUMNS]
+
+
+def test_a_digest_tells_values_and_not_the_width_they_are_stored_in(monkeypatch):
+    numbers, text = pl.Series([1, None, 3]), pl.Series(["a", None, "b"])
+    assert _digest(numbers) == _digest(numbers.cast(pl.Int8)) == _digest(numbers.cast(pl.UInt32))
+    assert _digest(numbers) != _digest(numbers.cast(pl.Float64))
+    assert _digest(numbers.cast(pl.Float32)) == _digest(numbers.cast(pl.Float64))
+    assert _digest(text) == _digest(text.cast(pl.Categorical)) == _digest(text.cast(pl.Enum(["a", "b"])))
+    times = pl.Series([datetime(2024, 1, 1, 12)])
+    paris = times.dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Paris")
+    assert _digest(times) == _digest(times.cast(pl.Datetime("ms"))) == _digest(paris)
+    whole = pl.concat([pl.Series([1.5, 2.5]), pl.Series([3.5])], rechunk=False)
+    assert _digest(whole) == _digest(whole.rechunk())

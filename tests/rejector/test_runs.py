@@ -267,3 +267,22 @@ def test_a_run_of_before_there_were_some_settings_has_their_defaults(cache, tmp_
     for other in ({"layers": 1}, {"loss": "regression"}, {"recentre": True}):
         with pytest.raises(DataError, match="other settings"):
             sweep(cache, points, [folder], TrainConfig(hidden=8, epochs=1, **other))
+
+
+def test_damage_anywhere_in_the_cache_is_found_before_anything_is_trained(cache, tmp_path, monkeypatch):
+    """Also in parts that only the evaluation afterwards reads: predictions, say."""
+    settings = {"methods": ["multi-task"], "weights": [], "betas": [], "nus": [1.0], "seeds": [0]}
+    points = make_grid(cache, **settings)
+    trained = []
+    monkeypatch.setattr("l2d.rejector.sweep.train_grid", lambda *given, **more: trained.append(given))
+    parts = sorted(cache.parts())
+    assert len(parts) > 4
+    for part in parts:
+        whole = part.read_bytes()
+        for place in (5, len(whole) // 2, len(whole) - 3):
+            part.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            with pytest.raises(CorruptPart, match=part.name):
+                sweep(CostCache(cache.path), points, [tmp_path / "run"], TrainConfig(network="linear", epochs=1))
+        part.write_bytes(whole)
+    assert not trained
+    assert not (tmp_path / "run").exists()

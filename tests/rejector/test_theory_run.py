@@ -186,6 +186,37 @@ def test_findings_of_a_subject_where_agents_are_missing(sections, monkeypatch):
     assert any("unavailable" in note for note in findings.notes_of(changed))
 
 
+def test_what_its_regressors_pay_as_a_rejector_and_the_upper_end_are_said(sections):
+    from l2d.rejector.theory import findings
+
+    subject = diagnosis.examine(sections["plain"][0])
+    said = next(finding for finding in findings.deferral_findings(subject) if finding.key == "class")
+    chosen = subject.expected.costs.argmin(axis=1)
+    pays = subject.costs[np.arange(len(chosen)), chosen].mean()
+    noise = np.random.default_rng(0).normal(size=len(chosen))
+    wide = findings._class(subject, noise - noise.mean())
+    assert f"{subject.expected.learner} as a rejector pays {pays:.4f}" in wide.says
+    assert f"may save up to {wide.interval[1]:.4f}" in wide.says
+    assert "nearly the best" not in said.says
+
+
+def test_where_all_targets_are_one_the_model_s_part_is_left_out(sections):
+    """Imported scores have the target 1: that a perfect model would save everything says nothing."""
+    from l2d.rejector.theory import findings
+    from l2d.rejector.theory.encoder_split import encoder_split
+
+    subject = diagnosis.examine(sections["plain"][0])
+    constant = {
+        name: replace(table, targets={key: np.ones_like(values) for key, values in table.targets.items()})
+        for name, table in subject.tables.items()
+    }
+    model = encoder_split(subject.cache, constant, "test", subject.run.point)
+    changed = replace(subject, model=model)
+    assert list(findings.all_parts(changed)) == [LOSS, SURROGATE, LEARNING]
+    assert any("targets are one and the same" in note for note in findings.notes_of(changed))
+    assert MODEL in findings.all_parts(subject)
+
+
 def test_one_expert_at_a_constant_cost_is_abstention(make_cache, make_runs, tmp_path, monkeypatch):
     """An expert that is always right: what it costs is beta."""
     from sklearn.neighbors import KNeighborsRegressor

@@ -117,8 +117,7 @@ def _read(path: Path, version: tuple, text: tuple[str, ...], key: str, given: _M
     said = missing_by_column(missing)
     if path.suffix.lower() == ".parquet":
         frame = reading_errors(path, lambda: pl.read_parquet(path))
-        texts = [name for name, kind in frame.schema.items() if kind == pl.String and said(name)]
-        return frame.with_columns(_cleared(frame[name], said(name)) for name in texts), Reading()
+        return cleared(frame, missing), Reading()
     header = read_header(path)
     frame = reading_errors(path, lambda: _by_polars(path, header, text, missing))
     comma = header.separator == ";"  # and so may be the sign before decimals
@@ -269,8 +268,16 @@ def markers_of(missing: Missing, column: str) -> Sequence[str]:
     return () if said else cells.MARKERS
 
 
-def _cleared(column: pl.Series, missing: list[str]) -> pl.Series:
-    return column.to_frame().select(pl.when(~pl.first().is_in(missing)).then(pl.first())).to_series()
+def cleared(frame: pl.DataFrame, missing: Missing) -> pl.DataFrame:
+    """A frame with types of its own, with null in the place of what the user says is missing, as text or as number."""
+    said, changed = missing_by_column(missing), []
+    for name, kind in frame.schema.items():
+        texts = said(name)
+        gone = [float(text) for text in texts if _is_number(text)] if kind.is_numeric() else texts
+        if gone and (kind.is_numeric() or kind == pl.String):
+            here = pl.col(name).cast(pl.Float64) if kind.is_numeric() else pl.col(name)
+            changed.append(pl.when(~here.is_in(gone)).then(pl.col(name)).alias(name))
+    return frame.with_columns(changed)
 
 
 def _kind(kind: pl.DataType) -> str | None:

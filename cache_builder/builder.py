@@ -21,8 +21,10 @@ from l2d.cache_builder.engines.shards import WHOLE, Shard
 from l2d.cache_builder.lending import with_lent_anew
 from l2d.cache_builder.plan import agent_record, measured_in, settle, write_record
 from l2d.cache_builder.prepare import prepare, wanted_of
+from l2d.cache_builder.prices import record_gflops, record_notes
 from l2d.cache_builder.recipe import Recipe
 from l2d.cache_builder.samples import sample_columns
+from l2d.cache_builder.trial import try_agents
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from l2d.data.cache.reader import CacheRecord
@@ -89,16 +91,20 @@ def build(
         DataError: the dataset or the disk is at fault.
         UsageError: recipe, folder or device are not usable.
     """
-    out, device = Path(out), resolve_device(device)
+    out, device = Path(out), device if device == "auto" else resolve_device(device)
     dataset, agents, fingerprints, record = prepare(recipe, out)
-    if overwrite and not shard.is_whole:
-        raise UsageError(f"--overwrite with --shard {shard}", hint="other shards may be at work; overwrite without one")
-    if out.exists():
-        settle(record, agents, fingerprints, out, overwrite=overwrite, keep_answers=frozenset(keep_answers))
-        store.sweep_orphans(out)
-    write_record(schema.cache_file(out), record)
+    if device == "auto":  # where nothing is computed torch is not needed to find out
+        device = "cpu" if all(agent.repeatable for agent in agents) else resolve_device(device)
     if on_failure not in ("stop", "record"):
         raise UsageError(f"on_failure = {on_failure!r}", hint="choose stop or record")
+    if overwrite and not shard.is_whole:
+        raise UsageError(f"--overwrite with --shard {shard}", hint="other shards may be at work; overwrite without one")
+    if not overwrite:
+        _settle(record, agents, fingerprints, out, keep_answers)
+    try_agents(recipe, dataset, agents, out, device, num_chunks=record.num_chunks, again=overwrite)
+    if overwrite:  # what is to be discarded stays until the agents that come in its place have been tried
+        _settle(record, agents, fingerprints, out, keep_answers, overwrite=True)
+    write_record(schema.cache_file(out), record)
     job = Build(
         recipe,
         dataset,
@@ -120,6 +126,19 @@ def build(
     return job.report
 
 
+def _settle(
+    record: CacheRecord,
+    agents: list[Agent],
+    fingerprints: dict,
+    out: Path,
+    keep: Iterable[str],
+    overwrite: bool = False,
+) -> None:
+    if out.exists():
+        settle(record, agents, fingerprints, out, overwrite=overwrite, keep_answers=frozenset(keep))
+        store.sweep_orphans(out)
+
+
 @dataclass
 class Build:
     """One build under way."""
@@ -135,6 +154,7 @@ class Build:
     shard: Shard = WHOLE
     engine: Engine | None = None
     report: BuildReport = field(default_factory=BuildReport)
+    ids_digests: dict[int, str] = field(default_factory=dict)
 
     def write_samples(self) -> None:
         """The samples table: ids, splits, targets, kept columns and the rejector's inputs."""
@@ -144,7 +164,7 @@ class Build:
             path = parts[chunk]
             rows = self.record.chunk_rows(chunk)
             columns = sample_columns(dataset, rows)
-            store.commit_table(path, pa.table(columns), self._facts("samples", chunk, columns["sample_id"].to_pylist()))
+            store.commit_table(path, pa.table(columns), self._facts("samples", chunk))
         self._seal(parts)
 
     def build_agent(self, agent: Agent, index: int, fingerprint: dict) -> None:
@@ -181,9 +201,15 @@ class Build:
         if todo or retry:
             self.engine(self, agent, frozen, todo, retry)
             seconds, asked = self.report.seconds[name], self.report.asked[name]
-            self._record_notes(agent, predictions, {"seconds": seconds / asked} if agent.timed and asked else {})
+            timed = {"seconds": seconds / asked} if agent.timed and asked else {}
+            record_notes(agent, self.out, predictions, timed)
         elif agent.config.price in NOTES:  # it may have been another when the agent was asked
-            self._record_notes(agent, predictions, {})
+            record_notes(agent, self.out, predictions, {})
+        elif agent.config.price == "gflops" and "gflops" not in measured_in(
+            store.read_json(schema.agent_file(self.out, name))
+        ):
+            agent.load(frozen, self.dataset, self.device)
+            record_gflops(agent, self.dataset, self.out)
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
             for chunk in sorted(mine):
                 self.write_costs(agent, chunk)
@@ -208,7 +234,7 @@ class Build:
     def begin(self, agent: Agent, frozen: dict | None, samples: int) -> Asker:
         """An agent ready to be asked about so many samples."""
         agent.load(frozen, self.dataset, self.device)
-        self._record_gflops(agent)
+        record_gflops(agent, self.dataset, self.out)
         return Asker(
             agent,
             self.dataset,
@@ -242,44 +268,6 @@ class Build:
             yield write
             for last in under_way:
                 last.result()
-
-    def _record_gflops(self, agent: Agent) -> None:
-        """Put what an answer costs to compute into ``agent.json``, once, before the first answer is written."""
-        file = schema.agent_file(self.out, agent.config.name)
-        record = store.read_json(file)
-        if record.get("gflops") is None:
-            gflops = agent.gflops(self.dataset)
-            if gflops is None and agent.config.price == "gflops":
-                raise UsageError(
-                    'price = "gflops", which this kind of agent does not know',
-                    where=f"agent {agent.config.name!r}",
-                    hint="give a number",
-                )
-            write_record(
-                file,
-                agent_record(agent, record["index"], record["fingerprint"], {**measured_in(record), "gflops": gflops}),
-            )
-
-    def _record_notes(self, agent: Agent, predictions: list[Path], timed: dict[str, float]) -> None:
-        """Put what answers cost in seconds and money into ``agent.json``: the mean of what they say, or as measured."""
-        file, name = schema.agent_file(self.out, agent.config.name), agent.config.name
-        written = store.read_json(file)
-        measured = timed | measured_in(written)  # the first measurement stays
-        there = [part for part in predictions if part.is_file()]  # other shards write the others
-        for note in NOTES:
-            parts = [part for part in there if note in store.column_names(part)]
-            values = [store.read_table(part, [note])[note].to_numpy() for part in parts]
-            known = np.concatenate([np.empty(0), *values])
-            known = known[~np.isnan(known)]
-            if len(known):
-                measured[note] = float(known.mean())
-            if agent.config.price == note and measured.get(note) is None and len(there) == len(predictions):
-                raise UsageError(
-                    f"price = {note!r}, but its answers do not say it",
-                    where=f"agent {name!r}",
-                    hint=f"give a number; a `table` may name the column, {note} = …, a `python` agent return {note!r}",
-                )
-        write_record(file, agent_record(agent, written["index"], written["fingerprint"], measured))
 
     def _are_answered(self, names: tuple[str, ...]) -> bool:
         """Whether every part of these agents' predictions is there."""
@@ -330,7 +318,7 @@ class Build:
         store.remove(schema.seal_file(path))
         for seal in schema.agent_folder(self.out, name).glob("costs-*.seal.json"):
             store.remove(seal)  # of costs whose predictions change now; the parts say themselves what they are of
-        store.commit_table(path, table, self._facts(name, chunk, ids), replace=replace or self.retry_failures)
+        store.commit_table(path, table, self._facts(name, chunk), replace=replace or self.retry_failures)
         self.report.predictions_written[name] += 1
 
     def write_costs(self, agent: Agent, chunk: int) -> None:
@@ -366,7 +354,7 @@ class Build:
                 )
             mask = failed if failed.any() else None
             columns[schema.COST_COLUMNS[task]] = pa.array(values, pa.float32(), mask=mask)
-        facts = {**self._facts(name, chunk, batch.ids), "predictions": made_of}
+        facts = {**self._facts(name, chunk), "predictions": made_of}
         store.commit_table(path, pa.table(columns), facts, replace=there)
         self.report.costs_written[name] += 1
 
@@ -381,9 +369,7 @@ class Build:
         facts = {}
         for chunk, part in enumerate(parts):
             table = store.read_table(part)  # what is sealed has been read back once, every checksum verified
-            if store.facts_of(table).get("ids") != schema.ids_digest(
-                self.dataset.batch(self.record.chunk_rows(chunk)).ids
-            ):
+            if store.facts_of(table).get("ids") != self._ids_digest(chunk):
                 raise CorruptPart("holds other samples than its chunk", where=part, hint=REBUILD_HINT)
             facts[part.name] = {
                 "rows": table.num_rows,
@@ -434,12 +420,19 @@ class Build:
         parts = [schema.predictions_part(self.out, name, k) for name in names for k in range(self.record.num_chunks)]
         return schema.digest([skeleton_digest(part) for part in parts])
 
-    def _facts(self, owner: str, chunk: int, ids: list[str]) -> dict[str, str]:
+    def _ids_digest(self, chunk: int) -> str:
+        """Digest of a chunk's sample ids, worked out once for all agents."""
+        if chunk not in self.ids_digests:
+            rows = self.record.chunk_rows(chunk)
+            self.ids_digests[chunk] = schema.ids_digest(self.dataset.ids[rows.start : rows.stop])
+        return self.ids_digests[chunk]
+
+    def _facts(self, owner: str, chunk: int) -> dict[str, str]:
         return {
             "schema": str(self.record.schema_version),
             "owner": owner,
             "chunk": str(chunk),
-            "ids": schema.ids_digest(ids),
+            "ids": self._ids_digest(chunk),
         }
 
 

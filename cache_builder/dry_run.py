@@ -13,6 +13,7 @@ from l2d.cache_builder.asking import Asker
 from l2d.cache_builder.plan import FUNDAMENTAL, changes_of_agents, changes_of_dataset
 from l2d.cache_builder.prepare import prepare, wanted_of
 from l2d.cache_builder.recipe import Recipe
+from l2d.cache_builder.trial import try_agents
 from l2d.data.cache import schema, store
 from l2d.data.cache.reader import CacheRecord
 from l2d.data.device import resolve_device
@@ -35,6 +36,7 @@ def dry_run(recipe: Recipe, out: Path, *, device: str = "auto", retry_failures: 
     of_dataset = changes_of_dataset(record, out) if exists else {}
     changed = changes_of_agents(agents, fingerprints, out) if exists else {}
     everything = of_dataset if of_dataset.keys() & FUNDAMENTAL else {}
+    try_agents(recipe, dataset, agents, out, device, num_chunks=record.num_chunks, again=bool(everything))
     rows = []
     if of_dataset:
         row = {"agent": "(samples)", "parts there": "", "to ask": 0}

@@ -107,12 +107,19 @@ def changes_of_dataset(record: CacheRecord, out: Path) -> dict[str, tuple[object
 FUNDAMENTAL = {"samples", "ids_and_order", "schema_version", "chunk_size"}
 
 
+def is_asked(out: Path, agent: str) -> bool:
+    """Whether a cache holds any answer of an agent. Without one there is nothing to lose."""
+    folder = schema.predictions_part(out, agent, 0).parent
+    return folder.is_dir() and any(folder.glob("*.parquet"))
+
+
 def changes_of_agents(
     agents: list[Agent], fingerprints: dict[str, dict], out: Path
 ) -> dict[str, dict[str, tuple[object, object]]]:
     """Agents that the cache at ``out`` holds from something else: name -> field -> (then, now).
 
-    An agent's place in the recipe is not part of it: agents may be added, reordered, left out and taken in again.
+    An agent's place in the recipe is not part of it: agents may be added, reordered, left out and taken in again. An
+    agent that has not answered anything yet cannot have changed: it is asked as it is now.
     """
     found: dict[str, dict[str, tuple[object, object]]] = {}
     for agent in agents:
@@ -126,6 +133,8 @@ def changes_of_agents(
                     where=folder,
                     hint="restore agent.json, or delete the folder",
                 )
+            continue
+        if not is_asked(out, name):
             continue
         changes = differences(store.read_json(file)["fingerprint"], fingerprints[name])
         for field, (old, _) in list(changes.items()):
@@ -169,6 +178,7 @@ def settle(
             return
     changes = changes_of_dataset(record, out)
     agents_changes = changes_of_agents(agents, fingerprints, out)
+    overwrite |= not _answered(out)
     kept = {name: agents_changes.pop(name) for name in keep_answers & set(agents_changes)}
     if not overwrite:
         if changes:
@@ -182,6 +192,8 @@ def settle(
     if changes:
         store.remove(schema.seal_file(schema.samples_part(out, 0)))
         store.remove(out / "samples")
+    for name, fingerprint in fingerprints.items():
+        _forget_unasked(out, name, fingerprint)
     for name in agents_changes:
         store.remove(schema.agent_folder(out, name))
     for name in kept:
@@ -189,6 +201,21 @@ def settle(
         old = store.read_json(file)
         late = {field: old["fingerprint"][field] for field in LATE_FIELDS if field in old["fingerprint"]}
         store.commit_json(file, {**old, "fingerprint": {**fingerprints[name], **late}}, replace=True)
+
+
+def _answered(out: Path) -> bool:
+    """Whether a cache holds any answer at all."""
+    return any((out / "agents").glob("*/predictions/*.parquet"))
+
+
+def _forget_unasked(out: Path, name: str, fingerprint: dict) -> None:
+    """Discard what was begun for an agent that has not answered anything and is another by now: weights, a record."""
+    file = schema.agent_file(out, name)
+    if not file.is_file() or is_asked(out, name):
+        return
+    changed = differences(store.read_json(file)["fingerprint"], fingerprint)
+    if changed.keys() - set(LATE_FIELDS):
+        store.remove(schema.agent_folder(out, name))
 
 
 def write_record(file: Path, record: CacheRecord | AgentRecord) -> None:

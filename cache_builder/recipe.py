@@ -18,7 +18,7 @@ from l2d.data.errors import UsageError, nearest
 from l2d.data.sources.table import Strict
 
 SHIPPED = Path(__file__).parent / "recipes"
-RELATIVE_PATHS = {"dataset": ("path", "ccs", "image_features"), "agents": ("weights", "file", "path")}
+RELATIVE_PATHS = {"dataset": ("path", "ccs", "image_features"), "agents": ("weights", "file", "path", "expected")}
 DETECTION = ("voc", "coco")  # kinds of datasets whose answers are boxes
 IMAGES = (*DETECTION, "cifar10", "chexpert")
 
@@ -175,6 +175,8 @@ def load_recipe(name: str, data: Path | None = None) -> Recipe:
     if isinstance(values.get("agents"), list):
         entries = [_agents(entry, position, path) for position, entry in enumerate(values["agents"])]
         values["agents"] = [agent for agents in entries for agent in agents]
+        for agent in values["agents"]:
+            agent._folder = path.parent.absolute()
     return _validate(Recipe, values, path, "")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache.integrity import sha256_of
@@ -40,6 +40,7 @@ class AgentConfig(Strict):
     cla_cost: Annotated[float, Field(ge=0)] | None = None  # or the cost that it is charged for answering none
     reg_cost: Annotated[float, Field(ge=0)] | None = None
     features: list[str] = []  # what of itself the model gives the rejector as input; kinds say what they have
+    _folder: Path = PrivateAttr(Path("."))  # the recipe's, which paths in `options` are relative to
 
     @model_validator(mode="after")
     def _answers_a_task_once(self):
@@ -71,10 +72,11 @@ class Agent(ABC):
 
     can_answer: ClassVar[tuple[str, ...]]  # what it can answer, out of cla, reg and boxes
     can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
+    repeats: ClassVar[bool] = False  # a frozen model: asked again it has to answer the same, in whatever batch
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {
-        "name", "description", "price", "free", "reference", "timeout", "cla_cost", "reg_cost",
+        "name", "description", "price", "free", "reference", "timeout", "cla_cost", "reg_cost", "expected",
     }  # fmt: skip
     repeatable: ClassVar[bool] = False  # asking again costs nothing: its answers lie in a file, or are drawn
 

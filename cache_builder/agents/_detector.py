@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -37,6 +38,7 @@ class DetectorConfig(AgentConfig):
     min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05  # detections below it are dropped
     max_detections: Annotated[int, Field(ge=1)] = 100  # of an image, the best of the dataset's classes
     label_map: dict[str, str] = {}  # the detector's name of a class -> the dataset's, beside COCO_TO_VOC
+    expected: Path | None = None  # a few answers that the model's own library gave, compared before the build
     batch_size: Annotated[int, Field(ge=1)] = 8  # images on the device at once
     workers: Annotated[int, Field(ge=1)] = min(8, os.cpu_count() or 1)  # threads that decode
 
@@ -46,6 +48,7 @@ class DetectorAgent(Agent):
 
     config: DetectorConfig
     timed = True
+    repeats = True
     can_answer = ("boxes",)
     can_show = ("detections",)
     reads = ("images", "classes")

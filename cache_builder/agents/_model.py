@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -45,6 +46,7 @@ class ModelConfig(AgentConfig):
     crop: Annotated[float, Field(gt=0, le=1)] | None = None  # share of the shorter side kept; None squeezes the image
     mean: Three = [0.485, 0.456, 0.406]  # ImageNet's
     std: Three = [0.229, 0.224, 0.225]
+    expected: Path | None = None  # a few answers that the model's own library gave, compared before the build
     batch_size: Annotated[int, Field(ge=1)] = 256  # samples on the device at once
     workers: Annotated[int, Field(ge=1)] = min(8, os.cpu_count() or 1)  # threads that decode images
 
@@ -55,6 +57,7 @@ class ModelAgent(Agent):
     config: ModelConfig
     can_answer = ("cla", "reg")
     timed = True
+    repeats = True
     reads = ("features", "images", "pixels", "classes")
     unfingerprinted = Agent.unfingerprinted | {"batch_size", "workers"}
     image_side = 224  # where neither recipe nor model says

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import attrgetter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from l2d.cache_builder.agents._base import file_digest
@@ -17,24 +18,62 @@ from l2d.data.errors import AgentFailure, L2DError, UsageError
 
 FACTORY = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"  # package.module:name
 
-#: Modules that agents have imported from their folders. Another agent may have others of these names.
-_IMPORTED: set[str] = set()
+#: Modules that agents have imported from each folder. Another folder may have others of these names.
+_OWN: dict[Path, dict[str, ModuleType]] = {}
 
 
 @contextmanager
 def beside(folder: Path) -> Iterator[None]:
-    """Inside, what lies in a folder can be imported, as if a script of that folder ran."""
-    before, folder = set(sys.modules), folder.resolve()
+    """Inside, what lies in a folder can be imported, as if a script of that folder ran.
+
+    A module of the same name from elsewhere, another agent's or the calling program's own ``data``, makes room for the
+    time being. Modules of Python itself and installed ones stay, as l2d works with them.
+    """
+    folder = folder.resolve()
+    own = _names_in(folder)
+    elsewhere = {
+        name: module
+        for name, module in sys.modules.items()
+        if name.partition(".")[0] in own and not _lies_in(module, folder) and not _is_installed(module)
+    }
+    for name in elsewhere:
+        del sys.modules[name]
+    sys.modules.update(_OWN.get(folder, {}))
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
         sys.path.remove(str(folder))
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None)
-            ours = name.partition(".")[0] == "l2d"
-            if not ours and file is not None and folder in Path(file).parents and "site-packages" not in file:
-                _IMPORTED.add(name)
+        found = {name: module for name, module in sys.modules.items() if _lies_in(module, folder)}
+        _OWN[folder] = {name: module for name, module in found.items() if name.partition(".")[0] in own}
+        replaced = {name.partition(".")[0] for name in elsewhere}
+        for name in _OWN[folder]:
+            if name.partition(".")[0] in replaced:
+                del sys.modules[name]
+        sys.modules.update(elsewhere)
+
+
+def _names_in(folder: Path) -> set[str]:
+    """Names of modules and packages that lie in a folder."""
+    found = set()
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.suffix == ".py":
+            found.add(entry.stem)
+        elif entry.name.isidentifier() and entry.is_dir() and any(entry.glob("*.py")):
+            found.add(entry.name)
+    return found - sys.stdlib_module_names - {"l2d", "__main__"}
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    file = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", [])), None)
+    if file is None or not isinstance(getattr(module, "__name__", None), str):
+        return False
+    name = module.__name__.partition(".")[0]
+    return name not in ("l2d", "__main__") and folder in Path(file).parents and not _is_installed(module)
+
+
+def _is_installed(module: ModuleType) -> bool:
+    return "site-packages" in str(getattr(module, "__file__", None) or "")
 
 
 @contextmanager
@@ -43,18 +82,40 @@ def run_safely(agent: str, what: str, where: object, folder: Path) -> Iterator[N
 
     The agent imports its own modules, whatever they are called; those before keep theirs.
     """
-    for name in _IMPORTED:
-        sys.modules.pop(name, None)
-    _IMPORTED.clear()
+    for name, module in _OWN.pop(folder.resolve(), {}).items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
     try:
         with beside(folder):
             yield
     except L2DError:
         raise
     except (Exception, SystemExit) as error:
+        shown = f"{type(error).__name__}: {error}" if isinstance(error, OSError) else repr(error)  # names the file
         raise AgentFailure(
-            f"agent {agent!r}: {what} fails: {error!r}", where=where, hint="fix it and run the same command again"
+            f"agent {agent!r}: {what} fails: {shown}", where=where, hint="fix it and run the same command again"
         ) from error
+
+
+def defines(file: Path, function: str) -> bool:
+    """Whether a Python file may define a name; False only where it surely does not. Nothing is run."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError, OSError):
+        return True  # what is wrong with it is said when it is run
+    plain = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+    for node in tree.body:
+        if not isinstance(node, plain) and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
+            return True  # a statement that may define it, or fail
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+    return function in found or "*" in found
 
 
 def find_factory(factory: str, folder: Path, agent: str) -> None:

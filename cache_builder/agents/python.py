@@ -13,9 +13,11 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
+from l2d.cache_builder.agents._options import option_files, require_files, resolved
 from l2d.cache_builder.agents._user_modules import (
     FACTORY,
     beside,
+    defines,
     find_factory,
     make,
     modules_beside,
@@ -51,6 +53,7 @@ class PythonConfig(AgentConfig):
     path: Path = Path(".")  # folder in which the factory's module is looked for first
     options: dict[str, Any] = {}
     partial: bool = False  # None or NaN in an answer is then no answer, instead of a wrong one
+    expected: Path | None = None  # a few answers that it has to give, compared before the build
     version: str = ""  # if given, it tells answers apart instead of the file's content: change it when they change
 
     @model_validator(mode="after")
@@ -70,6 +73,7 @@ class PythonAgent(Agent):
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
+        require_files(self.config.options, self.config._folder, self.config.name)
         if path is None:
             find_factory(self.config.factory, self.config.path, self.config.name)
         elif not path.is_file():
@@ -78,6 +82,19 @@ class PythonAgent(Agent):
                 where=path,
                 hint="relative paths are relative to the recipe",
             )
+        elif not defines(path, self.config.function):
+            raise self._lacks_function()
+
+    def _lacks_function(self) -> UsageError:
+        return UsageError(
+            f"agent {self.config.name!r}: there is no function {self.config.function!r}",
+            where=self.config.file,
+            hint=f"define `def {self.config.function}(batch): return {{'cla': …}}`",
+        )
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        return resolved(self.config.options, self.config._folder)
 
     @property
     def _folder(self) -> Path:
@@ -90,7 +107,7 @@ class PythonAgent(Agent):
             with run_safely(config.name, "its file", config.file, config.file.parent):
                 self.function = self._defined()
             return
-        self.function = make(config.factory, config.path, config.options, config.name)
+        self.function = make(config.factory, config.path, self._options, config.name)
         if not callable(self.function):
             raise UsageError(
                 f"agent {config.name!r}: the factory made {type(self.function).__name__}, which cannot be called",
@@ -105,12 +122,8 @@ class PythonAgent(Agent):
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
         loader.exec_module(module)
         if not callable(getattr(module, config.function, None)):
-            raise UsageError(
-                f"agent {config.name!r}: there is no function {config.function!r}",
-                where=config.file,
-                hint=f"define `def {config.function}(batch): return {{'cla': …}}`",
-            )
-        return partial(getattr(module, config.function), **config.options)
+            raise self._lacks_function()
+        return partial(getattr(module, config.function), **self._options)
 
     def ask(self, batch: Batch) -> Answers:
         with beside(self._folder):  # for imports inside the function
@@ -144,7 +157,10 @@ class PythonAgent(Agent):
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """Any column may have been read. Files count by their content, unless a ``version`` speaks for them."""
         config, fields = self.config, super().fingerprint(dataset)
-        fields |= {name: value for name, value in dataset.content.items() if name.startswith("column ")}
+        named = {} if config.version else option_files(config.options, config._folder)
+        if named:
+            fields["option_files"] = named
+        fields |= dataset.column_digests()
         if config.factory is not None:
             fields["file"] = None if config.version else own_files(config.factory, config.path)
             return fields

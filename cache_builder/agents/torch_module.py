@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._model import ModelAgent, ModelConfig
+from l2d.cache_builder.agents._options import option_files, require_files, resolved
 from l2d.cache_builder.agents._user_modules import FACTORY, find_factory, make, own_files
 from l2d.cache_builder.agents._weights import read_weights
 from l2d.data.errors import DataError, UsageError
@@ -68,6 +69,7 @@ class TorchAgent(ModelAgent):
                     where=path,
                     hint="relative paths are relative to the recipe",
                 )
+        require_files(config.options, config._folder, config.name)
         if config.factory is not None:
             find_factory(config.factory, config.path, config.name)
         super().check(dataset, tasks)
@@ -78,7 +80,8 @@ class TorchAgent(ModelAgent):
         if self.config.file is not None:
             self.model, self.batch = load_program(self.config.file, device)
             return
-        model = make(self.config.factory, self.config.path, self.config.options, self.config.name)
+        options = resolved(self.config.options, self.config._folder)
+        model = make(self.config.factory, self.config.path, options, self.config.name)
         if not isinstance(model, nn.Module):
             raise UsageError(
                 f"agent {self.config.name!r}: the factory made {type(model).__name__}, not an nn.Module",
@@ -130,14 +133,16 @@ class TorchAgent(ModelAgent):
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         config = self.config
         fields = super().fingerprint(dataset)
-        fields |= {
-            name: value for name, value in dataset.content.items() if config.columns and name.startswith("column ")
-        }
+        if config.columns:
+            fields |= dataset.column_digests()
         for name in ("file", "weights"):
             path = getattr(config, name)
             fields[name] = file_digest(path) if path is not None and is_file(path) else None
         if config.factory is not None and not config.version:
             fields["code"] = own_files(config.factory, config.path)
+            named = option_files(config.options, config._folder)
+            if named:
+                fields["option_files"] = named
         return fields
 
 

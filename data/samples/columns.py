@@ -36,12 +36,13 @@ def is_row_number(column: pl.Series) -> bool:
         return False
     if column.dtype.is_float() and column.is_finite().all() and (column == column.round(0)).all():
         column = column.cast(pl.Int64, strict=False)
-    if not column.dtype.is_integer() or column.null_count() or column.n_unique() < len(column):
+    if not column.dtype.is_integer() or column.null_count():
         return False
-    in_a_row = column.max() - column.min() == len(column) - 1
-    ordered = in_a_row and (column.diff().drop_nulls().cast(pl.Int64).abs() == 1).all()
-    shuffled = in_a_row and column.min() in (0, 1)
-    return bool(ordered or shuffled or INDEX_NAMES.match(column.name))
+    in_a_row, named = column.max() - column.min() == len(column) - 1, INDEX_NAMES.match(column.name)
+    if not (in_a_row or named) or column.n_unique() < len(column):
+        return False
+    ordered = in_a_row and (column.cast(pl.Int64).diff().drop_nulls().abs() == 1).all()
+    return bool(ordered or (in_a_row and column.min() in (0, 1)) or named)
 
 
 def why_not(column: pl.Series) -> str | None:
@@ -59,9 +60,10 @@ def why_not(column: pl.Series) -> str | None:
         column, kind = column.cast(pl.String), pl.String()
     if kind != pl.String and kind not in TEMPORAL and not kind.is_numeric() and kind != pl.Boolean:
         return f"of type {kind}"
-    different = column.drop_nulls().n_unique()
-    if different < 2:
-        return "one value" if different else "without a value"
+    if column.null_count() == len(column):
+        return "without a value"
+    if column.min() == column.max():  # quicker than to count its values
+        return "one value"
     if is_row_number(column):
         return "row numbers"
     if column.name.lower() == "split":
@@ -70,6 +72,7 @@ def why_not(column: pl.Series) -> str | None:
         found = suspicion(column)
         if found is not None:
             return found.what.removeprefix("is ")
+        different = column.drop_nulls().n_unique()
         if different > MOST_CATEGORIES:
             return f"text of {different:,} values"
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from l2d.data.cache import schema
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, DataError
 from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.digests import Lazy, column_digest
 from l2d.data.samples.tokens import FIELD_NAME, Tokens
 
 
@@ -130,44 +132,38 @@ class Dataset:
         return {"samples": len(self.ids), "ids_and_order": schema.ids_digest(self.ids)}
 
     @cached_property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Lazy:
         """Digest of everything else an agent may have looked at; each agent says which of these it reads."""
-        columns = {f"column {name}": _digest(self.columns[name]) for name in self.columns.columns}
-        found = {
-            "split": schema.ids_digest(self.split.tolist())[:16],
-            "target_cla": _content(self.target_cla),
-            "target_reg": _content(self.target_reg),
-            "features": _content(self.features),
-            "classes": list(self.classes),
-            **columns,
+        found: dict[str, Callable[[], Any]] = {
+            "split": lambda: schema.ids_digest(self.split.tolist())[:16],
+            "target_cla": lambda: _content(self.target_cla),
+            "target_reg": lambda: _content(self.target_reg),
+            "features": lambda: _content(self.features),
+            "classes": lambda: list(self.classes),
         }
+        for name in self.columns.columns:
+            found[f"column {name}"] = lambda name=name: column_digest(self.columns[name])
         if self.target_boxes is not None:
-            found["target_boxes"] = schema.digest([_content(v) for v in vars(self.target_boxes).values()])
+            found["target_boxes"] = lambda: schema.digest([_content(v) for v in vars(self.target_boxes).values()])
         if self.tokens is not None:
-            found["tokens"] = schema.digest({name: lists.digest for name, lists in self.tokens.items()})
+            found["tokens"] = lambda: schema.digest({name: lists.digest for name, lists in self.tokens.items()})
         if self.pixels is not None:
-            found["pixels"] = _content(self.pixels)
+            found["pixels"] = lambda: _content(self.pixels)
         if self.images is not None:
-            found["images"] = schema.digest(_digests(self.images))
+            found["images"] = lambda: schema.digest(_digests(self.images))
         if self.fit is not None:
-            found["fit"] = schema.digest(self.fit.content)
-        return found
+            found["fit"] = lambda: schema.digest(dict(self.fit.content))
+        return Lazy(found)
+
+    def column_digests(self) -> dict[str, str]:
+        """``column NAME`` -> digest, of all columns: for agents that may look at any of them."""
+        return {name: self.content[name] for name in self.content if name.startswith("column ")}
 
     def fingerprint(self) -> dict[str, Any]:
         """Fields that tell this dataset from another: which samples, how they are described, what they hold."""
-        kept = {name: value for name, value in self.content.items() if not name.startswith("column ")}
+        kept = {name: self.content[name] for name in self.content if not name.startswith("column ")}
         kept |= {f"column {name}": self.content[f"column {name}"] for name in self.keep}
         return {**{f"dataset.{key}": value for key, value in self.config.items()}, **self.identity, **kept}
-
-
-def _digest(column: pl.Series) -> str:
-    """Of a column's values; missing ones are a text no value has."""
-    if isinstance(column.dtype, pl.List | pl.Array) and column.dtype.inner.is_numeric():  # embeddings: many numbers
-        lists = column.cast(pl.List(pl.Float64))
-        flat = lists.drop_nulls().explode(empty_as_null=False).fill_null(float("nan"))
-        parts = [lists.list.len().fill_null(2**32 - 1).to_numpy(), flat.to_numpy()]
-        return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()[:16]
-    return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
 
 
 def _digests(files: tuple[Path, ...]) -> list[str]:
@@ -184,4 +180,6 @@ def _digests(files: tuple[Path, ...]) -> list[str]:
 
 
 def _content(values: np.ndarray | None) -> str | None:
-    return None if values is None else hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+    if values is None:
+        return None
+    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8)).hexdigest()[:16]

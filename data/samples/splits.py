@@ -96,6 +96,8 @@ def split_column(table: pl.DataFrame) -> str | None:
     for name in table.columns:
         if name.lower() in ("split", "set", "subset", "partition", "fold", "dataset_split"):
             column = table[name]
+            if isinstance(column.dtype, pl.Categorical | pl.Enum):
+                column = column.cast(pl.String)
             if column.dtype != pl.String:
                 continue
             values = set(column.drop_nulls().str.strip_chars().str.to_lowercase().unique().to_list())

@@ -92,7 +92,24 @@ def sample_columns(members: list[Evaluation], ids: list[str]) -> pa.Table:
     column = table["features"].combine_chunks()
     features = column.flatten().to_numpy().reshape(len(column), -1)
     table = table.drop_columns(["features"])
-    for index, name in enumerate(cache.record.inputs["features"].get("names", [])):
+    names = cache.record.inputs["features"].get("names", [])
+    for index, name in enumerate(names):
         if name not in table.column_names:
             table = table.append_column(name, pa.array(features[:, index]))
+    for category, values in _categories(names).items():
+        if category not in table.column_names:
+            chosen = features[:, [index for index, _ in values]] > 0.5
+            labels = pa.array([value for _, value in values] + [None])
+            position = np.where(chosen.any(axis=1), chosen.argmax(axis=1), len(values))
+            table = table.append_column(category, labels.take(pa.array(position)))
     return table
+
+
+def _categories(names: list[str]) -> dict[str, list[tuple[int, str]]]:
+    """Text columns behind features such as ``ward = a``: name -> positions and values of their classes."""
+    found: dict[str, list[tuple[int, str]]] = {}
+    for index, name in enumerate(names):
+        column, equals, value = name.partition(" = ")
+        if equals:
+            found.setdefault(column, []).append((index, value))
+    return found

@@ -7,6 +7,7 @@ column keeps its most frequent values.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -15,14 +16,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.report.allocations import Decisions
-from l2d.rejector.sql.guard import locked_connection
 
 MOST_BINS = 8  # of a text column, "other" aside
 MOST_NUMBERS = 12  # whole numbers that are bins of their own
 QUANTILES = 5
+FEWEST_NUMBERED = 5  # columns that differ in a number at the end alone are parts of something, from so many on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +137,16 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
 
     A column is worth what sending each of its bins to its best agent saves against the best constant agent, in
     hindsight; see :func:`ranked_cost` for samples that the best agent does not answer. Targets do not count, nor single
-    classes of a category (``ward = a``).
+    classes of a category (``ward = a``). Columns that are one of a numbered row (``svd_0``, ``svd_1`` …), whose values
+    mean nothing to a reader, come after all others.
 
     Args:
         columns: of :func:`l2d.rejector.report.allocations.sample_columns`, of the same samples.
         most: how many; those that save nothing are left out.
     """
     best = ranked_cost(decisions.costs) / len(columns)
-    worth: list[tuple[float, int, Bins]] = []
+    rows = Counter(_stem(name) for name in columns.column_names)
+    worth: list[tuple[bool, float, int, Bins]] = []
     for name in columns.column_names:
         kind = columns[name].type
         nested = pa.types.is_nested(kind) or pa.types.is_binary(kind)
@@ -153,9 +157,14 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
         if len(bins.labels) < 2 or ("other" in bins.labels and counts[bins.labels.index("other")] > len(columns) / 2):
             continue
         spent = sum(ranked_cost(decisions.costs[bins.index == k]) for k in np.flatnonzero(counts)) / len(columns)
-        worth.append((best - spent, -len(worth), bins))
-    worth.sort(key=lambda item: item[:2], reverse=True)
-    return [bins for saved, _, bins in worth[:most] if saved > 0]
+        worth.append((rows[_stem(name)] < FEWEST_NUMBERED, best - spent, -len(worth), bins))
+    worth = sorted((item for item in worth if item[1] > 0), key=lambda item: item[:3], reverse=True)
+    return [bins for *_, bins in worth[:most]]
+
+
+def _stem(name: str) -> str:
+    """A column's name without the number at its end; the name itself where it has none."""
+    return re.sub(r"\d+$", "#", name)
 
 
 def ranked_cost(costs: np.ndarray) -> float:

@@ -20,6 +20,7 @@ from l2d.rejector.evaluation.intervals import RESAMPLES
 from l2d.rejector.evaluation.settings import corrected, difference_text, verdict
 from l2d.rejector.evaluation.summary import headline, paper_table, regret_table
 from l2d.rejector.report.allocations import Decisions, decisions_of, sample_columns
+from l2d.rejector.report.cast import Cast
 from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.cost_quality import quality_for_cost
@@ -28,7 +29,7 @@ from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
 from l2d.rejector.report.groups import bins_by, most_telling
 from l2d.rejector.report.reproduce import commands
-from l2d.rejector.report.shown import Layout, agents_of, labels_of, lay_out
+from l2d.rejector.report.shown import Layout, labels_of, lay_out
 from l2d.rejector.runs.run import read_facts
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -126,6 +127,7 @@ def write_report(
         themes=_json({scheme: theme.config(scheme) for scheme in theme.SCHEMES}),
         schemes=theme.SCHEMES,
         palettes=theme.PALETTES,
+        others=theme.OTHERS,
         script=libraries().replace("</script", "<\\/script"),
         commands=commands(
             evaluations, out, [*(["--group", group] if group else []), *(["--theory"] if theory else [])]
@@ -175,7 +177,7 @@ def _section(
         figures, tables = [*figures, part.figure], part.tables
     cache, record = members[0].cache, members[0].cache.record
     examples = with_answers(choose(decisions), layout.focus, columns, images)
-    agents = agents_of(layout.focus)
+    cast = layout.cast
     label = labels_of(layout.groups, with_beta=True)[layout.groups.index(layout.focus)]
     return {
         "id": f"cache{number}",
@@ -187,12 +189,13 @@ def _section(
         "cards": _cards(layout),
         "focus": label,
         "single": len(layout.groups) == 1,
-        "legend": list(enumerate(agents)),
+        "legend": [(cast.slot(name), name) for name in cast.entries],
         "figures": figures,
         "theory": tables,
         "examples": [
-            (agent, [_example(example, record) for example in examples if example.chosen == position])
-            for position, agent in enumerate(agents)
+            (cast.slot(agent), agent, [_example(e, record, cast) for e in examples if e.chosen == position])
+            for position, agent in enumerate(layout.focus[0].measured.names)
+            if agent in cast.named
         ],
         "unit": record.unit_reg if any("target_reg" in e.answers["target"] for e in examples) else "",
         "detection": any(example.size[0] for example in examples),
@@ -247,7 +250,7 @@ def _cards(layout: Layout) -> list[tuple[str, str, str]]:
     return cards
 
 
-def _example(example: Example, record: CacheRecord) -> dict[str, Any]:
+def _example(example: Example, record: CacheRecord, cast: Cast) -> dict[str, Any]:
     names = list(example.costs)
     chosen = names[example.chosen]
     if example.kind == "gain":
@@ -256,14 +259,14 @@ def _example(example: Example, record: CacheRecord) -> dict[str, Any]:
         why = f"{example.cheapest} costs {example.by:.3g} less"
     shown = agents_to_show(example)
     costs = {name: cost if math.isfinite(cost) else None for name, cost in example.costs.items()}  # None: unavailable
-    rows = [{"agent": name, "position": names.index(name), "cost": costs[name], "chosen": name == chosen,
+    rows = [{"agent": name, "slot": cast.slot(name), "cost": costs[name], "chosen": name == chosen,
              "cheapest": example.costs[name] == min(example.costs.values()),
              "answer": _answer(example.answers.get(name, {}), record, "pred")} for name in shown]  # fmt: skip
     truth = _answer(example.answers["target"], record, "target")
     tiles = []
     if example.size[0]:
         boxes = _boxes(example.answers["target"], "target", record)
-        tiles.append({"title": "truth", "position": None, "chosen": False, "boxes": boxes})
+        tiles.append({"title": "truth", "slot": None, "chosen": False, "boxes": boxes})
         for row in rows:
             boxes = _boxes(example.answers.get(row["agent"], {}), "pred", record)
             tiles.append({"title": row["agent"], "boxes": boxes, **row})

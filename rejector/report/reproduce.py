@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shlex
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from l2d.data.cache.reader import CostCache
@@ -15,7 +16,7 @@ from l2d.rejector.settings import TrainConfig
 
 
 def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = ()) -> list[str]:
-    """Shell commands: every sweep (or single run) that the evaluations are of, then the report.
+    """Shell commands: every cache, every sweep (or single run) that the evaluations are of, then the report.
 
     Args:
         out: the page.
@@ -26,7 +27,8 @@ def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = 
         run = evaluation.run
         key = (run.cache_path, run.path.parent, run.rejector.config, run.point.cost, tuple(run.agents))
         made.setdefault(key, []).append(evaluation)
-    lines, told = [], []
+    caches = {evaluation.cache.path: evaluation.cache for evaluation in evaluations}
+    lines, told = [build_command(cache) for cache in caches.values()], []
     for (cache, folder, config, _, agents), members in made.items():
         only = [] if [agent.name for agent in CostCache(cache).agents] == list(agents) else ["--only", ",".join(agents)]
         points = [member.run.point for member in members]
@@ -42,6 +44,13 @@ def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = 
     split = evaluations[0].result["split"]
     report = ["l2d", "report", *map(str, folders), "--out", str(out)]
     return [*lines, shlex.join(report + ([] if split == "test" else ["--split", split]) + [*options])]
+
+
+def build_command(cache: CostCache) -> str:
+    """The command that builds a cache: its recipe is one that ships, or the file that gave the cache its name."""
+    name = cache.record.name
+    ships = (files("l2d") / "cache_builder" / "recipes" / f"{name}.toml").is_file()
+    return shlex.join(["l2d", "build", name if ships else f"{name}.toml", "--out", str(cache.path)])
 
 
 def _axes(points: list[GridPoint]) -> dict[str, list]:

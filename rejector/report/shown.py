@@ -10,6 +10,7 @@ import numpy as np
 from l2d.rejector.evaluation.evaluation import Evaluation, setting_of
 from l2d.rejector.evaluation.settings import METHOD_OF_PAPER, settings_of
 from l2d.rejector.evaluation.summary import METRIC_TITLES
+from l2d.rejector.report.cast import Cast, cast_of
 
 Group = list[Evaluation]  # the seeds of one setting
 FEWEST_BETAS = 3  # a sweep is drawn as a curve from so many on
@@ -29,6 +30,7 @@ class Layout:
         groups: all settings.
         compared: settings at one ``beta``: where most methods (or ``nu`` …) were trained.
         focus: the one of these that the page looks at closely.
+        cast: which agents have a name and a colour.
         swept: for each series with :data:`FEWEST_BETAS` values of ``beta`` or more, its settings in order of ``beta``;
             the series of ``focus`` first.
     """
@@ -37,6 +39,7 @@ class Layout:
     compared: list[Group]
     focus: Group
     swept: list[list[Group]]
+    cast: Cast
 
 
 def lay_out(evaluations: list[Evaluation]) -> Layout:
@@ -57,7 +60,7 @@ def lay_out(evaluations: list[Evaluation]) -> Layout:
     swept.sort(
         key=lambda some: (_series_key(some[0]) != _series_key(focus), some[0][0].run.point.method != "multi-task")
     )
-    return Layout(groups, compared, focus, swept)
+    return Layout(groups, compared, focus, swept, cast_of(groups))
 
 
 def _series_key(members: Group) -> tuple:
@@ -86,11 +89,6 @@ def labels_of(groups: list[Group], *, with_beta: bool = False) -> list[str]:
         parts = [*([] if same else [method]), *(f"{name} {text[name]}" for name in varying)]
         labels.append(", ".join(parts))
     return labels
-
-
-def agents_of(members: Group) -> list[str]:
-    """Agents in order: the order of their colours."""
-    return list(members[0].result["allocation"])
 
 
 def main_metrics(members: Group) -> list[str]:

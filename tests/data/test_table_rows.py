@@ -13,6 +13,7 @@ from conftest import patients, table_settings
 
 from l2d.data.errors import DataError
 from l2d.data.samples.columns import is_row_number, why_not
+from l2d.data.samples.dataset import _digest
 from l2d.data.samples.expressions import evaluate
 from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.splits import split_column
@@ -94,6 +95,7 @@ def test_a_split_column_that_is_not_used_is_told(tmp_path):
 def test_the_split_column_of_a_table_is_known_by_name_and_values():
     assert split_column(pl.DataFrame({"Set": ["train", "Test"]})) == "Set"
     assert split_column(pl.DataFrame({"split": ["train", "strange"]})) == "split"  # and refused when it is used
+    assert split_column(pl.DataFrame({"split": ["train", "val"]}).cast(pl.Categorical)) == "split"
     assert split_column(pl.DataFrame({"set": ["a", "b"], "fold": [1, 2]})) is None
     assert split_column(pl.DataFrame({"kind": ["train", "test"]})) is None
 
@@ -264,6 +266,26 @@ def test_a_time_cast_to_a_number_of_no_unit_is_refused(expression):
     assert "INTERVAL '1 day'" in refused.value.hint
 
 
+@pytest.mark.parametrize(
+    "expression",
+    ["(discharged - admitted) > 3", "CASE WHEN died = 1 THEN discharged - admitted ELSE 0 END", "admitted > 19000",
+     "3 < discharged - admitted", "discharged - STRPTIME('2024-01-01', '%Y-%m-%d') >= 5"],
+)  # fmt: skip
+def test_a_time_beside_a_number_is_refused(expression):
+    with pytest.raises(DataError, match=r"takes a (date|duration) for a number"):
+        evaluate(stays(), expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["(discharged - admitted) > INTERVAL '3 days'", "(discharged - admitted) / INTERVAL '1 day' > 3",
+     "CASE WHEN discharged - admitted > INTERVAL '3 days' THEN 1 ELSE 0 END", "EXTRACT(DAY FROM admitted) > 3",
+     "CASE WHEN died = 1 THEN discharged ELSE admitted END", "(discharged - admitted) * 2"],
+)  # fmt: skip
+def test_times_beside_times_are_taken_as_they_are(expression):
+    assert len(evaluate(stays(), expression)) == 120
+
+
 def test_casts_that_are_no_times_are_as_they_were():
     frame = stays()
     assert evaluate(frame, "CAST(died AS DOUBLE)").dtype == pl.Float64
@@ -375,3 +397,50 @@ def test_a_column_of_file_names_are_images(tmp_path):
     ):
         with pytest.raises(ValueError, match=said):
             load(tmp_path, table, **{**settings, **changes})
+
+
+# --- digests ----------------------------------------------------------------------------------------------------------
+
+COLUMNS = [
+    [1, 2, 3],
+    [1, 2, None],
+    [1, None, 2],
+    [2, 1, 3],
+    [1.0, 2.0, 3.0],
+    [1.0, 2.0, float("nan")],
+    [1.0, 2.0, -0.0],
+    [1.0, 2.0, 0.0],
+    ["ab", "c", ""],
+    ["a", "bc", ""],
+    ["ab", "c", None],
+    ["1", "2", "3"],
+    [True, False, True],
+    [True, True, False],
+    [date(2024, 1, 1), date(2024, 1, 2), None],
+    [datetime(2024, 1, 1), datetime(2024, 1, 2), None],
+    [timedelta(days=1), timedelta(days=2), None],
+    [[1.0], [2.0, 3.0], []],
+    [[1.0, 2.0], [3.0], []],
+    [[1.0], [2.0, 3.0], None],
+    [b"a", b"b", b"c"],
+    [{"a": 1}, {"a": 2}, None],
+]
+
+
+def test_columns_of_other_values_have_other_digests():
+    digests = [_digest(pl.Series("x", values)) for values in COLUMNS]
+    assert len(set(digests)) == len(COLUMNS)
+    assert digests == [_digest(pl.Series("y", values)) for values in COLUMNS]
+
+
+def test_a_digest_tells_values_and_not_the_width_they_are_stored_in(monkeypatch):
+    numbers, text = pl.Series([1, None, 3]), pl.Series(["a", None, "b"])
+    assert _digest(numbers) == _digest(numbers.cast(pl.Int8)) == _digest(numbers.cast(pl.UInt32))
+    assert _digest(numbers) != _digest(numbers.cast(pl.Float64))
+    assert _digest(numbers.cast(pl.Float32)) == _digest(numbers.cast(pl.Float64))
+    assert _digest(text) == _digest(text.cast(pl.Categorical)) == _digest(text.cast(pl.Enum(["a", "b"])))
+    times = pl.Series([datetime(2024, 1, 1, 12)])
+    paris = times.dt.replace_time_zone("UTC").dt.convert_time_zone("Europe/Paris")
+    assert _digest(times) == _digest(times.cast(pl.Datetime("ms"))) == _digest(paris)
+    whole = pl.concat([pl.Series([1.5, 2.5]), pl.Series([3.5])], rechunk=False)
+    assert _digest(whole) == _digest(whole.rechunk())

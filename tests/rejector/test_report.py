@@ -15,8 +15,8 @@ import pytest
 
 from l2d.data.cache.reader import CostCache
 from l2d.rejector.evaluation.evaluate import evaluate_runs
-from l2d.rejector.grid import make_grid
 from l2d.rejector.report.allocations import decisions_of, sample_columns
+from l2d.rejector.report.groups import most_telling
 from l2d.rejector.report.page import write_report
 from l2d.rejector.report.reproduce import commands
 from l2d.rejector.report.shown import lay_out
@@ -250,19 +250,24 @@ def test_decisions_agree_with_the_evaluation(evaluations):
 def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, monkeypatch):
     """Each command, parsed by the command line itself, asks for the very runs and settings it stands for."""
     from l2d import cli
+    from l2d.rejector import library
+    from l2d.rejector.commands import train
+    from l2d.rejector.sweep import SweepReport
 
     asked = {}
 
-    def record(cache, grid, config, folder_of, device, overwrite, only):
-        assert only is None
-        for point in make_grid(CostCache(cache), **grid):
-            asked[folder_of(point)] = (replace(point, run_id=""), config)
-        return None
+    def record(cache, points, folders, config, **_):
+        for point, folder in zip(points, folders, strict=True):
+            asked[folder] = (replace(point, run_id=""), config)
+        return SweepReport(folders, 0, 0.0)
 
-    monkeypatch.setattr(cli, "_sweep", record)
-    *training, report = commands(evaluations, tmp_path / "report.html")
+    monkeypatch.setattr(library, "train_points", record)
+    monkeypatch.setattr(train, "_print_on_test", lambda *_, **__: False)
+    building, *training, report = commands(evaluations, tmp_path / "report.html")
+    cache = evaluations[0].cache
+    assert shlex.split(building) == ["l2d", "build", f"{cache.record.name}.toml", "--out", str(cache.path)]
     assert [shlex.split(line)[:2] for line in training] == [["l2d", "sweep"], ["l2d", "sweep"]]
-    alone = commands(evaluations[3:4], tmp_path / "report.html")[:-1]
+    alone = commands(evaluations[3:4], tmp_path / "report.html")[1:-1]
     assert shlex.split(alone[0])[:2] == ["l2d", "train"]
     for line in [*training, *alone]:
         cli.app(shlex.split(line)[1:], standalone_mode=False)
@@ -298,3 +303,86 @@ def test_the_cost_quality_figure_has_every_baseline_where_arithmetic_puts_it(pag
         assert shown[name]["y_low"] < shown[name]["y"] < shown[name]["y_high"]
     names = {"random, same shares, β 0.05", "everyone", "oracle, β 0.4", "classification-only, β 0.05"}
     assert names <= set(shown)
+
+
+@pytest.fixture(scope="module")
+def crowd(make_runs, tmp_path_factory) -> list[Path]:
+    """Runs over 29 agents with names of 36 characters, of which one lacks some answers; a subject tells who is good."""
+    folder = tmp_path_factory.mktemp("crowd")
+    generator = np.random.default_rng(5)
+    rows, names = 300, [f"organisation/language-model-{k:02d}-chat1" for k in range(29)]
+    assert {len(name) for name in names} == {36}
+    subject = generator.integers(0, 3, rows)
+    noise = {f"svd_{k}": generator.normal(size=rows).round(4) for k in range(6)}
+    table = {"id": [f"q{k:03d}" for k in range(rows)], "subject": np.array(["law", "physics", "history"])[subject]}
+    pl.DataFrame(table | noise).write_csv(folder / "questions.csv")
+    answers = pl.DataFrame(
+        [(table["id"][row], name, float(generator.random() < (0.9 if subject[row] == k % 3 else 0.3)), 1.0 + k)
+         for k, name in enumerate(names) for row in range(rows) if k != 7 or row % 9],
+        schema=["id", "model", "score", "price"], orient="row",
+    )  # fmt: skip
+    answers.write_csv(folder / "answers.csv")
+    arguments = ["import", "scores", folder / "questions.csv", folder / "answers.csv", "--id", "id", "--annotator",
+                 "model", "--reg", "score", "--paid", "price", "--out", folder / "crowd.cache"]  # fmt: skip
+    from l2d import cli
+
+    cli.app([str(argument) for argument in arguments], standalone_mode=False)
+    config = {"network": "linear", "epochs": 6, "lr": 0.05}
+    return make_runs(CostCache(folder / "crowd.cache"), folder / "runs", betas=[0.0, 0.01, 0.5], config=config)
+
+
+@pytest.fixture(scope="module")
+def crowded(crowd, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("crowded") / "report.html"
+    write_report(evaluate_runs(crowd), out)
+    return out
+
+
+def test_of_many_agents_a_few_have_a_colour_and_a_table_has_all(crowd, crowded):
+    evaluations = evaluate_runs(crowd)
+    layout, specs = lay_out(evaluations), specs_of(crowded)
+    cast, names = layout.cast, list(evaluations[0].result["allocation"])
+    assert len(cast.entries) == 8
+    assert sorted(cast.named + cast.others) == sorted(names)
+    assert {members[0].result["best_constant"] for members in layout.groups} <= set(cast.named)
+    for beta in ("0", "0.01", "0.5"):
+        shares = of_setting(evaluations, beta=float(beta))["allocation"]
+        drawn = {r["agent"]: r["share"] for r in rows_of(specs["cache1-sweep-shares"], "share") if r["beta"] == beta}
+        assert list(drawn) == cast.entries
+        assert sum(drawn.values()) == pytest.approx(100)
+        assert drawn["22 others"] == pytest.approx(100 * sum(shares[name]["mean"] for name in cast.others))
+    text = crowded.read_text(encoding="utf-8")
+    table = text.split("Who answers</p>")[1].split("</table>")[0]
+    assert all(name in table for name in names)
+    places = {row["beta"]: row["at"] for row in rows_of(specs["cache1-sweep-loss"], "series", "at")}
+    assert places == {"0": 0.0, "0.01": 0.01, "0.5": 0.5}
+
+
+def test_groups_are_by_what_a_reader_knows_before_numbered_columns(crowd):
+    layout = lay_out(evaluate_runs(crowd))
+    decisions = decisions_of(layout.focus)
+    columns = sample_columns(layout.focus, decisions.ids)
+    questions = pl.read_csv(crowd[0].parent.parent / "questions.csv")
+    known = dict(questions.select("id", "subject").iter_rows())
+    assert columns["subject"].to_pylist() == [known[sample] for sample in decisions.ids]
+    assert most_telling(columns, decisions)[0].title == "subject"
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_many_long_names_fit_the_page_and_no_label_lies_on_another(browser, crowded, width, scheme):
+    browser.open(crowded, width=width, scheme=scheme, ready=DRAWN)
+    assert browser.complaints() == []
+    assert browser.ask("document.documentElement.scrollWidth") <= width
+    wide = (
+        "[...document.querySelectorAll('.example')].filter(e => [...e.querySelectorAll('table, .chip, h4')]"
+        ".some(c => c.getBoundingClientRect().right > e.getBoundingClientRect().right)).length"
+    )
+    assert browser.ask(wide) == 0
+    overlapping = """[...document.querySelectorAll('.chart[id*=cost-quality]')].flatMap(chart => {
+      const boxes = [...chart.querySelectorAll('.mark-text.role-mark text')].filter(t => t.textContent.trim())
+        .map(t => [t.textContent, t.getBoundingClientRect()]);
+      return boxes.flatMap(([a, p], i) => boxes.slice(i + 1).filter(([b, q]) => p.left < q.right - 1 &&
+        q.left < p.right - 1 && p.top < q.bottom - 2 && q.top < p.bottom - 2).map(([b]) => a + ' on ' + b));
+    })"""
+    assert browser.ask(overlapping) == []

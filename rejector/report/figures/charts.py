@@ -13,13 +13,17 @@ from typing import Any
 
 import altair as alt
 
+from l2d.rejector.report.cast import Cast
+from l2d.rejector.report.figures import theme
+from l2d.rejector.report.figures.labels import apart, place_labels, shortened
+
 Rows = Sequence[dict[str, Any]]
 
 
-def agent_colour(agents: Sequence[str], field: str = "agent") -> alt.Color:
-    """Colour by agent: the n-th agent has the palette's n-th colour, wherever it occurs."""
-    scale = alt.Scale(domain=list(agents), range="category")
-    return alt.Color(f"{field}:N", scale=scale, sort=list(agents), legend=alt.Legend(orient="bottom", columns=4))
+def agent_colour(agents: Cast) -> alt.Color:
+    """Colour by agent: the n-th agent has the palette's n-th colour, wherever it occurs; others are grey."""
+    scale = alt.Scale(domain=agents.entries, range=theme.ranges(agents))
+    return alt.Color("agent:N", scale=scale, sort=agents.entries, legend=alt.Legend(orient="bottom", columns=4))
 
 
 def values(rows: Rows) -> alt.InlineData:
@@ -42,7 +46,7 @@ def curve(
     order: Sequence[str],
     x_title: str,
     y_title: str,
-    agents: Sequence[str],
+    agents: Cast,
     alone: Rows = (),
     bounds: Rows = (),
     format: str = ".3f",
@@ -51,20 +55,22 @@ def curve(
 
     Args:
         rows: ``x``, ``series``, ``value``, ``low``, ``high``, ``seeds``; the first row's series is the one discussed.
-        x: column of the sweep, as text; evenly spaced, in ``order``.
+        x: column of the sweep, as text, in ``order``; a number ``at`` beside it is where it stands on the axis.
         alone: ``agent``, ``value``.
         bounds: ``x``, ``bound``, ``value``.
         format: of the numbers under the pointer.
     """
     main = rows[0]["series"]
-    across = alt.X(f"{x}:N", sort=list(order), title=x_title, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    across = _along_sweep(rows, x, order, x_title)
     up = alt.Y("value:Q", title=y_title, scale=alt.Scale(zero=False, padding=14))
     layers = []
     if alone:
         shown = tooltip(("agent:N", "alone", ""), ("value:Q", y_title, format))
         base = alt.Chart(values(alone)).encode(y=up, color=agent_colour(agents), tooltip=shown)
         layers.append(base.mark_rule(strokeDash=[6, 3], strokeWidth=1.6))
-        named = alt.Chart(values(alone)).transform_calculate(label="datum.agent + ' alone'")
+        heights = [row[end] for row in rows for end in ("low", "high")] + [row["value"] for row in (*alone, *bounds)]
+        named = alt.Chart(values(apart(alone, 0.05 * (max(heights) - min(heights)))))
+        named = named.transform_calculate(label="datum.agent + ' alone'")
         layers.append(
             named.mark_text(align="left", dy=-6, dx=2, style="label").encode(y=up, x=alt.value(0), text="label:N")
         )
@@ -97,6 +103,17 @@ def curve(
     return alt.layer(*layers).properties(height=260)
 
 
+def _along_sweep(rows: Rows, x: str, order: Sequence[str], title: str | None) -> alt.X:
+    """The axis of a sweep: spaced by value where the values are numbers, near 0 by ratio if they span far."""
+    if "at" not in rows[0]:
+        return alt.X(f"{x}:N", sort=list(order), title=title, axis=alt.Axis(labelAngle=0, labelOverlap=True))
+    places = sorted({row["at"] for row in rows})
+    least = min((place for place in places if place > 0), default=1.0)
+    kind = {"type": "symlog", "constant": least} if places[-1] > 20 * least else {}
+    axis = alt.Axis(values=places, labelAngle=0, labelOverlap="greedy", format="~g")
+    return alt.X("at:Q", title=title, scale=alt.Scale(nice=False, zero=False, padding=10, **kind), axis=axis)
+
+
 def _beside_curves(
     bounds: Rows, ours: dict[str, float], x: str, levels: Sequence[float]
 ) -> dict[tuple[str, int], list[dict[str, Any]]]:
@@ -120,6 +137,9 @@ def _beside_curves(
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for side, align, dy in ((1, "right", -8), (-1, "left", 10)):
         align = align if last >= first else {"right": "left", "left": "right"}[align]
+        align = {0: "left", len(ours) - 1: "right"}.get(list(ours).index(place), align)  # no name leaves the plot
+        if (along := _share_of_way(bounds, ours, x, place)) is not None:
+            align = "left" if along < 0.4 else "right" if along > 0.6 else align
         some = [row for row in bounds if row[x] == place and (row["value"] >= ours[place]) == (side > 0)]
         before = None
         for row in sorted(some, key=lambda row: side * row["value"]):
@@ -129,12 +149,31 @@ def _beside_curves(
     return found
 
 
+def _share_of_way(bounds: Rows, ours: dict[str, float], x: str, place: str) -> float | None:
+    """How far along the axis a place lies, from 0 to 1; None where places are no numbers."""
+    at = {row[x]: row["at"] for row in bounds if "at" in row and row[x] in ours}
+    if place not in at or len(set(at.values())) < 2:
+        return None
+    return (at[place] - min(at.values())) / (max(at.values()) - min(at.values()))
+
+
+def near(rows: Rows, key: str) -> list[dict[str, Any]]:
+    """Rows without baselines that lie far beyond all others, so would squeeze these together; a table has them.
+
+    Asking every one of many agents costs many times what any of them does.
+    """
+    fixed = [row[key] for row in rows if row["kind"] != "bound"] or [row[key] for row in rows]
+    low, high = min(fixed), max(fixed)
+    reach = 3 * max(high - low, abs(high), abs(low))
+    return [row for row in rows if row["kind"] != "bound" or low - reach <= row[key] <= high + reach]
+
+
 def stacked_shares(
     rows: Rows,
     *,
     by: str,
     order: Sequence[str],
-    agents: Sequence[str],
+    agents: Cast,
     title: str | None,
     unit: str,
     across: bool,
@@ -172,6 +211,12 @@ def stacked_shares(
         place["opacity"] = alt.Opacity("who:O", scale=pale, sort=list(pair), legend=None)
         shown.insert(0, ("who:N", "who decides", ""))
     told = tooltip(*shown)
+    if across and "at" in rows[0]:
+        x = _along_sweep(rows, by, order, title)
+        filled = base.mark_area(line=False).encode(x=x, **ends, color=agent_colour(agents), detail="agent:N")
+        points = base.mark_rule(strokeWidth=9, opacity=0).encode(x=x, **ends, detail="agent:N", tooltip=told)
+        lines = base.mark_rule(style="zero", strokeDash=[2, 3]).encode(x=x)
+        return alt.layer(filled, lines, points).properties(height=260)
     drawn = base.mark_bar(**size).encode(**place, **ends, color=agent_colour(agents), tooltip=told)
     place.pop("opacity", None)
     some = base.transform_filter("datum.share >= 8" + (f" && datum.who === '{pair[0]}'" if pair else ""))
@@ -189,7 +234,7 @@ def dots(
     by: str,
     order: Sequence[str],
     x_title: str,
-    agents: Sequence[str],
+    agents: Cast,
     interval: str,
     zero: bool = False,
     title: str | None = None,
@@ -225,7 +270,7 @@ def dots(
 
 
 def scatter(
-    points: Rows, *, x_title: str, y_title: str, agents: Sequence[str], lines: dict[str, Rows] | None = None, down: bool
+    points: Rows, *, x_title: str, y_title: str, agents: Cast, lines: dict[str, Rows] | None = None, down: bool
 ) -> alt.LayerChart:
     """Two quantities against each other.
 
@@ -259,26 +304,10 @@ def scatter(
             base = alt.Chart(values(some)).mark_point(style=style, filled=kind != "bound", **shape)
             colour = {"color": agent_colour(agents)} if kind == "agent" else {}
             layers.append(base.encode(x=x, y=y, tooltip=told, **colour))
-    low, high = (edge(row["x"] for row in points) for edge in (min, max))
     labels: dict[tuple, list[dict[str, Any]]] = {}
-    for row in points:
-        if row["label"]:
-            along = (row["x"] - low) / (high - low or 1.0)
-            labels.setdefault(_label_place(row["kind"], along), []).append(row)
+    for row, place in place_labels(points, down=down):
+        labels.setdefault(place, []).append({**row, "label": shortened(row["label"])})
     for (style, align, dx, dy), some in labels.items():
         base = alt.Chart(values(some)).mark_text(style=style, align=align, dx=dx, dy=dy)
         layers.append(base.encode(x=x, y=y, text="label:N"))
     return alt.layer(*layers).properties(height=300)
-
-
-def _label_place(kind: str, along: float) -> tuple[str, str, int, int]:
-    """Style, alignment and offsets of a point's label: agents' above, rejectors' below, others' beside them.
-
-    Args:
-        along: where the point lies between the leftmost (0) and the rightmost (1).
-    """
-    side = "left" if along < 0.2 else "right" if along > 0.8 else "center"
-    if kind == "bound":
-        return ("label", "right", -9, 0) if along > 0.6 else ("label", "left", 9, 0)
-    shift = {"left": -5, "right": 5, "center": 0}[side]
-    return ("strong-label", side, shift, 14) if kind == "system" else ("label", side, shift, -12)

@@ -12,7 +12,7 @@ from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.evaluation.settings import BASELINE_TITLES, METHOD_OF_PAPER
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.rejectors import Figure, Panel, capital, panel
-from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, agents_of, main_metrics, scaled
+from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, main_metrics, scaled
 
 TASK_LOSS = "task_loss"  # the deferral loss without query costs
 
@@ -52,8 +52,8 @@ def _panel(layout: Layout, metric: str) -> Panel:
     for point in found.baselines:
         names = {"agent": f"{point.name} alone", "oracle": f"oracle, β {point.beta}"}
         row = _point(point, metric, names.get(point.kind, point.name), "agent" if point.kind == "agent" else "bound")
-        row |= {"label": point.name if point.kind != "oracle" else ""}
-        points.append(row | ({"agent": point.name} if point.kind == "agent" else {}))
+        row |= {"label": "" if point.kind == "oracle" or point.name in layout.cast.others else point.name}
+        points.append(row | ({"agent": layout.cast.entry(point.name)} if point.kind == "agent" else {}))
     for point in _baselines(layout.focus, metric):
         points.append(_point(point, metric, f"{point.name}, β {point.beta}", "bound") | {"label": point.name})
     lines = {
@@ -61,7 +61,7 @@ def _panel(layout: Layout, metric: str) -> Panel:
         "bound": [{"x": x, "y": scaled(metric, y)} for x, y in found.agents_hull.tolist()],
     }
     chart = charts.scatter(
-        points, x_title="mean price of the queries of a sample", y_title=title, agents=agents_of(layout.focus),
+        charts.near(points, "x"), x_title="mean price of the queries of a sample", y_title=title, agents=layout.cast,
         lines={style: line for style, line in lines.items() if len(line) > 1}, down=found.lower_is_better,
     )  # fmt: skip
     told = "; ".join(f"{row['name']}: {row['y']:.4g} at {row['x']:.4g}" for row in points)

@@ -6,7 +6,6 @@ How it looks is in rejector/report/figures/charts.py.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +15,12 @@ import numpy as np
 from l2d.rejector.evaluation.cost_quality import LOWER_IS_BETTER
 from l2d.rejector.evaluation.evaluation import mean_std
 from l2d.rejector.evaluation.settings import BASELINE_TITLES, baseline_title, shown_differences
+from l2d.rejector.report.cast import MOST_COLOURED, Cast
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.theme import text_on
-from l2d.rejector.report.shown import METRIC_NAMES, Layout, agents_of, labels_of, main_metrics, scaled, units_of
+from l2d.rejector.report.shown import METRIC_NAMES, Layout, labels_of, main_metrics, scaled, units_of
+
+AVERAGE = BASELINE_TITLES["averaging"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +86,7 @@ def compare(layout: Layout) -> Figure:
 
 
 def _losses(layout: Layout, names: list[str]) -> Panel:
-    result = layout.focus[0].result
-    agents = agents_of(layout.focus)
+    result, agents = layout.focus[0].result, layout.cast
     rows = []
     for name, members in zip(names, layout.compared, strict=True):
         loss = members[0].result["over_seeds"]["deferral_loss"]
@@ -104,9 +105,10 @@ def _losses(layout: Layout, names: list[str]) -> Panel:
             )  # fmt: skip
     rows.append(_dot("oracle", result["oracle_loss"], 0.0, "bound"))
     rows.sort(key=lambda row: row["value"])
-    order = [row["name"] for row in rows]
+    drawn = [row for row in charts.near(rows, "value") if row.get("agent") not in agents.others]
+    order = [row["name"] for row in drawn]
     chart = charts.dots(
-        rows, by="name", order=order, x_title="mean deferral loss", agents=agents, interval="± std over seeds"
+        drawn, by="name", order=order, x_title="mean deferral loss", agents=agents, interval="± std over seeds"
     )
     text = "Mean deferral loss, lowest first: " + "; ".join(f"{row['name']} {row['value']:.4f}" for row in rows) + "."
     shown = [{"who": r["name"], "mean deferral loss": r["value"], "std over seeds": r["std"]} for r in rows]
@@ -136,9 +138,13 @@ def _differences(layout: Layout) -> Panel:
         ends = {end: interval[end] for end in ("value", "low", "high")}
         rows.append({"name": name.split(" (Mao")[0], **ends, "kind": "bound" if name == "oracle" else "system"})
     rows.sort(key=lambda row: row["value"])
+    hidden = {f"{agent} alone" for agent in layout.cast.others}
+    told_of = [{**row, "kind": "bound" if row["name"] == AVERAGE else "other"} for row in rows]
+    far = {row["name"] for row in told_of} - {row["name"] for row in charts.near(told_of, "value")}
+    drawn = [row for row in rows if row["name"] not in hidden | far]
     chart = charts.dots(
-        rows, by="name", order=[row["name"] for row in rows], x_title="difference in deferral loss",
-        agents=agents_of(layout.focus), interval="95 % interval", zero=True,
+        drawn, by="name", order=[row["name"] for row in drawn], x_title="difference in deferral loss",
+        agents=layout.cast, interval="95 % interval", zero=True,
     )  # fmt: skip
     name = labels_of(layout.compared)[layout.compared.index(layout.focus)] or "the rejector"
     text = f"Deferral loss of {name} less that of each baseline, with 95 % intervals: " + "; ".join(
@@ -149,28 +155,29 @@ def _differences(layout: Layout) -> Panel:
 
 
 def _shares_by_setting(layout: Layout, names: list[str]) -> Panel:
-    agents = agents_of(layout.focus)
-    rows = []
+    agents, rows, bars = layout.cast, [], []
     for name, members in zip(names, layout.compared, strict=True):
-        rows += stack({"name": name}, agents, members[0].result["over_seeds"]["allocation"])
+        bars.append(({"who": name}, members[0].result["over_seeds"]["allocation"]))
     oracle = layout.focus[0].result["oracle"]["allocation"]
-    rows += stack({"name": "oracle"}, agents, {a: {"mean": share} for a, share in oracle.items()})
+    bars.append(({"who": "oracle"}, {a: {"mean": share} for a, share in oracle.items()}))
+    for label, shares in bars:
+        rows += stack({"name": label["who"]}, agents, shares)
     order = [*names, "oracle"]
     chart = charts.stacked_shares(
         rows, by="name", order=order, agents=agents, title=None, unit=units_of(layout.focus), across=False
     )
-    return panel("shares", "Who answers", chart, shares_text(rows, "name"), shares_table(rows, "name", agents))
+    return panel("shares", "Who answers", chart, shares_text(rows, "name"), shares_table(bars))
 
 
-def stack(labels: dict[str, Any], agents: Sequence[str], shares: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
-    """Segments of one bar, from the first agent up: shares in percent, and where they begin and end."""
+def stack(labels: dict[str, Any], agents: Cast, shares: dict[str, dict[str, float]]) -> list[dict[str, Any]]:
+    """Segments of one bar, from the first agent up, the others together: shares in percent, and where they lie."""
     rows, start = [], 0.0
-    for position, agent in enumerate(agents):
-        share = 100 * shares[agent]["mean"]
+    for agent, mean in agents.summed({name: share["mean"] for name, share in shares.items()}).items():
+        share = 100 * mean
         row = {**labels, "agent": agent, "share": share, "from": start, "to": start + share}
-        if "std" in shares[agent]:
+        if "std" in shares.get(agent, {}):
             row["std"] = 100 * shares[agent]["std"]
-        rows.append(row | {"ink": text_on(position)})
+        rows.append(row | {"ink": text_on(agents.slot(agent))})
         start += share
     return rows
 
@@ -189,17 +196,25 @@ def capital(text: str) -> str:
     return text if text.startswith("mAP") else text[0].upper() + text[1:]
 
 
-def shares_table(rows: list[dict[str, Any]], by: str, agents: Sequence[str], title: str = "") -> list[dict[str, Any]]:
-    """Shares with a row a bar and a column an agent."""
-    bars: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        first = {title or by: row[by]} | ({"decided by": row["who"]} if "who" in row else {})
-        bars.setdefault(tuple(first.values()), first)[f"{row['agent']} %"] = row["share"]
-    return list(bars.values())
+def shares_table(bars: list[tuple[dict[str, Any], dict[str, dict[str, float]]]]) -> list[dict[str, Any]]:
+    """Shares of all agents: a row a bar and a column an agent, or, of many agents, a row an agent and a column a bar.
+
+    Args:
+        bars: what names a bar, and agent -> ``mean`` of its share.
+    """
+    if len(bars[0][1]) <= MOST_COLOURED:
+        return [
+            label | {f"{agent} %": 100 * share["mean"] for agent, share in shares.items()} for label, shares in bars
+        ]
+    titles = [", ".join(map(str, label.values())) + " %" for label, _ in bars]
+    of_bars = [(title, shares) for title, (_, shares) in zip(titles, bars, strict=True)]
+    return [
+        {"agent": agent} | {title: 100 * shares[agent]["mean"] for title, shares in of_bars} for agent in bars[0][1]
+    ]
 
 
 def _two_tasks(layout: Layout, names: list[str], metrics: list[str]) -> Panel:
-    result, agents = layout.focus[0].result, agents_of(layout.focus)
+    result, agents = layout.focus[0].result, layout.cast
     points = []
 
     def add(name: str, kind: str, values: dict[str, Any], agent: str = "", label: str = "") -> None:
@@ -210,10 +225,10 @@ def _two_tasks(layout: Layout, names: list[str], metrics: list[str]) -> Panel:
         row = {"name": name, "kind": kind, "x": x, "y": y, "x_low": x - dx, "x_high": x + dx, "y_low": y - dy}
         row |= {
             "y_high": y + dy,
-            "label": label or name,
+            "label": "" if agent in agents.others else label or name,
             "text": f"± {dx:.2g}, ± {dy:.2g} over seeds" if dx or dy else "",
         }
-        points.append(row | ({"agent": agent} if agent else {}))
+        points.append(row | ({"agent": agents.entry(agent)} if agent else {}))
 
     for name, members in zip(names, layout.compared, strict=True):
         kind = "system" if members is layout.focus else "other"

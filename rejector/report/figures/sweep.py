@@ -19,7 +19,7 @@ from l2d.rejector.report.figures.rejectors import (
     shares_text,
     stack,
 )
-from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, agents_of, labels_of, main_metrics, scaled, units_of
+from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, labels_of, main_metrics, scaled, units_of
 
 BETA_TITLE = "query cost β of the dearest expert"
 
@@ -30,18 +30,18 @@ def sweep(layout: Layout) -> Figure | None:
         return None
     names = labels_of([series[0] for series in layout.swept])
     main = layout.swept[0]
-    agents = agents_of(main[0])
+    agents = layout.cast
     betas = list(dict.fromkeys(m[0].run.point.beta_text for series in layout.swept for m in series))
-    panels = [_metric_against_beta(layout.swept, names, betas, metric) for metric in main_metrics(main[0])]
-    rows = []
+    panels = [_metric_against_beta(layout, names, betas, metric) for metric in main_metrics(main[0])]
+    rows, bars = [], []
     for members in main:
-        rows += stack({"beta": members[0].run.point.beta_text}, agents, members[0].result["over_seeds"]["allocation"])
+        bars.append(({"β": members[0].run.point.beta_text}, members[0].result["over_seeds"]["allocation"]))
+        rows += stack(_place(members), agents, bars[-1][1])
     chart = charts.stacked_shares(
         rows, by="beta", order=betas, agents=agents, title=BETA_TITLE, unit=units_of(main[0]), across=True
     )
-    table = shares_table(rows, "beta", agents, "β")
-    panels.append(panel("shares", "Who answers", chart, shares_text(rows, "beta"), table))
-    panels.append(_loss_against_beta(layout.swept, names, betas))
+    panels.append(panel("shares", "Who answers", chart, shares_text(rows, "beta"), shares_table(bars)))
+    panels.append(_loss_against_beta(layout, names, betas))
     seeds = main[0][0].result["over_seeds"]["seeds"]
     spread = f"Bands: ± one standard deviation over {seeds} seeds. " if seeds > 1 else ""
     return Figure(
@@ -53,7 +53,14 @@ def sweep(layout: Layout) -> Figure | None:
     )
 
 
-def _metric_against_beta(swept: list[list[Group]], names: list[str], betas: list[str], metric: str) -> Panel:
+def _place(members: Group) -> dict[str, Any]:
+    """A setting's ``beta`` as text, and as the number ``at`` which it stands on an axis, where it is one."""
+    point = members[0].run.point
+    return {"beta": point.beta_text} | ({} if isinstance(point.beta, tuple) else {"at": float(point.beta)})
+
+
+def _metric_against_beta(layout: Layout, names: list[str], betas: list[str], metric: str) -> Panel:
+    swept, cast = layout.swept, layout.cast
     first = swept[0][0][0].result
     rows = []
     for name, series in zip(names, swept, strict=True):
@@ -66,15 +73,16 @@ def _metric_against_beta(swept: list[list[Group]], names: list[str], betas: list
         for agent, values in first["agents"].items()
         if values["role"] == "agent" and metric in values
     ]
+    drawn = [row for row in alone if row["agent"] in cast.named]
     bounds = [
-        {"beta": m[0].run.point.beta_text, "bound": "oracle (lowest cost)",
+        {**_place(m), "bound": "oracle (lowest cost)",
          "value": scaled(metric, m[0].result["oracle"]["metrics"][metric])}
         for m in swept[0] if metric in m[0].result["oracle"]["metrics"]
     ]  # fmt: skip
     title = METRIC_NAMES.get(metric, metric)
     better = "lower" if metric in LOWER_IS_BETTER else "higher"
     chart = charts.curve(
-        rows, x="beta", order=betas, x_title=BETA_TITLE, y_title=title, agents=agents_of(swept[0][0]), alone=alone,
+        rows, x="beta", order=betas, x_title=BETA_TITLE, y_title=title, agents=cast, alone=drawn,
         bounds=bounds,
     )  # fmt: skip
     text = f"{title} against β: " + "; ".join(f"β {r['beta']}: {r['value']:.4g}" for r in rows)
@@ -83,8 +91,8 @@ def _metric_against_beta(swept: list[list[Group]], names: list[str], betas: list
     return panel(metric, name, chart, text, _curve_table(rows, title))
 
 
-def _loss_against_beta(swept: list[list[Group]], names: list[str], betas: list[str]) -> Panel:
-    rows, bounds = [], []
+def _loss_against_beta(layout: Layout, names: list[str], betas: list[str]) -> Panel:
+    swept, rows, bounds = layout.swept, [], []
     for name, series in zip(names, swept, strict=True):
         for members in series:
             loss = members[0].result["over_seeds"]["deferral_loss"]
@@ -97,10 +105,10 @@ def _loss_against_beta(swept: list[list[Group]], names: list[str], betas: list[s
         for members in swept[0]:
             values = [evaluation.result[key] for evaluation in members]
             if all(map(finite, values)):
-                bounds.append({"beta": members[0].run.point.beta_text, "bound": title, "value": float(np.mean(values))})
+                bounds.append({**_place(members), "bound": title, "value": float(np.mean(values))})
     title = "mean deferral loss"
     chart = charts.curve(
-        rows, x="beta", order=betas, x_title=BETA_TITLE, y_title=title, agents=agents_of(swept[0][0]), bounds=bounds,
+        rows, x="beta", order=betas, x_title=BETA_TITLE, y_title=title, agents=layout.cast, bounds=bounds,
         format=".4f",
     )  # fmt: skip
     text = "Deferral loss against β: " + "; ".join(f"β {row['beta']}: {row['value']:.4f}" for row in rows) + "."
@@ -108,7 +116,7 @@ def _loss_against_beta(swept: list[list[Group]], names: list[str], betas: list[s
 
 
 def _curve_point(members: Group, series: str, mean: float, std: float) -> dict[str, Any]:
-    row = {"beta": members[0].run.point.beta_text, "series": series, "value": mean, "std": std}
+    row = {**_place(members), "series": series, "value": mean, "std": std}
     return row | {"low": mean - std, "high": mean + std, "seeds": members[0].result["over_seeds"]["seeds"]}
 
 

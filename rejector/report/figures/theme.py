@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from l2d.rejector.report.cast import MOST_COLOURED, Cast
+
 #: Okabe and Ito's palette, told apart with any colour vision; by night the dark ones are lifted. Then Tol's "muted".
 PALETTES = {
     "light": [
@@ -24,9 +26,17 @@ SCHEMES = {
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 
-def text_on(position: int) -> str:
-    """Colour of text on the colour of the agent at this position."""
-    return "#111111" if position % 16 in _DARK_TEXT_ON else "#ffffff"
+OTHERS = "#8b949e"  # agents that are not named, by day and by night
+
+
+def text_on(slot: str) -> str:
+    """Colour of text on the colour of an agent, see :meth:`l2d.rejector.report.cast.Cast.slot`."""
+    return "#111111" if slot == "others" or int(slot) % 16 in _DARK_TEXT_ON else "#ffffff"
+
+
+def ranges(agents: Cast) -> str:
+    """The range of the config that has the colours of these agents."""
+    return "ordinal" if agents.others else "category"
 
 
 def config(scheme: str, *, font: str = FONT) -> dict[str, Any]:
@@ -39,7 +49,7 @@ def config(scheme: str, *, font: str = FONT) -> dict[str, Any]:
         "background": "transparent",
         "font": font,
         "view": {"stroke": None},
-        "range": {"category": PALETTES[scheme]},
+        "range": {"category": PALETTES[scheme], "ordinal": [*PALETTES[scheme][: MOST_COLOURED - 1], OTHERS]},
         "axis": axis,
         "axisX": {"grid": False},
         "axisY": {"domain": False, "ticks": False},

@@ -9,6 +9,7 @@ import numpy as np
 
 from l2d.rejector.evaluation.curves import RiskCoverage, deferral_curve
 from l2d.rejector.report.allocations import Decisions
+from l2d.rejector.report.cast import Cast
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.rejectors import Figure, Panel, panel, shares_table, shares_text, stack
 from l2d.rejector.report.groups import Bins, group_rows
@@ -102,14 +103,15 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
 
 def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> Figure:
     """Who answers in each bin, who is cheapest there, regret against best constant agent and oracle."""
-    agents, best = decisions.agents, decisions.best_constant
+    agents, best = layout.cast, decisions.best_constant
     rows = group_rows(decisions, bins)
     order = [f"{row['bin']} ({row['samples']:,})" for row in rows]
-    shares = []
+    shares, bars = [], []
     for label, row in zip(order, rows, strict=True):
         for who, kind in (("rejector", "shares"), ("cheapest agent", "cheapest_shares")):
             of_bin = {agent: {"mean": share} for agent, share in row[kind].items()}
             shares += stack({"bin": label, "who": who, "samples": row["samples"]}, agents, of_bin)
+            bars.append(({bins.title: label, "decided by": who}, of_bin))
     unit = units_of(layout.focus)
     stacked = charts.stacked_shares(
         shares, by="bin", order=order, agents=agents, title=None, unit=unit, across=False,
@@ -117,7 +119,7 @@ def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> F
     )  # fmt: skip
     panels = [
         panel("shares", "Who answers; below it, paler, who is cheapest", stacked, shares_text(shares, "bin"),
-              shares_table(shares, "bin", agents, bins.title)),
+              shares_table(bars)),
     ]  # fmt: skip
     panels.append(_regret_panel("best", f"Regret against {best} alone: left of 0 is better", rows, order, agents, bins))
     panels.append(_regret_panel("oracle", "Regret against the oracle: what is left to gain", rows, order, agents, bins))
@@ -131,7 +133,7 @@ def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> F
     )
 
 
-def _regret_panel(name: str, title: str, rows: list[dict], order: list[str], agents: list[str], bins: Bins) -> Panel:
+def _regret_panel(name: str, title: str, rows: list[dict], order: list[str], agents: Cast, bins: Bins) -> Panel:
     kind = "system" if name == "best" else "bound"
     points = [
         {"bin": label, "samples": row["samples"], "kind": kind, **row[f"against_{name}"]}

@@ -24,12 +24,22 @@ OPSETS = {"": 17, "ai.onnx.ml": 3}
 EXACT_IN_FLOAT32 = 1 << 24
 
 
-def rejector_graph(rejector: TrainedBest) -> onnx.ModelProto:
-    """A run of method ``best``: float32 ``features`` to ``scores`` and ``agent``, ties to the lowest index."""
+def rejector_graph(rejector: TrainedBest, instead: np.ndarray, indicated: dict[int, int]) -> onnx.ModelProto:
+    """A run of method ``best``: float32 ``features`` to ``scores`` and ``agent``, ties to the lowest index.
+
+    Args:
+        instead: what stands in for a number that is NaN or infinite, (width,).
+        indicated: column that tells whether a number is missing -> the column of that number.
+    """
+    width, agents = len(rejector.state["feature_mean"]), len(rejector.point.query_costs)
     graph = Graph()
-    graph.node("ArgMax", graph.scores("features", rejector), name="agent", axis=1, keepdims=0)
-    ends = [("scores", np.float32, ("batch", len(rejector.point.query_costs))), ("agent", np.int64, ("batch",))]
-    return graph.model(len(rejector.state["feature_mean"]), ends)
+    # With one row more, so that no step ever sees an empty batch, which onnxruntime's ArgMax gives another shape.
+    rows = graph.node("Concat", "features", graph.constant(np.zeros((1, width), np.float32)), axis=0)
+    scores = graph.scores(graph.filled(rows, instead, indicated), rejector)
+    for values, name in ((scores, "scores"), (graph.node("ArgMax", scores, axis=1, keepdims=0), "agent")):
+        first, last, axis = (graph.constant(np.array([number], np.int64)) for number in (0, -1, 0))
+        graph.node("Slice", values, first, last, axis, name=name)
+    return graph.model(width, [("scores", np.float32, ("batch", agents)), ("agent", np.int64, ("batch",))])
 
 
 class Graph:
@@ -59,6 +69,21 @@ class Graph:
         from onnx import TensorProto
 
         return self.node("Cast", value, to=TensorProto.DOUBLE)
+
+    def filled(self, features: str, instead: np.ndarray, indicated: dict[int, int]) -> str:
+        """Features without missing numbers, as ``l2d route`` fills them: see :func:`rejector_graph`."""
+        largest = self.constant(np.float32(np.finfo(np.float32).max))
+        known = self.node("LessOrEqual", self.node("Abs", features), largest)  # false for NaN
+        if indicated:
+            tells, sources = np.zeros(len(instead), bool), np.arange(len(instead))
+            for indicator, source in indicated.items():
+                tells[indicator], sources[indicator] = True, source
+            tells = self.constant(tells)
+            missing = self.node("Not", self.node("Gather", known, self.constant(sources.astype(np.int64)), axis=1))
+            one = self.constant(np.float32(1))
+            features = self.node("Where", self.node("And", tells, missing), one, features)
+            known = self.node("Or", known, tells)
+        return self.node("Where", known, features, self.constant(instead.astype(np.float32)))
 
     def forest(self, features: str, forest: Forest) -> str:
         """Mean over trees: float32 (batch, width) -> float64 (batch, outputs)."""
@@ -133,14 +158,14 @@ class Graph:
         """Scores as :meth:`l2d.rejector.best.trained.TrainedBest.scores` gives them: (batch, agents), float32."""
         if rejector.guard["holds"]:
             scores = rejector.scores(torch.zeros(1, len(rejector.state["feature_mean"])))[0].numpy()
-            return self.node("Identity", self.repeated(features, scores), name="scores")
+            return self.node("Identity", self.repeated(features, scores))
         from onnx import TensorProto
 
         weights = np.ones(1) if rejector.point.cost is not None else rejector.point.weights.vector().double().numpy()
         total = self.node("Mul", self.costs(features, rejector.predictor.model), self.constant(weights))
         total = self.node("ReduceSum", total, self.constant(np.array([2], np.int64)), keepdims=0)
         total = self.node("Add", total, self.constant(np.array(rejector.point.query_costs, np.float64)))
-        return self.node("Cast", self.node("Neg", total), to=TensorProto.FLOAT, name="scores")
+        return self.node("Cast", self.node("Neg", total), to=TensorProto.FLOAT)
 
     def _sum(self, parts: list[str]) -> str:
         """One after another: shapes differ, and not every runtime spreads those of Sum."""

@@ -1,6 +1,6 @@
 """The consistency experiment: true regret of rejectors where the Bayes rejector is known, by samples, nu and shift.
 
-Three agents on the square, see rejector/theory/experiment.py. Regret is exact up to the midpoint rule. Peers, on the
+Three agents on the square, see known_distribution.py. Regret is exact up to the midpoint rule. Peers, on the
 same samples: one scikit-learn regressor an agent (gradient boosting; k nearest neighbours), the agent of the lowest
 predicted cost. About two minutes on two cores.
 
@@ -17,9 +17,9 @@ import json
 
 import numpy as np
 import torch
+from known_distribution import expected_costs, regret, sample, true_regrets
 
 from l2d.data.terminal.render import print_table
-from l2d.rejector.theory.experiment import expected_costs, regret, sample, true_regrets
 
 NUS = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from l2d.data.cache.reader import AgentRecord
+from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.sql.guard import locked_connection
 
 #: Which task weights a rejector is *trained* on; it is always evaluated on the full weights. The single-task
 #: baselines of the paper's Table 1 are the same rejector on a cost with one task left out.

@@ -32,7 +32,7 @@ from l2d.rejector.runs.run import Run, load_run, open_cache
 from l2d.rejector.settings import DEFAULT_METHOD, TrainConfig
 from l2d.rejector.sql.query import query as run_query
 from l2d.rejector.sweep import sweep as train_points
-from l2d.rejector.theory.diagnosis import theory_section
+from l2d.rejector.theory.section import theory_section
 from l2d.rejector.training.distributed import is_first
 
 Say = Callable[[str], None]

@@ -14,7 +14,7 @@ from l2d.data.results import Shown
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.summary import findings, flat_rows, settings_of, tables
 from l2d.rejector.runs.run import Run, load_run
-from l2d.rejector.theory.diagnosis import shown_parts, theory_rows
+from l2d.rejector.theory.section import shown_parts, theory_rows
 
 if TYPE_CHECKING:
     import polars as pl

@@ -16,10 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.report.allocations import Decisions
-from l2d.rejector.sql.guard import locked_connection
 
 MOST_BINS = 8  # of a text column, "other" aside
 MOST_NUMBERS = 12  # whole numbers that are bins of their own

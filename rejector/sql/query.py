@@ -17,10 +17,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from l2d.data.cache import store
+from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import CorruptPart, L2DError, UsageError, nearest
 from l2d.data.terminal.formats import SUFFIXES, write_batches
 from l2d.rejector.sql.catalogue import DERIVED, VIEW_NAMES, Catalogue
-from l2d.rejector.sql.guard import admitted, locked_connection
+from l2d.rejector.sql.guard import admitted
 
 BATCH_ROWS = 65_536
 POLL_SECONDS = 0.2

@@ -6,6 +6,7 @@
 :mod:`refits`            other members of the rejector's class: fitted longer, or on half the rows
 :mod:`encoder_split`     the model's heads, its representation, the price of sharing it (section 4.3)
 :mod:`learning_bound`    the learning bound and its terms (Theorem 4.13)
-:mod:`experiment`        the consistency experiment, on distributions whose Bayes rejector is known
-:mod:`diagnosis`         all of it for one run
+:mod:`subject`           a run with everything that its diagnosis is taken from
+:mod:`parts`             what the figures say, a module a part
+:mod:`section`           all of it for one run
 """

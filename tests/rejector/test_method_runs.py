@@ -229,7 +229,7 @@ def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
 
 
 def test_what_is_about_one_network_refuses_a_run_that_is_more(swept, tmp_path):
-    from l2d.rejector.theory.diagnosis import examine
+    from l2d.rejector.theory.subject import examine
 
     run = next(path for path in swept[2] if path.name.startswith("realizable"))
     with pytest.raises(UsageError, match="multi-task"):

@@ -14,16 +14,22 @@ from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.report.export import picture
 from l2d.rejector.report.figures.theory import theory_figure
 from l2d.rejector.runs.run import load_run
-from l2d.rejector.theory import diagnosis
-from l2d.rejector.theory.diagnosis import (
-    chosen_costs,
-    costs_judged_on,
-    costs_trained_on,
+from l2d.rejector.theory import subject as subjects
+from l2d.rejector.theory.parts import deferral
+from l2d.rejector.theory.parts.deferral import deferral_findings
+from l2d.rejector.theory.parts.surrogate import surrogate_findings
+from l2d.rejector.theory.section import (
+    LEARNING,
+    LOSS,
+    MODEL,
+    SURROGATE,
+    all_parts,
+    notes_of,
     shown_parts,
     theory_rows,
     theory_section,
 )
-from l2d.rejector.theory.findings import LEARNING, LOSS, MODEL, SURROGATE
+from l2d.rejector.theory.subject import chosen_costs, costs_judged_on, costs_trained_on
 
 CAUSES = ("not_in_features", "objective", "class", "data", "optimisation")
 
@@ -165,36 +171,32 @@ def test_an_unavailable_agent_is_never_chosen_and_no_reference_for_recentring(se
 
 def test_findings_of_a_subject_where_agents_are_missing(sections, monkeypatch):
     """The same run, with answers taken away from a fifth of the samples: findings are over who is available."""
-    from l2d.rejector.theory import findings
-
-    subject = diagnosis.examine(sections["plain"][0])
+    subject = subjects.examine(sections["plain"][0])
     generator = np.random.default_rng(0)
     missing = np.zeros(subject.costs.shape, dtype=bool)
     missing[generator.random(len(missing)) < 0.2, 1] = True
     costs = np.where(missing, np.inf, subject.costs)
     expected = replace(subject.expected, costs=np.where(missing, np.inf, subject.expected.costs))
-    bayes = diagnosis.bayes_risk(expected.costs, costs)
+    bayes = subjects.bayes_risk(expected.costs, costs)
     changed = replace(
         subject, costs=costs, trained=costs, expected=expected, trained_expected=expected.costs,
         bayes=bayes, trained_bayes=bayes,
     )  # fmt: skip
-    loss = {finding.key: finding.value for finding in findings.deferral_findings(changed)}
+    loss = {finding.key: finding.value for finding in deferral_findings(changed)}
     chosen = np.where(missing, -np.inf, subject.scores).argmax(axis=1)
     assert loss["run"] == pytest.approx(costs[np.arange(len(costs)), chosen].mean())
     assert loss["oracle"] == pytest.approx(costs.min(axis=1).mean())
-    assert all(np.isfinite(f.value) for f in findings.surrogate_findings(changed) if f.value is not None)
-    assert any("unavailable" in note for note in findings.notes_of(changed))
+    assert all(np.isfinite(f.value) for f in surrogate_findings(changed) if f.value is not None)
+    assert any("unavailable" in note for note in notes_of(changed))
 
 
 def test_what_its_regressors_pay_as_a_rejector_and_the_upper_end_are_said(sections):
-    from l2d.rejector.theory import findings
-
-    subject = diagnosis.examine(sections["plain"][0])
-    said = next(finding for finding in findings.deferral_findings(subject) if finding.key == "class")
+    subject = subjects.examine(sections["plain"][0])
+    said = next(finding for finding in deferral_findings(subject) if finding.key == "class")
     chosen = subject.expected.costs.argmin(axis=1)
     pays = subject.costs[np.arange(len(chosen)), chosen].mean()
     noise = np.random.default_rng(0).normal(size=len(chosen))
-    wide = findings._class(subject, noise - noise.mean())
+    wide = deferral._class(subject, noise - noise.mean())
     assert f"{subject.expected.learner} as a rejector pays {pays:.4f}" in wide.says
     assert f"may save up to {wide.interval[1]:.4f}" in wide.says
     assert "nearly the best" not in said.says
@@ -202,19 +204,18 @@ def test_what_its_regressors_pay_as_a_rejector_and_the_upper_end_are_said(sectio
 
 def test_where_all_targets_are_one_the_model_s_part_is_left_out(sections):
     """Imported scores have the target 1: that a perfect model would save everything says nothing."""
-    from l2d.rejector.theory import findings
     from l2d.rejector.theory.encoder_split import encoder_split
 
-    subject = diagnosis.examine(sections["plain"][0])
+    subject = subjects.examine(sections["plain"][0])
     constant = {
         name: replace(table, targets={key: np.ones_like(values) for key, values in table.targets.items()})
         for name, table in subject.tables.items()
     }
     model = encoder_split(subject.cache, constant, "test", subject.run.point)
     changed = replace(subject, model=model)
-    assert list(findings.all_parts(changed)) == [LOSS, SURROGATE, LEARNING]
-    assert any("targets are one and the same" in note for note in findings.notes_of(changed))
-    assert MODEL in findings.all_parts(subject)
+    assert list(all_parts(changed)) == [LOSS, SURROGATE, LEARNING]
+    assert any("targets are one and the same" in note for note in notes_of(changed))
+    assert MODEL in all_parts(subject)
 
 
 def test_one_expert_at_a_constant_cost_is_abstention(make_cache, make_runs, tmp_path, monkeypatch):
@@ -253,7 +254,7 @@ cla = "CASE WHEN died = 1 THEN 'yes' ELSE 'no' END"
 
 
 def test_too_few_samples_are_refused(sections, monkeypatch):
-    monkeypatch.setattr(diagnosis, "FEWEST_ROWS", 10_000)
+    monkeypatch.setattr(subjects, "FEWEST_ROWS", 10_000)
     with pytest.raises(UsageError, match="too few samples"):
         theory_section(sections["plain"][0])
 
@@ -269,7 +270,7 @@ def test_the_command_prints_every_format(sections, tmp_path, capsys, monkeypatch
 
     assert json.loads(ask("--format", "json", "--figure", str(tmp_path / "f.png"))) == section
     assert (tmp_path / "f.png").read_bytes()[:4] == b"\x89PNG"
-    monkeypatch.setattr(diagnosis, "theory_section", lambda *_, **__: section)
+    monkeypatch.setattr("l2d.rejector.library.theory_section", lambda *_, **__: section)
     text = ask()
     assert section["verdict"] in text
     assert "minimizability gap" in text

@@ -10,8 +10,8 @@ import altair as alt
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.rejectors import Figure, Panel, panel
 from l2d.rejector.report.shown import Layout
-from l2d.rejector.theory.diagnosis import shown_parts, theory_section
-from l2d.rejector.theory.findings import LOSS
+from l2d.rejector.theory.parts.deferral import LOSS
+from l2d.rejector.theory.section import shown_parts, theory_section
 
 #: Terms of the learning bound: key -> what they are called.
 TERMS = {"accuracy": "experts' class errors", "magnitude": "size of the other costs", "confidence": "chance"}
@@ -29,7 +29,7 @@ def theory_part(layout: Layout, split: str) -> TheoryPart:
     """The theory of the first seed of the setting that the page looks at closely. Half a minute.
 
     Raises:
-        UsageError: as :func:`l2d.rejector.theory.diagnosis.examine`.
+        UsageError: as :func:`l2d.rejector.theory.subject.examine`.
     """
     section = theory_section(layout.focus[0].run.path, split)
     tables = {title.rpartition("\n")[2]: rows for title, rows in shown_parts(section).items()}
@@ -37,7 +37,7 @@ def theory_part(layout: Layout, split: str) -> TheoryPart:
 
 
 def theory_figure(section: dict[str, Any]) -> Figure:
-    """The charts of a section of :func:`l2d.rejector.theory.diagnosis.theory_section`.
+    """The charts of a section of :func:`l2d.rejector.theory.section.theory_section`.
 
     Left what the run's deferral loss is made of, from the oracle's; right, where the network has one, the learning
     bound and its terms against the number of training samples.

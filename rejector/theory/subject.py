@@ -1,8 +1,4 @@
-"""All of the theory for one run: why it falls short of the best rejector there could be, and by how much.
-
-A *finding* is one quantity: what it is called, its value with a 95 % interval where it is a mean over samples, and what
-it says. Findings come in parts, in the order they are read. :func:`theory_section` gives them as plain values.
-"""
+"""A run with everything that its diagnosis is taken from: expected costs, refits, and the model taken apart."""
 
 from __future__ import annotations
 
@@ -10,14 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
-from l2d.rejector.evaluation.intervals import paired_interval
 from l2d.rejector.losses import LOSSES, check_nu
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import CostTable, load_tables
@@ -28,36 +22,6 @@ from l2d.rejector.theory.refits import LongerFit, fitted_longer, missing_of, on_
 from l2d.rejector.training.rejector import TrainedRejector, point_costs
 
 FEWEST_ROWS = 10  # of each split
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """One quantity.
-
-    Attributes:
-        key: short name, for programs.
-        title: for people.
-        value: None where it cannot be had; ``says`` then tells why.
-        interval: 95 % interval of a mean over samples (bootstrap), or None.
-        says: what it means here, in a sentence.
-    """
-
-    key: str
-    title: str
-    value: float | None
-    interval: tuple[float, float] | None = None
-    says: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        low, high = self.interval or (None, None)
-        return {"title": self.title, "value": self.value, "low": low, "high": high, "says": self.says}
-
-
-def mean_of(key: str, title: str, values: np.ndarray, says: str = "") -> Finding:
-    """The finding that is a mean over samples (n,), with its interval."""
-    found = paired_interval(values)
-    return Finding(key=key, title=title, value=found.value, interval=(found.low, found.high), says=says)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,68 +225,3 @@ def _validation_losses(rejector: TrainedRejector, features: torch.Tensor, costs:
     nu = check_nu(rejector.point.nu, torch.float64) if rejector.config.loss == "surrogate" else None
     fit = LOSSES[rejector.config.loss](scores, known, nu, -1, missing_of(known))[0]
     return deferral, float(fit.mean())
-
-
-def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
-    """Every finding on a run, as plain values for JSON, a table or a page.
-
-    Returns:
-        ``run_id``, ``split``, ``num_samples`` and settings; ``verdict``, a sentence or two; ``parts``: title of a part
-        -> key -> ``title``, ``value``, ``low``, ``high``, ``says``; ``bound_curve``: the learning bound at rising
-        sample sizes, one object a size (empty where there is none); ``notes``.
-
-    Raises:
-        UsageError: as :func:`examine`.
-    """
-    from l2d.rejector.theory.findings import all_parts, bound_curve_of, notes_of, verdict_of
-
-    subject = examine(path, split, device=device, seed=seed)
-    run, config = subject.run, subject.run.rejector.config
-    parts = {title: {finding.key: finding for finding in found} for title, found in all_parts(subject).items()}
-    return {
-        "run_id": run.point.run_id,
-        "split": split,
-        "num_samples": len(subject.costs),
-        "method": run.point.method,
-        "network": config.network,
-        "loss": config.loss,
-        "nu": run.point.nu if config.loss == "surrogate" else None,
-        "recentre": config.recentre,
-        "verdict": verdict_of(parts),
-        "parts": {title: {key: found.to_json() for key, found in part.items()} for title, part in parts.items()},
-        "bound_curve": bound_curve_of(subject),
-        "notes": notes_of(subject),
-    }
-
-
-def theory_rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A section's findings as rows: part, key, title, value, low, high, says."""
-    for part, findings in section["parts"].items():
-        for key, finding in findings.items():
-            yield {"part": part, "quantity": key, **finding}
-
-
-def shown_parts(section: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """A section as tables for people: title -> rows of text."""
-    facts = [section["run_id"], f"{section['split']} split, {section['num_samples']:,} samples", section["network"]]
-    facts += [f"nu {section['nu']:g}" if section["nu"] is not None else f"loss {section['loss']}"]
-    facts += ["recentred"] if section["recentre"] else []
-    tables = {}
-    for number, (part, findings) in enumerate(section["parts"].items()):
-        title = part if number else f"{', '.join(facts)}\n\n{part}"
-        tables[title] = [
-            {
-                "quantity": finding["title"],
-                "value": "" if finding["value"] is None else _number(finding["value"]),
-                "95 % interval": ""
-                if finding["low"] is None
-                else f"[{_number(finding['low'])}, {_number(finding['high'])}]",
-                "what it says": finding["says"],
-            }
-            for finding in findings.values()
-        ]
-    return tables
-
-
-def _number(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"

@@ -70,7 +70,7 @@ def option(default: Any, help: str, *, flag: str | None = None, **facts: Any) ->
 
 
 @cache
-def declared(settings: type) -> dict[str, Option]:
+def declared(settings: Any) -> dict[str, Option]:
     """Field -> option, in order, of a dataclass made with :func:`option`."""
     found = {}
     for each in fields(settings):
@@ -81,7 +81,7 @@ def declared(settings: type) -> dict[str, Option]:
 
 
 @cache
-def types_of(settings: type) -> dict[str, Any]:
+def types_of(settings: Any) -> dict[str, Any]:
     """Field -> its type, as an object."""
     return typing.get_type_hints(settings)
 

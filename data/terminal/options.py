@@ -70,7 +70,8 @@ def options_of(*settings: type) -> Callable[[Callable], Callable]:
             return function(**given)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
-        command.__signature__ = signature.replace(parameters=[each.replace(kind=keyword) for each in parameters])
+        made_command: Any = command
+        made_command.__signature__ = signature.replace(parameters=[each.replace(kind=keyword) for each in parameters])
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         return command
 
@@ -90,7 +91,7 @@ def _parameters(settings: type) -> list[inspect.Parameter]:
         flags = [one.flag]
         if isinstance(defaults[name], bool):
             flags = [f"{one.flag}/--no-{one.flag.removeprefix('--')}"]
-        kind = Annotated[types_of(settings)[name], typer.Option(*flags, **facts)]
+        kind: Any = Annotated[types_of(settings)[name], typer.Option(*flags, **facts)]
         found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind))
     return found
 

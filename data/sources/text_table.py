@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,26 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
         DataError: there is no such file, it is of another kind, or it cannot be read.
     """
     require_readable(path)
+    stat = path.stat()
+    return _read(path, (stat.st_mtime_ns, stat.st_size), tuple(sorted(text)), repr(missing), _Missing(missing))
+
+
+class _Missing:
+    """What is missing, as an argument that a cache of calls does not look at: its text, beside it, is."""
+
+    def __init__(self, value: Missing):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Missing)
+
+
+@lru_cache(maxsize=1)  # an import looks at the table and then builds of it
+def _read(path: Path, version: tuple, text: tuple[str, ...], key: str, given: _Missing) -> tuple[pl.DataFrame, Reading]:
+    missing = given.value
     said = missing_by_column(missing)
     if path.suffix.lower() == ".parquet":
         frame = reading_errors(path, lambda: pl.read_parquet(path))

@@ -51,8 +51,10 @@ class Option:
             (self.below, "<", lambda bound: value < bound),
         )
         given = [(bound, sign, holds) for bound, sign, holds in bounds if bound is not None]
+        if not given:
+            return
         finite = isinstance(value, int) or math.isfinite(value)
-        if given and not (finite and all(holds(bound) for bound, _, holds in given)):
+        if not (finite and all(holds(bound) for bound, _, holds in given)):
             limits = " and ".join(f"{sign} {bound:g}" for bound, sign, _ in given)
             raise UsageError(f"{name} = {value}", hint=f"{name} is a number {limits}")
 

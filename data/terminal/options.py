@@ -83,9 +83,9 @@ def _parameters(settings: type) -> list[inspect.Parameter]:
     found = []
     defaults = {name: parameter.default for name, parameter in inspect.signature(settings).parameters.items()}
     for name, one in declared(settings).items():
-        facts: dict[str, Any] = {"help": one.help, "rich_help_panel": one.panel}
+        facts: dict[str, Any] = {"help": one.help, "rich_help_panel": one.panel, "metavar": one.metavar}
         if one.parse is not None:
-            facts |= {"parser": one.parse, "metavar": one.metavar}
+            facts["parser"] = one.parse
         elif not choices(settings, name):
             facts |= {"min": one.least, "max": one.most}
         flags = [one.flag]

@@ -91,8 +91,10 @@ def build(
         DataError: the dataset or the disk is at fault.
         UsageError: recipe, folder or device are not usable.
     """
-    out, device = Path(out), resolve_device(device)
+    out, device = Path(out), device if device == "auto" else resolve_device(device)
     dataset, agents, fingerprints, record = prepare(recipe, out)
+    if device == "auto":  # where nothing is computed torch is not needed to find out
+        device = "cpu" if all(agent.repeatable for agent in agents) else resolve_device(device)
     if on_failure not in ("stop", "record"):
         raise UsageError(f"on_failure = {on_failure!r}", hint="choose stop or record")
     if overwrite and not shard.is_whole:
@@ -152,6 +154,7 @@ class Build:
     shard: Shard = WHOLE
     engine: Engine | None = None
     report: BuildReport = field(default_factory=BuildReport)
+    ids_digests: dict[int, str] = field(default_factory=dict)
 
     def write_samples(self) -> None:
         """The samples table: ids, splits, targets, kept columns and the rejector's inputs."""
@@ -161,7 +164,7 @@ class Build:
             path = parts[chunk]
             rows = self.record.chunk_rows(chunk)
             columns = sample_columns(dataset, rows)
-            store.commit_table(path, pa.table(columns), self._facts("samples", chunk, columns["sample_id"].to_pylist()))
+            store.commit_table(path, pa.table(columns), self._facts("samples", chunk))
         self._seal(parts)
 
     def build_agent(self, agent: Agent, index: int, fingerprint: dict) -> None:
@@ -315,7 +318,7 @@ class Build:
         store.remove(schema.seal_file(path))
         for seal in schema.agent_folder(self.out, name).glob("costs-*.seal.json"):
             store.remove(seal)  # of costs whose predictions change now; the parts say themselves what they are of
-        store.commit_table(path, table, self._facts(name, chunk, ids), replace=replace or self.retry_failures)
+        store.commit_table(path, table, self._facts(name, chunk), replace=replace or self.retry_failures)
         self.report.predictions_written[name] += 1
 
     def write_costs(self, agent: Agent, chunk: int) -> None:
@@ -351,7 +354,7 @@ class Build:
                 )
             mask = failed if failed.any() else None
             columns[schema.COST_COLUMNS[task]] = pa.array(values, pa.float32(), mask=mask)
-        facts = {**self._facts(name, chunk, batch.ids), "predictions": made_of}
+        facts = {**self._facts(name, chunk), "predictions": made_of}
         store.commit_table(path, pa.table(columns), facts, replace=there)
         self.report.costs_written[name] += 1
 
@@ -366,9 +369,7 @@ class Build:
         facts = {}
         for chunk, part in enumerate(parts):
             table = store.read_table(part)  # what is sealed has been read back once, every checksum verified
-            if store.facts_of(table).get("ids") != schema.ids_digest(
-                self.dataset.batch(self.record.chunk_rows(chunk)).ids
-            ):
+            if store.facts_of(table).get("ids") != self._ids_digest(chunk):
                 raise CorruptPart("holds other samples than its chunk", where=part, hint=REBUILD_HINT)
             facts[part.name] = {
                 "rows": table.num_rows,
@@ -419,12 +420,19 @@ class Build:
         parts = [schema.predictions_part(self.out, name, k) for name in names for k in range(self.record.num_chunks)]
         return schema.digest([skeleton_digest(part) for part in parts])
 
-    def _facts(self, owner: str, chunk: int, ids: list[str]) -> dict[str, str]:
+    def _ids_digest(self, chunk: int) -> str:
+        """Digest of a chunk's sample ids, worked out once for all agents."""
+        if chunk not in self.ids_digests:
+            rows = self.record.chunk_rows(chunk)
+            self.ids_digests[chunk] = schema.ids_digest(self.dataset.ids[rows.start : rows.stop])
+        return self.ids_digests[chunk]
+
+    def _facts(self, owner: str, chunk: int) -> dict[str, str]:
         return {
             "schema": str(self.record.schema_version),
             "owner": owner,
             "chunk": str(chunk),
-            "ids": schema.ids_digest(ids),
+            "ids": self._ids_digest(chunk),
         }
 
 

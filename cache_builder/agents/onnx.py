@@ -92,7 +92,8 @@ class OnnxAgent(ModelAgent):
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         fields = super().fingerprint(dataset)
-        fields |= {name: v for name, v in dataset.content.items() if self.config.columns and name.startswith("column ")}
+        if self.config.columns:
+            fields |= dataset.column_digests()
         return {**fields, "file": file_digest(self.config.file) if is_file(self.config.file) else None}
 
 

@@ -160,7 +160,7 @@ class PythonAgent(Agent):
         named = {} if config.version else option_files(config.options, config._folder)
         if named:
             fields["option_files"] = named
-        fields |= {name: value for name, value in dataset.content.items() if name.startswith("column ")}
+        fields |= dataset.column_digests()
         if config.factory is not None:
             fields["file"] = None if config.version else own_files(config.factory, config.path)
             return fields

@@ -114,7 +114,8 @@ class TableAnswersAgent(Agent):
         others = int((at < 0).sum())
         if others:
             self.remarks.append(f"{others:,} of {len(at):,} rows are about other samples and are left out")
-        rows, at = rows.filter(pl.Series(at >= 0)), at[at >= 0]
+        if others:
+            rows, at = rows.filter(pl.Series(at >= 0)), at[at >= 0]
 
         def numbers(column: str, key: str) -> np.ndarray:
             marked = file.markers(file.need(column, key), rows)
@@ -180,11 +181,12 @@ class TableAnswersAgent(Agent):
             DataError: labels that are no class, the first with its row, all of them with how often.
         """
         column = self.file.need(self.config.cla, "cla")
-        labels = self.file.text(column, rows).to_list()
-        index = {label: class_of(label, classes, self.config.labels) for label in set(labels) - {None}}
-        unknown = Counter(label for label in labels if label is not None and index[label] is None)
+        labels = self.file.text(column, rows)
+        counts = dict(labels.drop_nulls().value_counts().iter_rows())
+        index = {label: class_of(label, classes, self.config.labels) for label in counts}
+        unknown = Counter({label: count for label, count in counts.items() if index[label] is None})
         if unknown:
-            position = next(k for k, label in enumerate(labels) if label in unknown)
+            position = int(labels.is_in(list(unknown)).arg_max())
             mapped = close_to(labels[position], classes) or classes[0]
             known = nearest(labels[position], classes, "the classes are", most=20)
             listed = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(8))
@@ -196,7 +198,10 @@ class TableAnswersAgent(Agent):
                 f'"{labels[position]}" = "{mapped}" }}, with `l2d import` --label {labels[position]}={mapped}'
                 + ("; or if it means no answer: missing (--missing)" if labels[position] in cells.MARKERS else ""),
             )
-        return np.array([np.nan if label is None else index[label] for label in labels], dtype=np.float64)
+        found = (
+            labels.replace_strict(index, default=None, return_dtype=pl.Float64) if index else labels.cast(pl.Float64)
+        )
+        return found.fill_null(float("nan")).to_numpy()
 
     def _prob(self, rows: pl.DataFrame, classes: tuple[str, ...]) -> list[np.ndarray]:
         """Probability of each class, (n,) each; NaN where a row has none.

@@ -133,9 +133,8 @@ class TorchAgent(ModelAgent):
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         config = self.config
         fields = super().fingerprint(dataset)
-        fields |= {
-            name: value for name, value in dataset.content.items() if config.columns and name.startswith("column ")
-        }
+        if config.columns:
+            fields |= dataset.column_digests()
         for name in ("file", "weights"):
             path = getattr(config, name)
             fields[name] = file_digest(path) if path is not None and is_file(path) else None

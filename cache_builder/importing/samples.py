@@ -10,6 +10,7 @@ import polars as pl
 from l2d.cache_builder.agents._answer_file import as_text
 from l2d.cache_builder.agents._answer_formats import read_answers
 from l2d.cache_builder.importing.source import Source, need, quoted, relative, some, toml_text
+from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError
 from l2d.data.samples.columns import INDEX_NAMES, stray_texts, why_not
 from l2d.data.samples.features import MOST_CATEGORIES
@@ -19,6 +20,7 @@ from l2d.data.sources.text_table import TEXT_FORMATS as TEXTS
 from l2d.data.sources.text_table import read_table
 
 Say = Callable[[str], None]
+CHUNK_BY_DEFAULT, LARGE_CHUNK = BuildConfig().chunk_size, 65_536
 #: Names of columns with the truth, and of those that say which agent was best, in tables of scores.
 TRUTHS = ("answer", "answer_index", "ground_truth", "groundtruth", "gold", "gold_answer", "truth", "correct_answer",
           "reference", "reference_answer", "expected", "solution")  # fmt: skip
@@ -182,4 +184,6 @@ def dataset_lines(
         lines.append(f"split = {{ column = {toml_text(quoted(split))} }}")
     elif source.target is not None:
         lines.append(f"split = {{ stratify = [{toml_text(quoted(source.target))}] }}")
+    if len(table) > CHUNK_BY_DEFAULT:  # answers that lie in files are soon asked again: few large parts
+        lines += ["", "[build]", f"chunk_size = {LARGE_CHUNK}", f"batch_size = {LARGE_CHUNK}"]
     return lines

@@ -27,9 +27,14 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import numpy as np
 import pyarrow as pa
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SCHEMA_VERSION = 1
 LONGEST_FOLDER = 160  # letters of an agent's folder; file systems allow 255 bytes
@@ -125,10 +130,24 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def ids_digest(ids: list[str]) -> str:
+def ids_digest(ids: list[str] | pl.Series) -> str:
     """SHA-256 of sample ids in order: equal digests mean the same samples in the same order."""
-    state = hashlib.sha256()
-    for sample_id in ids:
-        encoded = sample_id.encode()
-        state.update(len(encoded).to_bytes(4, "little") + encoded)  # length first: ("ab","c") is not ("a","bc")
-    return state.hexdigest()
+    return hashlib.sha256(ids_bytes(ids)).hexdigest()
+
+
+def ids_bytes(ids: list[str] | pl.Series) -> np.ndarray:
+    """Texts as bytes, each after its length in 4 bytes, so that ("ab", "c") is not ("a", "bc"); uint8."""
+    array = pa.array(ids, pa.large_string()) if isinstance(ids, list) else ids.to_arrow().cast(pa.large_string())
+    if not len(array):
+        return np.empty(0, dtype=np.uint8)
+    _, offsets, data = array.buffers()
+    ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
+    text = np.frombuffer(data or b"", dtype=np.uint8)[ends[0] : ends[-1]]
+    starts = ends[:-1] - ends[0] + 4 * np.arange(len(array))  # of the lengths, among the texts before them
+    places = (starts[:, None] + np.arange(4)).ravel()
+    found = np.empty(len(text) + 4 * len(array), dtype=np.uint8)
+    is_text = np.ones(len(found), dtype=bool)
+    is_text[places] = False
+    found[places] = np.diff(ends).astype("<u4").view(np.uint8)
+    found[is_text] = text
+    return found

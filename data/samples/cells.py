@@ -17,15 +17,15 @@ MARKERS = ("NA", "N/A", "#N/A", "NaN", "nan", "NULL", "null", "None", "none", "-
 
 PLAIN, GROUPED, COMMA = "1234.5", "1,234.5", "1.234,5"  # notations, by an example of each
 NOTATIONS = {
-    GROUPED: r"^[+-]?([1-9]\d{0,2}(,\d{3})+|\d+)(\.\d*)?$",
-    COMMA: r"^[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?$",
+    GROUPED: r"^[+-]?([1-9]\d{0,2}(,\d{3})+|\d+)(\.\d*)?([eE][+-]?\d+)?$",
+    COMMA: r"^[+-]?(\d+|[1-9]\d{0,2}(\.\d{3})+)(,\d+)?([eE][+-]?\d+)?$",
 }
 
 ISO_DATE = r"^\d{4}-\d{2}-\d{2}$"
 ISO_TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?$"
 LIST = r"^\[\s*[^\s,\[\]]+([\s,]+[^\s,\[\]]+)*\s*,?\s*\]$"
 LOOKS_LIKE_DATE = r"^(\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](\d{4}|\d{2}))([T ]\d{1,2}:.*)?$"
-LOOKS_LIKE_NUMBER = r"^[$€£¥]?\s*[+-]?\d[\d.,' ]*\s*(%|[$€£¥]|\s\p{L}{1,6}(/\p{L}{1,4})?)?$"
+LOOKS_LIKE_NUMBER = r"^[$€£¥]?\s*[+\u2212-]?\d[\d.,' ]*\s*(%|[$€£¥]|\s\p{L}{1,6}(/\p{L}{1,4})?)?$"
 FEW = 10  # distinct numbers, up to which a text beside them makes a category: grades 1, 2, 3 and "none"
 SAMPLE = 1000  # cells that are looked at to see whether a column is worth trying
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from l2d.data.cache import schema
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, DataError
 from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.digests import Lazy, column_digest
 from l2d.data.samples.tokens import FIELD_NAME, Tokens
 
 
@@ -130,77 +132,38 @@ class Dataset:
         return {"samples": len(self.ids), "ids_and_order": schema.ids_digest(self.ids)}
 
     @cached_property
-    def content(self) -> dict[str, Any]:
+    def content(self) -> Lazy:
         """Digest of everything else an agent may have looked at; each agent says which of these it reads."""
-        columns = {f"column {name}": _digest(self.columns[name]) for name in self.columns.columns}
-        found = {
-            "split": schema.ids_digest(self.split.tolist())[:16],
-            "target_cla": _content(self.target_cla),
-            "target_reg": _content(self.target_reg),
-            "features": _content(self.features),
-            "classes": list(self.classes),
-            **columns,
+        found: dict[str, Callable[[], Any]] = {
+            "split": lambda: schema.ids_digest(self.split.tolist())[:16],
+            "target_cla": lambda: _content(self.target_cla),
+            "target_reg": lambda: _content(self.target_reg),
+            "features": lambda: _content(self.features),
+            "classes": lambda: list(self.classes),
         }
+        for name in self.columns.columns:
+            found[f"column {name}"] = lambda name=name: column_digest(self.columns[name])
         if self.target_boxes is not None:
-            found["target_boxes"] = schema.digest([_content(v) for v in vars(self.target_boxes).values()])
+            found["target_boxes"] = lambda: schema.digest([_content(v) for v in vars(self.target_boxes).values()])
         if self.tokens is not None:
-            found["tokens"] = schema.digest({name: lists.digest for name, lists in self.tokens.items()})
+            found["tokens"] = lambda: schema.digest({name: lists.digest for name, lists in self.tokens.items()})
         if self.pixels is not None:
-            found["pixels"] = _content(self.pixels)
+            found["pixels"] = lambda: _content(self.pixels)
         if self.images is not None:
-            found["images"] = schema.digest(_digests(self.images))
+            found["images"] = lambda: schema.digest(_digests(self.images))
         if self.fit is not None:
-            found["fit"] = schema.digest(self.fit.content)
-        return found
+            found["fit"] = lambda: schema.digest(dict(self.fit.content))
+        return Lazy(found)
+
+    def column_digests(self) -> dict[str, str]:
+        """``column NAME`` -> digest, of all columns: for agents that may look at any of them."""
+        return {name: self.content[name] for name in self.content if name.startswith("column ")}
 
     def fingerprint(self) -> dict[str, Any]:
         """Fields that tell this dataset from another: which samples, how they are described, what they hold."""
-        kept = {name: value for name, value in self.content.items() if not name.startswith("column ")}
+        kept = {name: self.content[name] for name in self.content if not name.startswith("column ")}
         kept |= {f"column {name}": self.content[f"column {name}"] for name in self.keep}
         return {**{f"dataset.{key}": value for key, value in self.config.items()}, **self.identity, **kept}
-
-
-ROWS_AT_ONCE = 1 << 18  # of a column that is hashed
-
-
-def _digest(column: pl.Series) -> str:
-    """Of a column's values and where they are missing, whatever width its numbers have; a few nanoseconds a cell."""
-    kind, exact = column.dtype, None
-    if kind.is_integer():
-        exact = pl.UInt64 if kind == pl.UInt64 else pl.Int128 if kind == pl.Int128 else pl.Int64
-    elif kind.is_float():
-        exact = pl.Float64
-    elif kind == pl.Boolean:
-        exact = pl.Boolean
-    elif kind == pl.Date:
-        exact = pl.Date
-    elif isinstance(kind, pl.Datetime | pl.Duration):
-        exact = type(kind)("ns" if kind.time_unit == "ns" else "us")
-    elif kind == pl.String or isinstance(kind, pl.Categorical | pl.Enum):
-        exact = pl.String
-    elif isinstance(kind, pl.List | pl.Array) and kind.inner.is_numeric():
-        exact = pl.List(pl.Float64)
-    if exact is None or exact == pl.Int128:
-        return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
-    if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
-        column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    state = hashlib.sha256(str(exact).encode())
-    for start in range(0, len(column), ROWS_AT_ONCE):
-        part = column.slice(start, ROWS_AT_ONCE).cast(exact)
-        state.update(part.is_null().to_numpy().tobytes())
-        part = part.drop_nulls()
-        if exact == pl.String:
-            state.update(part.str.len_bytes().to_numpy().tobytes())  # ("ab", "c") is not ("a", "bc")
-            state.update("".join(part.to_list()).encode())
-            continue
-        if isinstance(exact, pl.List):
-            state.update(part.list.len().to_numpy().tobytes())
-            part = part.explode(empty_as_null=False).fill_null(float("nan"))
-        values = part.to_physical().to_numpy()
-        if values.dtype.kind == "f":
-            values = np.where(np.isnan(values), np.nan, values)  # whatever bits a NaN has
-        state.update(values.tobytes())
-    return state.hexdigest()[:16]
 
 
 def _digests(files: tuple[Path, ...]) -> list[str]:
@@ -217,4 +180,6 @@ def _digests(files: tuple[Path, ...]) -> list[str]:
 
 
 def _content(values: np.ndarray | None) -> str | None:
-    return None if values is None else hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()[:16]
+    if values is None:
+        return None
+    return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8)).hexdigest()[:16]

@@ -36,12 +36,12 @@ def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | N
     As a floating number a date or time is in days since the first of January 1970 and a duration in days.
 
     Raises:
-        DataError: the expression is not SQL, names an unknown column, fails, casts a time to a number, or does not
+        DataError: the expression is not SQL, names an unknown column, fails, takes a time for a number, or does not
             give that type.
     """
     try:
         found = pl.sql_expr(expression)
-        _refuse_casts_of_times(table, found, expression)
+        _refuse_times_as_numbers(table, found, expression)
         result = table.select(found)
         if result.height != table.height:  # a constant, or an aggregate
             result = table.select(found.first().repeat_by(pl.len()).explode())
@@ -61,7 +61,7 @@ def check(table: pl.DataFrame, expression: str) -> None:
     """
     try:
         found = pl.sql_expr(expression)
-        _refuse_casts_of_times(table, found, expression)
+        _refuse_times_as_numbers(table, found, expression)
         table.lazy().select(found).collect_schema()
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
         raise _refusal(table, expression, error) from error
@@ -97,21 +97,27 @@ def days(column: pl.Series) -> pl.Series:
     return column.to_physical().cast(pl.Float64) / unit
 
 
-def _refuse_casts_of_times(table: pl.DataFrame, expression: pl.Expr, text: str) -> None:
-    """Raises :class:`DataError` where a time is cast to a number, which would be in the unit that it is stored in."""
-    if "cast" not in str(expression):
+def _refuse_times_as_numbers(table: pl.DataFrame, expression: pl.Expr, text: str) -> None:
+    """Raises :class:`DataError` where a time is taken for a number, which would be in the unit that it is stored in: by
+    a cast, a comparison with a number, or a CASE that gives now the one and now the other."""
+    written = str(expression)
+    roots = (table.schema[name] for name in expression.meta.root_names() if name in table.schema)
+    if "strptime" not in written and ".dt." not in written and not any(kind in TEMPORAL for kind in roots):
         return
     lazy = table.lazy()
     for part in _parts(expression):
-        inner = part.meta.pop() if str(part).endswith(")") else []
-        if len(inner) != 1 or not str(part).startswith((f"{inner[0]}.strict_cast(", f"{inner[0]}.cast(")):
+        inner = part.meta.pop()
+        kinds = [lazy.select(one).collect_schema().dtypes()[0] for one in inner]
+        time = next((str(kind).partition("(")[0].lower() for kind in kinds if kind in TEMPORAL), None)
+        if time is None:
             continue
-        before = lazy.select(inner[0]).collect_schema().dtypes()[0]
-        if before in TEMPORAL and lazy.select(part).collect_schema().dtypes()[0].is_numeric():
-            raise DataError(
-                f"{text!r} casts a {str(before).partition('(')[0].lower()} to a number, whose unit is not said",
-                hint=IN_DAYS,
-            )
+        becomes = lazy.select(part).collect_schema().dtypes()[0]
+        start = f"{inner[0]}."
+        if len(inner) == 1 and str(part).startswith((f"{start}strict_cast(", f"{start}cast(")):
+            if becomes.is_numeric():
+                raise DataError(f"{text!r} casts a {time} to a number, whose unit is not said", hint=IN_DAYS)
+        elif any(kind.is_numeric() for kind in kinds) and (becomes.is_numeric() or becomes in (pl.Boolean, pl.Unknown)):
+            raise DataError(f"{text!r} takes a {time} for a number, whose unit is not said", hint=IN_DAYS)
 
 
 def _parts(expression: pl.Expr) -> Iterator[pl.Expr]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from l2d.data.errors import DataError
 from l2d.data.samples import cells
-from l2d.data.sources.text_table import Missing, markers_of, missing_by_column, read_header, require_readable
+from l2d.data.sources.text_table import Missing, cleared, markers_of, missing_by_column, read_header, require_readable
 
 READ_BUFFER = 1 << 20  # bytes of a Parquet column that are read ahead; else it is read whole, row group by row group
 
@@ -111,7 +111,10 @@ class TableStream:
     def _parquet_frames(self, columns: list[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
         with pq.ParquetFile(self.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=rows_at_once, columns=columns):
-                yield pl.from_arrow(pa.Table.from_batches([batch])).cast({name: self.schema[name] for name in columns})
+                frame = pl.from_arrow(pa.Table.from_batches([batch])).cast(
+                    {name: self.schema[name] for name in columns}
+                )
+                yield cleared(frame, self.missing)
 
     @contextmanager
     def _naming(self) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,30 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
         DataError: there is no such file, it is of another kind, or it cannot be read.
     """
     require_readable(path)
+    stat = path.stat()
+    return _read(path, (stat.st_mtime_ns, stat.st_size), tuple(sorted(text)), repr(missing), _Missing(missing))
+
+
+class _Missing:
+    """What is missing, as an argument that a cache of calls does not look at: its text, beside it, is."""
+
+    def __init__(self, value: Missing):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Missing)
+
+
+@lru_cache(maxsize=1)  # an import looks at the table and then builds of it
+def _read(path: Path, version: tuple, text: tuple[str, ...], key: str, given: _Missing) -> tuple[pl.DataFrame, Reading]:
+    missing = given.value
     said = missing_by_column(missing)
     if path.suffix.lower() == ".parquet":
         frame = reading_errors(path, lambda: pl.read_parquet(path))
-        texts = [name for name, kind in frame.schema.items() if kind == pl.String and said(name)]
-        return frame.with_columns(_cleared(frame[name], said(name)) for name in texts), Reading()
+        return cleared(frame, missing), Reading()
     header = read_header(path)
     frame = reading_errors(path, lambda: _by_polars(path, header, text, missing))
     comma = header.separator == ";"  # and so may be the sign before decimals
@@ -248,8 +268,16 @@ def markers_of(missing: Missing, column: str) -> Sequence[str]:
     return () if said else cells.MARKERS
 
 
-def _cleared(column: pl.Series, missing: list[str]) -> pl.Series:
-    return column.to_frame().select(pl.when(~pl.first().is_in(missing)).then(pl.first())).to_series()
+def cleared(frame: pl.DataFrame, missing: Missing) -> pl.DataFrame:
+    """A frame with types of its own, with null in the place of what the user says is missing, as text or as number."""
+    said, changed = missing_by_column(missing), []
+    for name, kind in frame.schema.items():
+        texts = said(name)
+        gone = [float(text) for text in texts if _is_number(text)] if kind.is_numeric() else texts
+        if gone and (kind.is_numeric() or kind == pl.String):
+            here = pl.col(name).cast(pl.Float64) if kind.is_numeric() else pl.col(name)
+            changed.append(pl.when(~here.is_in(gone)).then(pl.col(name)).alias(name))
+    return frame.with_columns(changed)
 
 
 def _kind(kind: pl.DataType) -> str | None:

@@ -266,6 +266,26 @@ def test_a_time_cast_to_a_number_of_no_unit_is_refused(expression):
     assert "INTERVAL '1 day'" in refused.value.hint
 
 
+@pytest.mark.parametrize(
+    "expression",
+    ["(discharged - admitted) > 3", "CASE WHEN died = 1 THEN discharged - admitted ELSE 0 END", "admitted > 19000",
+     "3 < discharged - admitted", "discharged - STRPTIME('2024-01-01', '%Y-%m-%d') >= 5"],
+)  # fmt: skip
+def test_a_time_beside_a_number_is_refused(expression):
+    with pytest.raises(DataError, match=r"takes a (date|duration) for a number"):
+        evaluate(stays(), expression)
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["(discharged - admitted) > INTERVAL '3 days'", "(discharged - admitted) / INTERVAL '1 day' > 3",
+     "CASE WHEN discharged - admitted > INTERVAL '3 days' THEN 1 ELSE 0 END", "EXTRACT(DAY FROM admitted) > 3",
+     "CASE WHEN died = 1 THEN discharged ELSE admitted END", "(discharged - admitted) * 2"],
+)  # fmt: skip
+def test_times_beside_times_are_taken_as_they_are(expression):
+    assert len(evaluate(stays(), expression)) == 120
+
+
 def test_casts_that_are_no_times_are_as_they_were():
     frame = stays()
     assert evaluate(frame, "CAST(died AS DOUBLE)").dtype == pl.Float64

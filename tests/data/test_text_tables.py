@@ -6,12 +6,14 @@ from datetime import date, datetime
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import polars as pl
 import pytest
 from hypothesis import strategies as st
 
 from l2d.data.errors import DataError
 from l2d.data.samples import cells
+from l2d.data.samples.stream import TableStream
 from l2d.data.sources.text_table import Reading, read_header, read_table, read_text
 
 
@@ -27,6 +29,7 @@ NUMBERS = {
     "thousands": (['"1,234"', "7", '"-1,234,567.5"', ""], [1234, 7, -1234567.5, None], ["1,234.5: x"]),
     "whole thousands": (['"1,234"', "7", '"12,000"'], [1234, 7, 12000], ["1,234.5: x"]),
     "decimal comma": (['"1,5"', '"1.234,25"', "7"], [1.5, 1234.25, 7], ["1.234,5: x"]),
+    "powers of ten": (['"1,5e3"', '"2,25E-1"', "7"], [1500, 0.225, 7], ["1.234,5: x"]),
     "a zero before the comma": (['"0,123"', '"1,500"'], [0.123, 1.5], ["1.234,5: x"]),
     "NA among numbers": (["1", "NA", "3", "NA"], [1, None, 3, None], ["missing numbers: x ('NA' 2)"]),
     "a dash": (["1.5", "-", "3"], [1.5, None, 3], ["missing numbers: x ('-' 1)"]),
@@ -91,6 +94,14 @@ def test_text_of_parquet_has_real_nulls(tmp_path):
     assert read_table(tmp_path / "t.parquet")[0].equals(table)
     found, _ = read_table(tmp_path / "t.parquet", missing={"c": ["null"]})
     assert found["c"].to_list() == ["NA", None, "", None]
+    numbers = pl.DataFrame({"a": [1, -999, None], "b": [-999.0, 0.5, float("nan")], "c": ["-999", "x", None]})
+    numbers.write_parquet(tmp_path / "n.parquet")
+    found, _ = read_table(tmp_path / "n.parquet", missing=["-999", "x"])
+    assert found["a"].to_list() == [1, None, None]
+    assert found["b"][:2].to_list() == [None, 0.5]
+    assert found["b"].is_nan()[2]
+    assert found["c"].to_list() == [None, None, None]
+    assert found.dtypes == numbers.dtypes
 
 
 def test_dates_and_times_are_recognised_in_iso_form(tmp_path):
@@ -190,6 +201,7 @@ SUSPICIOUS = {
     "a day that is not": (["2023-02-28", "2023-02-29"], "look like dates, such as '2023-02-29'"),
     "dollars": ([f"${k},000" for k in range(1, 40)], "look like numbers"),
     "units": ([f"{k} mg" for k in range(40)], "look like numbers"),
+    "another minus": ([f"\u2212{k}.5" for k in range(40)], "look like numbers"),
     "per cent": ([f"{k}%" for k in range(40)], "look like numbers"),
 }
 
@@ -206,3 +218,30 @@ def test_text_that_ought_to_be_numbers_or_dates_is_noticed(case):
 )
 def test_categories_are_not_suspicious(values):
     assert cells.suspicion(pl.Series("x", values)) is None
+
+
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_a_stream_reads_what_the_whole_reader_reads(tmp_path, form):
+    """Batch by batch, with the types, notations and missing values of the table that was read as a whole."""
+    generator = np.random.default_rng(0)
+    table = pl.DataFrame(
+        {
+            "n": generator.integers(-999, 5000, 500),
+            "f": generator.normal(size=500).round(3) * 1000,
+            "c": generator.choice(["NA", "EU", "x"], 500),
+            "t": [f"2024-01-{1 + k % 31:02d}T{k % 24:02d}:00" for k in range(500)],
+        }
+    ).with_columns(n=pl.when(pl.int_range(500) % 7 == 0).then(-999).otherwise("n"))
+    path = tmp_path / f"t.{form}"
+    if form == "parquet":
+        table.write_parquet(path)
+    else:
+        commas = table.with_columns(pl.col("f").cast(pl.String).str.replace(".", ",", literal=True))
+        path.write_text(commas.write_csv(separator=";"), encoding="utf-8")
+    missing = ["-999", "x"]
+    whole, reading = read_table(path, missing=missing)
+    types = {name: str(kind) for name, kind in whole.schema.items()}
+    stream = TableStream(path, types, **reading.to_json(missing))
+    found = pl.concat(stream.frames(list(types), 64))
+    assert found.equals(whole)
+    assert found["n"].null_count() > 60

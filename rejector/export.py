@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from importlib import metadata
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from l2d.data.cache import store
 from l2d.data.errors import UsageError
 from l2d.data.results import Shown
+from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.runs.run import load_run, one_run
@@ -54,18 +56,43 @@ class ExportReport(Shown):
 
 class Deployed(nn.Module):
     """A rejector as it is used: raw features (batch, width), pixels (batch, 3, side, side) in [0, 1], or token lists
-    (batch, width) as int64, to scores (batch, agents) and the agent's index (batch,), int64."""
+    (batch, width) as int64, to scores (batch, agents) and the agent's index (batch,), int64.
 
-    def __init__(self, rejector: TrainedRejector):
+    A number that is NaN or infinite is missing: it becomes what ``l2d route`` makes of a missing one, the training
+    median, and its indicator 1 where there is one; without an ``encoder`` the training mean. ``one_row`` is an input of
+    one sample, whose shape and type are those of all.
+    """
+
+    def __init__(self, rejector: TrainedRejector, one_row: Tensor, encoder: FeatureEncoder | None = None):
         super().__init__()
         self.network = rejector.network()
+        self.register_buffer("one_row", one_row)
         self.register_buffer("mean", rejector.state["feature_mean"])
         self.register_buffer("std", rejector.state["feature_std"])
+        instead, indicated = (self.mean.double().numpy(), {}) if encoder is None else encoder.missing()
+        self.register_buffer("instead", torch.as_tensor(instead).to(self.mean.dtype))
+        self.register_buffer("indicators", torch.zeros(len(self.mean), dtype=torch.bool))
+        self.register_buffer("largest", torch.tensor(torch.finfo(self.mean.dtype).max, dtype=self.mean.dtype))
+        self.has_indicators, sources = bool(indicated), torch.arange(len(self.mean))
+        for indicator, source in indicated.items():
+            self.indicators[indicator], sources[indicator] = True, source
+        self.register_buffer("sources", sources)
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        looked_at = inputs if inputs.dtype == torch.int64 else ((inputs.flatten(1) - self.mean) / self.std).float()
+        # With one row more, so that no step ever sees an empty batch, which onnxruntime's ArgMax gives another shape
+        # and its ReduceMax ends the process for.
+        rows = torch.cat([inputs, torch.zeros_like(self.one_row)])
+        looked_at = rows if rows.dtype == torch.int64 else self._standardised(rows.flatten(1))
         scores = self.network(looked_at)
-        return scores, scores.argmax(dim=-1)  # ONNX's ArgMax takes the lowest index among ties, unlike torch on a GPU
+        return scores[:-1], scores.argmax(dim=-1)[:-1]  # ONNX's takes the lowest index of equals, unlike torch on a GPU
+
+    def _standardised(self, values: Tensor) -> Tensor:
+        known = values.abs() <= self.largest  # false for NaN in every runtime
+        if self.has_indicators:
+            values = torch.where(self.indicators & ~known.index_select(1, self.sources), 1.0, values)
+            known = known | self.indicators
+        values = torch.where(known, values, self.instead)
+        return ((values - self.mean) / self.std).float()
 
 
 def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportReport:
@@ -87,7 +114,9 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
     facts = {"run_id": opened.point.run_id}
     if opened.input is not None:  # runs saved by earlier versions do not say
         facts |= {"feature_names": opened.input.made.get("names", []), "input": opened.input.made}
-    model = onnx_model(opened.rejector, opened.agents, facts)
+    encoder = None if opened.input is None else opened.input.encoder
+    encoder = encoder if isinstance(encoder, FeatureEncoder) else None
+    model = onnx_model(opened.rejector, opened.agents, facts, encoder=encoder)
     content = model.SerializeToString()
     if not store.commit_bytes(file, content, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=file, hint="give another name, or type --overwrite")
@@ -96,7 +125,13 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
     return ExportReport(file, entry.name, shape, model.opset_import[0].version, len(content))
 
 
-def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, Any] | None = None) -> onnx.ModelProto:
+def onnx_model(
+    rejector: TrainedRejector,
+    agents: list[str],
+    facts: dict[str, Any] | None = None,
+    *,
+    encoder: FeatureEncoder | None = None,
+) -> onnx.ModelProto:
     """A rejector as an ONNX model with a free batch size, checked against torch on random inputs.
 
     Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; not standardised, float32 unless
@@ -110,6 +145,7 @@ def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, An
     Args:
         agents: their names, in order.
         facts: what else the metadata should say.
+        encoder: of the features: what a NaN or an infinite number in them stands for, see :class:`Deployed`.
 
     Raises:
         UsageError: the extra ``onnx`` is not installed.
@@ -118,10 +154,10 @@ def onnx_model(rejector: TrainedRejector, agents: list[str], facts: dict[str, An
     import onnx
 
     column = INPUT_OF[rejector.config.network]
-    deployed = Deployed(rejector).eval()
-    width = len(deployed.mean)
-    shape = (3, deployed.network.side, deployed.network.side) if column == "image" else (width,)
+    width = len(rejector.state["feature_mean"])
+    shape = (3, math.isqrt(width // 3), math.isqrt(width // 3)) if column == "image" else (width,)
     example = _example(rejector, 64).reshape(-1, *shape)
+    deployed = Deployed(rejector, example[:1], encoder).eval()
     with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
         program = torch.onnx.export(
             deployed,

@@ -135,6 +135,21 @@ class FeatureEncoder:
             )
         return matrix
 
+    def missing(self) -> tuple[np.ndarray, dict[int, int]]:
+        """What a column holds where its value is missing, float64 (width,), and of the indicator of a number the place
+        of that number: indicator -> number."""
+        instead, indicators = np.zeros(len(self.names)), {}
+        place = 0
+        for feature in self.features:
+            if isinstance(feature, NumericFeature):
+                instead[place] = feature.median - feature.shift
+                if feature.indicator:
+                    indicators[place + 1] = place
+            elif isinstance(feature, ListFeature):
+                instead[place : place + len(feature.medians)] = feature.medians
+            place += len(feature.columns())
+        return instead, indicators
+
     def to_json(self) -> dict:
         """The fitted encoder as plain values, kept in ``cache.json``."""
         return {

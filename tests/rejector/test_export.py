@@ -15,11 +15,15 @@ import onnxruntime
 import polars as pl
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
+from test_training import TASKS, make_table, point
 
 from l2d.data.cache import store
 from l2d.data.errors import UsageError
 from l2d.rejector.export import export_run, onnx_model
+from l2d.rejector.route import route
 from l2d.rejector.runs.run import RUN_FILE, load_run
+from l2d.rejector.training.rejector import TrainConfig, train_grid
 
 
 @pytest.fixture
@@ -70,6 +74,49 @@ def test_every_row_of_the_test_split_goes_to_the_same_agent(home, tmp_path, netw
     inputs = samples(home / "cache")
     assert pl.read_parquet(home / network / "allocations.parquet")["agent_index"].n_unique() >= 2
     assert_runs_as_trained(tmp_path / "rejector.onnx", home / network, inputs, inputs["features"].to_numpy())
+
+
+@pytest.mark.parametrize("network", ["linear", "mlp", "transformer"])
+def test_missing_numbers_and_empty_batches_are_what_route_makes_of_them_in_every_runtime(home, tmp_path, network):
+    """A table with holes, routed; the same features with NaN or infinities in their place, through the file."""
+    table = pl.read_parquet(home / "patients.parquet").head(60)
+    holes = {name: np.random.default_rng(seed).random(60) < 0.4 for seed, name in enumerate(("x1", "x2"))}
+    with_holes = table.with_columns(
+        pl.when(pl.Series(~hole)).then(pl.col(name)).alias(name) for name, hole in holes.items()
+    )
+    with_holes.write_parquet(tmp_path / "holes.parquet")
+    route(home / network, tmp_path / "holes.parquet", tmp_path / "out.parquet")
+    expected = pl.read_parquet(tmp_path / "out.parquet")
+    encoder = load_run(home / network).input.encoder
+    features = encoder.transform(with_holes)
+    places = {name: encoder.names.index(name) for name in holes}
+    for number, (name, hole) in enumerate(holes.items()):
+        features[hole, places[name]] = [np.nan, np.inf, -np.inf][number]
+        if f"{name} is missing" in encoder.names:
+            features[hole, encoder.names.index(f"{name} is missing")] = 0  # set inside, as route sets it
+    assert any(f"{name} is missing" in encoder.names for name in holes)
+    file = tmp_path / "rejector.onnx"
+    export_run(home / network, file)
+    runtime, reference = session(file), ReferenceEvaluator(onnx.load(file))
+    for opened in (runtime, reference):
+        scores, agent = opened.run(None, {"features": features})
+        assert agent.tolist() == expected["agent_index"].to_list()
+        np.testing.assert_allclose(scores, expected.select(pl.col("^score_.*$")), rtol=1e-4, atol=1e-5)
+        scores, agent = opened.run(None, {"features": features[:0]})
+        assert scores.shape == (0, 4)
+        assert (agent.shape, agent.dtype) == ((0,), np.int64)
+
+
+def test_without_an_encoder_what_is_missing_becomes_the_mean():
+    table = make_table(100, seed=1)
+    config = TrainConfig(network="linear", epochs=1)
+    rejector = train_grid([point()], table, make_table(50, seed=2), config, tasks=TASKS)[0]
+    opened = session(onnx_model(rejector, ["a", "b", "c"]))
+    rows = table.features[:4].numpy().copy()
+    rows[[0, 1, 2], [1, 2, 3]] = np.nan, np.inf, -np.inf
+    filled = rows.copy()
+    filled[[0, 1, 2], [1, 2, 3]] = rejector.state["feature_mean"].numpy()[[1, 2, 3]]
+    np.testing.assert_array_equal(opened.run(None, {"features": rows})[0], opened.run(None, {"features": filled})[0])
 
 
 def test_images_go_in_as_pixels(detection_runs, tmp_path):

@@ -19,7 +19,7 @@ from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.results import Shown
-from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.methods import METHODS
 from l2d.rejector.policies.assignment import Assignment, assign, assign_in_batches
 from l2d.rejector.policies.constraints import Constraint
 from l2d.rejector.policies.cost_prediction import KINDS, CostPredictor, choose_predictor
@@ -90,8 +90,8 @@ def score_meaning(run: Run) -> tuple[str, float]:
     Raises:
         UsageError: the scores order the agents and say nothing of costs.
     """
-    method = METHODS.get(run.point.method)
-    if method is None:
+    method = METHODS[run.point.method]
+    if method.scores == "loss":
         return run.rejector.config.loss, run.point.nu
     if method.scores == "order":
         raise UsageError(

@@ -372,8 +372,8 @@ def policy(
     constraints = make_constraints(
         open_cache(opened_run).agents, budget=budget, gflops=gflops, coverage=coverage, capacity=limits
     )
-    for file in filter(None, (out, save)):
-        if Path(file).exists() and (not overwrite or Path(file).is_dir()):
+    for file in (Path(name) for name in (out, save) if name is not None):
+        if file.exists() and (not overwrite or file.is_dir()):
             raise UsageError("this file exists already", where=file, hint="give another name, or type --overwrite")
     if save is not None and mode != "prices":
         raise UsageError(f"--save goes with --mode prices, not {mode}", hint="only prices serve other inputs")

@@ -303,5 +303,5 @@ def _visits(files: dict[str, Path]) -> pl.DataFrame:
 def _refuse(table: pl.DataFrame, bad: pl.Series, column: str, file: Path, hint: str) -> None:
     """Raises :class:`DataError` naming the first bad row, if there is one."""
     if bad.any():
-        first = int(bad.arg_max())
+        first = int(bad.arg_max() or 0)
         raise DataError(f"{column} is {table[column][first]!r}", where=f"{file}, row {first + 1}", hint=hint)

@@ -6,9 +6,8 @@ from collections.abc import Callable
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
-from l2d.rejector.costs import METHODS, CostWeights
-from l2d.rejector.literature.registry import METHODS as OTHER_METHODS
-from l2d.rejector.literature.registry import check_method
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.methods import METHODS, check_method
 from l2d.rejector.settings import TrainConfig
 
 
@@ -50,7 +49,6 @@ def eligible_methods(
 
 
 def _check(method: str, cache: CostCache, weights: CostWeights, cost: str | None, config: TrainConfig) -> None:
-    if method in OTHER_METHODS:
+    if method in METHODS:
         check_method(method, cache, dict(weights.by_task), cost, config.classifier)
-    elif method in METHODS:
         weights.trained_on(method)

@@ -217,9 +217,8 @@ def test_runs_among_other_agents_are_other_settings_not_seeds(swept, tmp_path):
 
 
 def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
-    from l2d.rejector.report.reproduce import OPTIONS, commands
+    from l2d.rejector.report.reproduce import commands
 
-    assert set(OPTIONS) | {"recentre"} == set(TrainConfig.__dataclass_fields__)
     cache = chosen_agents(swept[1], ["model", "expert"])
     runs = run_methods(cache, tmp_path / "pair", ["knn"], config={"classifier": "own", "train_rows": 0.5})
     line = commands(evaluate_runs(runs), tmp_path / "page.html")[0]

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from l2d.data.cache import store
 from l2d.data.errors import DataError, UsageError
 from l2d.rejector.best.trained import TrainedBest
-from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.run import ALLOCATIONS_FILE, BATCH_ROWS, Run, open_cache
 from l2d.rejector.training.rejector import TrainedRejector
@@ -95,8 +95,8 @@ def score_meaning(run: Run) -> tuple[str, float]:
     Raises:
         UsageError: the scores order the agents and say nothing of costs.
     """
-    method = METHODS.get(run.point.method)
-    if method is None:
+    method = METHODS[run.point.method]
+    if method.scores == "loss":
         return run.rejector.config.loss, run.point.nu
     if method.scores == "order":
         raise UsageError(

@@ -14,7 +14,7 @@ from l2d.data.errors import UsageError
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.summary import paper_table
 from l2d.rejector.grid import chosen_agents, make_grid
-from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.methods import LITERATURE as METHODS
 from l2d.rejector.policies.constraints import Constraint
 from l2d.rejector.policies.policy import run_policy
 from l2d.rejector.route import route

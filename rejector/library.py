@@ -17,6 +17,7 @@ from l2d.data.device import resolve_device
 from l2d.data.errors import UsageError, nearest
 from l2d.data.library import opened
 from l2d.data.options import declared
+from l2d.rejector.eligible import eligible_methods
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.export import ExportReport, export_run
 from l2d.rejector.grid import chosen_agents, make_grid
@@ -184,7 +185,8 @@ def _train(
             tell("method multi-task: these options or this cache are not for method best")
     if not grid["seeds"]:
         grid["seeds"] = list(range(1 if grid["methods"] == ["best"] else 4))
-    points = make_grid(found, **grid)
+    methods = eligible_methods(list(grid["methods"]), found, grid["weights"], grid["cost"], config, tell)
+    points = make_grid(found, **{**grid, "methods": methods})
     folders = [folder_of(point) for point in points]
     if is_first():
         for leak in leaks(found)[:1]:

@@ -88,7 +88,7 @@ def make_grid(
     for name, values in (("method", methods), ("nu", nus), ("seed", seeds)):
         if not values:
             raise UsageError(f"no {name} is given", hint=f"give at least one {name}")
-    if cost is not None and (list(methods) != ["multi-task"] or given_weights):
+    if cost is not None and (list(methods) not in (["multi-task"], ["best"]) or given_weights):
         raise UsageError("--cost replaces the weighted sum, so it goes with one method and no lambda", hint="drop them")
     parsed_weights = [CostWeights.parse(values, tasks) for values in weights]
     points = []

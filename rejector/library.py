@@ -29,8 +29,9 @@ from l2d.rejector.route import RouteReport
 from l2d.rejector.route import route as route_inputs
 from l2d.rejector.runs.files import find_runs, one_run
 from l2d.rejector.runs.run import Run, load_run, open_cache
-from l2d.rejector.settings import DEFAULT_METHOD, TrainConfig
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import query as run_query
+from l2d.rejector.sweep import default_method
 from l2d.rejector.sweep import sweep as train_points
 from l2d.rejector.theory.section import theory_section
 from l2d.rejector.training.distributed import is_first
@@ -58,7 +59,7 @@ def train(
     cache: CostCache | Path | str,
     out: Path | str,
     *,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     nu: float = 1.0,
@@ -73,7 +74,11 @@ def train(
     **settings: Any,
 ) -> Run:
     """Train one rejector on a cost cache; no agent is asked. Arguments as in :func:`sweep`, one value each."""
-    grid = {"methods": [method], "weights": [weights] if weights else [], "betas": [] if beta is None else [beta]}
+    grid = {
+        "methods": [] if method is None else [method],
+        "weights": [weights] if weights else [],
+        "betas": [] if beta is None else [beta],
+    }
     grid |= {"nus": [nu], "seeds": [seed], "cost": cost}
     done = _train(
         cache, grid, lambda point: Path(out), only, device, overwrite, say, progress, config_of(config, settings)
@@ -85,12 +90,12 @@ def sweep(
     cache: CostCache | Path | str,
     out: Path | str,
     *,
-    methods: str | Sequence[str] = DEFAULT_METHOD,
+    methods: str | Sequence[str] | None = None,
     betas: Beta | Sequence[Beta] = (),
     weights: dict[str, float] | Sequence[dict[str, float]] = (),
     nus: float | Sequence[float] = 1.0,
     cost: str | None = None,
-    seeds: int | Sequence[int] = 4,
+    seeds: int | Sequence[int] | None = None,
     only: Iterable[str] | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -106,12 +111,12 @@ def sweep(
     Args:
         cache: a cache, or its folder.
         out: folder of the runs, one folder each.
-        methods: one or more methods.
+        methods: one or more; if None what :func:`l2d.rejector.sweep.default_method` says.
         betas: query costs: the dearest expert's, or agent -> cost; the recipe's if empty.
         weights: ``lambda`` by task; the recipe's if empty.
         nus: of the surrogate.
         cost: SQL over the cost columns in place of the weighted sum.
-        seeds: how many, or which.
+        seeds: how many, or which; if None one for method ``best`` alone, otherwise four.
         only: the agents to choose among, including the model.
         device: auto, cpu, cuda …
         overwrite: train again what no longer matches.
@@ -125,11 +130,11 @@ def sweep(
         IncompleteCache: parts of the cache are missing.
     """
     grid = {
-        "methods": [methods] if isinstance(methods, str) else list(methods),
+        "methods": [methods] if isinstance(methods, str) else list(methods or ()),
         "weights": [weights] if isinstance(weights, dict) else list(weights),
         "betas": [betas] if isinstance(betas, int | float | dict) else list(betas),
         "nus": [nus] if isinstance(nus, int | float) else list(nus),
-        "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds),
+        "seeds": list(range(seeds)) if isinstance(seeds, int) else list(seeds or ()),
         "cost": cost,
     }
     return _train(
@@ -173,6 +178,12 @@ def _train(
     tell, found = say or (lambda text: None), opened(cache)
     if only is not None:
         found = chosen_agents(found, list(only))
+    if not grid["methods"]:
+        grid["methods"] = [default_method(found, config, nus=grid["nus"])]
+        if grid["methods"] == ["multi-task"] and is_first():
+            tell("method multi-task: these options or this cache are not for method best")
+    if not grid["seeds"]:
+        grid["seeds"] = list(range(1 if grid["methods"] == ["best"] else 4))
     points = make_grid(found, **grid)
     folders = [folder_of(point) for point in points]
     if is_first():

@@ -22,9 +22,6 @@ Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
 
-#: What `train` and `sweep` train if they are told nothing.
-DEFAULT_METHOD = "multi-task"
-
 #: Networks that have a number of layers.
 LAYERED = ("mlp", "token_transformer")
 
@@ -32,6 +29,7 @@ NETWORK = "The rejector's network"
 LOSS = "What it learns from"
 SCHEDULE = "Optimisation"
 OTHERS = "Methods of the literature"
+BEST = "Method best"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +78,16 @@ class TrainConfig:
     )
     train_rows: float | None = option(
         None, "Train on part of the split: a share below 1, or a number of rows, drawn by the seed.", panel=LOSS
+    )
+    guard: float = option(
+        0.5,
+        "Leave the best constant agent only where choosing pays by this many standard errors on held-out samples. "
+        "0: no guard.",
+        least=0,
+        panel=BEST,
+    )
+    fallback: str | None = option(
+        None, "The agent that the guard falls back on. Default: the best constant agent.", metavar="AGENT", panel=BEST
     )
     failures: Failures = option(
         "refuse",

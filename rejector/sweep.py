@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS, digest
 from l2d.data.errors import DataError, UsageError
+from l2d.rejector.best.training import check_config as check_best
+from l2d.rejector.best.training import foreign_settings, train_best
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.registry import METHODS, check_method
 from l2d.rejector.literature.sweep import train_methods
@@ -87,7 +89,10 @@ def sweep(
             _require_same(folder, point, config, cache)
     if not todo:
         return SweepReport(folders, 0, 0.0)
-    others = [(point, folder) for point, folder in todo if point.method in METHODS]
+    best = [(point, folder) for point, folder in todo if point.method == "best"]
+    others = [(point, folder) for point, folder in todo if point.method in METHODS and point.method != "best"]
+    if best:
+        check_best(config)
     for point, _ in others:
         check_method(point.method, cache, dict(point.weights.by_task), point.cost, config.classifier)
     ours = [(point, folder) for point, folder in todo if point.method not in METHODS]
@@ -109,10 +114,22 @@ def sweep(
             progress=progress,
             narrate=narrate,
         )
+    if best:
+        more, left_out = train_best(best, cache, config, overwrite=overwrite, narrate=narrate)
+        seconds += more
     if others:
         more, left_out = train_methods(others, cache, config, overwrite=overwrite, narrate=narrate)
         seconds += more
     return SweepReport(folders, len(todo), seconds, left_out)
+
+
+def default_method(cache: CostCache, config: TrainConfig, *, nus: Sequence[float] = (1.0,)) -> str:
+    """What is trained where no method is named: ``best``, or the paper's ``multi-task`` where settings ask for it.
+
+    A cache without features, a setting of a network (``--rejector``, ``--epochs`` …) or a ``nu`` mean ``multi-task``.
+    """
+    asks = set(nus) != {1.0} or bool(foreign_settings(config))
+    return "multi-task" if asks or "features" not in cache.record.inputs else "best"
 
 
 def _train_grid(

@@ -153,6 +153,18 @@ def commit_bytes(path: Path, content: bytes, *, replace: bool = False) -> bool:
     return commit(path, lambda temporary: temporary.write_bytes(content), replace=replace)
 
 
+def commit_link(path: Path, source: Path) -> bool:
+    """:func:`commit` a file that is the one at ``source``: a second name of it, or a copy on another file system."""
+
+    def write(temporary: Path) -> None:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+
+    return commit(path, write)
+
+
 def commit_table(path: Path, table: pa.Table, facts: dict[str, str] | None = None, *, replace: bool = False) -> bool:
     """:func:`commit` a table as Parquet with page checksums in the layout of :data:`PARQUET_LAYOUT`.
 

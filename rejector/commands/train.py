@@ -19,10 +19,15 @@ from l2d.data.terminal.options import (
     values,
 )
 from l2d.data.terminal.progress import Bars, quote, say
-from l2d.rejector.settings import DEFAULT_METHOD, TrainConfig
+from l2d.rejector.settings import TrainConfig
 
 BETA_HELP = "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs."
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
+
+METHOD_HELP = (
+    "best, multi-task (the paper's), classification-only, mozannar_sontag, knn …: docs/methods.md. "
+    "Default: best; multi-task where an option of networks is given."
+)
 
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
 OnlyOption = Annotated[
@@ -35,7 +40,7 @@ def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     config: TrainConfig,
-    method: Annotated[str, typer.Option(help="multi-task, mozannar_sontag, knn …: docs/methods.md.")] = DEFAULT_METHOD,
+    method: Annotated[str | None, typer.Option(help=METHOD_HELP)] = None,
     beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
@@ -86,12 +91,14 @@ def sweep(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     config: TrainConfig,
-    method: Annotated[str, typer.Option(help="One or more, by commas: docs/methods.md.")] = DEFAULT_METHOD,
+    method: Annotated[str | None, typer.Option(help=METHOD_HELP + " One or more, by commas.")] = None,
     beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
     cost: CostOption = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, …")] = 4,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help="Number of seeds: 0, 1, … Default: 4; 1 for method best.")
+    ] = None,
     only: OnlyOption = None,
     device: DeviceOption = "auto",
     overwrite: OverwriteOption = False,
@@ -115,7 +122,7 @@ def sweep(
         runs = train_grid(
             cache,
             out,
-            methods=values(method, str, "--method"),
+            methods=None if method is None else values(method, str, "--method"),
             betas=betas(beta or []),
             weights=[pairs(text, "--lambda") for text in lambda_ or []],
             nus=values(nu, float, "--nu"),

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
+from l2d.rejector.best.reliability import reliability
+from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, random_same_shares
 from l2d.rejector.evaluation.comparisons import compare
 from l2d.rejector.evaluation.evaluation import Evaluation
@@ -116,6 +118,11 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         result["averaging"] = {"agents": names, "metrics": measured.average_metrics(), "same_as": averaged}
     if run.point.cost is not None:
         result["cost"] = run.point.cost
+    if isinstance(run.rejector, TrainedBest):
+        guard = run.rejector.guard
+        result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
+        predicted = run.rejector.predicted_costs(table)
+        result["reliability"] = reliability(predicted, costs.double().numpy(), names)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)

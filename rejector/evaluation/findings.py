@@ -23,7 +23,7 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
 
     Differences are of deferral losses, with their 95 % intervals and p-values after Holm's correction over all
     comparisons of the sweep; better is told at 5 % of these, worse where the interval lies above 0. Where the
-    multi-task rejector was trained it alone is spoken of, the single-task ones being baselines.
+    default method or the paper's multi-task rejector was trained, only these are spoken of.
 
     Args:
         evaluations: on one cache and split.
@@ -33,8 +33,9 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
     """
     groups = settings_of(evaluations)
     varying = varying_settings(groups)
-    if any(members[0].result["method"] == METHOD_OF_PAPER for members in groups):
-        groups = [members for members in groups if members[0].result["method"] == METHOD_OF_PAPER]
+    spoken_of = ("best", METHOD_OF_PAPER)
+    if any(members[0].result["method"] in spoken_of for members in groups):
+        groups = [members for members in groups if members[0].result["method"] in spoken_of]
     sentences, winners, highest = [], [], 0.0
     for members in groups:
         result = members[0].result
@@ -42,6 +43,13 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
         subject = f"{method_title(result['method'])} at {at}" if at else method_title(result["method"])
         differences = {name: value for name, value in shown_differences(result).items() if name not in BOUNDS}
         verdicts = {name: verdict(result, value) for name, value in differences.items()}
+        if result.get("guard", {}).get("holds"):
+            guard = result["guard"]
+            sentences.append(
+                f"{subject}: choosing agents does not pay (held-out gain {guard['gain']:+.4f} ± "
+                f"{guard['standard_error']:.4f}), so the run always asks {guard['fallback']}."
+            )
+            continue
         few = [text for text in verdicts.values() if text.startswith("too few")]
         if few:
             sentences.append(f"{subject}: {few[0]} to tell it from anything.")
@@ -61,7 +69,18 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
         where = where if len(groups) > 1 else ""
         p = p_text(highest) if highest < 0.001 else f"p at most {highest:.3f}"
         sentences.append(f"Better than every baseline{where}: {p} after Holm's correction for all comparisons.")
-    return sentences
+    return sentences + [text for text in [predicted_in_words(groups[0][0].result)] if text]
+
+
+def predicted_in_words(result: dict) -> str | None:
+    """How far predicted costs are from those paid, over the agents; None where a method predicts none."""
+    agents = result.get("reliability")
+    if not agents:
+        return None
+    worst = max(agents, key=lambda name: agents[name]["error"])
+    slopes = [about["slope"] for about in agents.values() if about["slope"] is not None]
+    spread = f", slopes {min(slopes):.2f} to {max(slopes):.2f} (1 is calibrated)" if slopes else ""
+    return f"Predicted costs are off by at most {agents[worst]['error']:.3f} on average ({worst}){spread}."
 
 
 def in_words(baseline: str, result: dict) -> str:

@@ -49,6 +49,11 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "best": Method(
+        source="trees and ridge, stacked",
+        paper="Geurts et al. 2006; Agarwal et al. 2022; Rahimi and Recht 2007; Breiman 1996",
+        scores="costs",
+    ),
     "cost_regression": Method(
         source="Krishnamurthy et al. 2017",
         paper="Active Learning for Cost-Sensitive Classification, ICML 2017, section 2",

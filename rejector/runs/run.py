@@ -30,6 +30,7 @@ from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError
 from l2d.data.samples.tokens import token_sizes
+from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.costs import CostWeights
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.registry import METHODS
@@ -98,6 +99,7 @@ def save_runs(
     fingerprint = cache_fingerprint(cache)
     splits = {name: TableStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
     of_features = _ranges(splits["train"]) if "train" in splits else {}
+    written: dict[int, Path] = {}  # runs of one fit share the file of its arrays
     for rejector, folder in zip(rejectors, folders, strict=True):
         facts = {
             "run_id": rejector.point.run_id,
@@ -105,6 +107,7 @@ def save_runs(
             "training": asdict(rejector.config),
             "best_epoch": rejector.best_epoch,
             "validation_risk": rejector.validation_risk,
+            **({"guard": rejector.guard, "best": rejector.about} if isinstance(rejector, TrainedBest) else {}),
             "history": rejector.history,
             "agents": [agent.name for agent in cache.agents],
             "input": asdict(InputRecord.of(cache, INPUT_OF[rejector.config.network])),
@@ -125,7 +128,10 @@ def save_runs(
             from safetensors.torch import save
 
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
-            store.commit_bytes(weights, save(rejector.state))
+            if id(rejector.state) in written:
+                store.commit_link(weights, written[id(rejector.state)])
+            else:
+                store.commit_bytes(weights, save(rejector.state))
             if isinstance(rejector, TrainedMethod):
                 batches = method_allocation_batches(rejector, tables, cache)
             else:
@@ -137,6 +143,7 @@ def save_runs(
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
+        written.setdefault(id(rejector.state), folder / WEIGHTS_FILE)
 
 
 def _ranges(train: Stream | TableStream) -> dict[str, Any]:
@@ -167,7 +174,9 @@ def allocation_batches(
         batches = zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True)
         for ids, (features, raw) in batches:
             costs = point_costs(raw, rejector.point, cache.record.tasks)
-            yield pa.RecordBatch.from_pydict(_allocated(ids, split, rejector.scores(features), costs, cache))
+            yield pa.RecordBatch.from_pydict(
+                _allocated(ids, split, rejector.scores_of(split, list(ids), features), costs, cache)
+            )
 
 
 def method_allocation_batches(
@@ -222,7 +231,9 @@ def load_run(path: Path) -> Run:
         point = facts["point"]
         beta = point["beta"]
         looks_at = InputRecord(**facts["input"]) if "input" in facts else None
-        kind = TrainedMethod if point["method"] in METHODS else TrainedRejector
+        kind, more = TrainedMethod if point["method"] in METHODS else TrainedRejector, {}
+        if point["method"] == "best":
+            kind, more = TrainedBest, {"guard": facts["guard"], "about": facts["best"]}
         rejector = kind(
             point=GridPoint(
                 **{
@@ -238,6 +249,7 @@ def load_run(path: Path) -> Run:
             validation_risk=facts["validation_risk"],
             history=[tuple(row) for row in facts["history"]],
             sizes=token_sizes(looks_at.made) if looks_at is not None else (),
+            **more,
         )
         rejector.check()
         return Run(

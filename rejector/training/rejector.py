@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -100,6 +100,10 @@ class TrainedRejector:
         """:meth:`scores` of the rows of a table."""
         return self.scores(table.features)
 
+    def scores_of(self, split: str, ids: Sequence[str], features: Tensor) -> Tensor:
+        """:meth:`scores` of samples of the cache it was trained on. Some rejectors tell those they have seen apart."""
+        return self.scores(features)
+
     def check(self) -> None:
         """Apply it once, which fails where the parameters do not fit the network."""
         self.scores(torch.zeros(1, len(self.state["feature_mean"])))
@@ -171,7 +175,7 @@ class _Training:
         self.mean, self.std = _standardisation(train)
 
         def prepare(features: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-            return (features - self.mean) / self.std, _raw_costs(raw, points[0], tasks)
+            return (features - self.mean) / self.std, raw_costs(raw, points[0], tasks)
 
         self.seeds = sorted({point.seed for point in points})
         self.rows = Shuffled(train, config.batch_size, self.seeds, memory=config.memory, prepare=prepare, device=device)
@@ -370,18 +374,18 @@ def point_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
 
     Infinite where an agent is unavailable.
     """
-    costs = total_costs(_raw_costs(raw, point, tasks), _weights(point), torch.tensor(point.query_costs))
+    costs = total_costs(raw_costs(raw, point, tasks), _weights(point), torch.tensor(point.query_costs))
     return costs.masked_fill(costs.isnan(), math.inf)
 
 
 def reference_point_costs(table: CostTable, point: GridPoint, tasks: list[str]) -> Tensor:
     """Costs (n, references) without query costs."""
     free = torch.zeros(table.reference_raw.shape[1])
-    costs = total_costs(_raw_costs(table.reference_raw, point, tasks), _weights(point), free)
+    costs = total_costs(raw_costs(table.reference_raw, point, tasks), _weights(point), free)
     return costs.masked_fill(costs.isnan(), math.inf)
 
 
-def _raw_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
+def raw_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
     """Raw costs by task (n, A, T); with ``--cost`` the one cost that takes their place (n, A, 1)."""
     if point.cost is None:
         return raw

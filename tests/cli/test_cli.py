@@ -301,7 +301,7 @@ def test_interruption_says_that_the_same_command_goes_on(number, expected, cache
         signal.raise_signal(number)
 
     monkeypatch.setattr(sweep, "train_grid", interrupted)
-    code, _, err = l2d("train", cache, "--out", tmp_path / "run")
+    code, _, err = l2d("train", cache, "--method", "multi-task", "--out", tmp_path / "run")
     assert code == expected
-    assert f"To go on: l2d train {cache} --out" in err
+    assert f"To go on: l2d train {cache} --method multi-task --out" in err
     assert not (tmp_path / "run").exists()

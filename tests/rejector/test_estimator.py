@@ -245,7 +245,16 @@ def test_costs_are_no_metadata_to_be_routed():
 def test_its_parameters_are_those_of_training_with_the_same_defaults():
     parameters = {name: p.default for name, p in inspect.signature(DeferralRejector).parameters.items()}
     config = asdict(TrainConfig())
-    assert set(TRAINING) == set(config) - {"failures", "memory", "dropout", "classifier", "alpha", "train_rows"}
+    assert set(TRAINING) == set(config) - {
+        "failures",
+        "memory",
+        "dropout",
+        "classifier",
+        "alpha",
+        "train_rows",
+        "guard",
+        "fallback",
+    }
     assert {name: parameters[name] for name in TRAINING} == {name: config[name] for name in TRAINING}
     assert set(DeferralRejector().get_params()) == set(parameters)
 

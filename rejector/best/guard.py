@@ -1,0 +1,63 @@
+"""Whether choosing agents pays: the evidence for leaving the best constant agent."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+#: Standard errors by which the held-out gain over the constant has to exceed 0. Measured: docs/methods.md.
+DEFAULT = 0.5
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What cross-fitted decisions gain over one agent.
+
+    Attributes:
+        z: standard errors asked for; 0: no guard.
+        fallback: position of the agent that is asked where choosing does not pay.
+        gain: mean cost of the fallback less that of the chosen agents, on samples that the models had not seen.
+        standard_error: of ``gain``.
+        samples: how many.
+        holds: whether the fallback answers everything.
+    """
+
+    z: float
+    fallback: int
+    gain: float
+    standard_error: float
+    samples: int
+    holds: bool
+
+    @classmethod
+    def of(cls, predicted: np.ndarray, costs: np.ndarray, *, z: float, fallback: int | None = None) -> Guard:
+        """Judge held-out predictions.
+
+        Args:
+            predicted: total costs, (n, agents).
+            costs: the true ones, infinite where an agent is unavailable.
+            fallback: position of an agent; None: the constant that is cheapest on these samples, which asks the
+                cheapest of the others where it is unavailable.
+        """
+        stand_in = np.where(np.isfinite(costs), costs, 0.0).sum(axis=0) / np.maximum(np.isfinite(costs).sum(axis=0), 1)
+        order = np.argsort(stand_in, kind="stable")
+        alone = np.stack([_constant(costs, agent, order) for agent in range(costs.shape[1])], axis=1)
+        chosen_agent = int(alone.mean(axis=0).argmin()) if fallback is None else fallback
+        rows = np.arange(len(costs))
+        chosen = costs[rows, np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)]
+        gains = alone[:, chosen_agent] - chosen
+        error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
+        gain = float(gains.mean())
+        holds = z > 0 and not gain > z * error
+        return cls(z, chosen_agent, gain, error if np.isfinite(error) else 0.0, len(gains), bool(holds))
+
+    def facts(self) -> dict:
+        return asdict(self)
+
+
+def _constant(costs: np.ndarray, agent: int, order: np.ndarray) -> np.ndarray:
+    """Cost of asking one agent, and where it is unavailable the first of the others that is there: (n,)."""
+    first = np.concatenate([[agent], order[order != agent]])
+    there = np.isfinite(costs[:, first])
+    return costs[np.arange(len(costs)), first[there.argmax(axis=1)]]

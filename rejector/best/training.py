@@ -1,0 +1,183 @@
+"""Points of a sweep whose method is ``best``: one fit serves every query cost and task weight."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import SPLITS
+from l2d.data.errors import UsageError, nearest
+from l2d.data.options import as_typed
+from l2d.data.samples.standardise import standardisation
+from l2d.rejector.best.folds import fold_of
+from l2d.rejector.best.guard import Guard
+from l2d.rejector.best.model import CostModel, fit_costs
+from l2d.rejector.best.reliability import reliability
+from l2d.rejector.best.trained import FITTED_ON, TrainedBest, state_of
+from l2d.rejector.grid import GridPoint
+from l2d.rejector.rows.stream import Stream, open_streams
+from l2d.rejector.rows.subset import training_rows
+from l2d.rejector.runs.run import save_runs
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.distributed import is_first
+from l2d.rejector.training.rejector import point_costs, raw_costs
+
+#: Samples that are fitted at most; of more, a part is drawn by their ids, and all are scored.
+MOST = 100_000
+USED = ("failures", "memory", "train_rows", "guard", "fallback")
+
+
+def foreign_settings(config: TrainConfig) -> list[str]:
+    """Flags of settings that are not the default and that this method does not have."""
+    own = {name: getattr(TrainConfig(), name) for name in USED}
+    return [word for word in as_typed(replace(config, **own)) if word.startswith("--")]
+
+
+def check_config(config: TrainConfig) -> None:
+    """Refuse settings of networks.
+
+    Raises:
+        UsageError: names them.
+    """
+    useless = foreign_settings(config)
+    if useless:
+        raise UsageError(
+            f"{', '.join(useless)}: method 'best' has no such setting",
+            hint="add --method multi-task (the paper's), or leave it out",
+        )
+
+
+def train_best(
+    todo: list[tuple[GridPoint, Path]],
+    cache: CostCache,
+    config: TrainConfig,
+    *,
+    overwrite: bool = False,
+    narrate: Callable[[str], None] | None = None,
+) -> tuple[float, int]:
+    """Fit once for each seed (and ``--cost``), and write a folder for each point.
+
+    Returns:
+        Seconds of training, and how many samples were left out for want of answers.
+
+    Raises:
+        UsageError: settings that it does not have, or an unknown ``fallback``.
+    """
+    check_config(config)
+    names = [agent.name for agent in cache.agents]
+    if config.fallback is not None and config.fallback not in names:
+        raise UsageError(f"--fallback {config.fallback!r} is not an agent", hint=nearest(config.fallback, names))
+    if not is_first():
+        return 0.0, 0
+    streams = open_streams(cache, SPLITS, column="features", failures=config.failures)
+    seconds = 0.0
+    ids, x, raw = _rows(streams, config, todo[0][0].seed, narrate)
+    for seed, cost in dict.fromkeys((point.seed, point.cost) for point, _ in todo):
+        members = [(point, folder) for point, folder in todo if (point.seed, point.cost) == (seed, cost)]
+        begun = time.perf_counter()
+        seen = raw_costs(torch.from_numpy(raw), members[0][0], cache.record.tasks).numpy()
+        model = fit_costs(x, seen, ids, seed=seed, threads=torch.get_num_threads())
+        trained = _trained(model, [point for point, _ in members], ids, x, raw, cache, config)
+        took = time.perf_counter() - begun
+        seconds += took
+        if narrate is not None:
+            narrate_guard([rejector for rejector in trained if rejector.guard["holds"]], names, narrate)
+        save_runs(trained, [folder for _, folder in members], cache, streams, seconds=took, overwrite=overwrite)
+    return seconds, sum(stream.left_out for stream in streams.values())
+
+
+def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[str], None]) -> None:
+    """Say of each run that it is the constant."""
+    for rejector in held:
+        guard = rejector.guard
+        narrate(
+            f"{rejector.point.run_id}: choosing agents does not pay here (gain {guard['gain']:+.4f} ± "
+            f"{guard['standard_error']:.4f} over always {names[guard['fallback']]}), so this run always asks "
+            f"{names[guard['fallback']]}"
+        )
+
+
+def _rows(
+    streams: dict[str, Stream], config: TrainConfig, seed: int, narrate: Callable[[str], None] | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Ids, features and raw costs of the samples that are fitted."""
+    total = sum(len(streams[split]) for split in FITTED_ON)
+    most = MOST
+    if config.memory is not None:
+        most = max(100, config.memory // (16 * max(1, streams["train"].width)))
+    share = min(1.0, most / max(1, total))
+    if share < 1 and narrate is not None:
+        narrate(f"best: fitted on about {most:,} of {total:,} training and validation samples; all are scored")
+    ids, parts = [], []
+    for split in FITTED_ON:
+        stream, position = streams[split], 0
+        chosen = None
+        if split == "train" and config.train_rows is not None:
+            chosen = np.zeros(len(stream), bool)
+            chosen[np.asarray(training_rows(len(stream), config.train_rows, seed))] = True
+        for names, (features, raw) in zip(stream.ids_in_order(4096), stream.in_order(4096), strict=True):
+            kept = np.ones(len(names), bool) if share == 1 else fold_of(names, 10_000) < share * 10_000
+            if chosen is not None:
+                kept &= chosen[position : position + len(names)]
+            position += len(names)
+            ids += [name for name, keep in zip(names, kept, strict=True) if keep]
+            parts.append((features.numpy()[kept], raw.numpy()[kept]))
+    return ids, np.concatenate([x for x, _ in parts]), np.concatenate([raw for _, raw in parts])
+
+
+def _trained(
+    model: CostModel,
+    points: list[GridPoint],
+    ids: list[str],
+    x: np.ndarray,
+    raw: np.ndarray,
+    cache: CostCache,
+    config: TrainConfig,
+) -> list[TrainedBest]:
+    mean, std = standardisation(x)
+    state, unseen = state_of(model, mean, std), model.predict_unseen(x, ids)
+    names = [agent.name for agent in cache.agents]
+    fallback = None if config.fallback is None else names.index(config.fallback)
+    found = []
+    for point in points:
+        free = TrainedBest(
+            point=point,
+            config=config,
+            state=state,
+            best_epoch=0,
+            validation_risk=0.0,
+            history=[],
+            guard={"holds": False},
+        )
+        predicted = free.total(unseen)
+        costs = point_costs(torch.from_numpy(raw), point, cache.record.tasks).numpy().astype(np.float64)
+        guard = Guard.of(predicted, costs, z=config.guard, fallback=fallback)
+        loss = float(
+            costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean()
+        )
+        about = {"samples": len(x), "reliability": reliability(predicted, costs, names)}
+        if model.stacking is not None:
+            about["weights"] = {
+                member: model.stacking.difference[position].round(4).tolist()
+                for position, member in enumerate(("trees", "ridge", "means"))
+            }
+        risk = loss + guard.gain if guard.holds else loss
+        found.append(
+            TrainedBest(
+                point=point,
+                config=config,
+                state=state,
+                best_epoch=0,
+                validation_risk=risk,
+                history=[(risk, risk)],
+                guard=guard.facts(),
+                about=about,
+            )
+        )
+    return found

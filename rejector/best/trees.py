@@ -1,0 +1,204 @@
+"""Extremely randomised trees whose leaves hold shrunken mean costs, kept as arrays.
+
+Trees are grown by scikit-learn (Geurts, Ernst and Wehenkel, *Extremely randomized trees*, Machine Learning 2006) and
+copied out of it, so that a run is read back without unpickling. The cost of an agent in a node is the mean over the
+samples that it answered there, drawn towards the parent's by hierarchical shrinkage (Agarwal et al., *Hierarchical
+Shrinkage*, ICML 2022, equation 2): ``v = parent + (mean - mean of parent) / (1 + penalty / n of parent)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+TREES, LEAF, FEATURES = 40, 5, 0.5
+#: Penalties among which cross-fitting chooses.
+PENALTIES = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
+#: Rows times trees from which on scikit-learn's compiled traversal is worth importing. Both find the same leaves.
+COMPILED_FROM = 400_000
+
+
+@dataclass(frozen=True)
+class Forest:
+    """Trees one after another.
+
+    Attributes:
+        roots: position of each tree's first node, int32 (trees,).
+        left, right: children's positions, int32 (nodes,); of a leaf ``left`` is ``-1 - row of values``.
+        feature: int32 (nodes,).
+        threshold: float64 (nodes,); a sample whose float32 feature is at most this goes left.
+        values: costs in each leaf, float32 (leaves, outputs).
+    """
+
+    roots: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    feature: np.ndarray
+    threshold: np.ndarray
+    values: np.ndarray
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Mean over trees: float32 (n, width) -> float64 (n, outputs). A row's bits do not depend on other rows."""
+        total = np.zeros((len(x), self.values.shape[1]))
+        for leaves in self.leaves(x):
+            total += self.values[leaves]
+        return total / len(self.roots)
+
+    def leaves(self, x: np.ndarray):
+        """Row of ``values`` that each sample reaches, int64 (n,), tree by tree."""
+        x = np.ascontiguousarray(x, np.float32)
+        compiled = len(x) * len(self.roots) >= COMPILED_FROM
+        ends = [*self.roots[1:].tolist(), len(self.left)]
+        for start, end in zip(self.roots.tolist(), ends, strict=True):
+            node = _compiled_leaves(self, start, end, x) if compiled else _walk(self, start, x)
+            yield -1 - self.left[node].astype(np.int64)
+
+    def check(self, width: int) -> None:
+        """Refuse arrays that no tree consists of.
+
+        Raises:
+            ValueError: a child does not come after its parent within its tree, or a leaf or feature does not exist.
+        """
+        count = len(self.left)
+        position = np.arange(count)
+        ends = np.repeat([*self.roots[1:], count], np.diff([*self.roots, count]))
+        inner = self.left >= 0
+        children = np.stack([self.left, self.right])[:, inner]
+        sizes = {len(self.left), len(self.right), len(self.feature), len(self.threshold)}
+        good = (
+            sizes == {count}
+            and len(self.roots) > 0
+            and self.roots[0] == 0
+            and (np.diff(self.roots) > 0).all()
+            and (children > position[inner]).all()
+            and (children < ends[inner]).all()
+            and (self.feature[inner] >= 0).all()
+            and (self.feature[inner] < width).all()
+            and (-1 - self.left[~inner] < len(self.values)).all()
+        )
+        if not good:
+            raise ValueError("these arrays are not trees")
+
+
+def _walk(forest: Forest, root: int, x: np.ndarray) -> np.ndarray:
+    """Position of the leaf that each row reaches, level by level."""
+    node = np.full(len(x), root, np.int64)
+    rows = np.arange(len(x))
+    while len(rows):
+        here = node[rows]
+        inner = forest.left[here] >= 0
+        rows, here = rows[inner], here[inner]
+        goes_left = x[rows, forest.feature[here]] <= forest.threshold[here]
+        node[rows] = np.where(goes_left, forest.left[here], forest.right[here])
+    return node
+
+
+def _compiled_leaves(forest: Forest, start: int, end: int, x: np.ndarray) -> np.ndarray:
+    """The same by scikit-learn's traversal."""
+    from sklearn.tree._tree import NODE_DTYPE, Tree
+
+    nodes = np.zeros(end - start, NODE_DTYPE)
+    is_leaf = forest.left[start:end] < 0
+    nodes["left_child"] = np.where(is_leaf, -1, forest.left[start:end] - start)
+    nodes["right_child"] = np.where(is_leaf, -1, forest.right[start:end] - start)
+    nodes["feature"] = np.where(is_leaf, -2, forest.feature[start:end])
+    nodes["threshold"] = forest.threshold[start:end]
+    tree = Tree(x.shape[1], np.ones(1, np.intp), 1)
+    values = np.zeros((len(nodes), 1, 1))
+    tree.__setstate__({"max_depth": 0, "node_count": len(nodes), "nodes": nodes, "values": values})
+    return tree.apply(x) + start
+
+
+def grow(x: np.ndarray, targets: np.ndarray, *, seed: int, trees: int = TREES, threads: int | None = None) -> list:
+    """Trees of scikit-learn, grown on float32 (n, width) and (n, outputs)."""
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    model = ExtraTreesRegressor(
+        trees, min_samples_leaf=LEAF, max_features=FEATURES, random_state=seed % 2**32, n_jobs=threads
+    )
+    return [tree.tree_ for tree in model.fit(x, targets).estimators_]
+
+
+@dataclass(frozen=True)
+class Grown:
+    """Grown trees with the costs in their leaves under each penalty: float32 (penalties, leaves, outputs)."""
+
+    forest: Forest
+    values: np.ndarray
+
+    @classmethod
+    def of(cls, trees: Sequence, x: np.ndarray, costs: np.ndarray, answered: np.ndarray) -> Grown:
+        """Fill trees.
+
+        Args:
+            trees: of scikit-learn.
+            x: float32 (n, width).
+            costs: (n, outputs).
+            answered: bool (n, outputs); other costs do not matter.
+        """
+        costs = np.where(answered, costs, 0.0)
+        roots, arrays, values, nodes, leaves = [], [], [], 0, 0
+        for tree in trees:
+            left, right = tree.children_left.astype(np.int64), tree.children_right.astype(np.int64)
+            is_leaf = left < 0
+            shrunk = _shrunken(left, right, tree.apply(x), costs, answered)[:, is_leaf]
+            number = np.cumsum(is_leaf) - 1 + leaves
+            arrays.append(
+                (
+                    np.where(is_leaf, -1 - number, left + nodes).astype(np.int32),
+                    np.where(is_leaf, 0, right + nodes).astype(np.int32),
+                    np.where(is_leaf, 0, tree.feature).astype(np.int32),
+                    np.where(is_leaf, 0.0, tree.threshold),
+                )
+            )
+            roots.append(nodes)
+            values.append(shrunk.astype(np.float32))
+            nodes, leaves = nodes + len(left), leaves + int(is_leaf.sum())
+        joined = [np.concatenate(parts) for parts in zip(*arrays, strict=True)]
+        values = np.concatenate(values, axis=1)
+        return cls(Forest(np.array(roots, np.int32), *joined, values[0]), values)
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Under each penalty: float64 (penalties, n, outputs)."""
+        total = np.zeros((len(self.values), len(x), self.values.shape[2]))
+        for leaves in self.forest.leaves(x):
+            total += self.values[:, leaves]
+        return total / len(self.forest.roots)
+
+    def with_penalty(self, position: int) -> Forest:
+        """The trees with the costs of one penalty."""
+        whole = self.forest
+        values = np.ascontiguousarray(self.values[position])
+        return Forest(whole.roots, whole.left, whole.right, whole.feature, whole.threshold, values)
+
+
+def _shrunken(
+    left: np.ndarray, right: np.ndarray, leaf: np.ndarray, costs: np.ndarray, answered: np.ndarray
+) -> np.ndarray:
+    """Shrunken mean costs of every node of one tree: (penalties, nodes, outputs)."""
+    count, outputs = len(left), costs.shape[1]
+    total, number = np.zeros((count, outputs)), np.zeros((count, outputs))
+    for output in range(outputs):
+        total[:, output] = np.bincount(leaf, costs[:, output], count)
+        number[:, output] = np.bincount(leaf, answered[:, output], count)
+    levels = [np.zeros(1, np.int64)]
+    while True:
+        inner = levels[-1][left[levels[-1]] >= 0]
+        if not len(inner):
+            break
+        levels.append(np.concatenate([left[inner], right[inner]]))
+    parents = [level[left[level] >= 0] for level in levels]
+    for inner in reversed(parents):
+        for sums in (total, number):
+            sums[inner] = sums[left[inner]] + sums[right[inner]]
+    mean = np.divide(total, number, out=np.zeros_like(total), where=number > 0)
+    found = np.empty((len(PENALTIES), count, outputs))
+    found[:, 0] = mean[0]
+    for inner in parents:
+        for child in (left[inner], right[inner]):
+            step = np.where(number[child] > 0, mean[child] - mean[inner], 0.0)
+            for position, penalty in enumerate(PENALTIES):
+                found[position, child] = found[position, inner] + step / (1 + penalty / np.maximum(number[inner], 1))
+    return found

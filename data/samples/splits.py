@@ -121,11 +121,12 @@ def require_all_splits(
     splits: np.ndarray, hint: str = "give it a larger fraction under [dataset.split], or more data"
 ) -> None:
     """Raises :class:`DataError` unless train, validation and test each have a sample and nothing else occurs."""
-    found = set(np.unique(splits).tolist())
-    if found - set(SPLITS):
-        raise DataError(f"unknown split {sorted(found - set(SPLITS))[0]!r}", hint=f"the splits are {', '.join(SPLITS)}")
+    counts = {name: int((splits == name).sum()) for name in SPLITS}
+    if sum(counts.values()) < len(splits):
+        strange = sorted(set(splits.tolist()) - set(SPLITS))[0]
+        raise DataError(f"unknown split {strange!r}", hint=f"the splits are {', '.join(SPLITS)}")
     for name in SPLITS:
-        if name not in found:
+        if not counts[name]:
             raise DataError(
                 f"the {name} split has no samples ({len(splits)} samples in all)",
                 hint=hint,

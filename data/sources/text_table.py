@@ -95,25 +95,22 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
     """
     require_readable(path)
     stat = path.stat()
-    return _read(path, (stat.st_mtime_ns, stat.st_size), tuple(sorted(text)), repr(missing), _Missing(missing))
+    version = (path.resolve(), stat.st_mtime_ns, stat.st_size, tuple(sorted(text)), repr(missing))
+    return _read(_Request(version, path, missing))
 
 
-class _Missing:
-    """What is missing, as an argument that a cache of calls does not look at: its text, beside it, is."""
+@dataclass(frozen=True)
+class _Request:
+    """What is read and how. Two are the same if their versions are, however the path is written."""
 
-    def __init__(self, value: Missing):
-        self.value = value
-
-    def __hash__(self) -> int:
-        return 0
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Missing)
+    version: tuple
+    path: Path = field(compare=False)
+    missing: Missing = field(compare=False)
 
 
-@lru_cache(maxsize=1)  # an import looks at the table and then builds of it
-def _read(path: Path, version: tuple, text: tuple[str, ...], key: str, given: _Missing) -> tuple[pl.DataFrame, Reading]:
-    missing = given.value
+@lru_cache(maxsize=1)  # an import looks at the table, and then builds from it
+def _read(request: _Request) -> tuple[pl.DataFrame, Reading]:
+    path, missing, text = request.path, request.missing, request.version[3]
     said = missing_by_column(missing)
     if path.suffix.lower() == ".parquet":
         frame = reading_errors(path, lambda: pl.read_parquet(path))

@@ -19,10 +19,11 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 from threadpoolctl import threadpool_limits
 
 RESAMPLES = 10_000
-_NORMAL_FROM = 200_000  # samples or groups; bootstrap and normal interval of a mean agree to three digits long before
+NORMAL_FROM = 200_000  # samples or groups; bootstrap and normal interval of a mean agree to three digits long before
 _RESAMPLES_AT_ONCE, _UNITS_AT_ONCE = 250, 1024  # counts of this size stay in a core's cache
 _DRAWS_AT_ONCE = 1 << 20
-_COLUMNS_AT_ONCE = 64
+_COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE = 64, 1 << 22  # differences that share their resamples: so many, or 32 MiB
+_WIDE = 32  # columns from which a product costs less than to gather rows
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ def paired_intervals(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    normal_from: int = NORMAL_FROM,
 ) -> list[Interval]:
     """95 % bootstrap intervals of means of paired differences, and two-sided p-values.
 
@@ -58,7 +60,7 @@ def paired_intervals(
     groups) the levels are ``Phi(+- sqrt(G / (G - 1)) t_{0.975, G-1})``, since a plain percentile interval is too narrow
     for few (Hesterberg, *What Teachers Should Know About the Bootstrap*, 2015, section 5.2). The p-value is the level
     at which the interval would touch 0; beyond what ``resamples`` can tell, the normal tail at the bootstrap's standard
-    error. From 200,000 samples or groups on, the normal interval.
+    error. From ``normal_from`` samples or groups on, the normal interval.
 
     Args:
         differences: K of them, each (n,), finite.
@@ -66,20 +68,24 @@ def paired_intervals(
             of all samples drawn. None: each sample by itself.
         resamples: at least 1.
         seed: of the resampling.
+        normal_from: samples or groups, 200,000 unless said otherwise.
 
     Returns:
         K intervals. With one sample or group there is nothing to resample: no width, and a p-value of 1.
     """
     found: list[Interval] = []
     remaining = iter(differences)
-    while columns := list(islice(remaining, _COLUMNS_AT_ONCE)):  # every block of them by the same resamples
-        found += _intervals(columns, groups, resamples, seed)
+    while columns := list(islice(remaining, 1)):  # every block of them by the same resamples
+        columns += islice(remaining, max(_COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE // len(columns[0])) - 1)
+        found += _intervals(columns, groups, resamples, seed, normal_from)
     return found
 
 
-def _intervals(differences: list[np.ndarray], groups: np.ndarray | None, resamples: int, seed: int) -> list[Interval]:
+def _intervals(
+    differences: list[np.ndarray], groups: np.ndarray | None, resamples: int, seed: int, normal_from: int
+) -> list[Interval]:
     sizes = _sizes(len(differences[0]), groups)
-    if len(sizes) >= _NORMAL_FROM:
+    if len(sizes) >= normal_from:
         return [_normal(*_by_unit(values, groups), sizes) for values in differences]
     means, sums = zip(*(_by_unit(values, groups) for values in differences), strict=True)
     if len(sizes) == 1:
@@ -186,15 +192,11 @@ def _resampled_means(values: np.ndarray, resamples: int, seed: np.random.SeedSeq
 def _resampled(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
     """Sums over resamples of the rows of ``values`` (G, K), whose last column is 1: (at most ``resamples``, K)."""
     units, width = values.shape
-    thresholds = poisson_thresholds(max(0.0, 1 - 3 / math.sqrt(units)))
+    if width >= _WIDE:
+        return _resampled_by_products(values, resamples, generator)
     totals = np.zeros((resamples, width))
-    for rows in _slices(units, _UNITS_AT_ONCE):
-        block = values[rows].astype(np.float32)
-        numbers = np.frombuffer(generator.bytes(2 * resamples * len(block)), np.uint16).reshape(resamples, -1)
-        counts = np.zeros(numbers.shape, np.uint8)
-        for threshold in thresholds:
-            counts += numbers >= threshold
-        totals += counts.astype(np.float32) @ block
+    for rows, counts in _poisson_counts(units, resamples, generator):
+        totals += counts.astype(np.float32) @ values[rows].astype(np.float32)
     missing = units - np.rint(totals[:, -1]).astype(np.int64)
     totals, missing = totals[missing >= 0], missing[missing >= 0]
     for rows in _slices(len(totals), max(1, int(_DRAWS_AT_ONCE // (width * max(1, missing.max(initial=0)))))):
@@ -205,6 +207,34 @@ def _resampled(values: np.ndarray, resamples: int, generator: np.random.Generato
         if len(filled):
             totals[rows.start + filled] += np.add.reduceat(further, starts, axis=0)
     return totals
+
+
+def _resampled_by_products(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
+    """:func:`_resampled` of many columns: the single draws are counted too, and all of it is one product."""
+    units, width = values.shape
+    drawn = np.empty((resamples, units), np.uint8)
+    for rows, counts in _poisson_counts(units, resamples, generator):
+        drawn[:, rows] = counts
+    missing = units - drawn.sum(axis=1, dtype=np.int64)
+    drawn, missing = drawn[missing >= 0], missing[missing >= 0]
+    further = generator.integers(0, units, int(missing.sum()))
+    np.add.at(drawn, (np.repeat(np.arange(len(drawn)), missing), further), 1)
+    totals = np.zeros((len(drawn), width))
+    for rows in _slices(units, _UNITS_AT_ONCE):
+        totals += drawn[:, rows].astype(np.float32) @ values[rows].astype(np.float32)
+    return totals
+
+
+def _poisson_counts(units: int, resamples: int, generator: np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
+    """How often units are drawn at first, a block of them at a time: uint8 (resamples, units of the block)."""
+    thresholds = poisson_thresholds(max(0.0, 1 - 3 / math.sqrt(units)))
+    for rows in _slices(units, _UNITS_AT_ONCE):
+        length = rows.stop - rows.start
+        numbers = np.frombuffer(generator.bytes(2 * resamples * length), np.uint16).reshape(resamples, -1)
+        counts = np.zeros(numbers.shape, np.uint8)
+        for threshold in thresholds:
+            counts += numbers >= threshold
+        yield rows, counts
 
 
 def poisson_thresholds(mean: float) -> list[np.uint16]:

@@ -78,15 +78,15 @@ def sample_columns(members: list[Evaluation], ids: list[str]) -> pa.Table:
     Args:
         ids: of the samples, in the order of the rows that come back.
     """
-    cache = members[0].cache
+    cache, split = members[0].cache, members[0].measured.table.split
     parts = []
     for chunk in range(cache.record.num_chunks):
         there = pq.read_schema(schema.samples_part(cache.path, chunk)).names
-        table = cache.samples(chunk, [name for name in there if name not in ("split", "image", "tokens")])
-        parts.append(table.filter(pc.is_in(table["sample_id"], value_set=pa.array(ids, table["sample_id"].type))))
-    table = pa.concat_tables(parts, promote_options="default")
-    position = {sample: row for row, sample in enumerate(table["sample_id"].to_pylist())}
-    table = table.take(pa.array([position[sample] for sample in ids]))
+        table = cache.samples(chunk, [name for name in there if name not in ("image", "tokens")])
+        parts.append(table.filter(pc.equal(table["split"], split)).drop_columns(["split"]))
+    table = pa.concat_tables(parts, promote_options="default").combine_chunks()
+    if not table["sample_id"].equals(pa.chunked_array([pa.array(ids, table["sample_id"].type)])):
+        table = table.take(pc.index_in(pa.array(ids, table["sample_id"].type), value_set=table["sample_id"]))
     if "features" not in table.column_names:
         return table
     column = table["features"].combine_chunks()

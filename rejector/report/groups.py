@@ -24,6 +24,7 @@ from l2d.rejector.report.allocations import Decisions
 MOST_BINS = 8  # of a text column, "other" aside
 MOST_NUMBERS = 12  # whole numbers that are bins of their own
 QUANTILES = 5
+NORMAL_FROM = 20_000  # samples of a bin; the ends of both intervals differ by less than their line is wide
 FEWEST_NUMBERED = 5  # columns that differ in a number at the end alone are parts of something, from so many on
 
 
@@ -198,7 +199,8 @@ def group_rows(decisions: Decisions, bins: Bins) -> list[dict[str, Any]]:
         if not len(members):
             continue
         groups = None if decisions.groups is None else decisions.groups[members]
-        found = paired_intervals(((losses - baseline)[members] for baseline in baselines.values()), groups)
+        differences = ((losses - baseline)[members] for baseline in baselines.values())
+        found = paired_intervals(differences, groups, normal_from=NORMAL_FROM)
         shares = decisions.shares(members), decisions.cheapest_shares(members)
         named = [dict(zip(decisions.agents, values.tolist(), strict=True)) for values in shares]
         rows.append(

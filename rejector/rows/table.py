@@ -76,8 +76,7 @@ def load_tables(
     """
     check_usable(cache, column, failures)
     agents = cache.agents + cache.references
-    chunks = _Chunks(cache, agents, predictions, column)
-    worst = chunks.worst_costs()
+    chunks = _Chunks(cache, agents, predictions, column, splits)
     tables = {}
     for split in splits:
         missing = Missing(agents, failures)
@@ -87,8 +86,10 @@ def load_tables(
             tally.add(failed, chunks.ids[split].__getitem__)
         tally.check(cache, split, agents, failures)
         keep = missing.kept(failed)
-        instead = np.where(missing.unavailable(failed)[:, :, None], np.nan, worst)
-        raw = np.where(failed[:, :, None], instead, raw).astype(np.float32)[keep]
+        if failed.any():
+            instead = np.where(missing.unavailable(failed)[:, :, None], np.nan, chunks.worst)
+            raw = np.where(failed[:, :, None], instead, raw)
+        raw = raw.astype(np.float32, copy=False)[keep]
         tables[split] = CostTable(
             split=split,
             ids=[sample for sample, kept in zip(chunks.ids[split], keep, strict=True) if kept],
@@ -121,9 +122,15 @@ def join(parts: list[np.ndarray] | list[Boxes]) -> np.ndarray | Boxes:
 
 
 class _Chunks:
-    """A cache's columns as lists of arrays, one array a chunk, by split."""
+    """Columns of some splits of a cache as lists of arrays, one array a chunk, by split.
 
-    def __init__(self, cache: CostCache, agents: list[AgentRecord], predictions: bool, column: str):
+    Attributes:
+        worst: highest raw cost of each task that any agent's answer has on the training split, (tasks,).
+    """
+
+    def __init__(
+        self, cache: CostCache, agents: list[AgentRecord], predictions: bool, column: str, splits: tuple[str, ...]
+    ):
         self.ids: dict[str, list[str]] = {split: [] for split in schema.SPLITS}
         self.features, self.unseen, self.raw, self.failed = (_by_split() for _ in range(4))
         self.targets: dict[str, dict[str, list]] = {}
@@ -132,6 +139,8 @@ class _Chunks:
         self.looks_at = RejectorInput(column, cache.record.inputs[column])
         shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
+        self.worst = np.zeros(len(columns))
+        held = {*splits, *(["train"] if shown_by is not None else [])}  # their mean stands in for what is not shown
         for samples, predicted, costs in cache.chunks(names):
             shown = samples if shown_by is None else predicted[names.index(shown_by)]
             features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown))
@@ -139,25 +148,32 @@ class _Chunks:
             check_finite(cache, lambda row, ids=samples["sample_id"]: ids[row].as_py(), features, raw, agents)
             unseen = failed[:, names.index(shown_by)] if shown_by is not None else np.zeros(len(raw), dtype=bool)
             of_split = np.array(samples["split"].to_pylist())
-            for split in schema.SPLITS:
-                rows = np.flatnonzero(of_split == split)
+            self.worst = np.maximum(self.worst, raw[of_split == "train"].max(axis=(0, 1), initial=0))  # failures are 0
+            rows_of = {split: np.flatnonzero(of_split == split) for split in schema.SPLITS if split in held}
+            for split, rows in rows_of.items():
                 self.ids[split] += samples["sample_id"].take(rows).to_pylist()
                 groups = ((self.features, features), (self.unseen, unseen), (self.raw, raw), (self.failed, failed))
                 for parts, values in groups:
                     parts[split].append(values[rows])
-                if predictions:
-                    self._add_predictions(samples, predicted, agents, split, rows)
+            if predictions:
+                self._add_predictions(samples, predicted, agents, rows_of)
 
     def _add_predictions(
-        self, samples: pa.Table, predicted: list[pa.Table], agents: list[AgentRecord], split: str, rows: np.ndarray
+        self,
+        samples: pa.Table,
+        predicted: list[pa.Table],
+        agents: list[AgentRecord],
+        rows_of: dict[str, np.ndarray],
     ) -> None:
-        for name, read in TARGETS.items():
-            if name in samples.column_names:
-                self.targets.setdefault(name, _by_split())[split].append(read(samples[name])[rows])
+        tables = [(self.targets, TARGETS, samples)]
         for agent, part in zip(agents, predicted, strict=True):
-            for name, read in PREDICTIONS.items():
+            tables.append((self.predictions[agent.name], PREDICTIONS, part))
+        for found, readers, part in tables:
+            for name, read in readers.items():
                 if name in part.column_names:
-                    self.predictions[agent.name].setdefault(name, _by_split())[split].append(read(part[name])[rows])
+                    values = read(part[name])
+                    for split, rows in rows_of.items():
+                        found.setdefault(name, _by_split())[split].append(values[rows])
 
     def join(self, parts: dict[str, list], split: str) -> np.ndarray:
         return np.concatenate(parts[split])
@@ -166,7 +182,7 @@ class _Chunks:
         """Inputs of a split; where the model failed and showed nothing, the training split's mean."""
         width = max(part.shape[1] for parts in self.features.values() for part in parts)
         whole = {}
-        for name in {split, "train"}:
+        for name in {split, "train"} if self.features["train"] else {split}:
             padded = [
                 part if part.shape[1] else np.zeros((len(part), width), np.float32) for part in self.features[name]
             ]
@@ -177,10 +193,6 @@ class _Chunks:
         seen = whole["train"][~self.join(self.unseen, "train")]
         mean = seen.mean(axis=0, dtype=np.float64) if len(seen) else np.zeros(width, np.float32)
         return np.where(unseen[:, None], mean, whole[split]).astype(np.float32)
-
-    def worst_costs(self) -> np.ndarray:
-        """Highest raw cost of each task that any agent's answer has on the training split, (tasks,)."""
-        return self.join(self.raw, "train").max(axis=(0, 1), initial=0)  # failures are zeros here
 
 
 def _by_split() -> dict[str, list]:

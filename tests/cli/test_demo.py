@@ -1,4 +1,4 @@
-"""The main job, end to end on real patients, as `l2d demo support2` runs it; and the README's own-data example."""
+"""The main job, end to end on real patients, as `l2d demo support2` runs it; and the quick start's own-data example."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+QUICKSTART = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
 
 
 def l2d(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
@@ -98,8 +98,8 @@ def test_the_digits_demo_runs_on_a_few_scenes(tmp_path):
     assert cost == pytest.approx(0.49 * first / second, rel=1e-3)  # beta_1 = beta_2 / R_G
 
 
-def test_the_readme_example_for_own_data_runs(tmp_path):
-    blocks = dict(re.findall(r"```(toml|python|sh)\n# (?:\S+)\n(.*?)```", README, re.DOTALL))
+def test_the_quick_start_s_example_for_own_data_runs(tmp_path):
+    blocks = dict(re.findall(r"```(toml|python|sh)\n# (?:\S+)\n(.*?)```", QUICKSTART, re.DOTALL))
     (tmp_path / "my_recipe.toml").write_text(blocks["toml"], encoding="utf-8")
     (tmp_path / "my_agents.py").write_text(blocks["python"], encoding="utf-8")
     generator = np.random.default_rng(0)
@@ -118,7 +118,7 @@ def test_the_readme_example_for_own_data_runs(tmp_path):
             "doctor_days": days + generator.integers(0, 5, rows),
         }
     ).write_csv(tmp_path / "patients.csv")
-    commands = re.search(r"```sh\n(l2d build my_recipe.*?)```", README, re.DOTALL).group(1)
+    commands = re.search(r"```sh\n(l2d build my_recipe.*?)```", QUICKSTART, re.DOTALL).group(1)
     commands = re.sub(r"#.*", "", commands).replace("--beta", "--epochs 2 --beta")
     script = f'l2d() {{ "{sys.executable}" -m l2d.cli "$@"; }}\nset -e\n{commands}'
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)

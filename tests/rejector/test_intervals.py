@@ -127,12 +127,13 @@ def test_whole_groups_are_resampled():
     assert (one.low, one.high, one.p) == (one.value, one.value, 1.0)
 
 
-def test_the_normal_interval_of_very_many_samples_is_that_of_the_bootstrap(monkeypatch):
+def test_the_normal_interval_of_very_many_samples_is_that_of_the_bootstrap():
     generator = np.random.default_rng(2)
     values, groups = generator.exponential(size=4000) - 0.95, generator.integers(0, 1000, 4000)
     bootstrapped = [paired_interval(values), paired_interval(values, groups)]
-    monkeypatch.setattr("l2d.rejector.evaluation.intervals._NORMAL_FROM", 1)
-    for found, expected in zip([paired_interval(values), paired_interval(values, groups)], bootstrapped, strict=True):
+    normal = [paired_intervals([values], by, normal_from=1)[0] for by in (None, groups)]
+    assert normal != bootstrapped
+    for found, expected in zip(normal, bootstrapped, strict=True):
         width = expected.high - expected.low
         assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.04 * width)
         assert found.p == pytest.approx(expected.p, abs=0.03)
@@ -177,3 +178,22 @@ def test_holm_steps_down():
         np.testing.assert_allclose(holm(p_values), by_hand(p_values), atol=1 / 3999)
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([]) == []
+
+
+def test_many_differences_have_the_intervals_that_each_has_alone():
+    """Two ways to add up the same resamples: rows that are gathered for a few columns, one product for many."""
+    differences = np.random.default_rng(8).gamma(0.5, size=(70, 900)) - 0.45
+    together = paired_intervals(differences, resamples=2_000)
+    for values, found in zip(differences[::9], together[::9], strict=True):
+        alone = paired_intervals([values], resamples=2_000)[0]
+        assert (found.low, found.high) == pytest.approx((alone.low, alone.high), abs=1e-6)
+        assert found.p == pytest.approx(alone.p, abs=2e-3)
+
+
+def test_where_the_normal_interval_begins_is_up_to_the_caller():
+    values = np.random.default_rng(9).normal(0.1, 1, 400)
+    (found,) = paired_intervals([values], normal_from=400)
+    error = values.std(ddof=1) / 20
+    assert (found.low, found.high) == pytest.approx(
+        (values.mean() - 1.959964 * error, values.mean() + 1.959964 * error)
+    )

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-digits test fuzz stress bench league lint format clean
+.PHONY: help install demo demo-digits test fuzz stress bench league lint types format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,10 +43,16 @@ bench: install  ## speed against peers, three benchmarks; prints the tables of b
 league: install  ## which rejector decides best on real tables (20 minutes); the table of benchmarks/README.md
 	$(BIN)/python benchmarks/league.py
 
-lint: install  ## style, and imports going one way
+lint: install  ## style, imports going one way, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(MAKE) types
+
+types: install  ## types, of all modules but those that pyproject.toml still lists
+	mkdir -p build/types
+	ln -sfn ../.. build/types/l2d  # the root is the package: mypy finds it by that name here
+	$(BIN)/python -m mypy
 
 format: install  ## let ruff format everything
 	$(BIN)/ruff check --fix .

@@ -76,7 +76,7 @@ def build(
         AgentFailure: an agent failed; finished chunks are kept.
         DataError: the dataset or the disk is at fault.
     """
-    options = {"on_failure": on_failure, "retry_failures": retry_failures, "keep_answers": keep_answers}
+    options: dict[str, Any] = {"on_failure": on_failure, "retry_failures": retry_failures, "keep_answers": keep_answers}
     options |= {"engine": engine, "workers": workers, "shard": shard, "overwrite": overwrite}
     return run_build(recipe, out, data=data, device=device, say=say, progress=progress, **options).cache
 

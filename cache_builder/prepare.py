@@ -69,6 +69,12 @@ def _require_fitting(agent: Agent, dataset: Dataset, recipe: Recipe) -> None:
             where=f"agent {config.name!r}",
             hint="docs/recipe.md lists the kinds of agents and what they answer",
         )
+    if agent.can_answer == ("boxes",) and "images" in agent.reads and dataset.images is None:
+        raise UsageError(
+            f"agents of kind {config.kind!r} look at images, and the dataset names no folder of them",
+            where=f"agent {config.name!r}",
+            hint="give each of [dataset.sets] `images`",
+        )
     unknown = [name for name in config.features if name not in agent.can_show]
     if unknown:
         shown = ", ".join(agent.can_show) or "none"

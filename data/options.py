@@ -51,8 +51,10 @@ class Option:
             (self.below, "<", lambda bound: value < bound),
         )
         given = [(bound, sign, holds) for bound, sign, holds in bounds if bound is not None]
+        if not given:
+            return
         finite = isinstance(value, int) or math.isfinite(value)
-        if given and not (finite and all(holds(bound) for bound, _, holds in given)):
+        if not (finite and all(holds(bound) for bound, _, holds in given)):
             limits = " and ".join(f"{sign} {bound:g}" for bound, sign, _ in given)
             raise UsageError(f"{name} = {value}", hint=f"{name} is a number {limits}")
 
@@ -70,7 +72,7 @@ def option(default: Any, help: str, *, flag: str | None = None, **facts: Any) ->
 
 
 @cache
-def declared(settings: type) -> dict[str, Option]:
+def declared(settings: Any) -> dict[str, Option]:
     """Field -> option, in order, of a dataclass made with :func:`option`."""
     found = {}
     for each in fields(settings):
@@ -81,7 +83,7 @@ def declared(settings: type) -> dict[str, Option]:
 
 
 @cache
-def types_of(settings: type) -> dict[str, Any]:
+def types_of(settings: Any) -> dict[str, Any]:
     """Field -> its type, as an object."""
     return typing.get_type_hints(settings)
 

@@ -12,19 +12,7 @@ from torch import Tensor
 from l2d.data.cache.reader import AgentRecord
 from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
-
-#: Which task weights a rejector is *trained* on; it is always evaluated on the full weights. The single-task
-#: baselines of the paper's Table 1 are the same rejector on a cost with one task left out.
-METHODS = {
-    "multi-task": None,
-    "classification-only": "cla",  # Mao et al. 2023a
-    "regression-only": "reg",  # Mao et al. 2024e
-}
-METHOD_SOURCES = {
-    "multi-task": "ours (two-stage, multi-task)",
-    "classification-only": "Mao et al. 2023a",
-    "regression-only": "Mao et al. 2024e",
-}
+from l2d.rejector.methods import METHODS
 
 
 @dataclass(frozen=True)
@@ -56,7 +44,7 @@ class CostWeights:
         Raises:
             UsageError: the method's task is not there, or weighs 0.
         """
-        task = METHODS.get(method)  # all others train on all of them
+        task = METHODS[method].task
         if task is None:
             return self
         if dict(self.by_task).get(task, 0.0) == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from l2d.data.samples.standardise import lost_in_32_bits
+from l2d.rejector.best.model import fit_costs
+from l2d.rejector.best.trained import TrainedBest
+from l2d.rejector.best.training import rejectors_of
 from l2d.rejector.costs import CostWeights, total_costs
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, train_grid
 
 
 class DeferralRejector(BaseEstimator):
@@ -24,10 +28,16 @@ class DeferralRejector(BaseEstimator):
 
     Where other estimators take ``y``, this one takes ``costs``: what every agent's answer costs on every sample, (n,
     agents), or raw costs by task, (n, agents, tasks), to be weighted. Agent 0 is the model. Trained as ``l2d train``
-    does (paper, section 5.2), on a part of the samples; the others choose the epoch.
+    does: ``best`` (:mod:`l2d.rejector.best`) predicts each agent's costs, with five-fold cross-fitting on all samples;
+    ``multi-task`` (paper, section 5.2) fits a network on a part of the samples, and the others choose the epoch.
 
     Args:
-        nu: of the surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.
+        method: ``best`` or ``multi-task``.
+        guard: of ``best``: standard errors by which choosing has to pay on held-out samples; else one agent is asked
+            always. 0: no guard.
+        fallback: of ``best``: position of that agent; None: the best constant one.
+        nu: of the surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE. This and what follows, except weights, query
+            costs and seed, is ``multi-task``'s alone.
         weights: ``lambda``, one a task; 1 each if None.
         query_costs: ``beta``, one an agent, added to its costs; 0 each if None.
         validation_fraction: of the samples, drawn by ``seed``.
@@ -39,7 +49,8 @@ class DeferralRejector(BaseEstimator):
 
     Attributes:
         rejector_: the :class:`l2d.rejector.training.rejector.TrainedRejector`;
-            :func:`l2d.rejector.export.onnx_model` takes it.
+            :func:`l2d.rejector.export.onnx_model` takes it. That of ``best`` takes float32 features, from which what
+            32 bits cannot hold has been taken off.
         n_agents_: how many agents.
         n_features_in_, feature_names_in_: as everywhere in scikit-learn.
     """
@@ -50,6 +61,9 @@ class DeferralRejector(BaseEstimator):
     def __init__(
         self,
         *,
+        method: str = "best",
+        guard: float = 0.5,
+        fallback: int | None = None,
         nu: float = 1.0,
         weights: Any = None,
         query_costs: Any = None,
@@ -69,6 +83,9 @@ class DeferralRejector(BaseEstimator):
         weight_decay: float = 0.0,
         patience: int = 0,
     ):
+        self.method = method
+        self.guard = guard
+        self.fallback = fallback
         self.nu = nu
         self.weights = weights
         self.query_costs = query_costs
@@ -94,27 +111,54 @@ class DeferralRejector(BaseEstimator):
         Args:
             X: features, (n, width), finite. What 32 bits cannot tell apart, such as unix seconds, is standardised in 64
                 before it is trained on, and then ``rejector_`` takes, and exports as ONNX, float64 features.
-            costs: (n, agents) or (n, agents, tasks), finite and not negative.
+            costs: (n, agents) or (n, agents, tasks), finite and not negative; for ``best`` NaN where an agent has no
+                answer.
 
         Raises:
-            ValueError: a shape or value is not as it has to be.
+            ValueError: a shape or value is not as it has to be, or a setting is another method's.
             UsageError: a parameter of training is out of range.
             DataError: the loss is not finite.
         """
+        self._check_method()
         features = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        raw = self._check_costs(features, costs)
-        config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
+        raw = self._check_costs(features, costs, gaps=self.method == "best")
         weights, query_costs = self._check_weights(raw)
         tasks = [str(task) for task in range(raw.shape[2])]
         point = GridPoint(
             run_id=type(self).__name__,
-            method="multi-task",
+            method=self.method,
             weights=CostWeights(tuple(zip(tasks, weights.tolist(), strict=True))),
             beta=float(query_costs.max()),
             query_costs=tuple(query_costs.tolist()),
             nu=float(self.nu),
             seed=int(self.seed),
         )
+        fitted = self._fit_best if self.method == "best" else self._fit_network
+        self.rejector_ = fitted(point, features, raw, tasks)
+        self.n_agents_ = raw.shape[1]
+        return self
+
+    def _fit_best(self, point: GridPoint, features: np.ndarray, raw: np.ndarray, tasks: list[str]) -> TrainedBest:
+        if not (isinstance(self.guard, int | float) and self.guard >= 0):
+            raise ValueError(f"guard = {self.guard!r}: a number >= 0 of standard errors")
+        names = [str(agent) for agent in range(raw.shape[1])]
+        if self.fallback is not None and self.fallback not in range(len(names)):
+            raise ValueError(f"fallback = {self.fallback!r}: the position of one of {len(names)} agents")
+        answered = (~np.isnan(raw).any(axis=2)).any(axis=1)
+        if not answered.any():
+            raise ValueError("costs are NaN everywhere: no agent has answered anything")
+        features, raw = features[answered], raw[answered]  # a sample without an answer tells nothing
+        self._offset, self._scale = _before_32_bits(features, np.arange(len(features)))
+        x = ((features - self._offset) / self._scale).astype(np.float32)
+        ids = [str(row) for row in range(len(x))]
+        model = fit_costs(x, raw, ids, seed=point.seed, threads=torch.get_num_threads())
+        config = TrainConfig(guard=float(self.guard), fallback=None if self.fallback is None else names[self.fallback])
+        return rejectors_of(model, [point], ids, x, raw, names, tasks, config)[0]
+
+    def _fit_network(
+        self, point: GridPoint, features: np.ndarray, raw: np.ndarray, tasks: list[str]
+    ) -> TrainedRejector:
+        config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
         rows_of = self._split(len(features))
         offset, scale = _before_32_bits(features, rows_of[0])
         fitting = ((features - offset) / scale).astype(np.float32)
@@ -122,24 +166,27 @@ class DeferralRejector(BaseEstimator):
             CostTable(split=split, ids=[], features=torch.from_numpy(fitting[rows]), raw=torch.from_numpy(raw[rows]))
             for split, rows in zip(("train", "validation"), rows_of, strict=True)
         )
-        self.rejector_ = train_grid([point], train, validation, config, tasks=tasks, device=self.device)[0]
+        rejector = train_grid([point], train, validation, config, tasks=tasks, device=self.device)[0]
         if offset.any():
-            state = self.rejector_.state
+            state = rejector.state
             state["feature_mean"] = torch.from_numpy(offset) + state["feature_mean"] * torch.from_numpy(scale)
             state["feature_std"] = state["feature_std"] * torch.from_numpy(scale)
-        self.n_agents_ = raw.shape[1]
-        return self
+        return rejector
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Score of each agent, (n, agents) float32: the highest is chosen."""
+        """Score of each agent, (n, agents) float32: the highest is chosen. Of ``best`` the negated predicted costs."""
         check_is_fitted(self)
         features = validate_data(self, X, dtype=np.float64, reset=False)
+        if isinstance(self.rejector_, TrainedBest):
+            features = (features - self._offset) / self._scale
         mean, std = (self.rejector_.state[name].numpy() for name in ("feature_mean", "feature_std"))
         largest = np.finfo(np.float32).max
         far = (np.abs(features - mean) / std > largest) | (np.abs(features) > np.finfo(mean.dtype).max)
         if far.any():
             row, column = np.argwhere(far)[0]
             raise ValueError(f"X[{row}, {column}] = {features[row, column]} is too far from what it was trained on")
+        if isinstance(self.rejector_, TrainedBest):
+            features = features.astype(np.float32)
         return self.rejector_.scores(torch.from_numpy(features)).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
@@ -156,17 +203,29 @@ class DeferralRejector(BaseEstimator):
         losses = deferral_loss(torch.from_numpy(chosen), total_costs(torch.from_numpy(raw), weights, query_costs))
         return -float(losses.double().mean())
 
-    def _check_costs(self, X: Any, costs: Any) -> np.ndarray:
-        """Raw costs as (n, agents, tasks) float32."""
+    def _check_method(self) -> None:
+        """Refuse an unknown method, and settings that it does not have."""
+        if self.method not in ("best", "multi-task"):
+            raise ValueError(f"method = {self.method!r}: best or multi-task")
+        others = (*TRAINING, "nu", "validation_fraction", "device") if self.method == "best" else ("guard", "fallback")
+        defaults = {name: parameter.default for name, parameter in signature(DeferralRejector).parameters.items()}
+        foreign = [f"{name} = {getattr(self, name)!r}" for name in others if getattr(self, name) != defaults[name]]
+        if foreign:
+            other = "multi-task" if self.method == "best" else "best"
+            raise ValueError(f"{', '.join(foreign)}: method {self.method!r} has no such setting, {other!r} has")
+
+    def _check_costs(self, X: Any, costs: Any, *, gaps: bool = False) -> np.ndarray:
+        """Raw costs as (n, agents, tasks) float32; NaN is refused unless ``gaps``."""
         if costs is None:
             raise ValueError("it requires y to be passed, but the target y is None: here y are the agents' costs")
-        raw = check_array(costs, dtype=np.float32, allow_nd=True, input_name="costs")
+        finite = "allow-nan" if gaps else True
+        raw = check_array(costs, dtype=np.float32, allow_nd=True, input_name="costs", ensure_all_finite=finite)
         check_consistent_length(X, raw)
         raw = raw[:, :, None] if raw.ndim == 2 else raw
         if raw.ndim != 3 or raw.shape[1] < 2 or raw.shape[2] < 1:
             raise ValueError(f"costs are (n, agents) or (n, agents, tasks) of two agents or more, not {raw.shape}")
         if (raw < 0).any():
-            raise ValueError(f"costs are not negative, the least is {raw.min()}")
+            raise ValueError(f"costs are not negative, the least is {np.nanmin(raw)}")
         return raw
 
     def _check_weights(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -207,8 +266,9 @@ def _before_32_bits(features: np.ndarray, train: np.ndarray) -> tuple[np.ndarray
     return offset, scale
 
 
-#: Parameters that are TrainConfig's. Not among them: `failures`, as missing costs are refused; `memory`, as everything
-#: is held; and `dropout`, as no network over features has any.
+#: Parameters that are TrainConfig's and a network's. Not among them: `guard` and `fallback`, which are of `best`;
+#: `failures`, as missing costs are refused or have no answer; `memory`, as everything is held; and `dropout`, as no
+#: network over features has any.
 TRAINING = (
     "network",
     "hidden",

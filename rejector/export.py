@@ -15,18 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from l2d.data.cache import store
-from l2d.data.errors import UsageError
+from l2d.data.errors import FingerprintMismatch, UsageError
 from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
+from l2d.rejector.best.graph import rejector_graph
+from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import INPUT_OF
-from l2d.rejector.runs.run import load_run, one_run
+from l2d.rejector.rows.stream import open_streams
+from l2d.rejector.runs.run import Run, load_run, one_run, open_cache
 from l2d.rejector.training.rejector import TrainedRejector
 
 if TYPE_CHECKING:
     import onnx
 
-SCORE_TOLERANCE = 1e-4  # relative: how far the runtime's scores may be from torch's before an export is refused
+TEST_ROWS_AT_ONCE = 4096
+SCORE_TOLERANCE = 1e-4  # relative: how far the runtime's scores may be from the rejector's before an export is refused
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Deployed(nn.Module):
         self.register_buffer("one_row", one_row)
         self.register_buffer("mean", rejector.state["feature_mean"])
         self.register_buffer("std", rejector.state["feature_std"])
-        instead, indicated = (self.mean.double().numpy(), {}) if encoder is None else encoder.missing()
+        instead, indicated = _missing(rejector, encoder)
         self.register_buffer("instead", torch.as_tensor(instead).to(self.mean.dtype))
         self.register_buffer("indicators", torch.zeros(len(self.mean), dtype=torch.bool))
         self.register_buffer("largest", torch.tensor(torch.finfo(self.mean.dtype).max, dtype=self.mean.dtype))
@@ -117,6 +121,8 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
     encoder = None if opened.input is None else opened.input.encoder
     encoder = encoder if isinstance(encoder, FeatureEncoder) else None
     model = onnx_model(opened.rejector, opened.agents, facts, encoder=encoder)
+    if isinstance(opened.rejector, TrainedBest):
+        _compare_on_test(model, opened)
     content = model.SerializeToString()
     if not store.commit_bytes(file, content, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=file, hint="give another name, or type --overwrite")
@@ -132,7 +138,7 @@ def onnx_model(
     *,
     encoder: FeatureEncoder | None = None,
 ) -> onnx.ModelProto:
-    """A rejector as an ONNX model with a free batch size, checked against torch on random inputs.
+    """A rejector as an ONNX model with a free batch size, checked against the rejector on random inputs.
 
     Inputs: ``features`` (batch, width), or ``image`` (batch, 3, side, side) in [0, 1]; not standardised, float32 unless
     the rejector's mean is float64, as of an estimator whose features 32 bits cannot hold. Or
@@ -153,24 +159,11 @@ def onnx_model(
     _require_onnx()
     import onnx
 
-    column = INPUT_OF[rejector.config.network]
-    width = len(rejector.state["feature_mean"])
-    shape = (3, math.isqrt(width // 3), math.isqrt(width // 3)) if column == "image" else (width,)
-    example = _example(rejector, 64).reshape(-1, *shape)
-    deployed = Deployed(rejector, example[:1], encoder).eval()
-    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
-        program = torch.onnx.export(
-            deployed,
-            (example[:2],),  # a batch of one would be taken for a constant
-            dynamo=True,  # the other exporter is deprecated since torch 2.9
-            input_names=[column],
-            output_names=["scores", "agent"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    model = program.model_proto
-    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
-        part.ClearField("metadata_props")  # the exporter's notes, with paths of this machine
+    example = _example(rejector, 64)
+    if isinstance(rejector, TrainedBest):
+        model = rejector_graph(rejector, *_missing(rejector, encoder))
+    else:
+        model, example = _network_model(rejector, example, encoder)
     point = rejector.point
     described = {
         "agents": agents,
@@ -186,6 +179,36 @@ def onnx_model(
     onnx.checker.check_model(model, full_check=True)
     _compare(model, rejector, example)
     return model
+
+
+def _missing(rejector: TrainedRejector, encoder: FeatureEncoder | None) -> tuple[np.ndarray, dict[int, int]]:
+    """What stands in for a missing number, (width,), and indicator -> the column that it tells of."""
+    return (rejector.state["feature_mean"].double().numpy(), {}) if encoder is None else encoder.missing()
+
+
+def _network_model(
+    rejector: TrainedRejector, example: Tensor, encoder: FeatureEncoder | None
+) -> tuple[onnx.ModelProto, Tensor]:
+    """A network by torch's exporter, and the example (rows, width) in the shape that the model takes."""
+    column = INPUT_OF[rejector.config.network]
+    width = len(rejector.state["feature_mean"])
+    shape = (3, math.isqrt(width // 3), math.isqrt(width // 3)) if column == "image" else (width,)
+    example = example.reshape(-1, *shape)
+    deployed = Deployed(rejector, example[:1], encoder).eval()
+    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
+        program = torch.onnx.export(
+            deployed,
+            (example[:2],),  # a batch of one would be taken for a constant
+            dynamo=True,  # the other exporter is deprecated since torch 2.9
+            input_names=[column],
+            output_names=["scores", "agent"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    model = program.model_proto
+    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        part.ClearField("metadata_props")  # the exporter's notes, with paths of this machine
+    return model, example
 
 
 def _example(rejector: TrainedRejector, rows: int) -> Tensor:
@@ -213,6 +236,23 @@ def _compare(model: onnx.ModelProto, rejector: TrainedRejector, example: Tensor)
     if not close or not np.array_equal(agent, allocate(torch.from_numpy(scores)).numpy()):
         worst = np.abs(scores - expected).max()
         raise RuntimeError(f"the exported model differs from the rejector by {worst} (torch {torch.__version__})")
+
+
+def _compare_on_test(model: onnx.ModelProto, run: Run) -> None:
+    """See that every test sample of the run's cache goes to the same agent, where that cache is still there."""
+    import onnxruntime
+
+    try:
+        cache = open_cache(run)
+    except (UsageError, FingerprintMismatch):
+        return
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    stream = open_streams(cache, ("test",), column="features", failures=run.rejector.config.failures)["test"]
+    for features, _ in stream.in_order(TEST_ROWS_AT_ONCE):
+        _, agent = session.run(None, {"features": features.numpy()})
+        differ = int((agent != allocate(run.rejector.scores(features)).numpy()).sum())
+        if differ:
+            raise RuntimeError(f"the exported model sends {differ} test samples to other agents than the rejector")
 
 
 def _require_onnx() -> None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.costs import METHODS, CostWeights, query_costs
-from l2d.rejector.literature.registry import METHODS as OTHER_METHODS
+from l2d.rejector.costs import CostWeights, query_costs
+from l2d.rejector.methods import METHODS
 
 LONGEST_NAME = 120
 
@@ -79,8 +79,8 @@ def make_grid(
     weights = weights or [defaults.get("lambda", {})]
     betas = betas or [defaults.get("beta", 0.0)]
     for method in methods:
-        if method not in METHODS and method not in OTHER_METHODS:
-            known = nearest(method, [*METHODS, *OTHER_METHODS], "the methods are")
+        if method not in METHODS:
+            known = nearest(method, METHODS, "the methods are")
             raise UsageError(f"there is no method {method!r}", hint=known)
     for nu in nus:
         if not 0 <= nu < float("inf"):
@@ -93,7 +93,7 @@ def make_grid(
     parsed_weights = [CostWeights.parse(values, tasks) for values in weights]
     points = []
     for method, weight, beta, nu, seed in itertools.product(methods, parsed_weights, betas, nus, seeds):
-        if method in OTHER_METHODS:
+        if not METHODS[method].has_nu:
             if nu != nus[0]:
                 continue  # they have no nu: one point, whatever nus the others get
             nu = 1.0
@@ -110,7 +110,7 @@ def make_grid(
             seed=int(seed),
             cost=cost,
         )
-        parts = [method, f"beta={point.beta_text}", *([] if method in OTHER_METHODS else [f"nu={nu:g}"])]
+        parts = [method, f"beta={point.beta_text}", *([f"nu={nu:g}"] if METHODS[method].has_nu else [])]
         if len(parsed_weights) > 1:
             parts.append(f"lambda={weight}")
         run_id = "_".join([*parts, f"seed={seed}"]).replace("/", "%2F")

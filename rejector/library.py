@@ -17,6 +17,7 @@ from l2d.data.device import resolve_device
 from l2d.data.errors import UsageError, nearest
 from l2d.data.library import opened
 from l2d.data.options import declared
+from l2d.rejector.eligible import eligible_methods
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.export import ExportReport, export_run
 from l2d.rejector.grid import chosen_agents, make_grid
@@ -184,7 +185,8 @@ def _train(
             tell("method multi-task: these options or this cache are not for method best")
     if not grid["seeds"]:
         grid["seeds"] = list(range(1 if grid["methods"] == ["best"] else 4))
-    points = make_grid(found, **grid)
+    methods = eligible_methods(list(grid["methods"]), found, grid["weights"], grid["cost"], config, tell)
+    points = make_grid(found, **{**grid, "methods": methods})
     folders = [folder_of(point) for point in points]
     if is_first():
         for leak in leaks(found)[:1]:
@@ -370,8 +372,8 @@ def policy(
     constraints = make_constraints(
         open_cache(opened_run).agents, budget=budget, gflops=gflops, coverage=coverage, capacity=limits
     )
-    for file in filter(None, (out, save)):
-        if Path(file).exists() and (not overwrite or Path(file).is_dir()):
+    for file in (Path(name) for name in (out, save) if name is not None):
+        if file.exists() and (not overwrite or file.is_dir()):
             raise UsageError("this file exists already", where=file, hint="give another name, or type --overwrite")
     if save is not None and mode != "prices":
         raise UsageError(f"--save goes with --mode prices, not {mode}", hint="only prices serve other inputs")

@@ -19,6 +19,7 @@ from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.losses import allocate
 from l2d.rejector.policies.price_rule import Policy, read_policy
+from l2d.rejector.policies.scored import unguarded
 from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
 from l2d.rejector.runs.run import WEIGHTS_FILE, Run, input_of, load_run, one_run
@@ -167,14 +168,15 @@ def _allocations(
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of :func:`allocation_schema`; adds to ``counts`` (agents + 1,) on the way."""
     names = pa.array(run.agents)
-    width, hidden = len(run.rejector.state["feature_mean"]), run.rejector.config.hidden
+    rejector = run.rejector if rule is None else unguarded(run.rejector)
+    width, hidden = len(rejector.state["feature_mean"]), rejector.config.hidden
     rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * hidden))
     for ids, features, answering in inputs.batches:
         foreign.see(features)
         parts = torch.from_numpy(features).split(rows_at_once)
-        scores = torch.cat([run.rejector.scores(part) for part in parts])
+        scores = torch.cat([rejector.scores(part) for part in parts])
         available = np.tile(at_hand, (len(scores), 1)) if answering is None else answering & at_hand
-        if run.rejector.has_classifier:  # which answers where the cached model does not
+        if rejector.has_classifier:  # which answers where the cached model does not
             available[:, 0] = at_hand[0]
         nobody = ~available.any(axis=1)
         available[nobody] = True  # what is chosen there does not count
@@ -186,8 +188,8 @@ def _allocations(
         agents = pa.array(chosen, pa.int32(), mask=nobody)
         columns = [ids, agents, names.take(agents)]
         columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(names))]
-        if run.rejector.has_classifier:
-            chances = torch.cat([run.rejector.probabilities(part) for part in parts])
+        if rejector.has_classifier:
+            chances = torch.cat([rejector.probabilities(part) for part in parts])
             columns.append(pa.array(chances.numpy().argmax(axis=1), pa.int32()))
         yield pa.record_batch(columns, schema=kind)
         advance(len(ids))

@@ -16,8 +16,8 @@ from l2d.data.errors import DataError, UsageError
 from l2d.rejector.best.training import check_config as check_best
 from l2d.rejector.best.training import foreign_settings, train_best
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.literature.registry import METHODS, check_method
 from l2d.rejector.literature.sweep import train_methods
+from l2d.rejector.methods import LITERATURE, METHODS, check_method
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.stream import Stream, open_streams
 from l2d.rejector.rows.subset import training_rows
@@ -89,17 +89,17 @@ def sweep(
             _require_same(folder, point, config, cache)
     if not todo:
         return SweepReport(folders, 0, 0.0)
-    best = [(point, folder) for point, folder in todo if point.method == "best"]
-    others = [(point, folder) for point, folder in todo if point.method in METHODS and point.method != "best"]
+    best = [(point, folder) for point, folder in todo if METHODS[point.method].trainer == "best"]
+    others = [(point, folder) for point, folder in todo if METHODS[point.method].trainer == "literature"]
     if best:
         check_best(config)
     for point, _ in others:
         check_method(point.method, cache, dict(point.weights.by_task), point.cost, config.classifier)
-    ours = [(point, folder) for point, folder in todo if point.method not in METHODS]
+    ours = [(point, folder) for point, folder in todo if METHODS[point.method].trainer == "grid"]
     if ours and config.classifier != "cached":
         raise UsageError(
             f"--classifier {config.classifier}: method {ours[0][0].method!r} takes the agents as they are cached",
-            hint=f"leave it out, or choose methods among {', '.join(METHODS)}",
+            hint=f"leave it out, or choose methods among {', '.join(LITERATURE)}",
         )
     seconds, left_out = 0.0, 0
     if ours:

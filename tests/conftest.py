@@ -393,8 +393,13 @@ def no_temporaries(workshop: Workshop) -> bool:
 
 @pytest.fixture(scope="session")
 def patient_runs(make_cache, make_runs, tmp_path_factory) -> Path:
-    """A folder with ``patients.parquet``, its ``cache``, and a run on it for each network: linear, mlp, transformer."""
+    """A folder with ``patients.parquet``, its ``cache``, and runs on it: linear, mlp and transformer, and best."""
     import shutil
+
+    from l2d.data.cache.reader import CostCache
+    from l2d.rejector.grid import make_grid
+    from l2d.rejector.settings import TrainConfig
+    from l2d.rejector.sweep import sweep
 
     folder = tmp_path_factory.mktemp("patients")
     cache = make_cache(folder)
@@ -403,6 +408,8 @@ def patient_runs(make_cache, make_runs, tmp_path_factory) -> Path:
         costs = {"weights": [{"cla": 1.0}], "betas": [{"expert": 0.15, "cheap": 0.02, "asked": 0.02}]}
         run = make_runs(cache, folder / "trained", config=config, **costs)[0]
         shutil.move(run, folder / network)
+    points = make_grid(CostCache(folder / "cache"), methods=["best"], nus=[1.0], seeds=[0], **costs)
+    sweep(CostCache(folder / "cache"), points, [folder / "best"], TrainConfig(guard=0.0))
     return folder
 
 

@@ -274,7 +274,7 @@ def _mean(costs: np.ndarray, mask: np.ndarray, units: np.ndarray | None) -> tupl
     mean = float(costs[rows].mean())
     residuals = costs[rows] - mean
     if units is not None:  # a ratio of sums over groups, linearised
-        own = np.where(units[rows] < 0, units.max() + 1 + rows, units[rows])
+        own: np.ndarray = np.where(units[rows] < 0, units.max() + 1 + rows, units[rows])
         residuals = np.bincount(np.unique(own, return_inverse=True)[1], residuals)
     count = len(residuals)
     if count < 2:
@@ -313,8 +313,8 @@ def _digests_of_rows(values: np.ndarray) -> np.ndarray:
     words = np.ascontiguousarray(values).view(np.uint32)
     constants = np.random.default_rng(0).integers(0, 1 << 63, size=words.shape[1], dtype=np.uint64)
     total = np.zeros(len(words), np.uint64)
-    for place, constant in enumerate(constants):
-        total += _mixed(words[:, place].astype(np.uint64) ^ constant)
+    for place in range(words.shape[1]):
+        total += _mixed(words[:, place].astype(np.uint64) ^ constants[place])
     return total
 
 

@@ -236,10 +236,11 @@ def _page(content: memoryview, file: pq.ParquetFile, group: int, leaf: int) -> _
         and about.get(2) == PLAIN
         and about.get(3) == about.get(4) == RLE
     )
-    if not is_ours or not isinstance(header.get(4), int):
+    checksum = header.get(4)
+    if not is_ours or not isinstance(checksum, int):
         return None
     levels = (column.max_repetition_level > 0) + (column.max_definition_level > 0)
-    return _Page(content[start:end], start, header[4] % (1 << 32), levels)
+    return _Page(content[start:end], start, checksum % (1 << 32), levels)
 
 
 def _values_start(page: _Page, size: int) -> int | None:

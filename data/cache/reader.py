@@ -230,7 +230,8 @@ class CostCache:
         self.require_complete()
         parts = self.parts()
         for part in parts:
-            if sha256_of(part) != self._sealed(part)["sha256"]:
+            sealed = self._sealed(part)
+            if sealed is None or sha256_of(part) != sealed["sha256"]:
                 raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
         return parts
 
@@ -269,8 +270,10 @@ class CostCache:
         """
         with self._missing_named(part):
             mapped = MappedPart(part, columns)
-            self._check(part, chunk, owner, mapped.header.facts, mapped.header.rows, mapped.header.skeleton)
-        ids = mapped.header.facts["ids"]
+            header = mapped.header
+            assert header is not None  # until it is dropped below
+            self._check(part, chunk, owner, header.facts, header.rows, header.skeleton)
+        ids = header.facts["ids"]
         mapped.header = None
         return mapped, ids
 

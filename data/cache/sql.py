@@ -21,7 +21,7 @@ def locked_connection(
     """
     import duckdb
 
-    config = {
+    config: dict[str, str | bool | int | float | list[str]] = {
         "python_enable_replacements": False,
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,

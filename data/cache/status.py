@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from l2d.data.cache import schema
@@ -22,6 +24,7 @@ def status_rows(cache: CostCache) -> list[dict]:
         if schema.samples_part(cache.path, chunk).is_file():
             splits[chunk] = np.array(cache.samples(chunk, ["split"])["split"].to_pylist())
     rows = []
+    row: dict[str, Any]
     for agent in cache.all_agents:
         parts = [schema.costs_part(cache.path, agent.name, k, cache.record.cost_digest) for k in chunks]
         done = [k for k, part in zip(chunks, parts, strict=True) if part.is_file() and k in splits]
@@ -51,8 +54,8 @@ def status_rows(cache: CostCache) -> list[dict]:
             row["failed"] -= row["unavailable"]
         for name in names:
             for split in schema.SPLITS:
-                values = [costs[k][name].to_numpy()[splits[k] == split] for k in done]
-                values = np.concatenate(values) if values else np.empty(0)
+                each = [costs[k][name].to_numpy()[splits[k] == split] for k in done]
+                values = np.concatenate(each) if each else np.empty(0)
                 values = values[~np.isnan(values)]  # a recorded failure has no cost
                 row[f"{name} {split}"] = float(values.mean(dtype=np.float64)) if len(values) else None
         rows.append(row)

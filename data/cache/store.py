@@ -45,7 +45,7 @@ if "max_rows_per_page" in pq.ParquetWriter.__init__.__code__.co_varnames:  # new
     PARQUET_LAYOUT["max_rows_per_page"] = 1 << 30
 
 
-def commit(path: Path, write: Callable[[Path], None], *, replace: bool = False) -> bool:
+def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False) -> bool:
     """Make ``path`` appear whole or not at all.
 
     Args:
@@ -79,7 +79,7 @@ def commit(path: Path, write: Callable[[Path], None], *, replace: bool = False) 
             errno.EPERM: "use a local POSIX file system (hard links are needed) for --out",
             errno.EOPNOTSUPP: "use a local POSIX file system (hard links are needed) for --out",
         }
-        hint = hints.get(error.errno, "check the folder's permissions and run the same command again")
+        hint = hints.get(error.errno or 0, "check the folder's permissions and run the same command again")
         raise DataError(f"cannot write: {error.strerror or error}", where=path, hint=hint) from error
     finally:
         with suppress(OSError):  # it may be gone, or never have been; if it stays, the next build sweeps it

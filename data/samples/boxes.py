@@ -82,7 +82,7 @@ class Boxes:
         for entry in images:
             xyxy = np.asarray(entry["boxes"], dtype=np.float64).reshape(-1, 4)
             size = len(xyxy)
-            given = {
+            given: dict[str, np.ndarray] = {
                 "label": np.asarray(entry["labels"], dtype=np.int32),
                 "score": np.asarray(entry.get("scores", np.ones(size)), dtype=np.float64),
                 "ignore": np.asarray(entry.get("ignore", np.zeros(size)), dtype=bool),

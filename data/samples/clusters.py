@@ -77,10 +77,11 @@ def fit_clusters(
         model = models[count]
     else:
         model = fit(int(count))
+    count = int(count)
     by_size = np.argsort(-np.bincount(model.labels_, minlength=count), kind="stable")
     number = np.empty(count, dtype=np.int32)
     number[by_size] = np.arange(1, count + 1)
-    return number[model.predict(features)], {"count": int(count), "inertias": inertias}
+    return number[model.predict(features)], {"count": count, "inertias": inertias}
 
 
 def _distinct(rows: np.ndarray | csr_matrix, most: int) -> int:

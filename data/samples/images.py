@@ -101,7 +101,7 @@ def image_files(names: pl.Series, folder: Path, first_row: int = 0) -> tuple[Pat
         DataError: a row names no file, or one that is not there; the first is named, and how many there are.
     """
     if names.null_count():
-        row = first_row + int(names.is_null().arg_max())
+        row = first_row + int(names.is_null().arg_max() or 0)
         raise DataError(f"row {row} names no image", hint="filter such rows with `where`, or fill the cell")
     paths = tuple(folder / name for name in names.to_list())
     gone = [row for row, path in enumerate(paths) if not path.is_file()]

@@ -98,7 +98,7 @@ class TableStream:
         found = cells.of_type(text, then, notation, markers)
         strange = found.is_null() & text.is_not_null() & (~text.is_in(markers) if _group(then) == "number" else True)
         if strange.any():
-            row = int(strange.arg_max())
+            row = int(strange.arg_max() or 0)
             written = f", written like {notation}" if notation != cells.PLAIN else ""
             raise DataError(
                 f"{name!r} of row {first_row + row} is {text[row]!r}, it was of type {then}{written} where the "

@@ -60,6 +60,7 @@ class AnnotatedImage:
     objects: list[AnnotatedObject]
     where: str  # the annotation, for messages
     facts: dict[str, Any] = field(default_factory=dict)  # columns of this reader's own
+    pixels: bool = True  # whether its file has to be there
 
 
 def make_dataset(
@@ -144,7 +145,7 @@ def _dataset(
         features=None,
         columns=columns,
         target_boxes=boxes,
-        images=tuple(image.path for image in samples),
+        images=tuple(image.path for image in samples) if all(image.pixels for image in samples) else None,
         image_size=config.image_size,
         fit=fit,
         classes=classes,
@@ -168,8 +169,11 @@ def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:
     for split, members in images.items():
         for image in members:
             file = os.path.normpath(image.path)
-            others = [files[file]] if file in files else []
-            others += [other for other in named.get(image.id, []) if _same_content(other[1].path, image.path)]
+            if image.pixels:
+                others = [files[file]] if file in files else []
+                others += [other for other in named.get(image.id, []) if _same_content(other[1].path, image.path)]
+            else:
+                others = [other for other in named.get(image.id, []) if _same_annotation(other[1], image)]
             if others:
                 before, other = others[0]
                 raise DataError(
@@ -189,9 +193,17 @@ def _same_content(one: Path, other: Path) -> bool:
         return False
 
 
+def _same_annotation(one: AnnotatedImage, other: AnnotatedImage) -> bool:
+    """Whether two images without pixels are one: called the same, of one size and with the same objects."""
+    boxes = [[(thing.xyxy, thing.label) for thing in image.objects] for image in (one, other)]
+    return one.path == other.path and (one.width, one.height) == (other.width, other.height) and boxes[0] == boxes[1]
+
+
 def _check_files(images: list[AnnotatedImage]) -> None:
     """See that each image is there and of the size that its boxes refer to."""
     for image in images:
+        if not image.pixels:
+            continue
         width, height = image_size(image.path)
         if (width, height) != (image.width, image.height):
             raise DataError(

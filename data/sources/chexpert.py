@@ -165,7 +165,7 @@ def inside(column: str) -> pl.Expr:
 
 def _refuse(table: pl.DataFrame, bad: pl.Series, column: str, file: Path) -> None:
     if bad.any():
-        row = int(bad.arg_max())
+        row = int(bad.arg_max() or 0)
         raise DataError(f"{column} is {table[column][row]!r}", where=f"{file}, row {row + 1}", hint=HINT)
 
 
@@ -194,7 +194,7 @@ def read_features(file: Path, paths: pl.Series) -> np.ndarray:
     at = paths.to_frame("Path").join(table.with_row_index("at"), on="Path", how="left", maintain_order="left")["at"]
     if at.null_count():
         raise DataError(
-            f"image {paths[int(at.is_null().arg_max())]!r} has no features ({at.null_count()} such images)",
+            f"image {paths[int(at.is_null().arg_max() or 0)]!r} has no features ({at.null_count()} such images)",
             where=file,
             hint="compute them for every image, or leave such images out of train.csv",
         )

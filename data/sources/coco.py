@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, field_validator
 
@@ -28,10 +28,13 @@ FORMAT_HINT = "see https://cocodataset.org/#format-data"
 
 
 class CocoSet(Strict):
-    """One set: its annotation file and the folder of its images, both relative to the dataset's ``path``."""
+    """One set: its annotation file and the folder of its images, both relative to the dataset's ``path``.
+
+    Categories of sets are the same by name; their ids may differ, and a set may lack some.
+    """
 
     annotations: str  # annotations/instances_train2017.json
-    images: str  # train2017
+    images: str | None = None  # train2017; without it nothing can look at the pixels, and no file has to be there
 
 
 class CocoSets(Strict):
@@ -78,29 +81,55 @@ def load_coco(config: CocoConfig, name: str) -> Dataset:
     """
     readers = {key: _Reader(config, key, chosen) for key, chosen in config.sets if chosen is not None}
     first = readers["train"]
-    for reader in readers.values():
-        if reader.categories != first.categories:
-            raise DataError(
-                f"its categories are not those of {first.file}",
-                where=reader.file,
-                hint="all sets need the same ids and names under `categories`",
-            )
     classes, category_ids = _classes(config, first)
-    labels = {category: label for label, category in enumerate(category_ids)}
-    images = {key: reader.images(labels, classes) for key, reader in readers.items()}
+    ids_of = {reader.source: _ids_in(reader, first, classes) for reader in readers.values()}
+    images = {}
+    for key, reader in readers.items():
+        labels = {category: label for label, category in enumerate(ids_of[reader.source]) if category is not None}
+        images[key] = reader.images(labels, classes)
     inputs: dict[str, Any] = {"category_ids": category_ids}
+    if any(ids != category_ids for ids in ids_of.values()):
+        inputs["category_ids_of"] = ids_of
+        inputs["annotations"] = {"notes": ["category ids differ between the sets: classes are matched by their names"]}
+    without = [key for key, chosen in config.sets if chosen is not None and chosen.images is None]
+    if without and (len(without) < len(readers) or config.image_size is not None):
+        raise DataError(
+            f"sets.{without[0]} names no folder of images",
+            where=config.path,
+            hint="name one for every set, or for none and without image_size: then nothing looks at the pixels",
+        )
     if config.other_classes == "drop":
         dropped = sum(reader.dropped for key, reader in readers.items() if key != "fit")
         inputs["dropped_objects"] = {"other_classes": dropped}
     return make_dataset(config, name, images, classes=classes, inputs=inputs)
 
 
+def _ids_in(reader: _Reader, first: _Reader, classes: list[str]) -> list[int | None]:
+    """The category id that each class has in a set, None where the set does not have it.
+
+    Raises:
+        DataError: the set has a category that the training set does not have.
+    """
+    if len(set(reader.categories.values())) < len(reader.categories):
+        _names_once(reader)
+    known = set(first.categories.values())
+    for name in reader.categories.values():
+        if name not in known:
+            raise unknown_class(
+                name,
+                first.categories.values(),
+                where=str(reader.file),
+                hint=f"categories are matched by name; {first.file.name} has",
+            )
+    own = {name: category for category, name in reader.categories.items()}
+    return [own.get(name) for name in classes]
+
+
 def _classes(config: CocoConfig, reader: _Reader) -> tuple[list[str], list[int]]:
     """Names of the classes and COCO's ids of them, in order."""
     ids = {name: category for category, name in sorted(reader.categories.items())}
     if len(ids) < len(reader.categories):
-        twice = next(name for name, count in Counter(reader.categories.values()).items() if count > 1)
-        raise DataError(f"two categories are called {twice!r}", where=reader.file, hint="give each a name of its own")
+        _names_once(reader)
     for name in config.classes or ():
         if name not in ids:
             raise unknown_class(name, ids, where=str(reader.file), hint="its categories are")
@@ -108,12 +137,18 @@ def _classes(config: CocoConfig, reader: _Reader) -> tuple[list[str], list[int]]
     return names, [ids[name] for name in names]
 
 
+def _names_once(reader: _Reader) -> NoReturn:
+    twice = next(name for name, count in Counter(reader.categories.values()).items() if count > 1)
+    raise DataError(f"two categories are called {twice!r}", where=reader.file, hint="give each a name of its own")
+
+
 class _Reader:
     """One annotation file, its parts checked as they are used."""
 
     def __init__(self, config: CocoConfig, key: str, chosen: CocoSet):
         self.config, self.key, self.source = config, key, chosen.annotations
-        self.file, self.folder = config.path / chosen.annotations, config.path / chosen.images
+        self.file, self.folder = config.path / chosen.annotations, config.path / (chosen.images or "")
+        self.pixels = chosen.images is not None
         self.dropped = 0  # objects of other classes on the images read
         if not is_file(self.file):
             raise DataError(
@@ -159,6 +194,7 @@ class _Reader:
                 objects=[],
                 where=f"{self.file}, {where}",
                 facts={"image_id": image_id, "file_name": file_name},
+                pixels=self.pixels,
             )
         others = []
         for position, entry in enumerate(self.content["annotations"]):

@@ -174,7 +174,11 @@ def draw_scene(generator: np.random.Generator, pool: Pool, size: int) -> tuple[n
         part += glyph * (1 - part)
         boxes = np.vstack([boxes, box])
         name = CLASSES[pool[1][chosen]]
-        objects.append(VocObject(name, tuple(map(float, box)), bool(bottom - top < DIFFICULT_HEIGHT)))
+        objects.append(
+            VocObject(
+                name, (float(left), float(top), float(right), float(bottom)), bool(bottom - top < DIFFICULT_HEIGHT)
+            )
+        )
     light = unevenness * _unevenness(generator, size) + noise * generator.standard_normal(mask.shape, dtype=np.float32)
     ground, ink = (colour.astype(np.float32)[:, None, None] for colour in (ground, ink))
     colours = np.clip(ground + light + ink * mask, 0, 1) * 255

@@ -276,7 +276,7 @@ def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | Non
     if column.dtype.is_float():
         column = column.fill_nan(None)
     if column.null_count():
-        row = int(column.is_null().arg_max())
+        row = int(column.is_null().arg_max() or 0)
         raise DataError(f"row {row} has no target_cla", hint="filter such rows with `where`")
     if column.dtype == pl.String:
         values = column.unique().sort().to_numpy()

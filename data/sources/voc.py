@@ -233,8 +233,8 @@ def _parse_object(thing: ET.Element, where: str) -> VocObject:
 def _number(element: ET.Element, path: str, where: object) -> float:
     text = element.findtext(path)
     try:
-        return float(text)
-    except (TypeError, ValueError):
+        return float(text or "")
+    except ValueError:
         shown = "missing" if text is None else repr(text)
         raise DataError(f"<{path}> is {shown}", where=where, hint="it has to be a number of pixels") from None
 

@@ -52,7 +52,7 @@ def in_our_voice(error: Any) -> UsageError | None:
 def _reason(error: Any) -> str:
     """Why a word was refused; a number that pydantic refused is told with what was given."""
     message = (error.message or "").removeprefix("Value error, ")
-    problems = getattr(error.__cause__, "errors", list)()
+    problems: list[Any] = getattr(error.__cause__, "errors", list)()
     if not problems or "value_error" in problems[0]["type"]:
         return message
     given, limits = problems[0]["input"], problems[0].get("ctx", {})

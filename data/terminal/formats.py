@@ -85,9 +85,9 @@ def _csv(file: BinaryIO, columns: pa.Schema, batches: Iterable[pa.RecordBatch]) 
             arrays.append(column)
         return pa.table(arrays, names=batch.schema.names)
 
-    file.write(pl.from_arrow(flat(_empty(columns))).write_csv().encode())
+    file.write(pl.DataFrame(flat(_empty(columns))).write_csv().encode())
     for batch in batches:
-        file.write(pl.from_arrow(flat(batch)).write_csv(include_header=False).encode())
+        file.write(pl.DataFrame(flat(batch)).write_csv(include_header=False).encode())
 
 
 def _json(file: BinaryIO, columns: pa.Schema, batches: Iterable[pa.RecordBatch]) -> None:

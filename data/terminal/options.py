@@ -70,7 +70,8 @@ def options_of(*settings: type) -> Callable[[Callable], Callable]:
             return function(**given)
 
         keyword = inspect.Parameter.KEYWORD_ONLY
-        command.__signature__ = signature.replace(parameters=[each.replace(kind=keyword) for each in parameters])
+        made_command: Any = command
+        made_command.__signature__ = signature.replace(parameters=[each.replace(kind=keyword) for each in parameters])
         command.__annotations__ = {each.name: each.annotation for each in parameters}
         return command
 
@@ -82,15 +83,15 @@ def _parameters(settings: type) -> list[inspect.Parameter]:
     found = []
     defaults = {name: parameter.default for name, parameter in inspect.signature(settings).parameters.items()}
     for name, one in declared(settings).items():
-        facts: dict[str, Any] = {"help": one.help, "rich_help_panel": one.panel}
+        facts: dict[str, Any] = {"help": one.help, "rich_help_panel": one.panel, "metavar": one.metavar}
         if one.parse is not None:
-            facts |= {"parser": one.parse, "metavar": one.metavar}
+            facts["parser"] = one.parse
         elif not choices(settings, name):
             facts |= {"min": one.least, "max": one.most}
         flags = [one.flag]
         if isinstance(defaults[name], bool):
             flags = [f"{one.flag}/--no-{one.flag.removeprefix('--')}"]
-        kind = Annotated[types_of(settings)[name], typer.Option(*flags, **facts)]
+        kind: Any = Annotated[types_of(settings)[name], typer.Option(*flags, **facts)]
         found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind))
     return found
 

@@ -7,7 +7,7 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -113,12 +113,12 @@ def _refuse_terminal() -> None:
         raise UsageError("Parquet is binary", where="--format parquet", hint="send it to a file: … > result.parquet")
 
 
-def print_table(rows: list[dict], *, title: str | None = None, columns: list[str] | None = None) -> None:
+def print_table(rows: Sequence[dict | None], *, title: str | None = None, columns: list[str] | None = None) -> None:
     """Print :func:`table_text`."""
     print(table_text(rows, title=title, columns=columns) + "\n")
 
 
-def table_text(rows: list[dict], *, title: str | None = None, columns: list[str] | None = None) -> str:
+def table_text(rows: Sequence[dict | None], *, title: str | None = None, columns: list[str] | None = None) -> str:
     """An aligned table: numbers to the right, a row of dashes where a row is None."""
     from rich import box
     from rich.console import Console

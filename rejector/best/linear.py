@@ -59,16 +59,19 @@ class Ridge:
     intercept: np.ndarray
 
 
-def fit_ridge(inputs: np.ndarray, costs: np.ndarray, answered: np.ndarray) -> list[Ridge]:
+def fit_ridge(
+    inputs: np.ndarray, costs: np.ndarray, answered: np.ndarray, unknown: np.ndarray | float = 0.0
+) -> list[Ridge]:
     """One fit a penalty, each output on the samples that it is known of.
 
     Args:
         inputs: (n, inputs).
         costs: (n, outputs).
         answered: bool (n, outputs).
+        unknown: what an output is taken to be that no sample tells of, (outputs,) or one number.
     """
     found = [np.zeros((inputs.shape[1], costs.shape[1])) for _ in PENALTIES]
-    intercepts = [np.zeros(costs.shape[1]) for _ in PENALTIES]
+    intercepts = [np.full(costs.shape[1], unknown, np.float64) for _ in PENALTIES]
     patterns, which = np.unique(answered, axis=1, return_inverse=True)
     for pattern in range(patterns.shape[1]):
         rows, outputs = patterns[:, pattern], np.flatnonzero(which.ravel() == pattern)

@@ -14,6 +14,7 @@ from l2d.rejector.best.stacking import Stacking
 from l2d.rejector.best.trees import PENALTIES as TREE_PENALTIES
 from l2d.rejector.best.trees import Forest, Grown, grow
 
+MORE = 1e-3
 FEWEST = 2 * FOLDS  # samples; fewer are described by the agents' mean costs alone
 
 
@@ -24,6 +25,8 @@ class CostModel:
     Attributes:
         num_agents, num_tasks: what is predicted.
         mean: mean cost of each agent, float64 (agents, tasks).
+        known: which agents answered at all, bool (agents,); another is predicted to cost its ``mean``, and more than
+            all of these, so it is asked last, and not first for want of errors.
         basis: of the ridge regressions; None where the agents' means are all there is.
         forests, ridges: one a fold, fitted on the samples of the other folds.
         means: the same of the agents' means, float64 (folds, agents, tasks).
@@ -33,6 +36,7 @@ class CostModel:
     num_agents: int
     num_tasks: int
     mean: np.ndarray
+    known: np.ndarray
     basis: Basis | None
     forests: tuple[Forest, ...]
     ridges: tuple[Ridge, ...]
@@ -43,7 +47,7 @@ class CostModel:
         """Raw costs of new samples, the mean over folds: float32 (n, width) -> float64 (n, agents, tasks)."""
         if self.basis is None:
             return np.tile(self.mean, (len(x), 1, 1))
-        return self.stacking(self._members(x, range(len(self.forests))))
+        return self._combined(x, range(len(self.forests)))
 
     def predict_unseen(self, x: np.ndarray, ids: Sequence[str]) -> np.ndarray:
         """The same of samples it was fitted on, each by the fold that has not seen it."""
@@ -52,7 +56,14 @@ class CostModel:
         fold, found = fold_of(ids), np.empty((len(x), self.num_agents, self.num_tasks))
         for number in range(len(self.forests)):
             rows = fold == number
-            found[rows] = self.stacking(self._members(x[rows], [number]))
+            found[rows] = self._combined(x[rows], [number])
+        return found
+
+    def _combined(self, x: np.ndarray, folds: Sequence[int]) -> np.ndarray:
+        found = self.stacking(self._members(x, folds))
+        if not self.known.all():
+            dearest = found[:, self.known].max(axis=1, keepdims=True)
+            found[:, ~self.known] = np.maximum(self.mean[~self.known], a_little_more(dearest))
         return found
 
     def _members(self, x: np.ndarray, folds: Sequence[int]) -> list[np.ndarray]:
@@ -83,14 +94,15 @@ def fit_costs(
     answered = ~np.isnan(raw).any(axis=2)
     n, num_agents, num_tasks = raw.shape
     costs = np.where(answered[:, :, None], raw, 0.0).astype(np.float64)
-    mean = agent_means(costs, answered)
+    unknown = _unknown(costs)
+    mean, known = agent_means(costs, answered, unknown), answered.any(axis=0)
     fold = fold_of(ids)
     seen = [fold != number for number in range(FOLDS)]
     varied = len(x) and x.shape[1] and bool((x != x[0]).any())
     told_apart = bool((np.abs(contrasts(costs, answered)[0]) > 0).any())
     enough = n >= FEWEST and all(rows.sum() >= 2 and (~rows).any() for rows in seen)
     if not (varied and told_apart and enough):
-        return CostModel(num_agents, num_tasks, mean, None, (), (), np.zeros((0, num_agents, num_tasks)), None)
+        return CostModel(num_agents, num_tasks, mean, known, None, (), (), np.zeros((0, num_agents, num_tasks)), None)
     shape = (n, num_agents, num_tasks)
     flat, there = costs.reshape(n, -1), np.repeat(answered, num_tasks, axis=1)
     targets, basis = tree_targets(costs, answered), Basis.of(x, seed)
@@ -102,12 +114,13 @@ def fit_costs(
     means = np.empty((FOLDS, num_agents, num_tasks))
     for number, rows in enumerate(seen):
         trees = grow(x[rows], targets[rows], seed=seed * FOLDS + number, threads=threads)
-        grown.append(Grown.of(trees, x[rows], flat[rows], there[rows]))
+        means[number] = agent_means(costs[rows], answered[rows], unknown)
+        unseen = means[number].ravel()
+        grown.append(Grown.of(trees, x[rows], flat[rows], there[rows], unseen))
         by_tree[:, ~rows] = grown[-1].predict(x[~rows])
-        ridges.append(fit_ridge(inputs[rows], flat[rows], there[rows]))
+        ridges.append(fit_ridge(inputs[rows], flat[rows], there[rows], unseen))
         for position, ridge in enumerate(ridges[-1]):
             by_ridge[position, ~rows] = inputs[~rows] @ ridge.weights + ridge.intercept
-        means[number] = agent_means(costs[rows], answered[rows])
     best_tree = _best(by_tree.reshape(-1, *shape), costs, answered)
     best_ridge = _best(by_ridge.reshape(-1, *shape), costs, answered)
     members = [by_tree[best_tree].reshape(shape), by_ridge[best_ridge].reshape(shape), means[fold]]
@@ -115,6 +128,7 @@ def fit_costs(
         num_agents,
         num_tasks,
         mean,
+        known,
         basis,
         tuple(one.with_penalty(best_tree) for one in grown),
         tuple(found[best_ridge] for found in ridges),
@@ -123,13 +137,21 @@ def fit_costs(
     )
 
 
-def agent_means(costs: np.ndarray, answered: np.ndarray) -> np.ndarray:
-    """Mean cost of each agent where it answered, (agents, tasks); of an agent without answers the dearest mean."""
+def agent_means(costs: np.ndarray, answered: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Mean cost of each agent where it answered, (agents, tasks); ``unknown`` (tasks,) of an agent without answers."""
     number = answered.sum(axis=0)
     total = np.where(answered[:, :, None], costs, 0.0).sum(axis=0)
-    mean = total / np.maximum(number, 1)[:, None]
-    dearest = mean[number > 0].max(axis=0) if (number > 0).any() else 0.0
-    return np.where((number > 0)[:, None], mean, dearest)
+    return np.where((number > 0)[:, None], total / np.maximum(number, 1)[:, None], unknown)
+
+
+def _unknown(costs: np.ndarray) -> np.ndarray:
+    """What an agent is taken to cost that has answered nothing: a little more than the dearest answer, (tasks,)."""
+    return a_little_more(costs.max(axis=(0, 1), initial=0.0))
+
+
+def a_little_more(cost: np.ndarray) -> np.ndarray:
+    """So that float32 scores tell it apart."""
+    return cost + MORE * np.abs(cost) + MORE
 
 
 def _best(predictions: np.ndarray, costs: np.ndarray, answered: np.ndarray) -> int:

@@ -121,7 +121,7 @@ class TrainedBest(TrainedRejector):
 
 def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, Tensor]:
     """The arrays of a cost model by name, as tensors: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
-    arrays = {"feature_mean": mean, "feature_std": std, "mean": model.mean, "means": model.means}
+    arrays = {"feature_mean": mean, "feature_std": std, "mean": model.mean, "known": model.known, "means": model.means}
     if model.basis is not None:
         arrays |= {f"basis.{name}": value for name, value in vars(model.basis).items()}
         arrays |= {f"stacking.{name}": value for name, value in vars(model.stacking).items()}
@@ -139,15 +139,16 @@ def model_of(state: dict[str, Tensor]) -> CostModel:
     def group(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
-    mean = arrays["mean"]
+    mean, known = arrays["mean"], arrays["known"]
     num_agents, num_tasks = mean.shape
     if "ridge.weights" not in arrays:
-        return CostModel(num_agents, num_tasks, mean, None, (), (), arrays["means"], None)
+        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None)
     ridges = zip(arrays["ridge.weights"], arrays["ridge.intercept"], strict=True)
     return CostModel(
         num_agents,
         num_tasks,
         mean,
+        known,
         Basis(**group("basis.")),
         tuple(Forest(**group(f"trees.{fold}.")) for fold in range(len(arrays["ridge.weights"]))),
         tuple(Ridge(*ridge) for ridge in ridges),

@@ -83,7 +83,7 @@ def train_best(
         begun = time.perf_counter()
         seen = raw_costs(torch.from_numpy(raw), members[0][0], cache.record.tasks).numpy()
         model = fit_costs(x, seen, ids, seed=seed, threads=torch.get_num_threads())
-        trained = _trained(model, [point for point, _ in members], ids, x, raw, cache, config)
+        trained = rejectors_of(model, [point for point, _ in members], ids, x, raw, names, cache.record.tasks, config)
         took = time.perf_counter() - begun
         seconds += took
         if narrate is not None:
@@ -131,18 +131,19 @@ def _rows(
     return ids, np.concatenate([x for x, _ in parts]), np.concatenate([raw for _, raw in parts])
 
 
-def _trained(
+def rejectors_of(
     model: CostModel,
     points: list[GridPoint],
     ids: list[str],
     x: np.ndarray,
     raw: np.ndarray,
-    cache: CostCache,
+    names: list[str],
+    tasks: list[str],
     config: TrainConfig,
 ) -> list[TrainedBest]:
+    """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on."""
     mean, std = standardisation(x)
     state, unseen = state_of(model, mean, std), model.predict_unseen(x, ids)
-    names = [agent.name for agent in cache.agents]
     fallback = None if config.fallback is None else names.index(config.fallback)
     found = []
     for point in points:
@@ -156,7 +157,7 @@ def _trained(
             guard={"holds": False},
         )
         predicted = free.total(unseen)
-        costs = point_costs(torch.from_numpy(raw), point, cache.record.tasks).numpy().astype(np.float64)
+        costs = point_costs(torch.from_numpy(raw), point, tasks).numpy().astype(np.float64)
         guard = Guard.of(predicted, costs, z=config.guard, fallback=fallback)
         loss = float(
             costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean()

@@ -129,7 +129,14 @@ class Grown:
     values: np.ndarray
 
     @classmethod
-    def of(cls, trees: Sequence, x: np.ndarray, costs: np.ndarray, answered: np.ndarray) -> Grown:
+    def of(
+        cls,
+        trees: Sequence,
+        x: np.ndarray,
+        costs: np.ndarray,
+        answered: np.ndarray,
+        unknown: np.ndarray | float = 0.0,
+    ) -> Grown:
         """Fill trees.
 
         Args:
@@ -137,13 +144,14 @@ class Grown:
             x: float32 (n, width).
             costs: (n, outputs).
             answered: bool (n, outputs); other costs do not matter.
+            unknown: what an output is taken to be that no sample tells of, (outputs,) or one number.
         """
         costs = np.where(answered, costs, 0.0)
         roots, arrays, values, nodes, leaves = [], [], [], 0, 0
         for tree in trees:
             left, right = tree.children_left.astype(np.int64), tree.children_right.astype(np.int64)
             is_leaf = left < 0
-            shrunk = _shrunken(left, right, tree.apply(x), costs, answered)[:, is_leaf]
+            shrunk = _shrunken(left, right, tree.apply(x), costs, answered, unknown)[:, is_leaf]
             number = np.cumsum(is_leaf) - 1 + leaves
             arrays.append(
                 (
@@ -175,7 +183,12 @@ class Grown:
 
 
 def _shrunken(
-    left: np.ndarray, right: np.ndarray, leaf: np.ndarray, costs: np.ndarray, answered: np.ndarray
+    left: np.ndarray,
+    right: np.ndarray,
+    leaf: np.ndarray,
+    costs: np.ndarray,
+    answered: np.ndarray,
+    unknown: np.ndarray | float,
 ) -> np.ndarray:
     """Shrunken mean costs of every node of one tree: (penalties, nodes, outputs)."""
     count, outputs = len(left), costs.shape[1]
@@ -195,7 +208,7 @@ def _shrunken(
             sums[inner] = sums[left[inner]] + sums[right[inner]]
     mean = np.divide(total, number, out=np.zeros_like(total), where=number > 0)
     found = np.empty((len(PENALTIES), count, outputs))
-    found[:, 0] = mean[0]
+    found[:, 0] = np.where(number[0] > 0, mean[0], unknown)
     for inner in parents:
         for child in (left[inner], right[inner]):
             step = np.where(number[child] > 0, mean[child] - mean[inner], 0.0)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 
-from l2d.rejector.costs import METHOD_SOURCES
 from l2d.rejector.evaluation.comparisons import BOUNDS
 from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
-from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.methods import METHODS
 
 METHOD_OF_PAPER = "multi-task"
 MOST_SHOWN = 5  # agents that a table names
@@ -44,8 +43,7 @@ def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
 
 def method_title(method: str) -> str:
     """A method's name with its source."""
-    source = METHODS[method].source if method in METHODS else METHOD_SOURCES.get(method)
-    return method if source is None or method == METHOD_OF_PAPER else f"{method} ({source})"
+    return method if method == METHOD_OF_PAPER else f"{method} ({METHODS[method].source})"
 
 
 def rejector_title(members: list[Evaluation]) -> str:
@@ -54,8 +52,7 @@ def rejector_title(members: list[Evaluation]) -> str:
     notes = [method_title(run.point.method)]
     if run.rejector.has_classifier:
         notes.append("own classifier")
-    method = METHODS.get(run.point.method)
-    if method is not None and not method.pays_queries and any(run.point.query_costs):
+    if not METHODS[run.point.method].pays_queries and any(run.point.query_costs):
         notes.append("trained without query costs")
     return ", ".join(notes)
 
@@ -63,8 +60,9 @@ def rejector_title(members: list[Evaluation]) -> str:
 def varying_settings(groups: list[list[Evaluation]]) -> list[str]:
     """Names of what differs between settings: ``lambda``, ``beta``, ``nu`` or a training option."""
     names = ("agents", "lambda", "beta", "nu", *asdict(groups[0][0].run.rejector.config))
-    if {members[0].run.point.method for members in groups} & set(METHODS):  # they have no nu
-        theirs = {setting_text(members[0], "nu") for members in groups if members[0].run.point.method not in METHODS}
+    without_nu = [members for members in groups if not METHODS[members[0].run.point.method].has_nu]
+    if without_nu:
+        theirs = {setting_text(members[0], "nu") for members in groups if members not in without_nu}
         names = names if len(theirs) > 1 else tuple(name for name in names if name != "nu")
     return [name for name in names if len({setting_text(members[0], name) for members in groups}) > 1]
 
@@ -76,7 +74,7 @@ def setting_text(evaluation: Evaluation, name: str) -> str:
         "agents": ",".join(evaluation.run.agents),
         "lambda": point.cost or str(point.weights),
         "beta": point.beta_text,
-        "nu": "" if point.method in METHODS else f"{point.nu:g}",
+        "nu": f"{point.nu:g}" if METHODS[point.method].has_nu else "",
     }
     return texts[name] if name in texts else str(getattr(config, name))
 

@@ -10,8 +10,8 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.literature.registry import METHODS
 from l2d.rejector.literature.training import train_method
+from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import save_runs
 from l2d.rejector.settings import TrainConfig

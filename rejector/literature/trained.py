@@ -14,13 +14,12 @@ from l2d.data.errors import UsageError
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature import on_agents, one_stage
 from l2d.rejector.literature.fitting import network_of
-from l2d.rejector.literature.neighbours import mean_costs
-from l2d.rejector.literature.registry import METHODS, Method
+from l2d.rejector.literature.without_network import WITHOUT_NETWORK
+from l2d.rejector.methods import METHODS, Method
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.training.rejector import ROWS_AT_ONCE, TrainedRejector
 
 RULES = on_agents.RULES | one_stage.RULES
-LOWEST = -1e9  # score of agents that a method never chooses while another is available
 
 
 def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -30,7 +29,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedMethod(TrainedRejector):
-    """One of :data:`l2d.rejector.literature.registry.METHODS`, trained.
+    """One of :data:`l2d.rejector.methods.LITERATURE`, trained.
 
     Attributes:
         state: ``feature_mean`` and ``feature_std``, the number of classes as ``num_classes``, and what the method has
@@ -93,7 +92,7 @@ class TrainedMethod(TrainedRejector):
     def system_table(self, table: CostTable, tasks: list[str]) -> CostTable:
         """The table with the classifier of its own in agent 0's place: its answers, its 0-1 cost, never missing.
 
-        Other tasks of agent 0 weigh nothing (see :func:`l2d.rejector.literature.registry.check_method`) and become 0.
+        Other tasks of agent 0 weigh nothing (see :func:`l2d.rejector.methods.check_method`) and become 0.
         """
         if not self.has_classifier:
             return table
@@ -162,14 +161,9 @@ class TrainedMethod(TrainedRejector):
 
     def _scores(self, x: Tensor, probabilities: Tensor | None) -> Tensor:
         num_agents = len(self.point.query_costs)
-        if self.point.method == "knn":
-            count = int(self.state["neighbours"])
-            return -mean_costs(x, self.state["memory_x"], self.state["memory_costs"], [count])[0]
-        if self.point.method == "model_confidence":
-            found = torch.full((len(x), num_agents), LOWEST)
-            found[:, 0] = probabilities.amax(dim=1)
-            found[:, int(self.state["expert"])] = self.state["threshold"]
-            return found
+        plain = WITHOUT_NETWORK.get(self.point.method)
+        if plain is not None:
+            return plain.scores(self.state, x, probabilities, num_agents)
         rule = RULES[self.point.method]
         seen = torch.cat([x, probabilities], dim=1) if rule.sees_probabilities else x
         return rule.scores(self._network(seen), probabilities, self._query_costs)

@@ -12,15 +12,14 @@ from torch.nn.functional import cross_entropy
 
 from l2d.data.errors import UsageError
 from l2d.data.samples.standardise import standardisation
-from l2d.rejector.evaluation import thresholds
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.fitting import Fitted, fit, network_of
-from l2d.rejector.literature.neighbours import choose_neighbours
-from l2d.rejector.literature.registry import METHODS, Method
 from l2d.rejector.literature.rule import Rule
 from l2d.rejector.literature.samples import Samples
 from l2d.rejector.literature.trained import RULES, TrainedMethod, known_query_costs, model_probabilities
+from l2d.rejector.literature.without_network import WITHOUT_NETWORK
 from l2d.rejector.losses import allocate, deferral_loss
+from l2d.rejector.methods import METHODS, Method
 from l2d.rejector.rows.subset import training_rows
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.settings import TrainConfig
@@ -43,7 +42,7 @@ def train_method(
     """Train a method.
 
     Args:
-        point: its ``method`` is one of :data:`l2d.rejector.literature.registry.METHODS`.
+        point: its ``method`` is one of :data:`l2d.rejector.methods.LITERATURE`.
         train: rows to fit, read with predictions; with ``config.train_rows`` a part of them is drawn by the seed.
         validation: rows that choose the epoch, the number of neighbours or the threshold: lowest deferral risk (or
             loss, see :class:`l2d.rejector.literature.rule.Rule`).
@@ -104,10 +103,10 @@ class _Job:
             validation = validation.answered_by(self._classes(classifier, validation.x))
             if self.point.method in LEARN_COSTS:
                 train = train.answered_by(self._unseen_probabilities(train, validation))
-        if self.point.method == "knn":
-            return self._neighbours(train, validation, state)
-        if self.point.method == "model_confidence":
-            return self._threshold(validation, state)
+        plain = WITHOUT_NETWORK.get(self.point.method)
+        if plain is not None:
+            learnt, risk = plain.learn(train, validation)
+            return self._trained(state | learnt, Fitted({}, 0, risk, [(0.0, risk)]))
         fitted = self._fit(train, validation)
         return self._trained(state | {f"network.{name}": value for name, value in fitted.state.items()}, fitted)
 
@@ -170,30 +169,6 @@ class _Job:
         network = network_of(classifier.state, self.config, x.shape[1], self.num_classes)
         with torch.no_grad():
             return network(x).softmax(dim=1)
-
-    def _neighbours(self, train: Samples, validation: Samples, state: dict[str, Tensor]) -> TrainedMethod:
-        count, risk = choose_neighbours(train, validation)
-        learnt = {
-            "memory_x": train.x.contiguous(),
-            "memory_costs": train.costs.contiguous(),
-            "neighbours": torch.tensor(count, dtype=torch.int64),
-        }
-        return self._trained(state | learnt, Fitted({}, 0, risk, [(0.0, risk)]))
-
-    def _threshold(self, validation: Samples, state: dict[str, Tensor]) -> TrainedMethod:
-        """Chow's rule, see :func:`l2d.rejector.evaluation.thresholds.choose_threshold`."""
-        confidence = validation.probabilities.amax(dim=1).double().numpy()
-        found = thresholds.choose_threshold(confidence, validation.costs.numpy())
-        if found is None:
-            raise UsageError(
-                "no expert can stand in wherever the model has no answer", hint="choose agents with --only"
-            )
-        expert, threshold = found
-        # a tie goes to the model, so it keeps what is as sure as the threshold; 2: nothing is
-        at = torch.tensor(min(threshold, 2.0), dtype=torch.float32)
-        learnt = {"expert": torch.tensor(expert, dtype=torch.int64), "threshold": at}
-        risk = float(thresholds.threshold_losses(confidence, validation.costs.numpy(), expert, threshold).mean())
-        return self._trained(state | learnt, Fitted({}, 0, risk, [(0.0, risk)]))
 
 
 def _with_probabilities(samples: Samples) -> Samples:

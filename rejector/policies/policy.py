@@ -13,93 +13,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
-from l2d.data.errors import DataError, UsageError, nearest
+from l2d.data.errors import UsageError, nearest
 from l2d.data.results import Shown
-from l2d.rejector.literature.registry import METHODS
 from l2d.rejector.policies.assignment import Assignment, assign, assign_in_batches
 from l2d.rejector.policies.constraints import Constraint
 from l2d.rejector.policies.cost_prediction import KINDS, CostPredictor, choose_predictor
 from l2d.rejector.policies.price_rule import Policy
-from l2d.rejector.runs.run import ALLOCATIONS_FILE, WEIGHTS_FILE, Run
+from l2d.rejector.policies.scored import ScoredSplit, read_scored, score_meaning
+from l2d.rejector.runs.run import WEIGHTS_FILE, Run
 
 MODES = ("prices", "batch", "exact")
 NUDGES = (0.0, 1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)
-
-
-@dataclass(frozen=True)
-class ScoredSplit:
-    """A split as a run scored it.
-
-    Attributes:
-        scores: (n, agents).
-        costs: total costs (``lambda`` and ``beta`` applied), (n, agents), infinite where an agent is unavailable.
-        chosen: whom the rejector alone allocates to, (n,).
-    """
-
-    name: str
-    ids: list[str]
-    scores: np.ndarray
-    costs: np.ndarray
-    chosen: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def available(self) -> np.ndarray:
-        return np.isfinite(self.costs)
-
-    def loss(self, allocation: np.ndarray) -> float:
-        """Deferral loss of an allocation: its mean cost."""
-        return float(self.costs[np.arange(len(self)), allocation].mean())
-
-
-def read_scored(run: Run, split: str) -> ScoredSplit:
-    """A split out of a run's ``allocations.parquet``, checksums verified.
-
-    Raises:
-        CorruptPart: the file is damaged.
-        DataError: the run has no such split.
-    """
-    agents = range(len(run.agents))
-    names = ["sample_id", "split", "agent_index", *(f"score_{j}" for j in agents), *(f"cost_{j}" for j in agents)]
-    table = store.read_table(run.path / ALLOCATIONS_FILE, names)
-    table = table.filter(pc.equal(table["split"], split))
-    if not len(table):
-        raise DataError(f"the run has no {split} samples", where=run.path, hint="train it again")
-
-    def matrix(name: str, missing: float) -> np.ndarray:
-        return np.stack([table[f"{name}_{j}"].fill_null(missing).to_numpy().astype(np.float64) for j in agents], axis=1)
-
-    return ScoredSplit(
-        split, table["sample_id"].to_pylist(), matrix("score", -np.inf), matrix("cost", np.inf),
-        table["agent_index"].to_numpy().astype(np.int64),
-    )  # fmt: skip
-
-
-def score_meaning(run: Run) -> tuple[str, float]:
-    """What a run's scores say of costs, as :func:`l2d.rejector.policies.cost_prediction.implied_costs` takes it.
-
-    Returns:
-        Loss and ``nu``.
-
-    Raises:
-        UsageError: the scores order the agents and say nothing of costs.
-    """
-    method = METHODS.get(run.point.method)
-    if method is None:
-        return run.rejector.config.loss, run.point.nu
-    if method.scores == "order":
-        raise UsageError(
-            f"the scores of {run.point.method} say which agent is best, not what each would cost",
-            where=run.path,
-            hint="a policy weighs costs: take a run of another method, such as multi-task or cost_regression",
-        )
-    return {"costs": "regression", "chances": "chances", "surrogate": "surrogate"}[method.scores], 1.0
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ from l2d.data.samples.tokens import token_sizes
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.costs import CostWeights
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.literature.registry import METHODS
 from l2d.rejector.literature.trained import TrainedMethod
 from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
+from l2d.rejector.methods import LITERATURE
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.stream import Stream
 from l2d.rejector.rows.table import CostTable, TableStream
@@ -231,7 +231,7 @@ def load_run(path: Path) -> Run:
         point = facts["point"]
         beta = point["beta"]
         looks_at = InputRecord(**facts["input"]) if "input" in facts else None
-        kind, more = TrainedMethod if point["method"] in METHODS else TrainedRejector, {}
+        kind, more = TrainedMethod if point["method"] in LITERATURE else TrainedRejector, {}
         if point["method"] == "best":
             kind, more = TrainedBest, {"guard": facts["guard"], "about": facts["best"]}
         rejector = kind(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
+from l2d.cache_builder.agents import config_class, make_agent
 from l2d.data.errors import DataError
 from l2d.data.sources.coco import CocoConfig, load_coco
 
@@ -284,10 +286,65 @@ def test_files_that_are_none_are_named(folder):
     refused(folder.load, DataError, "there is no such file", "instances_val2017.json", "sets.test.annotations")
 
 
+def test_sets_may_number_their_categories_differently(folder, tmp_path):
+    """Also a file of results is read by the ids of each image's own set."""
+    folder.write()
+    plain = folder.load()
+    content = folder.sets["val2017"]
+    new = {entry["id"]: 100 + k for k, entry in enumerate(reversed(content["categories"]))}
+    for entry in content["categories"]:
+        entry["id"] = new[entry["id"]]
+    for entry in content["annotations"]:
+        entry["category_id"] = new[entry["category_id"]]
+    folder.write()
+    dataset = folder.load()
+    assert dataset.classes == plain.classes
+    np.testing.assert_array_equal(dataset.target_boxes.label, plain.target_boxes.label)
+    assert dataset.inputs["category_ids_of"]["instances_val2017.json"] == [new[k] for k in (1, 3, 18)]
+    assert "matched by their names" in dataset.inputs["annotations"]["notes"][0]
+    results = [
+        {key: entry[key] for key in ("image_id", "category_id", "bbox")} | {"score": 1.0}
+        for one in folder.sets.values()
+        for entry in one["annotations"]
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    config = {"name": "same", "kind": "detections", "file": tmp_path / "results.json"}
+    agent = make_agent(config_class("detections").model_validate(config))
+    agent.check(dataset, ["boxes"])
+    np.testing.assert_array_equal(agent.boxes.label, dataset.target_boxes.label)
+    np.testing.assert_array_equal(agent.boxes.xyxy, dataset.target_boxes.xyxy)
+
+
+def test_files_without_pixels_do_where_nothing_looks_at_them(folder):
+    folder.write()
+    plain = folder.load()
+    for name in folder.sets:
+        shutil.rmtree(folder.folder / name)
+    sets = {
+        key: {"annotations": f"instances_{name}.json"} for key, name in (("train", "train2017"), ("test", "val2017"))
+    }
+    dataset = folder.load(sets=sets)
+    assert dataset.images is None
+    assert dataset.ids == plain.ids
+    np.testing.assert_array_equal(dataset.target_boxes.xyxy, plain.target_boxes.xyxy)
+    refused(lambda: folder.load(sets=sets, image_size=8), DataError, "names no folder of images", "without image_size")
+    sets["train"]["images"] = "train2017"
+    refused(lambda: folder.load(sets=sets), DataError, "sets.test names no folder of images")
+    del sets["train"]["images"]
+    folder.sets["val2017"]["images"][0] = folder.sets["train2017"]["images"][0]
+    folder.sets["val2017"]["annotations"] = [
+        {**entry, "id": 900 + k}
+        for k, entry in enumerate(folder.sets["train2017"]["annotations"])
+        if entry["image_id"] == 9
+    ]
+    folder.write()
+    refused(lambda: folder.load(sets=sets), DataError, "image '9' is in train", "again in test")
+
+
 def test_sets_of_other_categories_and_without_images_are_refused(folder):
     folder.sets["val2017"]["categories"][0]["name"] = "lorry"
     folder.write()
-    refused(folder.load, DataError, "categories are not those of", "instances_val2017.json")
+    refused(folder.load, DataError, "there is no class 'lorry'", "matched by name", "instances_val2017.json")
     folder.sets["val2017"] = folder.content([], [])
     folder.write()
     refused(folder.load, DataError, "the test set has no images")
@@ -304,7 +361,7 @@ def test_settings_that_cannot_be_meant_are_refused(tmp_path):
     for bad in (
         {"sets": {"train": one}},
         {"sets": {"train": one, "test": "a.json"}},
-        {"sets": {"train": one, "test": {"annotations": "a.json"}}},
+        {"sets": {"train": one, "test": {"images": "a"}}},
         {"classes": []},
         {"classes": ["dog", "dog"]},
         {"other_classes": "keep"},

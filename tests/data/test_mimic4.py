@@ -311,6 +311,27 @@ def test_visits_without_any_code_are_refused(made_up):
     refused(lambda: load(made_up, min_count=10_000), DataError, "diagnoses", "10000 training visits")
 
 
+def test_no_procedure_codes_at_all_are_no_obstacle_where_none_are_required(made_up, tmp_path):
+    empty = spoil(made_up, tmp_path, "procedures_icd", lambda table: table.head(0))
+    dataset = load(empty, require=["diagnoses"])
+    assert set(dataset.tokens) == {"diagnoses"}
+    assert dataset.ids == load(made_up, require=["diagnoses"]).ids
+    assert dataset.columns["num_procedures"].sum() == 0
+    assert dataset.inputs["annotations"]["notes"] == ["procedures: no visit has a code, so nothing is made of them"]
+
+
+def test_patients_admitted_after_their_death_are_counted_and_said(made_up, tmp_path):
+    def change(table):
+        ordered = table.sort_values(["subject_id", "admittime"])
+        twice = ordered[ordered["subject_id"].duplicated(keep=False)]
+        first = twice.drop_duplicates("subject_id")["hadm_id"].head(3)
+        return table.assign(hospital_expire_flag=table["hospital_expire_flag"].mask(table["hadm_id"].isin(first), "1"))
+
+    assert "annotations" not in load(made_up).inputs
+    (note,) = load(spoil(made_up, tmp_path, "admissions", change)).inputs["annotations"]["notes"]
+    assert note.startswith("3 patients have 3 admissions that end with the death flag")
+
+
 def test_prescriptions_may_be_absent_unless_required(made_up, tmp_path):
     shutil.copytree(made_up, tmp_path / "mimic")
     (tmp_path / "mimic" / "hosp" / "prescriptions.csv.gz").unlink()

@@ -143,6 +143,7 @@ def test_a_folder_is_committed_whole_or_not_at_all(tmp_path):
 def test_boxes_tokens_and_dense_inputs_round_trip_and_duckdb_and_polars_read_them(tmp_path):
     def box(k):
         corners = dict.fromkeys(("x1", "y1"), float(k)) | dict.fromkeys(("x2", "y2"), k + 2.5)
+        corners |= {"width": 2.5, "height": 2.5}
         return {**corners, "score": 0.5, "label": k, "ignore": k == 2, "crowd": k == 3}
 
     boxes, tokens = [[box(1), box(2)], [], [box(3)]], [[5, 6, 7], [], [8]]

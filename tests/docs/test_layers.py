@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,13 @@ def test_nothing_is_unpickled(path):
     assert "weights_only=False" not in text
     for call in re.findall(r"torch\.load\([^\n]*", text):
         assert "weights_only=True" in call
+
+
+def test_every_package_is_installed():
+    """The list of packages is written out, since the root is one of them: a new folder has to be on it."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"])
+    folders = {path.parent.relative_to(ROOT) for path in SOURCES if path.name == "__init__.py"}
+    assert listed == {"l2d", *(f"l2d.{folder.as_posix().replace('/', '.')}" for folder in folders)}
 
 
 def test_only_the_store_writes():

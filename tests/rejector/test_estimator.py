@@ -22,7 +22,7 @@ from l2d.data.errors import UsageError
 from l2d.rejector.estimator import TRAINING
 from l2d.rejector.training.rejector import TrainConfig
 
-QUICK = {"hidden": 8, "epochs": 30, "lr": 0.02, "batch_size": 64}
+QUICK = {"method": "multi-task", "hidden": 8, "epochs": 30, "lr": 0.02, "batch_size": 64}
 
 
 def problem(rows: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -61,12 +61,15 @@ LEFT_OUT = {
 }
 CHECKS = [
     (estimator, check)
-    for estimator, check in estimator_checks_generator(OnLabels(epochs=2, hidden=4))
+    for settings in ({"method": "multi-task", "epochs": 2, "hidden": 4}, {})
+    for estimator, check in estimator_checks_generator(OnLabels(**settings))
     if check.func.__name__ not in LEFT_OUT
 ]
 
 
-@pytest.mark.parametrize("position", range(len(CHECKS)), ids=lambda position: CHECKS[position][1].func.__name__)
+@pytest.mark.parametrize(
+    "position", range(len(CHECKS)), ids=lambda k: f"{CHECKS[k][0].method}-{CHECKS[k][1].func.__name__}"
+)
 def test_scikit_learns_check(position):
     estimator, check = CHECKS[position]
     check(estimator)
@@ -75,7 +78,7 @@ def test_scikit_learns_check(position):
 def test_what_is_left_out_of_the_checks_is_there():
     names = {check.func.__name__ for _, check in estimator_checks_generator(OnLabels())}
     assert set(LEFT_OUT) <= names
-    assert len(CHECKS) >= 35
+    assert len(CHECKS) >= 70
 
 
 # --- what it learns ---------------------------------------------------------------------------------------------------
@@ -118,7 +121,7 @@ def test_it_is_the_training_of_l2d_train():
         run_id="", method="multi-task", weights=CostWeights((("only", 1.0),)), beta=0.0, query_costs=(0.0,) * 3,
         nu=0.5, seed=5,
     )  # fmt: skip
-    config = TrainConfig(weight_decay=0.1, **QUICK)
+    config = TrainConfig(weight_decay=0.1, **{name: value for name, value in QUICK.items() if name != "method"})
     expected = train_grid([point], *tables, config, tasks=["only"])[0]
     assert ours.state.keys() == expected.state.keys()
     for name, value in expected.state.items():
@@ -224,7 +227,7 @@ def test_grid_search_finds_the_better_setting_with_the_scores_of_plain_loops(tas
     if tasks is not None:
         costs = np.repeat(costs[:, :, None], tasks, axis=2)
     settings = {"lr": [1e-6, 0.03], "nu": [1.0]}
-    base = DeferralRejector(hidden=8, epochs=15, batch_size=32)
+    base = DeferralRejector(method="multi-task", hidden=8, epochs=15, batch_size=32)
     search = GridSearchCV(base, settings, cv=KFold(3), error_score="raise").fit(features, costs)
     assert search.best_params_["lr"] == 0.03
     for column, lr in enumerate(settings["lr"]):
@@ -320,4 +323,69 @@ def test_costs_of_other_agents_are_not_scored():
 )
 def test_networks_that_features_cannot_have_are_refused(settings, words):
     with pytest.raises(UsageError, match=words):
-        DeferralRejector(**settings).fit(np.zeros((8, 2)), np.ones((8, 2)))
+        DeferralRejector(method="multi-task", **settings).fit(np.zeros((8, 2)), np.ones((8, 2)))
+
+
+# --- method best ------------------------------------------------------------------------------------------------------
+
+
+def test_best_learns_whom_to_ask_from_answered_samples_alone():
+    features, costs = problem(rows=600)
+    costs = np.where(np.random.default_rng(2).random(costs.shape) < 0.2, np.nan, costs)
+    rejector = DeferralRejector().fit(features, costs)
+    new, new_costs = problem(seed=1)
+    assert np.mean(rejector.predict(new) == (new[:, 0] > 0)) > 0.9
+    paid = new_costs[np.arange(300), rejector.predict(new)]
+    assert rejector.score(new, new_costs) == pytest.approx(-paid.mean(), rel=1e-6)
+    with pytest.raises(ValueError, match="costs contains NaN"):
+        rejector.score(features, costs)
+
+
+def test_best_scores_are_negated_costs_with_query_costs():
+    features, costs = problem(rows=2000)
+    free = DeferralRejector().fit(features, costs)
+    dear = DeferralRejector(query_costs=[0, 0.25, 0.5]).fit(features, costs)
+    new, new_costs = problem(rows=1000, seed=1)
+    gap = -free.decision_function(new) - new_costs
+    assert abs(gap.mean()) < 0.02
+    np.testing.assert_allclose(
+        free.decision_function(new) - dear.decision_function(new), [[0, 0.25, 0.5]] * 1000, atol=1e-6
+    )
+
+
+def test_best_asks_one_agent_where_choosing_does_not_pay():
+    generator = np.random.default_rng(0)
+    features, costs = generator.normal(size=(300, 3)), generator.random((300, 3)) * [1, 0.5, 1]
+    assert set(DeferralRejector(guard=5.0).fit(features, costs).predict(features)) == {1}
+    assert set(DeferralRejector(guard=1e6, fallback=2).fit(*problem()).predict(features)) == {2}
+    assert len(set(DeferralRejector(guard=0.0).fit(*problem()).predict(features))) > 1
+
+
+def test_best_holds_features_that_32_bits_cannot():
+    features, costs = problem(rows=600)
+    new, _ = problem(seed=1)
+    for table in (features, new):
+        table[:, 0] = 1.7e9 + 1e4 * table[:, 0]
+    assert np.mean(DeferralRejector().fit(features, costs).predict(new) == (new[:, 0] > 1.7e9)) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"epochs": 5}, "epochs = 5: method 'best' has no such setting"),
+        ({"nu": 2.0}, "nu = 2.0"),
+        ({"method": "multi-task", "guard": 1.0}, "guard = 1.0: method 'multi-task' has no such setting"),
+        ({"method": "forest"}, "method = 'forest'"),
+        ({"guard": -1.0}, "guard = -1.0"),
+        ({"fallback": 3}, "fallback = 3"),
+    ],
+)
+def test_settings_of_another_method_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        DeferralRejector(**settings).fit(*problem())
+
+
+def test_best_with_costs_of_nothing_is_refused():
+    features, costs = problem()
+    with pytest.raises(ValueError, match="NaN everywhere"):
+        DeferralRejector().fit(features, np.full_like(costs, np.nan))

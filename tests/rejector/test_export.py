@@ -66,7 +66,7 @@ def assert_runs_as_trained(file: Path, run: Path, inputs: pl.DataFrame, pixels_o
         np.testing.assert_allclose(scores, expected.select(pl.col("^score_.*$")), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("network", ["linear", "mlp", "transformer"])
+@pytest.mark.parametrize("network", ["linear", "mlp", "transformer", "best"])
 def test_every_row_of_the_test_split_goes_to_the_same_agent(home, tmp_path, network):
     report = export_run(home / network, tmp_path / "rejector.onnx")
     assert (report.input, report.shape) == ("features", ["batch", 6])
@@ -76,7 +76,7 @@ def test_every_row_of_the_test_split_goes_to_the_same_agent(home, tmp_path, netw
     assert_runs_as_trained(tmp_path / "rejector.onnx", home / network, inputs, inputs["features"].to_numpy())
 
 
-@pytest.mark.parametrize("network", ["linear", "mlp", "transformer"])
+@pytest.mark.parametrize("network", ["linear", "mlp", "transformer", "best"])
 def test_missing_numbers_and_empty_batches_are_what_route_makes_of_them_in_every_runtime(home, tmp_path, network):
     """A table with holes, routed; the same features with NaN or infinities in their place, through the file."""
     table = pl.read_parquet(home / "patients.parquet").head(60)
@@ -211,3 +211,16 @@ def test_a_model_that_differs_is_never_written(home, tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match="differs from the rejector"):
         export_run(home / "mlp", tmp_path / "rejector.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("holds", [False, True])
+def test_best_is_exported_with_its_guard_and_weights(home, holds):
+    rejector = load_run(home / "best").rejector
+    rejector = replace(rejector, guard={**rejector.guard, "holds": holds, "fallback": 2})
+    model = session(onnx_model(rejector, ["a", "b", "c", "d"]))
+    features = np.stack(samples(home / "cache")["features"].to_list()).astype(np.float32)
+    scores, agent = model.run(None, {"features": features})
+    expected = rejector.scores(torch.from_numpy(features)).numpy()
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
+    assert agent.tolist() == expected.argmax(axis=1).tolist()
+    assert (set(agent.tolist()) == {2}) == holds

@@ -14,7 +14,7 @@ from l2d.data.errors import UsageError
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.summary import paper_table
 from l2d.rejector.grid import chosen_agents, make_grid
-from l2d.rejector.literature.registry import METHODS
+from l2d.rejector.methods import LITERATURE as METHODS
 from l2d.rejector.policies.constraints import Constraint
 from l2d.rejector.policies.policy import run_policy
 from l2d.rejector.route import route
@@ -217,12 +217,12 @@ def test_runs_among_other_agents_are_other_settings_not_seeds(swept, tmp_path):
 
 
 def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
-    from l2d.rejector.report.reproduce import OPTIONS, commands
+    from l2d.rejector.report.reproduce import commands
 
-    assert set(OPTIONS) | {"recentre"} == set(TrainConfig.__dataclass_fields__)
     cache = chosen_agents(swept[1], ["model", "expert"])
     runs = run_methods(cache, tmp_path / "pair", ["knn"], config={"classifier": "own", "train_rows": 0.5})
-    line = commands(evaluate_runs(runs), tmp_path / "page.html")[0]
+    lines = commands(evaluate_runs(runs), tmp_path / "page.html")
+    (line,) = [text for text in lines if text.startswith(("l2d sweep", "l2d train"))]
     assert "--only model,expert" in line
     assert "--classifier own" in line
     assert "--train-rows 0.5" in line
@@ -257,3 +257,21 @@ def test_a_policy_takes_what_scores_say_of_costs_and_refuses_scores_that_say_not
 def test_each_method_says_what_its_scores_are():
     assert {name for name, method in METHODS.items() if method.scores == "costs"} >= {"knn", "cost_regression"}
     assert METHODS["post_hoc"].scores == "surrogate"  # with one expert it is the paper's surrogate at nu = 1
+
+
+def test_a_method_of_a_sweep_that_does_not_fit_is_left_out_by_name_and_the_others_run(make_cache, tmp_path):
+    """The cache has three experts and costs of values beside those of classes: three methods are not defined for it."""
+    from l2d.rejector.library import sweep
+
+    cache, said = make_cache(tmp_path), []
+    wanted = ["post_hoc", "regression-only", "knn", "mozannar_sontag"]
+    runs = sweep(cache, tmp_path / "runs", methods=wanted, betas=[0.0], seeds=1, say=said.append, epochs=2)
+    assert {run.name.partition("_beta")[0] for run in runs.folders} == {"regression-only", "knn"}
+    left_out = [line for line in said if line.startswith("left out")]
+    assert len(left_out) == 2
+    assert left_out[0].startswith("left out post_hoc: method 'post_hoc' is for one expert")
+    assert left_out[1].startswith("left out mozannar_sontag: method 'mozannar_sontag'")
+    with pytest.raises(UsageError, match="post_hoc"):
+        sweep(cache, tmp_path / "none", methods=["post_hoc", "mozannar_sontag"], betas=[0.0], seeds=1)
+    with pytest.raises(UsageError, match="post_hoc"):
+        sweep(cache, tmp_path / "one", methods=["post_hoc"], betas=[0.0], seeds=1)

@@ -12,10 +12,10 @@ from l2d.rejector.costs import CostWeights
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature import on_agents, one_stage
 from l2d.rejector.literature.neighbours import choose_neighbours, mean_costs
-from l2d.rejector.literature.registry import METHODS
 from l2d.rejector.literature.samples import Samples
 from l2d.rejector.literature.training import train_method
 from l2d.rejector.losses import allocate
+from l2d.rejector.methods import LITERATURE as METHODS
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.settings import TrainConfig
 

@@ -11,14 +11,20 @@ import pytest
 from conftest import refused
 
 from l2d.data.cache import store
+from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, UsageError
+from l2d.rejector.grid import make_grid
 from l2d.rejector.policies import policy as policies
 from l2d.rejector.policies.assignment import assign
 from l2d.rejector.policies.constraints import Constraint, make_constraints
 from l2d.rejector.policies.cost_prediction import CostPredictor
-from l2d.rejector.policies.policy import allocation_table, random_same_shares, read_scored, run_policy
+from l2d.rejector.policies.policy import allocation_table, random_same_shares, run_policy
 from l2d.rejector.policies.price_rule import Policy
+from l2d.rejector.policies.scored import read_scored
+from l2d.rejector.route import route
 from l2d.rejector.runs.run import load_run, open_cache
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.sweep import sweep
 
 AGENTS = ["model", "expert", "cheap", "asked"]
 PRICES = (0.0, 2.0, 1.0, 4.0)
@@ -243,3 +249,44 @@ def test_a_saved_policy_goes_to_work_on_inputs_that_nobody_has_labelled(run, l2d
     saved.write_text(saved.read_text().replace("agents", "agents ", 1))
     code, _, err = l2d("route", run.path, table, "--policy", saved, "--out", tmp_path / "o.csv")
     assert (code, str(saved) in err) == (3, True), err
+
+
+# --- the default method ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def held(patient_runs, tmp_path_factory):
+    """A run of the default method whose guard holds the fallback, and the same with the guard off."""
+    folder, cache = tmp_path_factory.mktemp("held"), CostCache(patient_runs / "cache")
+    values = {"methods": ["best"], "weights": [{"cla": 1.0}], "betas": [0.0], "nus": [1.0], "seeds": [0]}
+    points = make_grid(cache, **values)
+    for name, guard in (("held", 1e9), ("free", 0.0)):
+        sweep(cache, points, [folder / name], TrainConfig(guard=guard))
+    return load_run(folder / "held"), load_run(folder / "free")
+
+
+def test_a_guard_that_holds_does_not_hide_costs_from_a_policy(held, agents):
+    """Behind the guard every input has the same scores: a budget would be spent on inputs at random."""
+    run, free = held
+    assert run.rejector.guard["holds"]
+    assert split_of(run, "test")["agent"].n_unique() == 1
+    for mode in ("prices", "batch"):
+        limits = make_constraints(agents, budget=0.5)
+        report = run_policy(run, limits, mode=mode, calibration="implied")
+        np.testing.assert_array_equal(
+            report.predicted, run_policy(free, limits, mode=mode, calibration="implied").predicted
+        )
+        np.testing.assert_array_equal(report.allocation, run_policy(free, limits, mode=mode).allocation)
+    assert report.result["rejector"]["allocation"][AGENTS[run.rejector.guard["fallback"]]] == 1  # without a limit
+
+
+def test_a_policy_of_a_guarded_run_routes_as_it_was_evaluated(held, agents, patient_runs, tmp_path):
+    run, _ = held
+    report = run_policy(run, make_constraints(agents, budget=0.5))
+    report.policy.save(tmp_path / "policy.json")
+    table = patient_runs / "patients.parquet"
+    route(run.path, table, tmp_path / "routed.parquet", policy=tmp_path / "policy.json")
+    found = dict(pl.read_parquet(tmp_path / "routed.parquet").select("sample_id", "agent").iter_rows())
+    expected = [run.agents[agent] for agent in report.allocation]
+    assert [found[sample] for sample in report.split.ids] == expected
+    assert len(set(expected)) > 1

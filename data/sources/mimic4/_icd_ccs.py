@@ -60,6 +60,6 @@ def _header(rows: list[list[str]], path: Path) -> tuple[int, int, int, str]:
         codes = [i for i, name in enumerate(names) if re.match(r"ICD.?(9|10)", name)]
         categories = [i for i, name in enumerate(names) if re.fullmatch(r"CCS([ _]?CATEGORY|PROC|CM)?", name)]
         if codes and categories:
-            version = re.match(r"ICD.?(9|10)", names[codes[0]]).group(1)
+            version = "10" if re.match(r"ICD.?10", names[codes[0]]) else "9"
             return number, codes[0], categories[0], version
     raise DataError("no header names a column of ICD codes and one of CCS categories", where=path, hint=HINT)

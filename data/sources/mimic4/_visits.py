@@ -52,6 +52,8 @@ def label_visits(visits: pl.DataFrame, stay: Stay, file: Path) -> pl.DataFrame:
     A patient's visits are ordered by ``admitted``, those admitted at the same instant by ``discharged`` and then by
     id: by time, never by id alone, since hospital ids are random. (PyHealth 1.1, and with it the code of the paper,
     orders by id.) A patient's last visit has no label. A death flag that is missing counts as survival, as in PyHealth.
+    Where an admission follows one with the death flag (a flag in error, or an organ donor's readmission) the label is
+    still the flag of the admission that follows; the reader counts such patients and says so.
 
     Args:
         visits: as in :class:`VisitTables`.

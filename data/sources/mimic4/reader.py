@@ -123,19 +123,27 @@ def _prepare(tables: VisitTables, config: Mimic4Config, name: str) -> Dataset:
     for field, rows in codes.items():
         lists = code_lists(rows, samples, tables.files[field])
         vocabulary = fit_vocabulary(lists.filter(pl.Series(train)), config.min_count)
+        if len(vocabulary) == len(SPECIAL) and not lists.drop_nulls().len() and field not in config.require:
+            continue  # no visit has any: the rejector looks at the other codes
         if len(vocabulary) == len(SPECIAL):
             raise DataError(
                 f"no code of {field} occurs in {config.min_count} training visits",
                 hint="lower `min_count`, or add patients",
             )
         tokens[field] = Tokens.encode(lists, vocabulary)
-    lengths = {field: getattr(config, field).max_length for field in FIELDS}
+    if not tokens:
+        raise DataError("no visit has any code", hint="are diagnoses and procedures those of these admissions?")
+    lengths = {field: getattr(config, field).max_length for field in tokens}
     inputs: dict = {"tokens": token_inputs(tokens, lengths), "preparation": facts}
+    notes = _notes(visits, [field for field in FIELDS if field not in tokens])
+    if notes:
+        inputs["annotations"] = {"notes": notes}
     features = None
     if config.features is not None:
         features, inputs["features"] = code_features(tokens, train, config.features)
     columns = samples.select("patient", "age", "gender", "admission_type", "days").with_columns(
-        pl.Series(f"num_{field}", tokens[field].counts) for field in FIELDS
+        pl.Series(f"num_{field}", tokens[field].counts if field in tokens else np.zeros(samples.height, np.int64))
+        for field in FIELDS
     )
     if config.clusters is not None:
         cluster, inputs["clusters"] = code_clusters(tokens, train, config.clusters)
@@ -192,6 +200,18 @@ def name_codes(table: pl.LazyFrame, field: str, config: Mimic4Config) -> pl.Lazy
             table = table.filter(pl.col("ccs").is_not_null() | ~pl.col("version").is_in(mapped))
         icd = pl.coalesce(pl.format("ccs:{}", "ccs"), icd)
     return table.select("visit", "position", code=icd)
+
+
+def _notes(visits: pl.DataFrame, empty: list[str]) -> list[str]:
+    """What was read in a special way, a line each."""
+    notes = [f"{field}: no visit has a code, so nothing is made of them" for field in empty]
+    again = visits.filter(pl.col("died") & pl.col("target_cla").is_not_null())
+    if again.height:
+        notes.append(
+            f"{again['patient'].n_unique():,} patients have {again.height:,} admissions that end with the death flag "
+            "and are followed by another; each is labelled by the flag of the one that follows, as in PyHealth"
+        )
+    return notes
 
 
 # --- PhysioNet's files ----------------------------------------------------------------------------------------------
@@ -303,5 +323,5 @@ def _visits(files: dict[str, Path]) -> pl.DataFrame:
 def _refuse(table: pl.DataFrame, bad: pl.Series, column: str, file: Path, hint: str) -> None:
     """Raises :class:`DataError` naming the first bad row, if there is one."""
     if bad.any():
-        first = int(bad.arg_max())
+        first = int(bad.arg_max() or 0)
         raise DataError(f"{column} is {table[column][first]!r}", where=f"{file}, row {first + 1}", hint=hint)

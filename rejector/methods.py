@@ -1,24 +1,32 @@
-"""The rejector methods of the literature that a sweep can train beside the paper's: their names and sources.
+"""Every method that a sweep can train: its source, what it needs, and what trains it. Loads no torch.
 
-What they compute is in :mod:`l2d.rejector.literature.on_agents`, :mod:`l2d.rejector.literature.one_stage` and
-:mod:`l2d.rejector.literature.neighbours`; ``docs/methods.md`` says when to use which.
+The paper's are trained together as a grid (:mod:`l2d.rejector.training`), ``best`` is fitted once for all its points
+(:mod:`l2d.rejector.best`), and those of the literature one after another (:mod:`l2d.rejector.literature`).
+``docs/methods.md`` says when to use which.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import CostCache
 
 #: ``none``: scores come from the input alone; ``given``: they need the class probabilities of a model, the cached one's
 #: or those of a classifier of their own; ``own``: the method trains classifier and rejector together.
 Classifier = Literal["none", "given", "own"]
 
 #: What scores say of costs: ``costs``: negated expected costs; ``chances``: one minus the expected cost; ``surrogate``:
-#: they minimise the paper's surrogate at ``nu = 1``; ``order``: which agent is best, and nothing of by how much.
-Scores = Literal["costs", "chances", "surrogate", "order"]
+#: they minimise the paper's surrogate at ``nu = 1``; ``order``: which agent is best, and nothing of by how much;
+#: ``loss``: they minimise the run's own training loss.
+Scores = Literal["costs", "chances", "surrogate", "order", "loss"]
+
+#: ``grid``: :mod:`l2d.rejector.training`, all points together; ``best``: :mod:`l2d.rejector.best`, one fit for all of
+#: them; ``literature``: :mod:`l2d.rejector.literature`, one after another.
+Trainer = Literal["grid", "best", "literature"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +41,8 @@ class Method:
         one_expert: it is defined for one expert alone.
         pays_queries: its training knows query costs; otherwise they are only charged when it is evaluated.
         scores: see :data:`Scores`.
+        trainer: see :data:`Trainer`.
+        task: the one task whose costs it trains on, None for all; it is always evaluated on all.
     """
 
     source: str
@@ -42,6 +52,13 @@ class Method:
     one_expert: bool = False
     pays_queries: bool = True
     scores: Scores = "order"
+    trainer: Trainer = "literature"
+    task: str | None = None
+
+    @property
+    def has_nu(self) -> bool:
+        """Whether ``nu`` of the surrogate means something to it."""
+        return self.trainer == "grid"
 
     def trains_classifier(self, setting: str) -> bool:
         """Whether a run's classes come from a classifier of its own, under ``--classifier`` cached or own."""
@@ -49,10 +66,31 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
+    "multi-task": Method(
+        source="Montreuil et al. 2025",
+        paper="A Two-Stage Learning-to-Defer Approach for Multi-Task Learning, ICML 2025, the surrogate of section 4",
+        scores="loss",
+        trainer="grid",
+    ),
+    "classification-only": Method(
+        source="Mao et al. 2023a",
+        paper="Two-Stage Learning to Defer with Multiple Experts, NeurIPS 2023, as in Montreuil et al. 2025, Table 1",
+        scores="loss",
+        trainer="grid",
+        task="cla",
+    ),
+    "regression-only": Method(
+        source="Mao et al. 2024e",
+        paper="Regression with Multi-Expert Deferral, ICML 2024, as in Montreuil et al. 2025, Table 1",
+        scores="loss",
+        trainer="grid",
+        task="reg",
+    ),
     "best": Method(
         source="trees and ridge, stacked",
         paper="Geurts et al. 2006; Agarwal et al. 2022; Rahimi and Recht 2007; Breiman 1996",
         scores="costs",
+        trainer="best",
     ),
     "cost_regression": Method(
         source="Krishnamurthy et al. 2017",
@@ -117,6 +155,9 @@ METHODS: dict[str, Method] = {
         classes_only=True,
     ),
 }
+
+#: Methods that :mod:`l2d.rejector.literature` trains.
+LITERATURE = {name: method for name, method in METHODS.items() if method.trainer == "literature"}
 
 
 def check_method(name: str, cache: CostCache, weights: dict[str, float], cost: str | None, setting: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,11 @@ from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import UsageError
 from l2d.data.results import Shown
+from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.losses import allocate
 from l2d.rejector.policies.price_rule import Policy, read_policy
 from l2d.rejector.policies.scored import unguarded
+from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
 from l2d.rejector.runs.run import WEIGHTS_FILE, Run, input_of, load_run, one_run
 from l2d.rejector.training.rejector import ROWS_AT_ONCE
@@ -28,13 +31,24 @@ ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
 
 @dataclass(frozen=True)
 class RouteReport(Shown):
-    """How many inputs each agent gets, and nobody, as nobody can be asked; in how many seconds; what their ids are."""
+    """How many inputs each agent gets, and nobody, as nobody can be asked; in how many seconds; what their ids are.
+
+    ``foreign``: in what the inputs are unlike training's, see :meth:`l2d.rejector.rows.foreign.Foreign.findings`.
+    """
 
     agents: list[str]
     counts: list[int]
     seconds: float
     ids: str
     nobody: int = 0
+    foreign: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """``agents``: :meth:`rows`; and what else is known, ``unlike_training`` as in rows/foreign.py."""
+        return {
+            "samples": self.samples, "seconds": self.seconds, "ids": self.ids, "nobody": self.nobody,
+            "agents": self.rows(), "unlike_training": self.foreign,
+        }  # fmt: skip
 
     @property
     def title(self) -> str:
@@ -106,14 +120,19 @@ def route(
         agents=opened.agents,
         failures=failures,
     )
+    looks_at = input_of(opened)
+    encoder = looks_at.encoder if isinstance(looks_at.encoder, FeatureEncoder) else None
+    names = encoder.names if encoder else looks_at.made.get("names") or [f"feature {place}" for place in range(width)]
+    foreign = Foreign(opened.seen, encoder, names, opened.agents)
     counts = np.zeros(len(opened.agents) + 1, np.int64)  # the last: nobody
     advance = progress(inputs.samples) if progress else lambda done: None
     kind = allocation_schema(len(opened.agents), classes=opened.rejector.has_classifier)
-    batches = _allocations(opened, inputs, at_hand, kind, counts, advance, rule)
+    batches = _allocations(opened, inputs, at_hand, kind, counts, advance, rule, foreign)
     if not store.commit_batches(out, kind, batches, {"run_id": opened.point.run_id}, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
     *of_agents, nobody = counts.tolist()
-    return RouteReport(opened.agents, of_agents, time.perf_counter() - started, inputs.ids, nobody)
+    found = foreign.findings(of_agents if rule is None and at_hand.all() and not nobody else None)
+    return RouteReport(opened.agents, of_agents, time.perf_counter() - started, inputs.ids, nobody, found)
 
 
 def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:
@@ -145,6 +164,7 @@ def _allocations(
     counts: np.ndarray,
     advance: Callable[[int], None],
     rule: Policy | None,
+    foreign: Foreign,
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of :func:`allocation_schema`; adds to ``counts`` (agents + 1,) on the way."""
     names = pa.array(run.agents)
@@ -152,6 +172,7 @@ def _allocations(
     width, hidden = len(rejector.state["feature_mean"]), rejector.config.hidden
     rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * hidden))
     for ids, features, answering in inputs.batches:
+        foreign.see(features)
         parts = torch.from_numpy(features).split(rows_at_once)
         scores = torch.cat([rejector.scores(part) for part in parts])
         available = np.tile(at_hand, (len(scores), 1)) if answering is None else answering & at_hand

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from l2d.data.errors import DataError
 from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption
 from l2d.data.terminal.progress import Bars, quote, say
 
@@ -39,6 +40,9 @@ def route(
     without: Annotated[
         list[str] | None, typer.Option(help="An agent that cannot be asked now; may be repeated.", metavar="AGENT")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where inputs are unlike those of training; they are written.")
+    ] = False,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
@@ -56,6 +60,7 @@ def route(
     """
     from l2d.data.terminal.render import print_result
     from l2d.rejector.library import route as run_route
+    from l2d.rejector.rows.foreign import sentences
 
     with Bars() as bars:
         done = run_route(
@@ -72,6 +77,12 @@ def route(
     if done.nobody:
         say(f"{done.nobody:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")
+    for line in sentences(done.foreign):
+        say(f"unlike training: {line}")
+    if strict and done.foreign:
+        raise DataError(
+            "--strict: inputs are unlike those of training", where=source, hint="their allocations are written"
+        )
 
 
 def policy(

@@ -17,8 +17,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -58,7 +61,8 @@ BATCH_ROWS = 32_768  # allocated and written at once
 class Run:
     """A run read back: its folder, the rejector, the cache it was trained on, and what it looks at.
 
-    ``input`` is None for runs saved before they kept it: see :func:`input_of`.
+    ``input`` is None for runs saved before they kept it: see :func:`input_of`. So is ``seen``, what
+    :class:`l2d.rejector.rows.foreign.Foreign` compares inputs with.
     """
 
     path: Path
@@ -67,6 +71,7 @@ class Run:
     cache_fingerprint: dict[str, str]
     agents: list[str]
     input: InputRecord | None
+    seen: dict | None = None
 
     @property
     def point(self) -> GridPoint:
@@ -93,6 +98,7 @@ def save_runs(
     """
     fingerprint = cache_fingerprint(cache)
     splits = {name: TableStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
+    of_features = _ranges(splits["train"]) if "train" in splits else {}
     written: dict[int, Path] = {}  # runs of one fit share the file of its arrays
     for rejector, folder in zip(rejectors, folders, strict=True):
         facts = {
@@ -116,7 +122,9 @@ def save_runs(
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
         }
 
-        def fill(temporary: Path, facts=facts, rejector=rejector) -> None:
+        ranges = of_features if INPUT_OF[rejector.config.network] == "features" else {}
+
+        def fill(temporary: Path, facts=facts, rejector=rejector, ranges=ranges) -> None:
             from safetensors.torch import save
 
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
@@ -130,11 +138,28 @@ def save_runs(
                 batches = allocation_batches(rejector, splits, cache)
             first = next(batches)
             store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
+            facts = {**facts, "seen": {**ranges, "validation": _shares(table, len(cache.agents))}}
             digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
         written.setdefault(id(rejector.state), folder / WEIGHTS_FILE)
+
+
+def _ranges(train: Stream | TableStream) -> dict[str, Any]:
+    """How many training rows, and the least and the largest value of each of their features."""
+    rows, least, most = 0, None, None
+    for features, _ in train.in_order(BATCH_ROWS):
+        low, high = features.amin(dim=0), features.amax(dim=0)
+        least, most = (low, high) if least is None else (torch.minimum(least, low), torch.maximum(most, high))
+        rows += len(features)
+    return {"rows": rows, "least": least.tolist(), "most": most.tolist()}
+
+
+def _shares(allocations: Path, agents: int) -> list[int]:
+    """How many validation samples each agent gets."""
+    table = pq.read_table(allocations, columns=["agent_index"], filters=[("split", "=", "validation")])
+    return np.bincount(table["agent_index"].to_numpy(), minlength=agents).tolist()
 
 
 def allocation_batches(
@@ -227,7 +252,15 @@ def load_run(path: Path) -> Run:
             **more,
         )
         rejector.check()
-        return Run(path, rejector, cache_of(path, facts), facts["cache"]["fingerprint"], facts["agents"], looks_at)
+        return Run(
+            path,
+            rejector,
+            cache_of(path, facts),
+            facts["cache"]["fingerprint"],
+            facts["agents"],
+            looks_at,
+            facts.get("seen"),
+        )
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
 

@@ -168,7 +168,9 @@ def test_a_rejector_goes_to_work(cache, recipe_file, tmp_path, l2d):
     assert l2d("train", cache, "--out", run, "--epochs", 3, "--rejector", "linear")[0] == 0
     code, printed, err = l2d("route", run, recipe_file.parent / "patients.parquet", "--out", out, "--format", "json")
     assert code == 0, err
-    rows = json.loads(printed)
+    result = json.loads(printed)
+    rows = result["agents"]
+    assert result["unlike_training"] == []
     assert [row["agent"] for row in rows] == ["model", "expert", "cheap"]
     assert sum(row["samples"] for row in rows) == 240
     assert sum(row["share"] for row in rows) == pytest.approx(1)

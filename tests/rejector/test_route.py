@@ -331,7 +331,7 @@ def test_an_interrupted_routing_leaves_what_was_there(home, tmp_path, monkeypatc
 
 
 def test_one_run_is_wanted(home, tmp_path):
-    with pytest.raises(UsageError, match="there are 3 runs here"):
+    with pytest.raises(UsageError, match="there are 4 runs here"):
         route(home, home / "patients.parquet", tmp_path / "out.parquet")
     with pytest.raises(UsageError, match="no run here"):
         route(home / "cache", home / "patients.parquet", tmp_path / "out.parquet")

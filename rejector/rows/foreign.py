@@ -1,0 +1,108 @@
+"""Inputs unlike those of training: what a run remembers of its training, and how far a file is from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from l2d.data.samples.features import CategoricalFeature, FeatureEncoder
+
+DEVIATIONS = 4.0  # beyond chance
+SHARE = 0.05  # by which an agent's share has to differ as well
+
+
+class Foreign:
+    """Counts, batch by batch, what a run has not met in training.
+
+    Args:
+        seen: of ``run.json``: ``rows`` and ``least``, ``most`` of each feature of the training split; ``validation``,
+            the number of samples there that each agent got. None for runs of before it was kept.
+        encoder: of the features, which knows what columns are categories; None where features come otherwise.
+        names: of the features, by place.
+        agents: names, in order.
+    """
+
+    def __init__(
+        self, seen: dict[str, Any] | None, encoder: FeatureEncoder | None, names: list[str], agents: list[str]
+    ):
+        self._seen, self._agents, self._names, self._rows = seen, agents, names, 0
+        self._categories: dict[str, slice] = {}
+        place = 0
+        for feature in encoder.features if encoder is not None else ():
+            width = len(feature.columns())
+            if isinstance(feature, CategoricalFeature):
+                self._categories[feature.name] = slice(place, place + width)
+            place += width
+        self._unseen = dict.fromkeys(self._categories, 0)
+        self._knows_range = seen is not None and seen.get("least") is not None
+        if self._knows_range:
+            self._least, self._most = (np.array(seen[name]) for name in ("least", "most"))
+            self._outside, self._far = (np.zeros(len(self._least), np.int64) for _ in range(2))
+
+    def see(self, features: np.ndarray) -> None:
+        """Count a batch, (rows, width)."""
+        self._rows += len(features)
+        for name, columns in self._categories.items():
+            self._unseen[name] += int((features[:, columns] == 0).all(axis=1).sum())
+        if self._knows_range:
+            width = self._most - self._least
+            self._outside += ((features < self._least) | (features > self._most)).sum(axis=0)
+            self._far += ((features < self._least - width) | (features > self._most + width)).sum(axis=0)
+
+    def findings(self, counts: list[int] | None) -> list[dict[str, Any]]:
+        """What was found, one object each: ``kind``, ``name``, and numbers.
+
+        Args:
+            counts: inputs that each agent gets; None where they are not to be compared, since agents were left out.
+        """
+        found: list[dict[str, Any]] = [
+            {"kind": "unseen category", "name": name, "inputs": count} for name, count in self._unseen.items() if count
+        ]
+        if self._knows_range:
+            expected = 2 * self._rows / (self._seen["rows"] + 1)  # of draws from one distribution, so many are outside
+            many = self._outside > expected + DEVIATIONS * math.sqrt(expected)
+            found += [
+                {
+                    "kind": "outside the training range", "name": self._names[place],
+                    "inputs": int(self._outside[place]),
+                    "least": float(self._least[place]), "most": float(self._most[place]),
+                }
+                for place in np.flatnonzero(many | (self._far > 0))
+            ]  # fmt: skip
+        if counts is not None and self._seen is not None and self._rows:
+            theirs = self._seen["validation"]
+            for agent, here, there in zip(self._agents, counts, theirs, strict=True):
+                ours, known = here / self._rows, there / max(1, sum(theirs))
+                pooled = (here + there + 1) / (self._rows + sum(theirs) + 2)
+                error = math.sqrt(pooled * (1 - pooled) * (1 / self._rows + 1 / max(1, sum(theirs))))
+                if abs(ours - known) > max(SHARE, DEVIATIONS * error):
+                    found.append({"kind": "another share", "name": agent, "share": ours, "on validation": known})
+        return found
+
+
+def sentences(findings: list[dict[str, Any]]) -> list[str]:
+    """One line for people for each kind of finding."""
+    lines = []
+    unseen, outside, shares = (
+        [finding for finding in findings if finding["kind"] == kind]
+        for kind in ("unseen category", "outside the training range", "another share")
+    )
+    if unseen:
+        listed = ", ".join(f"{f['name']} ({f['inputs']:,} inputs)" for f in unseen[:5])
+        lines.append(f"categories that training has not seen: {listed}{_more(unseen)}")
+    if outside:
+        listed = ", ".join(
+            f"{f['name']} ({f['inputs']:,} inputs, training has {f['least']:.4g} to {f['most']:.4g})"
+            for f in outside[:5]
+        )
+        lines.append(f"outside the range of training: {listed}{_more(outside)}")
+    if shares:
+        listed = ", ".join(f"{f['name']} {f['share']:.1%} ({f['on validation']:.1%} on validation)" for f in shares[:5])
+        lines.append(f"shares far from validation's: {listed}{_more(shares)}")
+    return lines
+
+
+def _more(findings: list[dict[str, Any]]) -> str:
+    return f" and {len(findings) - 5} more" if len(findings) > 5 else ""

@@ -43,10 +43,11 @@ bench: install  ## speed against peers, three benchmarks; prints the tables of b
 league: install  ## which rejector decides best on real tables (20 minutes); the table of benchmarks/README.md
 	$(BIN)/python benchmarks/league.py
 
-lint: install  ## style, imports going one way, docs/cli.md up to date, and types
+lint: install  ## style, spelling, imports going one way, docs/cli.md up to date, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/codespell
 	$(BIN)/python docs/reference.py --check
 	$(MAKE) types
 

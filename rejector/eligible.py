@@ -43,8 +43,8 @@ def eligible_methods(
             refused[method] = error
     if len(refused) == len(methods):
         raise next(iter(refused.values()))
-    for method, error in refused.items():
-        tell(f"left out {method}: {str(error).splitlines()[0]}")
+    for method, reason in refused.items():
+        tell(f"left out {method}: {str(reason).splitlines()[0]}")
     return [method for method in methods if method not in refused]
 
 

@@ -37,7 +37,7 @@ class Foreign:
             place += width
         self._unseen = dict.fromkeys(self._categories, 0)
         self._knows_range = seen is not None and seen.get("least") is not None
-        if self._knows_range:
+        if seen is not None and self._knows_range:
             self._least, self._most = (np.array(seen[name]) for name in ("least", "most"))
             self._outside, self._far = (np.zeros(len(self._least), np.int64) for _ in range(2))
 
@@ -60,7 +60,7 @@ class Foreign:
         found: list[dict[str, Any]] = [
             {"kind": "unseen category", "name": name, "inputs": count} for name, count in self._unseen.items() if count
         ]
-        if self._knows_range:
+        if self._seen is not None and self._knows_range:
             expected = 2 * self._rows / (self._seen["rows"] + 1)  # of draws from one distribution, so many are outside
             many = self._outside > expected + DEVIATIONS * math.sqrt(expected)
             found += [

@@ -126,7 +126,7 @@ def test_the_authors_recipe_builds(files, tmp_path):
 def test_the_command_writes_and_says_so(tmp_path, monkeypatch, capfd):
     for again in ("", "there already"):
         monkeypatch.setattr(
-            sys, "argv", ["l2d", "mimic", "--out", str(tmp_path / "m"), "--patients", "50", "--seed", "3"]
+            sys, "argv", ["l2d", "data", "mimic", "--out", str(tmp_path / "m"), "--patients", "50", "--seed", "3"]
         )
         with pytest.raises(SystemExit) as stopped:
             cli.main()

@@ -68,7 +68,7 @@ def test_recorded_failures_are_the_samples_that_fail_and_no_other(workshop, flak
     (workshop.folder / "mode").write_text(mode)
     if mode == "hang":
         (workshop.folder / "bad").write_text("p0063")
-        flaky += "timeout = 0.1\n"
+        flaky += "timeout = 1.5\n"
     failing = ["p0063"] if mode == "hang" else FAILING
     report = workshop.build(flaky, on_failure="record")
     assert report.failed["flaky"] == len(failing)
@@ -83,7 +83,7 @@ def test_recorded_failures_are_the_samples_that_fail_and_no_other(workshop, flak
         [workshop.folder / "cache"], "SELECT sample_id, failure FROM predictions WHERE failure > '' ORDER BY 1"
     )
     assert reasons["sample_id"].to_pylist() == failing
-    expected = {"raise": "overloaded", "nan": "not finite", "hang": "no answer within 0.1 s"}[mode]
+    expected = {"raise": "overloaded", "nan": "not finite", "hang": "no answer within 1.5 s"}[mode]
     assert all(expected in reason for reason in reasons["failure"].to_pylist())
     answered = costs.filter(pl.col("cost_cla").is_not_null()).join(workshop.table, left_on="sample_id", right_on="id")
     wrong = ((answered["risk_good"] > 0.5) != (answered["died"] == 1)).cast(pl.Float32)

@@ -13,7 +13,7 @@ from conftest import patients, table_settings
 
 from l2d.data.errors import DataError
 from l2d.data.samples.columns import is_row_number, why_not
-from l2d.data.samples.dataset import _digest
+from l2d.data.samples.digests import column_digest as _digest
 from l2d.data.samples.expressions import evaluate
 from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.splits import split_column

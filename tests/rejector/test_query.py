@@ -322,7 +322,7 @@ def test_damage_that_comes_while_a_session_is_open_is_named(own):
 def test_wrong_sql_says_what_there_is(place):
     for sql, what, hint in (
         ("SELECT * FROM nothing", "no view 'nothing'", "the views are samples"),
-        ("SELECT * FROM allocation", "no view 'allocation'", "did you mean allocations?"),
+        ("SELECT * FROM allocation", "no view 'allocation'", "did you mean 'allocations'?"),
         ("SELECT cost_map FROM costs", "cost_map", "costs: cache, agent, agent_index, sample_id, cost_cla, cost_reg"),
         ("SELECT c.x FROM costs c", '"x"', "cost_cla"),
         ("SELEC 1", "syntax error", "views: samples"),

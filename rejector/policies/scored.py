@@ -13,7 +13,7 @@ from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.run import ALLOCATIONS_FILE, BATCH_ROWS, Run, open_cache
-from l2d.rejector.training.rejector import TrainedRejector
+from l2d.rejector.training.rejector import TrainedNetwork
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     return ScoredSplit(split, ids, scores, matrix("cost", np.inf), table["agent_index"].to_numpy().astype(np.int64))
 
 
-def unguarded(rejector: TrainedRejector) -> TrainedRejector:
+def unguarded(rejector: TrainedNetwork) -> TrainedNetwork:
     """The rejector with its guard off: under a limit it has to be known what each agent would cost, even where leaving
     the fallback does not pay without one. Itself where no guard holds."""
     held = isinstance(rejector, TrainedBest) and rejector.guard["holds"]

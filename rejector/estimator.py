@@ -22,7 +22,7 @@ from l2d.rejector.costs import CostWeights, total_costs
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, train_grid
+from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, train_grid
 
 
 class DeferralRejector(BaseEstimator):
@@ -50,7 +50,7 @@ class DeferralRejector(BaseEstimator):
             :class:`l2d.rejector.training.rejector.TrainConfig`.
 
     Attributes:
-        rejector_: the :class:`l2d.rejector.training.rejector.TrainedRejector`;
+        rejector_: the :class:`l2d.rejector.training.rejector.TrainedNetwork`;
             :func:`l2d.rejector.export.onnx_model` takes it. That of ``best`` takes float32 features, from which what
             32 bits cannot hold has been taken off.
         n_agents_: how many agents.
@@ -183,7 +183,7 @@ class DeferralRejector(BaseEstimator):
         config = TrainConfig(guard=float(self.guard), fallback=None if self.fallback is None else names[self.fallback])
         return rejectors_of(model, [point], ids, x, raw, names, config)[0]
 
-    def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> TrainedRejector:
+    def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> TrainedNetwork:
         tasks = [task for task, _ in point.weights.by_task]
         config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
         rows_of = self._split(len(features))

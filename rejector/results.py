@@ -101,7 +101,7 @@ class Evaluations(Shown):
         return [sentence for members in self._by_cache() for sentence in findings(members)]
 
     def table(self) -> str:
-        from l2d.data.terminal.render import table_text
+        from l2d.data.terminal.layout import table_text
 
         parts = []
         for members in self._by_cache():
@@ -133,7 +133,7 @@ class Theory(Shown):
         return self.section
 
     def table(self) -> str:
-        from l2d.data.terminal.render import table_text
+        from l2d.data.terminal.layout import table_text
 
         parts = [table_text(rows, title=title) for title, rows in shown_parts(self.section).items()]
         return "\n\n".join([*parts, "\n".join([*self.section["notes"], "", self.verdict])])

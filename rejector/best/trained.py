@@ -20,7 +20,7 @@ from l2d.rejector.best.stacking import Stacking
 from l2d.rejector.best.trees import Forest
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainedRejector
+from l2d.rejector.training.rejector import TrainedNetwork
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -49,7 +49,7 @@ class Predictor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedBest(TrainedRejector):
+class TrainedBest(TrainedNetwork):
     """Scores are negated predicted total costs; behind the guard, those of the agents' means.
 
     Attributes:

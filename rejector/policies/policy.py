@@ -51,7 +51,7 @@ class PolicyReport(Shown):
         return self.result
 
     def table(self) -> str:
-        from l2d.data.terminal.render import table_text
+        from l2d.data.terminal.layout import table_text
 
         limits, outcomes = report_tables(self.result)
         title = f"{self.result['run_id']}: {self.result['num_samples']:,} {self.result['split']} samples"

@@ -15,7 +15,7 @@ from l2d.rejector.losses import allocate
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.run import ALLOCATIONS_FILE, BATCH_ROWS, Run, open_cache
-from l2d.rejector.training.rejector import TrainedRejector, point_costs
+from l2d.rejector.training.rejector import TrainedNetwork, point_costs
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     return ScoredSplit(split, ids, matrix("score", -np.inf), matrix("cost", np.inf), chosen)
 
 
-def unguarded(rejector: TrainedRejector) -> TrainedRejector:
+def unguarded(rejector: TrainedNetwork) -> TrainedNetwork:
     """The rejector with its guard off: under a limit it has to be known what each agent would cost, even where leaving
     the fallback does not pay without one. Itself where no guard holds."""
     return rejector.unguarded() if isinstance(rejector, TrainedBest) else rejector

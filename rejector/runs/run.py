@@ -50,7 +50,7 @@ from l2d.rejector.runs.files import (
     one_run,
     read_facts,
 )
-from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, point_costs
+from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, point_costs
 
 __all__ = ["RUN_FILE", "Run", "find_runs", "load_run", "one_run", "open_cache", "save_runs"]
 
@@ -68,7 +68,7 @@ class Run:
     """
 
     path: Path
-    rejector: TrainedRejector
+    rejector: TrainedNetwork
     cache_path: Path
     cache_fingerprint: dict[str, str]
     agents: list[str]
@@ -89,7 +89,7 @@ class Run:
 
 
 def save_runs(
-    rejectors: list[TrainedRejector],
+    rejectors: list[TrainedNetwork],
     folders: list[Path],
     cache: CostCache,
     tables: dict[str, CostTable | Stream],
@@ -174,7 +174,7 @@ def _shares(allocations: Path, agents: int) -> list[int]:
 
 
 def allocation_batches(
-    rejector: TrainedRejector, splits: dict[str, Stream | TableStream], cache: CostCache
+    rejector: TrainedNetwork, splits: dict[str, Stream | TableStream], cache: CostCache
 ) -> Iterator[pa.RecordBatch]:
     """Every sample's allocation under a rejector, some rows at a time.
 
@@ -242,7 +242,7 @@ def load_run(path: Path) -> Run:
         point = facts["point"]
         beta = point["beta"]
         looks_at = InputRecord(**facts["input"]) if "input" in facts else None
-        kind, more = TrainedMethod if point["method"] in LITERATURE else TrainedRejector, {}
+        kind, more = TrainedMethod if point["method"] in LITERATURE else TrainedNetwork, {}
         if point["method"] == "best":
             kind, more = TrainedBest, {"guard": facts["guard"], "about": facts["best"]}
         rejector = kind(

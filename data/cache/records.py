@@ -28,7 +28,7 @@ Name = Annotated[str, Field(min_length=1, max_length=1 << 12)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Number = Annotated[float, Field(ge=0)]
-Task = Literal["cla", "reg", "map"]
+Task = Annotated[str, Field(pattern="^(cla|reg|map)$")]
 
 
 @dataclass(frozen=True, kw_only=True)

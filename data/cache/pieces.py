@@ -84,7 +84,9 @@ def read_pieces(read: Callable[[str, int], bytes | None], where: str) -> Pieces:
             hint="build the cache again with this version of l2d and push it",
         )
     record = checked(CacheRecord, value, f"{where}/{cache_piece.name}")
-    parts, seals, agents = [], [], []
+    parts: list[Piece] = []
+    seals: list[Piece] = []
+    agents: list[Piece] = []
 
     def add_sealed(first: Path) -> None:
         value, piece = read_record(schema.seal_file(first))

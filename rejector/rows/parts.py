@@ -18,7 +18,6 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
-
 #: Chunks that are opened at once. Checksums and sums run outside Python's lock.
 THREADS = min(4, os.cpu_count() or 1)
 

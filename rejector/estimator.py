@@ -153,7 +153,7 @@ class DeferralRejector(BaseEstimator):
         ids = [str(row) for row in range(len(x))]
         model = fit_costs(x, raw, ids, seed=point.seed, threads=torch.get_num_threads())
         config = TrainConfig(guard=float(self.guard), fallback=None if self.fallback is None else names[self.fallback])
-        return rejectors_of(model, [point], ids, x, raw, names, tasks, config)[0]
+        return rejectors_of(model, [point], ids, x, raw, names, config)[0]
 
     def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray, tasks: list[str]) -> TrainedNetwork:
         config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))

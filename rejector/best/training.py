@@ -26,7 +26,7 @@ from l2d.rejector.rows.subset import training_rows
 from l2d.rejector.runs.run import save_runs
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.training.distributed import is_first
-from l2d.rejector.training.rejector import point_costs, raw_costs
+from l2d.rejector.training.rejector import raw_costs
 
 #: Samples that are fitted at most; of more, a part is drawn by their ids, and all are scored.
 MOST = 100_000
@@ -77,13 +77,13 @@ def train_best(
         return 0.0, 0
     streams = open_streams(cache, SPLITS, column="features", failures=config.failures)
     seconds = 0.0
-    ids, x, raw = _rows(streams, config, todo[0][0].seed, narrate)
+    ids, x, raw, held = _rows(streams, config, todo[0][0].seed, narrate)
     for seed, cost in dict.fromkeys((point.seed, point.cost) for point, _ in todo):
         members = [(point, folder) for point, folder in todo if (point.seed, point.cost) == (seed, cost)]
         begun = time.perf_counter()
         seen = raw_costs(torch.from_numpy(raw), members[0][0], cache.record.tasks).numpy()
-        model = fit_costs(x, seen, ids, seed=seed, threads=torch.get_num_threads())
-        trained = rejectors_of(model, [point for point, _ in members], ids, x, raw, names, cache.record.tasks, config)
+        model = fit_costs(x, seen, ids, held=held, seed=seed, threads=torch.get_num_threads())
+        trained = rejectors_of(model, [point for point, _ in members], ids, x, seen, names, config, held=held)
         took = time.perf_counter() - begun
         seconds += took
         if narrate is not None:
@@ -105,8 +105,8 @@ def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[
 
 def _rows(
     streams: dict[str, Stream], config: TrainConfig, seed: int, narrate: Callable[[str], None] | None
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids, features and raw costs of the samples that are fitted."""
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, features, raw costs, and which are of validation, of the samples that are fitted."""
     total = sum(len(streams[split]) for split in FITTED_ON)
     most = MOST
     if config.memory is not None:
@@ -127,8 +127,9 @@ def _rows(
                 kept &= chosen[position : position + len(names)]
             position += len(names)
             ids += [name for name, keep in zip(names, kept, strict=True) if keep]
-            parts.append((features.numpy()[kept], raw.numpy()[kept]))
-    return ids, np.concatenate([x for x, _ in parts]), np.concatenate([raw for _, raw in parts])
+            parts.append((features.numpy()[kept], raw.numpy()[kept], np.full(int(kept.sum()), split == "validation")))
+    x, raw, held = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return ids, x, raw, held
 
 
 def rejectors_of(
@@ -138,12 +139,21 @@ def rejectors_of(
     x: np.ndarray,
     raw: np.ndarray,
     names: list[str],
-    tasks: list[str],
     config: TrainConfig,
+    *,
+    held: np.ndarray | None = None,
 ) -> list[TrainedBest]:
-    """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on."""
+    """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on.
+
+    Args:
+        raw: costs that the model was fitted to, (n, agents, tasks).
+        held: which samples are new to every agent; the others' costs are what they would be on new ones, as far as
+            the model can tell.
+    """
     mean, std = standardisation(x)
     state, unseen = state_of(model, mean, std), model.predict_unseen(x, ids)
+    if held is not None:
+        raw = np.where(held[:, None, None], raw, raw * model.factor)
     fallback = None if config.fallback is None else names.index(config.fallback)
     found = []
     for point in points:
@@ -157,7 +167,8 @@ def rejectors_of(
             guard={"holds": False},
         )
         predicted = free.total(unseen)
-        costs = point_costs(torch.from_numpy(raw), point, tasks).numpy().astype(np.float64)
+        costs = free.total(raw)
+        costs[np.isnan(costs)] = np.inf
         guard = Guard.of(predicted, costs, z=config.guard, fallback=fallback)
         loss = float(
             costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean()

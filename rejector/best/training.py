@@ -16,7 +16,6 @@ from l2d.data.errors import UsageError, nearest
 from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.best.folds import fold_of
-from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.reliability import reliability
 from l2d.rejector.best.trained import FITTED_ON, TrainedBest, state_of
@@ -146,15 +145,22 @@ def rejectors_of(
     """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on.
 
     Args:
-        raw: costs that the model was fitted to, (n, agents, tasks).
+        raw: what was fitted, (n, agents, tasks).
         held: which samples are new to every agent; the others' costs are what they would be on new ones, as far as
             the model can tell.
     """
-    mean, std = standardisation(x)
-    state, unseen = state_of(model, mean, std), model.predict_unseen(x, ids)
+    state = state_of(model, *standardisation(x))
+    unseen = model.predict_unseen(x, ids).astype(np.float32)
     if held is not None:
         raw = np.where(held[:, None, None], raw, raw * model.factor)
+    state |= {"held_out.predicted": torch.from_numpy(unseen), "held_out.costs": torch.from_numpy(raw).float()}
     fallback = None if config.fallback is None else names.index(config.fallback)
+    about: dict[str, object] = {"samples": len(x)}
+    if model.stacking is not None:
+        about["weights"] = {
+            member: model.stacking.difference[position].round(4).tolist()
+            for position, member in enumerate(("trees", "ridge", "means"))
+        }
     found = []
     for point in points:
         free = TrainedBest(
@@ -166,30 +172,10 @@ def rejectors_of(
             history=[],
             guard={"holds": False},
         )
-        predicted = free.total(unseen)
-        costs = free.total(raw)
-        costs[np.isnan(costs)] = np.inf
-        guard = Guard.of(predicted, costs, z=config.guard, fallback=fallback)
-        loss = float(
-            costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean()
-        )
-        about = {"samples": len(x), "reliability": reliability(predicted, costs, names)}
-        if model.stacking is not None:
-            about["weights"] = {
-                member: model.stacking.difference[position].round(4).tolist()
-                for position, member in enumerate(("trees", "ridge", "means"))
-            }
+        guard, (predicted, costs) = free.guard_of(z=config.guard, fallback=fallback), free.held_out()
+        chosen = np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)
+        loss = float(costs[np.arange(len(costs)), chosen].mean())
         risk = loss + guard.gain if guard.holds else loss
-        found.append(
-            TrainedBest(
-                point=point,
-                config=config,
-                state=state,
-                best_epoch=0,
-                validation_risk=risk,
-                history=[(risk, risk)],
-                guard=guard.facts(),
-                about=about,
-            )
-        )
+        facts = {**about, "reliability": reliability(predicted, costs, names)}
+        found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=facts))
     return found

@@ -31,7 +31,7 @@ TEMPORARY_SUFFIX = ".tmp"
 DIGEST_FIELD = "sha256_of_the_above"
 
 # One plain, uncompressed page per column and row group: such a page can be read as a view of the mapped file.
-ROW_GROUP_ROWS = 32_768
+ROW_GROUP_ROWS = 65_536  # as many as the largest chunk that is chosen for a cache, so that a part is one group
 PARQUET_LAYOUT = {
     "compression": "none",
     "use_dictionary": False,

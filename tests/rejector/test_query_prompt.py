@@ -84,7 +84,6 @@ def test_what_is_typed_is_run_and_remembered(session, tmp_path):
         (".schema run_", {"run_agents"}),
         ("SELECT argmin_", {"argmin_agent("}),
         ("SELEC", {"SELECT"}),
-        ("CROS", {"CROSS"}),
         ("SELECT costs.nothing", set()),
     ],
 )

@@ -28,6 +28,7 @@ PAD, UNKNOWN = "<pad>", "<unk>"
 SPECIAL = (PAD, UNKNOWN)
 FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # part of a column's name in SQL
 
+
 @dataclass(frozen=True)
 class Tokens:
     """Lists of n samples, m codes in all; sample ``i`` has ``values[offsets[i]:offsets[i + 1]]``.

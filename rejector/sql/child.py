@@ -66,7 +66,8 @@ def run_apart(request: Request, *, interactive: bool) -> None:
 def _run_once(request: Request) -> UsageError | None:
     with tempfile.TemporaryDirectory(prefix="l2d-query-") as folder:  # ours alone: mode 0700; what is spilled goes too
         board = Path(folder) / "board"
-        board.write_bytes(_NUMBERS.pack(0.0, 0.0))
+        with open(board, "wb") as file:  # memory that both share, not a result
+            file.write(_NUMBERS.pack(0.0, 0.0))
         command = [
             sys.executable,
             "-m",
@@ -77,7 +78,7 @@ def _run_once(request: Request) -> UsageError | None:
         ]
         child = subprocess.Popen(command)
         try:
-            with open(board, "r+b") as file, mmap.mmap(file.fileno(), _NUMBERS.size) as numbers:
+            with open(board, "r+b") as shared, mmap.mmap(shared.fileno(), _NUMBERS.size) as numbers:
                 reason = _watch(child, numbers, request)
         except BaseException:  # a signal: the child has had it too, or gets it now
             with suppress(ProcessLookupError):

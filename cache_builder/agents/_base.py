@@ -33,6 +33,8 @@ class AgentConfig(Strict):
     # relative: a single `beta` is what the dearest agent costs; or the mean of what is recorded of its answers
     price: Annotated[float, Field(ge=0)] | Literal["gflops", "seconds", "paid", "unknown"] = 1.0
     free: bool | None = None  # asking it costs nothing; the model's default, and no other's
+    # what every answer is paid, in the recipe's `unit_paid`; kinds that record answers may name a column instead
+    paid: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     reference: bool = False  # reported beside the agents, never allocated to
     timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
     cla_from: str | None = None  # an earlier agent whose class counts for it, since it answers none itself
@@ -76,7 +78,7 @@ class Agent(ABC):
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {
-        "name", "description", "price", "free", "reference", "timeout", "cla_cost", "reg_cost", "expected",
+        "name", "description", "price", "free", "paid", "reference", "timeout", "cla_cost", "reg_cost", "expected",
     }  # fmt: skip
     repeatable: ClassVar[bool] = False  # asking again costs nothing: its answers lie in a file, or are drawn
 

@@ -48,7 +48,7 @@ class TableAnswersConfig(AgentConfig):
     prob: str | Annotated[list[str], Field(min_length=1)] | None = None  # of the second of two classes, or one a class
     reg: str | None = None
     seconds: str | None = None  # column: how long the answer took
-    paid: str | None = None  # column: what the answer cost, in any one unit
+    paid: str | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None  # what the answer cost: a column
     labels: dict[str, str] = {}  # a label as written -> a class
     missing: list[str] = []  # texts that are missing answers, beside empty cells
     normalise: bool = False  # probabilities are rounded, or percentages: each row is divided by its sum
@@ -129,7 +129,7 @@ class TableAnswersAgent(Agent):
         if config.prob is not None:
             columns |= {f"prob_{k}": one for k, one in enumerate(self._prob(rows, dataset.classes))}
         for key in ("reg", "seconds", "paid"):
-            if getattr(config, key) is not None:
+            if isinstance(getattr(config, key), str):
                 columns[key] = numbers(getattr(config, key), key)
         several = len(at) - len(np.unique(at))
         if several:

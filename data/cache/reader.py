@@ -34,6 +34,7 @@ class CacheRecord:
     defaults: dict[str, Any]  # the recipe's lambda and beta, used where the user names none
     fingerprint: dict[str, Any]  # of the dataset: field -> value
     schema_version: int = schema.SCHEMA_VERSION
+    unit_paid: str = ""  # the one unit that all agents' answers are paid in, such as USD; empty: not said
 
     @property
     def num_chunks(self) -> int:
@@ -77,6 +78,7 @@ class AgentRecord:
     gflops: float | None = None  # of one answer, where known
     seconds: float | None = None  # of one answer: the mean of what its answers say, or as measured by the build
     paid: float | None = None  # for one answer: the mean of what its answers say
+    paid_each: float | None = None  # for every answer alike, as the recipe says
     partial: bool = False
     lent: dict[str, str] = field(default_factory=dict)  # task -> the agent whose answer counts for it
     charged: dict[str, float] = field(default_factory=dict)  # task that it does not answer -> the cost of that
@@ -88,6 +90,9 @@ class CostCache:
     Args:
         path: the cache's folder.
 
+    Attributes:
+        priced: whether rows that are read from it have a last column of raw costs, what each answer was paid.
+
     Raises:
         UsageError: there is no cache at ``path``.
         FingerprintMismatch: it was written with another schema version.
@@ -96,6 +101,7 @@ class CostCache:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self.priced = False
         self.record = read_cache_record(self.path)
         self._seals: dict[Path, dict[str, dict] | None] = {}
         self.all_agents: list[AgentRecord] = []
@@ -123,6 +129,12 @@ class CostCache:
         known = {*names, *(reference.name for reference in self.references)}
         view.all_agents = chosen + [reference for reference in self.references if known >= set(reference.queries)]
         view._unrecorded = []
+        return view
+
+    def with_prices(self, priced: bool = True) -> CostCache:
+        """This cache, with what each answer was paid as the last column of raw costs; see data/cache/paid.py."""
+        view = copy.copy(self)
+        view.priced = priced
         return view
 
     @property

@@ -21,7 +21,10 @@ from l2d.data.terminal.options import (
 from l2d.data.terminal.progress import Bars, quote, say
 from l2d.rejector.settings import TrainConfig
 
-BETA_HELP = "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs."
+BETA_HELP = (
+    "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs. paid=2.0 charges every "
+    "answer what it was paid: 2 units of loss for a unit of money."
+)
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
 
 METHOD_HELP = (
@@ -92,7 +95,9 @@ def sweep(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     config: TrainConfig,
     method: Annotated[str | None, typer.Option(help=METHOD_HELP + " One or more, by commas.")] = None,
-    beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
+    beta: Annotated[
+        list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas, also paid=0,1,10; may be repeated.")
+    ] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
     cost: CostOption = None,
@@ -111,6 +116,8 @@ def sweep(
         l2d sweep support2.cache --out runs --method multi-task,classification-only,regression-only
 
         l2d sweep support2.cache --out betas --beta 0,0.05,0.1,0.2,0.4 --seeds 4
+
+        l2d sweep routerbench.cache --out runs --beta paid=0,1,10,100,1000
 
         l2d sweep digits.cache --only model,expert_5 --out others --method knn,confidence,mozannar_sontag,realizable
 
@@ -151,8 +158,17 @@ def _print_on_test(runs: Any, format: Format, *, one: bool) -> bool:
 
 
 def betas(texts: list[str]) -> list[float | dict[str, float]]:
-    """Query costs as they are typed: numbers by commas, or name=value pairs, one setting a text."""
+    """Query costs as they are typed: numbers by commas, or name=value pairs, one setting a text.
+
+    ``paid=0,1,10`` is one name with several values: a setting each.
+    """
     found: list[float | dict[str, float]] = []
     for text in texts:
-        found += [pairs(text, "--beta")] if "=" in text else values(text, float, "--beta")
+        name, _, given = text.partition("=")
+        if "=" not in text:
+            found += values(text, float, "--beta")
+        elif "," in given and "=" not in given:
+            found += [{name.strip(): value} for value in values(given, float, "--beta")]
+        else:
+            found.append(pairs(text, "--beta"))
     return found

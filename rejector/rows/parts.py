@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import REBUILD_HINT
 from l2d.data.cache.mapped import MappedPart
+from l2d.data.cache.paid import PAID, prices_of
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
@@ -28,7 +29,7 @@ class CacheParts:
     Attributes:
         counts: split -> rows of each chunk that are kept, int64 (chunks,).
         width: of a row's input.
-        shape: of a row's raw costs: (agents, tasks).
+        shape: of a row's raw costs: (agents, tasks), and one more column, what was paid, of a cache with prices.
         has_unavailable: whether an agent is unavailable on any of these rows.
         left_out: split -> rows that are not kept.
         is_mapped: whether inputs are views of mapped files, so that reading them again costs nothing.
@@ -48,13 +49,14 @@ class CacheParts:
         self._missing = Missing(self._agents, failures)
         self._cost_columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         self._shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
-        self.shape = (len(cache.agents), len(self._cost_columns))
+        self.shape = (len(cache.agents), len(self._cost_columns) + cache.priced)
         self.width = 0
         self.counts = {split: np.zeros(cache.record.num_chunks, np.int64) for split in splits}
         self._kept: dict[str, list[bytes | None]] = {split: [] for split in splits}  # a bit a row; None: all of them
         self._inputs: list[MappedPart] = []
         self._costs: list[list[MappedPart]] = []
-        self._worst = np.zeros(len(self._cost_columns), np.float32)
+        self._paid: list[list[MappedPart]] = []  # what answers were paid, of a cache with prices
+        self._worst = np.zeros(self.shape[1], np.float64 if cache.priced else np.float32)
         self._seen: tuple[np.ndarray | float, int] = 0.0, 0  # sum and number of training rows that the model has shown
         tallies = {split: Tally(self._missing, len(self._agents)) for split in splits}
         for chunk in range(cache.record.num_chunks):
@@ -70,13 +72,15 @@ class CacheParts:
 
         Returns:
             Inputs float32 (n, width), a read-only view of the mapped file where it can be; raw costs of the agents
-            float32 (n, agents, tasks), NaN where an agent is unavailable.
+            float32 (n, agents, tasks), NaN where an agent is unavailable; with prices float64 (n, agents, tasks + 1).
 
         Raises:
             CorruptPart: a part cannot be read, or has been replaced.
         """
         rows = self._rows(split, chunk)
         features, raw, missing = self._read(chunk, self._costs[chunk], rows)
+        if self.cache.priced:
+            raw[np.isnan(raw).any(axis=2)] = np.nan
         if missing.any():
             raw[missing] = self._worst
             agents = self._missing.of_agents(self.shape[0])
@@ -108,15 +112,25 @@ class CacheParts:
         for agent in self._agents:
             part = schema.costs_part(cache.path, agent.name, chunk, cache.record.cost_digest)
             costs.append(self._map(part, chunk, agent.name, tuple(self._cost_columns), ids))
+        if cache.priced:
+            parts = [schema.predictions_part(cache.path, agent.name, chunk) for agent in self._agents]
+            self._paid.append(
+                [
+                    self._map(part, chunk, agent.name, (PAID,), ids)
+                    for part, agent in zip(parts, self._agents, strict=True)
+                ]
+            )
         features, raw, failed = self._read(chunk, costs, None)
-        check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw, self._agents)
+        raw_costs = raw[:, :, : len(self._cost_columns)]
+        unpriced = np.isnan(raw[:, :, -1]) if cache.priced else np.zeros(failed.shape, dtype=bool)
+        check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw_costs, self._agents)
         self.width = max(self.width, features.shape[1])
         self._note_training(samples["split"], features, raw, failed)
         for split, tally in tallies.items():
             kept = _is(samples["split"], split)
             rows = np.flatnonzero(kept)
-            tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])))
-            kept &= self._missing.kept(failed)
+            tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])), unpriced[rows])
+            kept &= self._missing.kept(failed, unpriced)
             self.counts[split][chunk] = kept.sum()
             self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
         self._costs.append(costs[: self.shape[0]])
@@ -133,6 +147,9 @@ class CacheParts:
         """Rows of a chunk (all if None): inputs, raw costs of the agents whose parts are given, where these failed."""
         values = self._inputs[chunk].read()
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
+        if self.cache.priced:
+            agents, parts = self._agents[: len(costs)], self._paid[chunk][: len(costs)]
+            raw = np.concatenate([raw, prices_of(agents, [part.read() for part in parts], failed)], axis=2)
         if rows is None:
             return self.looks_at.rows(values, len(raw)), raw, failed
         taken = {name: _take(column, rows) for name, column in values.items()}
@@ -143,7 +160,8 @@ class CacheParts:
     ) -> None:
         """The highest costs of training samples, and the mean of what the model has shown of them."""
         training = _is(of_split, "train")
-        self._worst = np.maximum(self._worst, raw[training].max(axis=(0, 1), initial=0))  # failures are zeros here
+        highest = np.nan_to_num(raw[training]).max(axis=(0, 1), initial=0)  # failures are zeros here
+        self._worst = np.maximum(self._worst, highest)
         if self._shown_by is not None and features.shape[1]:
             seen = features[training & ~self._unseen(failed)]
             self._seen = self._seen[0] + seen.sum(axis=0, dtype=np.float64), self._seen[1] + len(seen)

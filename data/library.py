@@ -57,7 +57,7 @@ class Audit(Shown):
         return [gap.row() for finding in self.findings for gap in finding.gaps]
 
     def table(self) -> str:
-        from l2d.data.terminal.render import table_text
+        from l2d.data.terminal.layout import table_text
 
         title = "Mean cost of each agent on training and on test samples"
         return f"{super().table()}\n\n{table_text(self.gaps(), title=title)}"

@@ -7,7 +7,9 @@ unit of money is worth in loss is its weight.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -63,33 +65,49 @@ class CostWeights:
         return ",".join(f"{task}={weight:g}" for task, weight in self.by_task)
 
 
-def worth_of_money(beta: float | dict[str, float], cache: CostCache) -> tuple[float | None, float | dict[str, float]]:
+def worth_of_money(
+    beta: float | dict[str, float], agents: Sequence[str]
+) -> tuple[float | None, float | dict[str, float]]:
     """Units of loss for a unit of money, as ``--beta paid=2.0`` says it, and what is left of ``beta``.
 
     None where prices per sample are not asked for; 0 asks for them and charges nothing. An agent of the name ``paid``
     is that agent.
 
     Raises:
-        UsageError: it is negative or infinite, or of some agent nothing says what its answers were paid.
+        UsageError: it is negative or infinite.
     """
-    if not isinstance(beta, dict) or PAID not in beta or PAID in [agent.name for agent in cache.agents]:
+    if not isinstance(beta, dict) or PAID not in beta or PAID in agents:
         return None, beta
     worth, rest = float(beta[PAID]), {name: value for name, value in beta.items() if name != PAID}
-    unit = cache.record.unit_paid or "unit of money"
     if not (math.isfinite(worth) and worth >= 0):
-        raise UsageError(f"beta paid={worth}", hint=f"units of loss for a {unit}, a number >= 0")
+        raise UsageError(f"beta paid={worth}", hint="units of loss for a unit of money, a number >= 0")
+    return worth, rest
+
+
+def require_prices(cache: CostCache) -> None:
+    """Refuse a cache of which nothing says what an agent's answers were paid.
+
+    Raises:
+        UsageError: names the agents.
+    """
     unknown = unpriced(cache)
     if unknown:
         raise UsageError(
-            f"beta paid={worth:g}, but nothing says what answers of {', '.join(unknown)} were paid",
+            f"--beta paid=…, but nothing says what answers of {', '.join(unknown)} were paid",
             where=cache.path,
             hint="name the column in the recipe (paid = …), or a number for every answer; free = true where it is; "
             "or leave agents out with --only",
         )
-    return worth, rest
 
 
-def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Tensor:
+class Priced(NamedTuple):
+    """An agent's name and price, None where it is not known."""
+
+    name: str
+    price: float | None
+
+
+def query_costs(beta: float | dict[str, float], agents: Sequence[AgentRecord | Priced]) -> Tensor:
     """``beta_j`` of each agent, float32 (A,), 0 for a model that is free.
 
     Args:

@@ -11,7 +11,7 @@ from torch import Tensor
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.costs import CostWeights, query_costs, worth_of_money
+from l2d.rejector.costs import CostWeights, query_costs, require_prices, worth_of_money
 from l2d.rejector.methods import METHODS
 
 LONGEST_NAME = 120
@@ -133,7 +133,9 @@ def make_grid(
             nu = 1.0
         weight.trained_on(method)  # refuses methods whose task is not there
         frozen = tuple(sorted(beta.items())) if isinstance(beta, dict) else float(beta)
-        paid, rest = worth_of_money(beta, cache)
+        paid, rest = worth_of_money(beta, [agent.name for agent in cache.agents])
+        if paid is not None:
+            require_prices(cache)
         costs = tuple(query_costs(rest, cache.agents).tolist())
         point = GridPoint(
             run_id="",

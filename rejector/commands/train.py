@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from l2d.data.errors import UsageError
 from l2d.data.terminal.options import (
     CacheArgument,
     DeviceOption,
@@ -19,13 +18,8 @@ from l2d.data.terminal.options import (
     values,
 )
 from l2d.data.terminal.progress import Bars, quote, say
+from l2d.rejector.commands.setting import BETA_HELP, LAMBDA_HELP, betas, one_beta
 from l2d.rejector.settings import TrainConfig
-
-BETA_HELP = (
-    "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs. paid=2.0 charges every "
-    "answer what it was paid: 2 units of loss for a unit of money."
-)
-LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
 
 METHOD_HELP = (
     "best, multi-task (the paper's), classification-only, mozannar_sontag, knn …: docs/methods.md. "
@@ -64,15 +58,12 @@ def train(
     """
     from l2d.rejector.library import train as train_run
 
-    given = betas([beta]) if beta else [None]
-    if len(given) > 1:
-        raise UsageError(f"--beta {beta} gives {len(given)} values", hint="for a grid: l2d sweep")
     with Bars() as bars:
         run = train_run(
             cache,
             out,
             method=method,
-            beta=given[0],
+            beta=one_beta(beta, "for a grid: l2d sweep"),
             weights=pairs(lambda_, "--lambda") if lambda_ else None,
             nu=nu,
             cost=cost,
@@ -155,20 +146,3 @@ def _print_on_test(runs: Any, format: Format, *, one: bool) -> bool:
     if is_first():
         print_evaluations(evaluate(runs), format, one=one)
     return is_first()
-
-
-def betas(texts: list[str]) -> list[float | dict[str, float]]:
-    """Query costs as they are typed: numbers by commas, or name=value pairs, one setting a text.
-
-    ``paid=0,1,10`` is one name with several values: a setting each.
-    """
-    found: list[float | dict[str, float]] = []
-    for text in texts:
-        name, _, given = text.partition("=")
-        if "=" not in text:
-            found += values(text, float, "--beta")
-        elif "," in given and "=" not in given:
-            found += [{name.strip(): value} for value in values(given, float, "--beta")]
-        else:
-            found.append(pairs(text, "--beta"))
-    return found

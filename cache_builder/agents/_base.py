@@ -38,9 +38,7 @@ class AgentConfig(Strict):
     what is recorded of its answers. `unknown` is not 0.
     """
     free: bool | None = None
-    """Asking it costs nothing, whatever its `price`. By default true for a model that says nothing of what it is `paid`,
-    and false for the others.
-    """
+    """Asking it costs nothing, whatever its `price`. By default so for a model that is not said to be `paid`."""
     paid: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     """What every answer is paid, in the recipe's `unit_paid`. Agents that are a file may name a column."""
     reference: bool = False

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,33 @@ from l2d.data.cache.paid import PAID, prices_of
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
+
+#: Chunks that are opened at once. Checksums and sums run outside Python's lock.
+THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What one chunk says of itself; found in a thread, so none of it depends on other chunks.
+
+    Attributes:
+        inputs, costs, paid: its parts; the last of a cache with prices.
+        width: of its inputs.
+        of_split: which split each row is of, dictionary-coded text.
+        gaps: where agents and references have no answer, and where nothing says what theirs was paid, bool (n, agents +
+            references) each; None: nowhere.
+        worst: the highest cost of each task on training samples, (tasks,).
+        seen: sum and number of training rows that the model has shown.
+    """
+
+    inputs: MappedPart
+    costs: list[MappedPart]
+    paid: list[MappedPart]
+    width: int
+    of_split: pa.Array
+    gaps: tuple[np.ndarray, np.ndarray] | None
+    worst: np.ndarray
+    seen: tuple[np.ndarray | float, int]
 
 
 class CacheParts:
@@ -59,8 +89,9 @@ class CacheParts:
         self._worst = np.zeros(self.shape[1], np.float64 if cache.priced else np.float32)
         self._seen: tuple[np.ndarray | float, int] = 0.0, 0  # sum and number of training rows that the model has shown
         tallies = {split: Tally(self._missing, len(self._agents)) for split in splits}
-        for chunk in range(cache.record.num_chunks):
-            self._open(chunk, tallies)
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="opening") as pool:
+            for chunk, opened in enumerate(pool.map(self._opened, range(cache.record.num_chunks))):
+                self._add(chunk, opened, tallies)
         for split, tally in tallies.items():
             tally.check(cache, split, self._agents, failures)
         self.is_mapped = all(part.is_mapped for part in self._inputs)
@@ -99,41 +130,60 @@ class CacheParts:
         kept, rows = self._kept[split][chunk], len(self.cache.record.chunk_rows(chunk))
         return None if kept is None else np.flatnonzero(np.unpackbits(np.frombuffer(kept, np.uint8), count=rows))
 
-    def _open(self, chunk: int, tallies: dict[str, Tally]) -> None:
-        """Open and check the parts of a chunk, and note which rows are of which split."""
-        cache, costs = self.cache, []
+    def _opened(self, chunk: int) -> _Opened:
+        """Open and check the parts of a chunk."""
+        cache = self.cache
         samples = cache.samples(chunk, ["split"])
         ids = store.facts_of(samples)["ids"]
         owner = "samples" if self._shown_by is None else self._shown_by
         shown = schema.samples_part(cache.path, chunk)
         if self._shown_by is not None:
             shown = schema.predictions_part(cache.path, self._shown_by, chunk)
-        self._inputs.append(self._map(shown, chunk, owner, self.looks_at.columns, ids))
+        inputs = self._map(shown, chunk, owner, self.looks_at.columns, ids)
+        costs = []
         for agent in self._agents:
             part = schema.costs_part(cache.path, agent.name, chunk, cache.record.cost_digest)
             costs.append(self._map(part, chunk, agent.name, tuple(self._cost_columns), ids))
+        paid = []
         if cache.priced:
-            parts = [schema.predictions_part(cache.path, agent.name, chunk) for agent in self._agents]
-            self._paid.append(
-                [
-                    self._map(part, chunk, agent.name, (PAID,), ids)
-                    for part, agent in zip(parts, self._agents, strict=True)
-                ]
-            )
-        features, raw, failed = self._read(chunk, costs, None)
+            for agent in self._agents:
+                part = schema.predictions_part(cache.path, agent.name, chunk)
+                paid.append(self._map(part, chunk, agent.name, (PAID,), ids))
+        features, raw, failed = self._values(inputs, costs, paid)
         raw_costs = raw[:, :, : len(self._cost_columns)]
-        unpriced = np.isnan(raw[:, :, -1]) if cache.priced else np.zeros(failed.shape, dtype=bool)
         check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw_costs, self._agents)
-        self.width = max(self.width, features.shape[1])
-        self._note_training(samples["split"], features, raw, failed)
+        of_split = samples["split"].combine_chunks()
+        training, known = _is(of_split, "train")[:, None, None], True
+        unpriced = np.zeros_like(failed)
+        if cache.priced:
+            unpriced = np.isnan(raw[:, :, -1])
+            known = ~np.isnan(raw)
+        worst = raw.max(axis=(0, 1), where=training & known, initial=0)  # failures are zeros here
+        seen: tuple[np.ndarray | float, int] = 0.0, 0
+        if self._shown_by is not None and features.shape[1]:
+            rows = features[training[:, 0, 0] & ~self._unseen(failed)]
+            seen = rows.sum(axis=0, dtype=np.float64), len(rows)
+        gaps = (failed, unpriced) if failed.any() or unpriced.any() else None
+        return _Opened(inputs, costs, paid, features.shape[1], of_split, gaps, worst, seen)
+
+    def _add(self, chunk: int, opened: _Opened, tallies: dict[str, Tally]) -> None:
+        """Take in a chunk, in their order, and note which rows are of which split."""
+        self._inputs.append(opened.inputs)
+        self._costs.append(opened.costs[: self.shape[0]])
+        self._paid.append(opened.paid[: self.shape[0]])
+        self.width = max(self.width, opened.width)
+        self._worst = np.maximum(self._worst, opened.worst)
+        self._seen = self._seen[0] + opened.seen[0], self._seen[1] + opened.seen[1]
         for split, tally in tallies.items():
-            kept = _is(samples["split"], split)
-            rows = np.flatnonzero(kept)
-            tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])), unpriced[rows])
-            kept &= self._missing.kept(failed, unpriced)
+            kept = _is(opened.of_split, split)
+            if opened.gaps is None:
+                tally.add_answered(int(kept.sum()))
+            else:
+                rows, (failed, unpriced) = np.flatnonzero(kept), opened.gaps
+                tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])), unpriced[rows])
+                kept &= self._missing.kept(failed, unpriced)
             self.counts[split][chunk] = kept.sum()
             self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
-        self._costs.append(costs[: self.shape[0]])
 
     def _map(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...], ids: str) -> MappedPart:
         mapped, found = self.cache.map_part(part, chunk, owner, columns)
@@ -145,26 +195,28 @@ class CacheParts:
         self, chunk: int, costs: list[MappedPart], rows: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of a chunk (all if None): inputs, raw costs of the agents whose parts are given, where these failed."""
+        if rows is None:
+            return self._values(self._inputs[chunk], costs, self._paid[chunk])
         values = self._inputs[chunk].read()
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
         if self.cache.priced:
-            agents, parts = self._agents[: len(costs)], self._paid[chunk][: len(costs)]
-            raw = np.concatenate([raw, prices_of(agents, [part.read() for part in parts], failed)], axis=2)
-        if rows is None:
-            return self.looks_at.rows(values, len(raw)), raw, failed
+            raw = self._with_prices(raw, failed, self._paid[chunk])
         taken = {name: _take(column, rows) for name, column in values.items()}
         return self.looks_at.rows(taken, len(rows)), raw[rows], failed[rows]
 
-    def _note_training(
-        self, of_split: pa.ChunkedArray, features: np.ndarray, raw: np.ndarray, failed: np.ndarray
-    ) -> None:
-        """The highest costs of training samples, and the mean of what the model has shown of them."""
-        training = _is(of_split, "train")
-        highest = np.nan_to_num(raw[training]).max(axis=(0, 1), initial=0)  # failures are zeros here
-        self._worst = np.maximum(self._worst, highest)
-        if self._shown_by is not None and features.shape[1]:
-            seen = features[training & ~self._unseen(failed)]
-            self._seen = self._seen[0] + seen.sum(axis=0, dtype=np.float64), self._seen[1] + len(seen)
+    def _values(
+        self, inputs: MappedPart, costs: list[MappedPart], paid: list[MappedPart]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All rows of some parts, as :meth:`_read`."""
+        raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
+        if self.cache.priced:
+            raw = self._with_prices(raw, failed, paid)
+        return self.looks_at.rows(inputs.read(), len(raw)), raw, failed
+
+    def _with_prices(self, raw: np.ndarray, failed: np.ndarray, paid: list[MappedPart]) -> np.ndarray:
+        """Raw costs with what was paid behind them, float64 (n, agents, tasks + 1)."""
+        prices = prices_of(self._agents[: raw.shape[1]], [part.read() for part in paid], failed)
+        return np.concatenate([raw, prices], axis=2)
 
     def _unseen(self, failed: np.ndarray) -> np.ndarray:
         """Where there are no features because the agent that shows them failed, bool (n,)."""
@@ -190,5 +242,5 @@ def _take(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray 
     return taken.view(np.float32).reshape(len(rows), -1)
 
 
-def _is(of_split: pa.ChunkedArray, split: str) -> np.ndarray:
-    return pc.equal(of_split, split).to_numpy()
+def _is(of_split: pa.Array, split: str) -> np.ndarray:
+    return pc.equal(of_split, split).to_numpy(zero_copy_only=False)

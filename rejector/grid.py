@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.costs import CostWeights, query_costs, require_prices, worth_of_money
 from l2d.rejector.methods import METHODS
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import CostCache
 
 LONGEST_NAME = 120
 

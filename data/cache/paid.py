@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from l2d.data.cache.reader import AgentRecord, CostCache
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import AgentRecord, CostCache
 
 PAID = "paid"
 

@@ -147,15 +147,16 @@ class TableAnswersAgent(Agent):
         for key in ("reg", "seconds", "paid"):
             if isinstance(getattr(config, key), str):
                 columns[key] = numbers(getattr(config, key), key)
-        several = len(at) - len(np.unique(at))
+        several = int((np.bincount(at, minlength=1) > 1).any()) and len(at) - len(np.unique(at))
         if several:
             counts = (
                 "which fill each other's gaps" if config.repeats == "refuse" else f"of which {RULES[config.repeats]}"
             )
             self.remarks.append(f"{several:,} rows are about a sample that has one already, {counts}")
-        table = one_row_each(
-            pl.DataFrame(columns), config.repeats, file.where, lambda k: dataset.ids[k], whole=config.annotator is None
-        )
+        table = pl.DataFrame(columns)
+        if several:
+            whole = config.annotator is None
+            table = one_row_each(table, config.repeats, file.where, lambda k: dataset.ids[k], whole=whole)
 
         def spread(values: np.ndarray) -> np.ndarray:
             whole = np.full((len(dataset), *values.shape[1:]), np.nan)

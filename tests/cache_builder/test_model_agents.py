@@ -11,8 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import RECIPE, refused
+from conftest import refused
 from PIL import Image
+from recipes import RECIPE
 from torch import nn
 
 from l2d.cache_builder.agents import config_class, make_agent

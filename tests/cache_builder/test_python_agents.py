@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import RECIPE, refused
+from conftest import refused
+from recipes import RECIPE
 
 from l2d.data.errors import AgentFailure, FingerprintMismatch, UsageError
 

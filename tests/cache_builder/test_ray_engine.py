@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import RECIPE
+from recipes import RECIPE
 
 pytest.importorskip("ray")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, no_temporaries, refused
+from conftest import no_temporaries, refused
+from recipes import RECIPE
 
 from l2d.cache_builder.asking import time_limit
 from l2d.data.errors import AgentFailure, DataError, UsageError

@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import RECIPE, no_temporaries
+from conftest import no_temporaries
+from recipes import RECIPE
 
 from l2d.cache_builder.engines.shards import Shard
 from l2d.data.cache.reader import CostCache

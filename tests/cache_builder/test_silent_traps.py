@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, Workshop, refused
+from conftest import Workshop, refused
+from recipes import RECIPE
 
 from l2d.data.errors import DataError, FingerprintMismatch
 from l2d.rejector.evaluation.evaluate import evaluate_runs

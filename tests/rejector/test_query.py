@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import RECIPE, write_table
+from conftest import write_table
+from recipes import RECIPE
 
 import l2d.rejector.sql.query
 from l2d.cache_builder.builder import build

@@ -9,7 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from conftest import RECIPE, write_table
+from conftest import write_table
+from recipes import RECIPE
 
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe

@@ -29,7 +29,8 @@ SETTINGS = {"epochs": 4, "batch_size": 16, "hidden": 16}
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> CostCache:
-    from conftest import RECIPE, write_table
+    from conftest import write_table
+    from recipes import RECIPE
 
     from l2d.cache_builder.builder import build
     from l2d.cache_builder.recipe import load_recipe

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import STAGE_TWO_RECIPE
+from recipes import STAGE_TWO_RECIPE
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache

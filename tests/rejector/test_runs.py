@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import RECIPE, STAGE_TWO_RECIPE
+from recipes import RECIPE, STAGE_TWO_RECIPE
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache

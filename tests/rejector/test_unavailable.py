@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import RECIPE
+from recipes import RECIPE
 from test_stacked import grid_of
 from test_training import TASKS
 

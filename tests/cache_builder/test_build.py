@@ -78,6 +78,7 @@ def test_a_second_build_asks_nothing_and_touches_no_file(workshop, recipe):
 
 
 @pytest.mark.parametrize("name", NAMES)
+@pytest.mark.slow
 def test_an_agent_whose_parts_are_gone_is_the_only_one_asked_again(workshop, recipe, name):
     workshop.build(recipe)
     before = workshop.files()
@@ -90,6 +91,7 @@ def test_an_agent_whose_parts_are_gone_is_the_only_one_asked_again(workshop, rec
     assert {k: content for k, (_, content) in after.items()} == {k: content for k, (_, content) in before.items()}
 
 
+@pytest.mark.slow
 def test_a_single_missing_part_is_asked_for_alone(workshop, recipe):
     workshop.build(recipe)
     before = workshop.files()
@@ -114,6 +116,7 @@ def test_an_agent_added_at_the_end_leaves_the_others_untouched(workshop, recipe)
     workshop.cache().verify()
 
 
+@pytest.mark.slow
 def test_another_cost_table_asks_no_agent_and_costs_are_the_new_ones(workshop, recipe):
     workshop.build(recipe)
     before = workshop.files()
@@ -157,6 +160,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.slow
 def test_a_cache_of_something_else_is_refused_and_nothing_is_touched(workshop, recipe, what):
     workshop.build(recipe)
     before = workshop.files()
@@ -182,6 +186,7 @@ def timeless(name: str, content: bytes) -> object:
 
 
 @pytest.mark.parametrize("what", CHANGES)
+@pytest.mark.slow
 def test_overwriting_gives_what_a_fresh_build_gives(workshop, recipe, what):
     workshop.build(recipe)
     if what == "data":
@@ -199,6 +204,7 @@ def test_overwriting_gives_what_a_fresh_build_gives(workshop, recipe, what):
     workshop.cache().verify()
 
 
+@pytest.mark.slow
 def test_agents_may_be_reordered_left_out_and_taken_in_again_without_being_asked(workshop, recipe):
     workshop.build(recipe)
     asked = len(workshop.log())
@@ -212,6 +218,7 @@ def test_agents_may_be_reordered_left_out_and_taken_in_again_without_being_asked
     assert len(workshop.log()) == asked
 
 
+@pytest.mark.slow
 def test_only_agents_that_read_what_changed_are_asked_again(workshop, recipe):
     workshop.build(recipe)
     report = workshop.build(recipe.but({"dataset.features": ["x1", "x2"]}), overwrite=True)
@@ -223,6 +230,7 @@ def test_only_agents_that_read_what_changed_are_asked_again(workshop, recipe):
     workshop.cache("kept").verify()
 
 
+@pytest.mark.slow
 def test_a_changed_agent_may_keep_its_answers_if_it_is_said_so(workshop, recipe):
     workshop.build(recipe)
     before = workshop.predictions("hard")
@@ -235,6 +243,7 @@ def test_a_changed_agent_may_keep_its_answers_if_it_is_said_so(workshop, recipe)
     workshop.cache().verify()
 
 
+@pytest.mark.slow
 def test_a_discarded_agent_is_gone_before_its_record_changes(workshop, recipe, monkeypatch):
     """A kill while an agent is discarded must not leave its old answers under the new fingerprint."""
     import shutil
@@ -261,6 +270,7 @@ def test_a_discarded_agent_is_gone_before_its_record_changes(workshop, recipe, m
     )
 
 
+@pytest.mark.slow
 def test_a_cache_whose_last_agent_has_not_begun_is_not_complete(workshop, recipe):
     workshop.build(recipe)
     longer = recipe.plus(changed(COLUMN, {"name": "late", "reg": "1 / 0 + stay_bad"}))
@@ -282,6 +292,7 @@ def test_price_and_description_may_change_without_asking_anyone(workshop, recipe
     assert (workshop.cache().agent("hard").price, workshop.cache().agent("hard").description) == (7.5, "dear")
 
 
+@pytest.mark.slow
 def test_an_edited_column_that_is_only_kept_for_sql_is_noticed(workshop, recipe):
     workshop.build(recipe)
     before = workshop.files()

@@ -14,6 +14,7 @@ NAMES = ["model", "called", "column", "hard", "sim", "all"]
 ROWS = 120
 
 
+@pytest.mark.slow
 def test_a_two_head_model_is_trained_the_same_again_and_never_twice(workshop, recipe):
     assert workshop.build(recipe).fitted == ["model"]
     workshop.build(recipe, out="again")
@@ -76,6 +77,7 @@ def test_a_cluster_expert_is_right_on_its_clusters_and_wrong_elsewhere(workshop,
 
 
 @pytest.mark.parametrize(("chunk", "batch"), [(7, 3), (120, 120), (1000, 1)])
+@pytest.mark.slow
 def test_answers_do_not_depend_on_chunks_and_batches(workshop, recipe, chunk, batch):
     workshop.build(recipe)
     workshop.build(recipe.but({"build.chunk_size": chunk, "build.batch_size": batch}), out="resized")

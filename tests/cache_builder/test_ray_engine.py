@@ -10,6 +10,8 @@ import sys
 import pytest
 from recipes import RECIPE
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray")
 
 AGENT = """

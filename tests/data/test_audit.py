@@ -41,6 +41,7 @@ def clean(tmp_path_factory) -> CostCache:
     return cache_of(tmp_path_factory.mktemp("clean"), table.with_columns(families(400, 1)))
 
 
+@pytest.mark.slow
 def test_a_clean_table_gets_no_warning(clean):
     found = levels(audit(clean, groups=("family",)))
     assert found == {

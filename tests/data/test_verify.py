@@ -10,6 +10,7 @@ from l2d.data.errors import CorruptPart
 
 @pytest.mark.parametrize("what", ["predictions", "costs"])
 @pytest.mark.parametrize("swapped", ["chunk", "agent", "task"])
+@pytest.mark.slow
 def test_verify_names_a_part_that_was_swapped_with_another(workshop, recipe, what, swapped):
     workshop.build(recipe)
     folders = {"predictions": "predictions", "costs": workshop.costs_folder()}
@@ -28,6 +29,7 @@ def test_verify_names_a_part_that_was_swapped_with_another(workshop, recipe, wha
     assert str(caught.value.where) in (str(victim), str(other))
 
 
+@pytest.mark.slow
 def test_verify_notices_a_sound_part_of_another_build(workshop, recipe):
     workshop.build(recipe)
     workshop.build(recipe.but({"agents.column.prob": "1 - risk_bad"}), out="other")
@@ -42,6 +44,7 @@ def test_verify_notices_a_sound_part_of_another_build(workshop, recipe):
     workshop.cache().verify()
 
 
+@pytest.mark.slow
 def test_verify_notices_samples_of_another_build(workshop, recipe):
     """Same ids, another target: the costs no longer belong to it."""
     workshop.build(recipe)

@@ -173,6 +173,7 @@ HARMLESS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_the_gate_the_engine_refuses_what_would_do_harm(scene):
     first, folder = scene
     before = state(first, folder)
@@ -221,6 +222,7 @@ def test_queries_are_admitted(scene, sql):
     assert session.run(sql).table().num_rows > 0
 
 
+@pytest.mark.slow
 def test_what_is_spilled_is_ours_alone_and_goes(scene):
     _, folder = scene
     with QuerySession([folder / "world"], memory_limit=60_000_000) as session:

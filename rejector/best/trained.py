@@ -57,7 +57,7 @@ class TrainedBest(TrainedNetwork):
             ``held_out.costs``, raw costs (n, agents, tasks) float32 of the fitted samples by models that had not seen
             them, and the true ones, NaN where there was no answer.
         guard: what :meth:`l2d.rejector.best.guard.Guard.facts` says.
-        about: facts of the fit for people: samples, what the combination weighs, reliability.
+        about: facts of the fit for people: samples, what the combination weighs.
     """
 
     guard: dict

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from l2d.data.cache.reader import AgentRecord
 from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.methods import METHODS
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import AgentRecord
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ is the same one. Damage that a disk does after that, while a process runs, is no
 from __future__ import annotations
 
 import os
-import zlib
+import threading
 from array import array
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,11 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2d.data.cache import store
-from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, skeleton_of
+from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, crc32, skeleton_of
 from l2d.data.errors import CorruptPart
 
 #: Files that are kept mapped between reads, in all. Linux allows a process 65,530 mappings.
 MAPPINGS_KEPT = 16_384
+
+#: Parts are opened in several threads. Reentrant: a part may go while another is being counted.
+_COUNTING = threading.RLock()
 
 #: Arrow types whose pages are arrays.
 NUMBERS = {pa.int32(): "<i4", pa.int64(): "<i8", pa.float32(): "<f4", pa.float64(): "<f8"}
@@ -88,12 +91,14 @@ class MappedPart:
             self._groups = _shared(_group_rows(file.metadata))
             self._starts = self._verified(mapping, file, path)  # where the values of each page begin
         if self._starts is not None and MappedPart.kept < MAPPINGS_KEPT:
-            MappedPart.kept += 1
+            with _COUNTING:
+                MappedPart.kept += 1
             self._mapping = mapping
 
     def __del__(self) -> None:
         if self._mapping is not None:
-            MappedPart.kept -= 1
+            with _COUNTING:
+                MappedPart.kept -= 1
 
     @property
     def is_mapped(self) -> bool:
@@ -147,7 +152,7 @@ class MappedPart:
                 page = _page(memoryview(mapping).cast("B"), file, group, leaf)
                 if page is None:
                     return None
-                if zlib.crc32(page.content) != page.checksum:
+                if crc32(page.content) != page.checksum:
                     raise CorruptPart(
                         f"cannot be read back as written: the checksum of {name} differs",
                         where=path,
@@ -158,6 +163,34 @@ class MappedPart:
                     return None
                 starts.append(start)
         return starts
+
+
+def read_back(path: Path) -> PartHeader:
+    """Compare every checksum of a committed part with its bytes, decoding nothing where the pages are arrays or text.
+
+    Raises:
+        CorruptPart: the file is damaged or truncated; the message names it.
+        FileNotFoundError: there is no such file.
+    """
+    with corruption_named(path):
+        mapping = _map(str(path))
+        source = pa.BufferReader(mapping)
+        skeleton = skeleton_of(source, path)
+        file = pq.ParquetFile(source)
+        found = PartHeader(store.facts_of(file.schema_arrow.empty_table()), file.metadata.num_rows, skeleton)
+        content = memoryview(mapping).cast("B")
+        for group in range(file.metadata.num_row_groups):
+            for leaf in range(file.metadata.num_columns):
+                page = _page(content, file, group, leaf)
+                if page is None:  # of another writer's layout
+                    store.read_table(path)
+                    return found
+                if crc32(page.content) != page.checksum:
+                    name = file.metadata.schema.column(leaf).path
+                    raise CorruptPart(
+                        f"cannot be read back as written: the checksum of {name} differs", where=path, hint=REBUILD_HINT
+                    )
+    return found
 
 
 # --- the file ---------------------------------------------------------------------------------------------------------

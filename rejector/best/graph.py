@@ -135,6 +135,7 @@ class Graph:
             level = self.node("Sub", level, common)
             parts.append(self.node("Mul", level, self.constant(model.stacking.common[number])))
         found = self.node("Add", self._sum(parts), self.constant(model.stacking.mean))
+        found = self.node("Mul", found, self.constant(model.factor))
         if model.known.all():
             return found
         return self.node("Where", self.constant(model.known[None, :, None]), found, self._unknown(found, model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -147,13 +147,14 @@ class TrainedBest(TrainedNetwork):
 def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, Tensor]:
     """The arrays of a cost model by name, as tensors: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
     arrays = {"feature_mean": mean, "feature_std": std, "mean": model.mean, "known": model.known, "means": model.means}
+    arrays["factor"] = model.factor
     if model.basis is not None:
         arrays |= {f"basis.{name}": value for name, value in vars(model.basis).items()}
         arrays |= {f"stacking.{name}": value for name, value in vars(model.stacking).items()}
         arrays["ridge.weights"] = np.stack([ridge.weights for ridge in model.ridges])
         arrays["ridge.intercept"] = np.stack([ridge.intercept for ridge in model.ridges])
         for fold, forest in enumerate(model.forests):
-            arrays |= {f"trees.{fold}.{name}": value for name, value in vars(forest).items()}
+            arrays |= {f"trees.{fold}.{field.name}": getattr(forest, field.name) for field in fields(Forest)}
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
@@ -167,7 +168,7 @@ def model_of(state: dict[str, Tensor]) -> CostModel:
     mean, known = arrays["mean"], arrays["known"]
     num_agents, num_tasks = mean.shape
     if "ridge.weights" not in arrays:
-        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None)
+        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None, arrays["factor"])
     ridges = zip(arrays["ridge.weights"], arrays["ridge.intercept"], strict=True)
     return CostModel(
         num_agents,
@@ -179,4 +180,5 @@ def model_of(state: dict[str, Tensor]) -> CostModel:
         tuple(Ridge(*ridge) for ridge in ridges),
         arrays["means"],
         Stacking(**group("stacking.")),
+        arrays["factor"],
     )

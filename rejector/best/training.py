@@ -75,13 +75,13 @@ def train_best(
         return 0.0, 0
     streams = open_streams(cache, SPLITS, column="features", failures=config.failures)
     seconds = 0.0
-    ids, x, raw = fitted_rows(streams, config, todo[0][0].seed, narrate)
+    ids, x, raw, held = fitted_rows(streams, config, todo[0][0].seed, narrate)
     for seed, cost in dict.fromkeys((point.seed, point.cost) for point, _ in todo):
         members = [(point, folder) for point, folder in todo if (point.seed, point.cost) == (seed, cost)]
         begun = time.perf_counter()
         seen = raw_costs(torch.from_numpy(raw), members[0][0], cache.record.tasks).numpy()
-        model = fit_costs(x, seen, ids, seed=seed, threads=torch.get_num_threads())
-        trained = rejectors_of(model, [point for point, _ in members], ids, x, seen, names, config)
+        model = fit_costs(x, seen, ids, held=held, seed=seed, threads=torch.get_num_threads())
+        trained = rejectors_of(model, [point for point, _ in members], ids, x, seen, names, config, held=held)
         took = time.perf_counter() - begun
         seconds += took
         if narrate is not None:
@@ -103,8 +103,8 @@ def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[
 
 def fitted_rows(
     streams: dict[str, Stream], config: TrainConfig, seed: int, narrate: Callable[[str], None] | None
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids, features and raw costs of the samples that are fitted."""
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, features, raw costs, and which are of validation, of the samples that are fitted."""
     total = sum(len(streams[split]) for split in FITTED_ON)
     most = MOST
     if config.memory is not None:
@@ -125,8 +125,9 @@ def fitted_rows(
                 kept &= chosen[position : position + len(names)]
             position += len(names)
             ids += [name for name, keep in zip(names, kept, strict=True) if keep]
-            parts.append((features.numpy()[kept], raw.numpy()[kept]))
-    return ids, np.concatenate([x for x, _ in parts]), np.concatenate([raw for _, raw in parts])
+            parts.append((features.numpy()[kept], raw.numpy()[kept], np.full(int(kept.sum()), split == "validation")))
+    x, raw, held = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return ids, x, raw, held
 
 
 def rejectors_of(
@@ -137,13 +138,20 @@ def rejectors_of(
     raw: np.ndarray,
     names: list[str],
     config: TrainConfig,
+    *,
+    held: np.ndarray | None = None,
 ) -> list[TrainedBest]:
     """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on.
 
-    ``raw``: what was fitted, (n, agents, tasks).
+    Args:
+        raw: what was fitted, (n, agents, tasks).
+        held: which samples are new to every agent; the others' costs are what they would be on new ones, as far as
+            the model can tell.
     """
     state = state_of(model, *standardisation(x))
     unseen = model.predict_unseen(x, ids).astype(np.float32)
+    if held is not None:
+        raw = np.where(held[:, None, None], raw, raw * model.factor)
     state |= {"held_out.predicted": torch.from_numpy(unseen), "held_out.costs": torch.from_numpy(raw).float()}
     fallback = None if config.fallback is None else names.index(config.fallback)
     about: dict[str, object] = {"samples": len(x)}

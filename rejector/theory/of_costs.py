@@ -191,13 +191,13 @@ def _halves(judged: Judged, seed: int) -> tuple[list[np.ndarray], str]:
     if held_out.numel() > MOST_FITTED:
         return [], f"{len(held_out):,} samples were fitted: halves of them would take minutes"
     streams = open_streams(judged.cache, SPLITS, column="features", failures=judged.rejector.config.failures)
-    ids, x, raw = fitted_rows(streams, judged.rejector.config, judged.run.point.seed, None)
+    ids, x, raw, held = fitted_rows(streams, judged.rejector.config, judged.run.point.seed, None)
     raw = raw_costs(torch.from_numpy(raw), judged.run.point, judged.cache.record.tasks).numpy()
     half, found = fold_of(ids, 2), []
     for number in (0, 1):
         rows = np.flatnonzero(half == number)
         names = [ids[row] for row in rows]
-        model = fit_costs(x[rows], raw[rows], names, seed=seed)
+        model = fit_costs(x[rows], raw[rows], names, held=held[rows], seed=seed)
         table = judged.table
         if table.split not in FITTED_ON:
             found.append(model.predict(table.features.numpy()))

@@ -56,7 +56,7 @@ def _bins(said: np.ndarray, paid: np.ndarray) -> dict[str, list[float] | list[in
 
 def _slope(said: np.ndarray, paid: np.ndarray, groups: np.ndarray | None) -> dict[str, float | None]:
     """Least squares, with a standard error that is robust to unequal variances and to groups (White 1980)."""
-    nothing = {"slope": None, "slope_low": None, "slope_high": None}
+    nothing: dict[str, float | None] = {"slope": None, "slope_low": None, "slope_high": None}
     if len(said) < 3:
         return nothing
     x = said - said.mean()

@@ -59,13 +59,14 @@ def _of_agent(name: str, about: dict[str, Any], cast: Cast, number: int) -> Pane
     )  # fmt: skip
     ends = [{"predicted": end, "actual": end} for end in (least, most)]
     base = alt.Chart(charts.values([{**row, "agent": name} for row in rows])).encode(x=x)
-    chart = alt.layer(
+    layers = [
         alt.Chart(charts.values(ends)).mark_line(style="bound", strokeDash=[6, 3]).encode(x=x, y=y),
         base.mark_rule(style="whisker").encode(y=alt.Y("low:Q", title="paid cost", scale=scale), y2="high:Q"),
         base.mark_point(style="agent-point", filled=True, size=75).encode(
             y=y, color=charts.agent_colour(cast), tooltip=told
         ),
-    ).properties(height=240)
+    ]
+    chart = alt.layer(*layers).properties(height=240)
     slope = "predictions hardly vary"
     if about["slope"] is not None:
         slope = f"slope {about['slope']:.2f} [{about['slope_low']:.2f}, {about['slope_high']:.2f}]"

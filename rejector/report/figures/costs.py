@@ -59,7 +59,7 @@ def _of_agent(name: str, about: dict[str, Any], cast: Cast, number: int) -> Pane
     )  # fmt: skip
     ends = [{"predicted": end, "actual": end} for end in (least, most)]
     base = alt.Chart(charts.values([{**row, "agent": name} for row in rows])).encode(x=x)
-    layers = [
+    layers: list[Any] = [
         alt.Chart(charts.values(ends)).mark_line(style="bound", strokeDash=[6, 3]).encode(x=x, y=y),
         base.mark_rule(style="whisker").encode(y=alt.Y("low:Q", title="paid cost", scale=scale), y2="high:Q"),
         base.mark_point(style="agent-point", filled=True, size=75).encode(

@@ -22,6 +22,9 @@ class CostCache:
     Args:
         path: the cache's folder.
 
+    Attributes:
+        priced: whether rows that are read from it have a last column of raw costs, what each answer was paid.
+
     Raises:
         UsageError: there is no cache at ``path``.
         FingerprintMismatch: it was written with another schema version.
@@ -30,6 +33,7 @@ class CostCache:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self.priced = False
         self.record = read_cache_record(self.path)
         self._seals: dict[Path, dict[str, dict] | None] = {}
         self.all_agents: list[AgentRecord] = []
@@ -57,6 +61,12 @@ class CostCache:
         known = {*names, *(reference.name for reference in self.references)}
         view.all_agents = chosen + [reference for reference in self.references if known >= set(reference.queries)]
         view._unrecorded = []
+        return view
+
+    def with_prices(self, priced: bool = True) -> CostCache:
+        """This cache, with what each answer was paid as the last column of raw costs; see data/cache/paid.py."""
+        view = copy.copy(self)
+        view.priced = priced
         return view
 
     @property

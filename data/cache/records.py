@@ -51,6 +51,7 @@ class CacheRecord:
     defaults: dict[str, Any]  # the recipe's lambda and beta, used where the user names none
     fingerprint: dict[str, Any]  # of the dataset: field -> value
     schema_version: int = schema.SCHEMA_VERSION
+    unit_paid: Text = ""  # the one unit that all agents' answers are paid in, such as USD; empty: not said
 
     @property
     def num_chunks(self) -> int:
@@ -116,6 +117,7 @@ class AgentRecord:
     gflops: Number | None = None  # of one answer, where known
     seconds: Number | None = None  # of one answer: the mean of what its answers say, or as measured by the build
     paid: float | None = None  # for one answer: the mean of what its answers say
+    paid_each: Number | None = None  # for every answer alike, as the recipe says
     partial: bool = False
     lent: dict[Task, Name] = field(default_factory=dict)  # task -> the agent whose answer counts for it
     charged: dict[Task, float] = field(default_factory=dict)  # task that it does not answer -> the cost of that

@@ -69,7 +69,7 @@ class Judged:
                 where=cache.path,
                 hint=f"the split needs {FEWEST_SAMPLES}",
             )
-        raw = raw_costs(table.raw, rejector.point, cache.record.tasks).numpy()
+        raw = rejector.as_predicted(raw_costs(table.raw, rejector.point, cache.record.tasks).numpy())
         predicted = rejector.predictor(split, table.ids, table.features.numpy())
         groups = read_groups(cache, table)
         return cls(
@@ -82,7 +82,8 @@ class Judged:
 
     @property
     def tasks(self) -> list[str]:
-        return ["cost"] if self.run.point.cost is not None else self.cache.record.tasks
+        tasks = ["cost"] if self.run.point.cost is not None else self.cache.record.tasks
+        return tasks if self.run.point.paid is None else [*tasks, "price"]
 
     @cached_property
     def costs(self) -> np.ndarray:
@@ -193,6 +194,7 @@ def _halves(judged: Judged, seed: int) -> tuple[list[np.ndarray], str]:
     streams = open_streams(judged.cache, SPLITS, column="features", failures=judged.rejector.config.failures)
     ids, x, raw, held = fitted_rows(streams, judged.rejector.config, judged.run.point.seed, None)
     raw = raw_costs(torch.from_numpy(raw), judged.run.point, judged.cache.record.tasks).numpy()
+    raw = judged.rejector.as_predicted(raw)
     half, found = fold_of(ids, 2), []
     for number in (0, 1):
         rows = np.flatnonzero(half == number)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import altair as alt
 
@@ -45,7 +45,7 @@ def reliability(layout: Layout) -> Figure | None:
     )
 
 
-def _of_agent(name: str, about: dict[str, Any], cast: Cast, number: int) -> Panel:
+def _of_agent(name: str, about: dict[str, Any], agents: Cast, number: int) -> Panel:
     columns = ("predicted", "actual", "low", "high", "samples")
     rows = [dict(zip(columns, bin, strict=True)) for bin in zip(*(about[column] for column in columns), strict=True)]
     least = min(min(row["predicted"], row["low"]) for row in rows)
@@ -59,14 +59,14 @@ def _of_agent(name: str, about: dict[str, Any], cast: Cast, number: int) -> Pane
     )  # fmt: skip
     ends = [{"predicted": end, "actual": end} for end in (least, most)]
     base = alt.Chart(charts.values([{**row, "agent": name} for row in rows])).encode(x=x)
-    layers: list[Any] = [
+    layers = [
         alt.Chart(charts.values(ends)).mark_line(style="bound", strokeDash=[6, 3]).encode(x=x, y=y),
         base.mark_rule(style="whisker").encode(y=alt.Y("low:Q", title="paid cost", scale=scale), y2="high:Q"),
         base.mark_point(style="agent-point", filled=True, size=75).encode(
-            y=y, color=charts.agent_colour(cast), tooltip=told
+            y=y, color=charts.agent_colour(agents), tooltip=told
         ),
     ]
-    chart = alt.layer(*layers).properties(height=240)
+    chart = cast(alt.LayerChart, alt.layer(*layers).properties(height=240))
     slope = "predictions hardly vary"
     if about["slope"] is not None:
         slope = f"slope {about['slope']:.2f} [{about['slope_low']:.2f}, {about['slope_high']:.2f}]"

@@ -16,7 +16,7 @@ from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.runs.run import load_run, one_run
 from l2d.rejector.theory.bayes import FOLDS
 from l2d.rejector.theory.finding import Finding
-from l2d.rejector.theory.of_costs import SHOWN, cost_section
+from l2d.rejector.theory.of_costs import PREDICTABLE, SHOWN, WORTH, cost_section
 from l2d.rejector.theory.parts.deferral import LOSS, deferral_findings
 from l2d.rejector.theory.parts.learning import LEARNING, bound_curve_of, learning_findings
 from l2d.rejector.theory.parts.model import MODEL, model_findings
@@ -151,8 +151,9 @@ def shown_parts(section: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     facts += ["recentred"] if section["recentre"] else []
     tables = {}
     for number, (part, findings) in enumerate(section["parts"].items()):
-        some, left = list(findings.values())[:SHOWN], max(0, len(findings) - SHOWN)
-        title = part + (f" ({SHOWN} of {len(findings)}; --format csv has all)" if left else "")
+        some, title = list(findings.values()), part
+        if part in (PREDICTABLE, WORTH) and len(some) > SHOWN:
+            some, title = some[:SHOWN], f"{part} ({SHOWN} of {len(findings)}; --format csv has all)"
         tables[title if number else f"{', '.join(facts)}\n\n{title}"] = [
             {
                 "quantity": finding["title"],

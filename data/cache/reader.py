@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.contents import Contents
 from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from l2d.data.cache.mapped import MappedPart
 from l2d.data.cache.records import AgentRecord, CacheRecord, checked, checked_seal
@@ -149,15 +150,22 @@ class CostCache:
             )
 
     def verify(self) -> int:
-        """Read every part back and compare it with its seal byte by byte. Returns the number of parts.
+        """Read every part back, compare it with its seal byte by byte, and check what its rows hold.
+
+        Returns the number of parts. What rows must satisfy is in :mod:`l2d.data.cache.contents`.
 
         Raises:
             IncompleteCache: parts or seals are missing.
             CorruptPart: names the first file that is not what was written.
         """
-        parts = self.verify_files()
-        for _ in self.chunks([agent.name for agent in self.all_agents]):
-            pass
+        parts, contents = self.verify_files(), Contents(self.record)
+        names = [agent.name for agent in self.all_agents]
+        for chunk, (samples, predictions, costs) in enumerate(self.chunks(names)):
+            contents.check_samples(samples, schema.samples_part(self.path, chunk))
+            for name, predicted, cost in zip(names, predictions, costs, strict=True):
+                contents.check_predictions(predicted, schema.predictions_part(self.path, name, chunk))
+                contents.check_costs(cost, schema.costs_part(self.path, name, chunk, self.record.cost_digest))
+        contents.check_ids(schema.samples_part(self.path, 0).parent)
         for agent in self.all_agents:
             frozen, file = agent.fingerprint.get("frozen"), schema.frozen_file(self.path, agent.name)
             if frozen is not None and (not file.is_file() or sha256_of(file)[:16] != frozen):

@@ -85,9 +85,7 @@ class MappedPart:
             skeleton = skeleton_of(source, path)
             file = pq.ParquetFile(source)
             found = file.schema_arrow
-            self.header: PartHeader | None = PartHeader(
-                store.facts_of(found.empty_table()), file.metadata.num_rows, skeleton
-            )
+            self.header: PartHeader | None = PartHeader(store.facts_of(found), file.metadata.num_rows, skeleton)
             self._columns = _shared(tuple((name, _kind(found, name)) for name in columns))
             self._groups = _shared(_group_rows(file.metadata))
             self._starts = self._verified(mapping, file, path)  # where the values of each page begin
@@ -184,7 +182,7 @@ def read_back(path: Path, columns: Collection[str] | None = None, *, skeleton: s
         if skeleton not in (None, found_skeleton):
             raise CorruptPart("is not the file that was sealed", where=path, hint=REBUILD_HINT)
         file = pq.ParquetFile(source)
-        found = PartHeader(store.facts_of(file.schema_arrow.empty_table()), file.metadata.num_rows, found_skeleton)
+        found = PartHeader(store.facts_of(file.schema_arrow), file.metadata.num_rows, found_skeleton)
         names = [file.metadata.schema.column(leaf).path.partition(".")[0] for leaf in range(file.metadata.num_columns)]
         content = memoryview(mapping).cast("B")
         for group in range(file.metadata.num_row_groups):

@@ -19,7 +19,7 @@ from l2d.data.cache.known_good import KnownGood, Wanted
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, RUN_FILE, cache_fingerprint, cache_of, read_facts
-from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, quoted, select, text
+from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select, text
 
 #: Text that is the same in a whole file is stored once.
 CONSTANT = pa.dictionary(pa.int32(), pa.string())
@@ -114,7 +114,8 @@ class Catalogue:
         for name, columns in VIEWS.items():
             least = pa.schema(list(columns.items()))
             if name in self.rows:
-                connection.register(name, _table(self.rows[name], least))
+                held = held_rows(connection, name, self.rows[name], least)
+                connection.execute(f"CREATE TEMP VIEW {name} AS FROM {held}")
                 continue
             groups, selects = groups_of(self.parts[name], least), []
             for number, group in enumerate(groups, 1):
@@ -129,7 +130,7 @@ class Catalogue:
                     found = quoted(source)
                 selects.append(f"SELECT *{_replacing(texts)} FROM {found}")
             if not groups:
-                connection.register(name, least.empty_table())
+                connection.execute(f"CREATE TEMP VIEW {name} AS {rows_as_sql([], least)}")
                 continue
             connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
         width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
@@ -282,14 +283,6 @@ def _run_row(folder: Path, facts: dict, names: dict[str, str]) -> dict:
     }
     settings = {name: value for name, value in training.items() if isinstance(value, bool | int | float | str)}
     return row | {name: value for name, value in settings.items() if name not in row and name != "network"}
-
-
-def _table(rows: list[dict], least: pa.Schema) -> pa.Table:
-    """Rows with all their columns; those of ``least`` have its types even where every value is null."""
-    names = list(dict.fromkeys([name for row in rows for name in row] or least.names))
-    types = {field.name: field.type for field in least}
-    arrays = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
-    return pa.table(arrays)
 
 
 # --- files ----------------------------------------------------------------------------------------------------------

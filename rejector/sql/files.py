@@ -7,6 +7,7 @@ differently, and paths that DuckDB would take for patterns, are read by pyarrow,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
 
 FILE = "__file__"  # the column by which rows find what is true of their whole file
-ASIDE = "of_files"  # a schema for what is true of whole files, where SHOW TABLES does not look
+ASIDE = "aside"  # a schema for tables that views are made of, where SHOW TABLES does not look
+SPELLED_OUT = 200_000  # characters: what is parsed anew by each query in a few milliseconds
 PATTERN = set("*?[]{}")
 
 #: Types that both readers show alike -> DuckDB's name.
@@ -104,12 +106,45 @@ def select(group: Group, connection: Any, name: str) -> str:
     options = "" if alike else ", union_by_name = true"
     if not differing:
         return f"SELECT {', '.join(cells)} FROM read_parquet([{files}], hive_partitioning = false{options}) r"
-    values = {key: pa.array([part.constants[key] for part in group.parts]) for key in differing}
-    connection.register("found", pa.table({FILE: pa.array([str(part.path) for part in group.parts]), **values}))
-    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {ASIDE}; CREATE TABLE {ASIDE}.{quoted(name)} AS FROM found")
-    connection.unregister("found")
+    rows = [{FILE: str(part.path), **{key: part.constants[key] for key in differing}} for part in group.parts]
+    held = held_rows(connection, name, rows, pa.schema([]))
     read = f"read_parquet([{files}], hive_partitioning = false, filename = '{FILE}'{options}) r"
-    return f"SELECT {', '.join(cells)} FROM {read} JOIN {ASIDE}.{quoted(name)} f ON r.{FILE} = f.{FILE}"
+    return f"SELECT {', '.join(cells)} FROM {read} JOIN {held} f ON r.{FILE} = f.{FILE}"
+
+
+def held_rows(connection: Any, name: str, rows: list[dict], least: pa.Schema) -> str:
+    """What a view selects rows of ours from: a query that spells them out, or a table where they are many.
+
+    Not always a table, since each of its columns takes a block of memory however few its rows are.
+    """
+    sql = rows_as_sql(rows, least)
+    if len(sql) <= SPELLED_OUT:
+        return f"({sql})"
+    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {ASIDE}")
+    connection.execute(f"CREATE TABLE {ASIDE}.{quoted(name)} AS {sql}")
+    return f"{ASIDE}.{quoted(name)}"
+
+
+def rows_as_sql(rows: list[dict], least: pa.Schema) -> str:
+    """A query that gives these rows with all their columns, those of ``least`` in its types even if all are null.
+
+    As text, since what makes Arrow columns of Python's values imports pandas wherever it is installed.
+    """
+    names = list(dict.fromkeys([name for row in rows for name in row] or least.names))
+    types = {field.name: _name(field.type) for field in least}
+    lists = []
+    for name in names:
+        values = [row.get(name) for row in rows]
+        given = [value for value in values if value is not None]
+        kind = types.get(name)
+        if kind is None:  # the narrowest that holds them all
+            found = next((k for k in (bool, int, float) if all(isinstance(v, k) for v in given)), None)
+            mixed = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
+            kind = {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE"}.get(found, "DOUBLE" if mixed else "VARCHAR")
+            kind = kind if given else "INTEGER"
+        cells = ", ".join("NULL" if value is None else text(value) for value in values)
+        lists.append(f"unnest([{cells}]::{kind}[]) AS {quoted(name)}")
+    return f"SELECT {', '.join(lists)}"
 
 
 def dataset(group: Group) -> pads.Dataset:
@@ -194,7 +229,9 @@ def clashes(columns: pa.Schema, others: list[pa.Schema]) -> list[pa.Field]:
 
 def text(value: object) -> str:
     """A value as SQL writes it: a text in quotes, a number as it is."""
-    return str(value) if isinstance(value, int) else "'" + str(value).replace("'", "''") + "'"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return repr(value)
+    return "'" + str(value).replace("'", "''") + "'"
 
 
 def quoted(name: str) -> str:

@@ -67,6 +67,8 @@ def _check_tree(sql: str) -> None:
     if tree.get("error"):
         raise UsageError(f"this is not a query: {tree.get('error_message')}", hint=_ALLOWED)
     for node in _nodes(tree):
+        if str(node.get("type", "")).endswith("_QUERY_NODE"):
+            raise UsageError("a query that changes something in its WITH", hint=_ALLOWED)
         if node.get("type") == "BASE_TABLE" and _FILE.search(str(node.get("table_name", ""))):
             raise UsageError(f"{node['table_name']!r} is not a view", hint="files are read through the views alone")
         if node.get("type") == "TABLE_FUNCTION":

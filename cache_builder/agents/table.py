@@ -58,8 +58,8 @@ class TableAnswersConfig(AgentConfig):
     """Column with the number."""
     seconds: str | None = None
     """Column: how long the answer took."""
-    paid: str | None = None
-    """Column: what the answer cost, in any one unit."""
+    paid: str | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Column: what the answer cost, in the recipe's `unit_paid`; or a number, for every answer alike."""
     labels: dict[str, str] = {}
     """A label as written -> a class: `{ yse = "yes" }`."""
     missing: list[str] = []
@@ -145,7 +145,7 @@ class TableAnswersAgent(Agent):
         if config.prob is not None:
             columns |= {f"prob_{k}": one for k, one in enumerate(self._prob(rows, dataset.classes))}
         for key in ("reg", "seconds", "paid"):
-            if getattr(config, key) is not None:
+            if isinstance(getattr(config, key), str):
                 columns[key] = numbers(getattr(config, key), key)
         several = int((np.bincount(at, minlength=1) > 1).any()) and len(at) - len(np.unique(at))
         if several:

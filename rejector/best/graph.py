@@ -162,7 +162,7 @@ class Graph:
             return self.node("Identity", self.repeated(features, scores))
         from onnx import TensorProto
 
-        weights = np.ones(1) if rejector.point.cost is not None else rejector.point.weights.vector().double().numpy()
+        weights = rejector.weights
         total = self.node("Mul", self.costs(features, rejector.predictor.model), self.constant(weights))
         total = self.node("ReduceSum", total, self.constant(np.array([2], np.int64)), keepdims=0)
         total = self.node("Add", total, self.constant(np.array(rejector.point.query_costs, np.float64)))

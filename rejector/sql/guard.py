@@ -3,7 +3,8 @@
 Two layers: a statement must be a query whose table functions are harmless and which names no file; and DuckDB opens no
 file but those of the views, no extensions, no Python variables, and its settings are locked. The second by itself is
 enough against nearly every attack, but would let a part be overwritten. DuckDB has no boundary inside its process, so
-this guards against accidents and injected text; it is not a sandbox.
+this guards against accidents and injected text; it is not a sandbox. Limits of memory and time are kept by a process of
+its own: see :mod:`l2d.rejector.sql.child`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ TABLE_FUNCTIONS = {
     "summary", "unnest",
 }  # fmt: skip
 
-_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(?=[\s(])", re.IGNORECASE)
+_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\(\s*(FORMAT|ANALYZE)\b[\w\s,]*\))?(?=[\s(])", re.IGNORECASE)
 _FILE = re.compile(r"[/\\]|\.\w+$")  # DuckDB takes a table of such a name for a file
 _ALLOWED = "only queries are allowed: SELECT, FROM, WITH, VALUES, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 

@@ -71,7 +71,9 @@ class KnownGood:
             todo = [(one, stamp) for one, stamp in todo if not self._knows(one, stamp)]
         began = time.time()
         with ThreadPoolExecutor(THREADS, thread_name_prefix="verifying") as pool:
-            for (one, stamp), read in zip(todo, pool.map(lambda pair: _read(*pair, stop), todo), strict=True):
+            for (one, stamp), read in zip(
+                todo, pool.map(lambda pair: _read(pair[0], pair[1], stop), todo), strict=True
+            ):
                 if read:
                     known = self._known.get(str(one.path), [None, []])
                     columns = set(one.columns) | set(known[1] if known[0] == stamp else [])

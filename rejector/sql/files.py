@@ -138,10 +138,9 @@ def rows_as_sql(rows: list[dict], least: pa.Schema) -> str:
         given = [value for value in values if value is not None]
         kind = types.get(name)
         if kind is None:  # the narrowest that holds them all
-            found = next((k for k in (bool, int, float) if all(isinstance(v, k) for v in given)), None)
-            mixed = all(isinstance(value, int | float) and not isinstance(value, bool) for value in given)
-            kind = {bool: "BOOLEAN", int: "BIGINT", float: "DOUBLE"}.get(found, "DOUBLE" if mixed else "VARCHAR")
-            kind = kind if given else "INTEGER"
+            held = (((bool,), "BOOLEAN"), ((int,), "BIGINT"), ((int, float), "DOUBLE"))
+            fits = (word for classes, word in held if all(isinstance(value, classes) for value in given))
+            kind = next(fits, "VARCHAR") if given else "INTEGER"
         cells = ", ".join("NULL" if value is None else text(value) for value in values)
         lists.append(f"unnest([{cells}]::{kind}[]) AS {quoted(name)}")
     return f"SELECT {', '.join(lists)}"

@@ -18,6 +18,7 @@ from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, rando
 from l2d.rejector.evaluation.comparisons import compare
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.groups import read_groups
+from l2d.rejector.evaluation.guarded import guard_facts
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.networks import INPUT_OF
@@ -121,10 +122,10 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     if run.point.cost is not None:
         result["cost"] = run.point.cost
     if isinstance(run.rejector, TrainedBest):
-        guard = run.rejector.guard
+        guard = guard_facts(run.rejector, table, costs.double().numpy(), losses, measured.groups)
         result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
         predicted = run.rejector.predicted_costs(table)
-        result["reliability"] = reliability(predicted, costs.double().numpy(), names)
+        result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)

@@ -17,7 +17,6 @@ from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
-from l2d.rejector.best.reliability import reliability
 from l2d.rejector.best.trained import FITTED_ON, PAID_MEAN, TrainedBest, state_of
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.stream import Stream, open_streams
@@ -76,7 +75,7 @@ def train_best(
         return 0.0, 0
     streams = open_streams(cache, SPLITS, column="features", failures=config.failures)
     seconds = 0.0
-    ids, x, raw, held = _rows(streams, config, todo[0][0].seed, narrate)
+    ids, x, raw, held = fitted_rows(streams, config, todo[0][0].seed, narrate)
     for seed, cost in dict.fromkeys((point.seed, point.cost) for point, _ in todo):
         members = [(point, folder) for point, folder in todo if (point.seed, point.cost) == (seed, cost)]
         begun = time.perf_counter()
@@ -120,7 +119,7 @@ def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[
         )
 
 
-def _rows(
+def fitted_rows(
     streams: dict[str, Stream], config: TrainConfig, seed: int, narrate: Callable[[str], None] | None
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """Ids, features, raw costs, and which are of validation, of the samples that are fitted."""
@@ -198,6 +197,5 @@ def rejectors_of(
         chosen = np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)
         loss = float(costs[np.arange(len(costs)), chosen].mean())
         risk = loss + guard.gain if guard.holds else loss
-        facts = {**about, "reliability": reliability(predicted, costs, names)}
-        found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=facts))
+        found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=about))
     return found

@@ -59,7 +59,7 @@ def theory(
     device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
 ):
-    """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds.
+    """Why a rejector falls short: features, class, data, optimization; the model's heads; the paper's bounds.
 
     Estimates expected costs, trains the run's settings again on halves of its samples, and refits the model: a minute.
 

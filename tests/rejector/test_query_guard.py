@@ -9,7 +9,8 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 import pytest
-from conftest import RECIPE, write_table
+from conftest import write_table
+from recipes import RECIPE
 
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
@@ -172,6 +173,7 @@ HARMLESS = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_without_the_gate_the_engine_refuses_what_would_do_harm(scene):
     first, folder = scene
     before = state(first, folder)
@@ -220,6 +222,7 @@ def test_queries_are_admitted(scene, sql):
     assert session.run(sql).table().num_rows > 0
 
 
+@pytest.mark.slow
 def test_what_is_spilled_is_ours_alone_and_goes(scene):
     _, folder = scene
     with QuerySession([folder / "world"], memory_limit=60_000_000) as session:

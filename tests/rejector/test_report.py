@@ -65,6 +65,7 @@ def of_setting(evaluations, **wanted) -> dict:
     return found[0]["over_seeds"]
 
 
+@pytest.mark.slow
 def test_the_sweep_shows_the_evaluations_numbers(page, evaluations):
     specs = specs_of(page)
     for beta in (0.05, 0.1, 0.2, 0.4):
@@ -340,6 +341,7 @@ def crowded(crowd, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_of_many_agents_a_few_have_a_colour_and_a_table_has_all(crowd, crowded):
     evaluations = evaluate_runs(crowd)
     layout, specs = lay_out(evaluations), specs_of(crowded)
@@ -372,6 +374,7 @@ def test_groups_are_by_what_a_reader_knows_before_numbered_columns(crowd):
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.slow
 def test_many_long_names_fit_the_page_and_no_label_lies_on_another(browser, crowded, width, scheme):
     browser.open(crowded, width=width, scheme=scheme, ready=DRAWN)
     assert browser.complaints() == []

@@ -117,7 +117,7 @@ def test_labels_are_mapped_where_the_dataset_has_no_ids(tmp_path):
     content = [{**entry, "image_id": row[0]} for entry, row in zip(results(), ROWS, strict=True)]
     file = write_results(tmp_path, content)
     check_found(ask(file, dataset, labels={"1": "person", "63": "sofa", "18": "dog"})[0])
-    with pytest.raises(DataError, match="category_id 18 is none of the dataset's"):
+    with pytest.raises(DataError, match="category_id 18 is not one of the dataset's"):
         ask(file, dataset)
     table(names=("human", "sofa", "dog")).write_csv(tmp_path / "found.csv")
     check_found(ask(tmp_path / "found.csv", dataset, labels={"human": "person"})[0])

@@ -184,8 +184,8 @@ class LabelNames:
         numbers = {int(label) for label in present}
         if "0" in present and "0" not in own and max(numbers) < count:
             self.file.refuse(
-                f"category_id 0 is not one of the dataset's ({', '.join(list(own)[:5])} …): the file seems to count from "
-                "0",
+                f"category_id 0 is not one of the dataset's ({', '.join(list(own)[:5])} …): the file seems to count "
+                "from 0",
                 row,
                 f'categories = "from_0" reads 0 as {self.dataset.classes[0]!r}, 1 as '
                 f"{self.dataset.classes[min(1, count - 1)]!r} …; else name every id in `labels`",

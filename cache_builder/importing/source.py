@@ -10,7 +10,6 @@ from pathlib import Path
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.data.errors import UsageError, nearest
-from l2d.data.samples.expressions import columns_of
 
 #: Names that a column is known by when the command names none.
 ANNOTATORS = (
@@ -38,6 +37,7 @@ class Source:
         agents: of a wide file: the agents, where they cannot be told from features.
         model: the agent that is asked first and for nothing, agent 0; a network is trained if there is none.
         columns: the rejector's features, SQL or columns; every usable column of ``features`` if empty.
+        text: columns of ``features``, or SQL, that the rejector reads word by word.
         labels: a label as written -> a class.
         missing: texts that are missing answers.
         normalise: probabilities are divided by their sum.
@@ -63,6 +63,7 @@ class Source:
     agents: list[str] = field(default_factory=list)
     model: str | None = None
     columns: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     normalise: bool = False
@@ -113,8 +114,3 @@ def toml_text(value: str) -> str:
 def toml_list(values: list[str]) -> str:
     """A TOML list of strings."""
     return f"[{', '.join(toml_text(value) for value in values)}]"
-
-
-def quoted(column: str) -> str:
-    """A column's name in SQL."""
-    return column if columns_of(column) == [column] else '"' + column.replace('"', '""') + '"'

@@ -19,8 +19,8 @@ from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, Incompl
 from l2d.data.samples.columns import FREE_TEXT
 
 WORDS = {
-    "sums": "add the numbers seven eight nine total sum plus equals how much".split(),
-    "code": "write a python function that returns list string loop def test".split(),
+    "sums": ["add", "the", "numbers", "seven", "eight", "nine", "total", "sum", "plus", "equals", "how", "much"],
+    "code": ["write", "a", "python", "function", "that", "returns", "list", "string", "loop", "def", "test"],
 }
 MODELS = {"sums": "calculator", "code": "coder"}
 

@@ -20,9 +20,9 @@ from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.text import COUNTS, WORD, TextSettings
 
 SUBJECTS = {
-    "sums": "add the numbers seven eight nine total sum plus equals how much".split(),
-    "code": "write a python function that returns list string loop def test".split(),
-    "law": "the court held that plaintiff defendant contract breach damages statute".split(),
+    "sums": ["add", "the", "numbers", "seven", "eight", "nine", "total", "sum", "plus", "equals", "how", "much"],
+    "code": ["write", "a", "python", "function", "that", "returns", "list", "string", "loop", "def", "test"],
+    "law": ["the", "court", "held", "that", "plaintiff", "defendant", "contract", "breach", "damages", "statute"],
 }
 
 
@@ -197,7 +197,9 @@ def test_a_list_of_texts_is_put_together_in_lines():
 
 
 def test_categories_stay_beside_text_and_an_expression_may_make_it():
-    table = frame(prompts()).with_columns(pl.Series("kind", ["a", "b", "c"] * 30), pl.Series("more", ["tail tail"] * 90))
+    table = frame(prompts()).with_columns(
+        pl.Series("kind", ["a", "b", "c"] * 30), pl.Series("more", ["tail tail"] * 90)
+    )
     settings = TextSettings(expression="prompt || ' ' || more", components=2)
     encoder = FeatureEncoder.fit(table, ["kind"], text={"both": settings})
     assert encoder.names[:3] == ["kind = a", "kind = b", "kind = c"]

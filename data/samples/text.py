@@ -1,10 +1,10 @@
 """Text as features: what its words say (TF-IDF, then a truncated SVD) and how it is written (lengths and counts).
 
 Latent semantic analysis (Deerwester et al. 1990), weighted as scikit-learn's ``TfidfVectorizer(sublinear_tf=True)``:
-counts as ``1 + ln(count)``, times ``1 + ln((1 + texts) / (1 + texts with the word))``, brought to length 1. The directions
-are those of the largest singular values. What is fitted is fitted on training texts alone. Each row is worked out by
-itself, from sums, products and square roots in a fixed order: a row has the same bits alone, in a batch and on another
-machine. Words are found by polars, which takes a fraction of scikit-learn's time.
+counts as ``1 + ln(count)``, times ``1 + ln((1 + texts) / (1 + texts with the word))``, brought to length 1. The
+directions are those of the largest singular values. Everything is fitted on training texts alone. Each row is worked
+out by itself, from sums, products and square roots in a fixed order: a row has the same bits alone, in a batch and on
+another machine. Words are found by polars, which takes a fraction of scikit-learn's time.
 """
 
 from __future__ import annotations

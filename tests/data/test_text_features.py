@@ -82,7 +82,7 @@ def test_counts_are_pythons():
         length = max(1, len(text))
         expected = [
             len(text),
-            len([word for word in "".join(c if c.isalnum() else " " for c in text).split()]),
+            len("".join(c if c.isalnum() else " " for c in text).split()),
             len([line for line in text.split("\n") if line]),
             sum(c.isdigit() for c in text) / length,
             sum(c.isupper() for c in text) / length,

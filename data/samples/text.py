@@ -169,8 +169,8 @@ def fit_text(column: pl.Series, name: str, settings: TextSettings) -> TextFeatur
     if len(filled) > MOST_TEXTS:
         filled = filled.gather(np.linspace(0, len(filled) - 1, MOST_TEXTS).astype(np.int64))
     parts = [filled[start : start + ROWS_AT_ONCE] for start in range(0, len(filled), ROWS_AT_ONCE)]
-    having = pl.concat(terms_of(part, settings.phrases).unique()["term"].value_counts() for part in parts)
-    known = having.group_by("term").agg(pl.col("count").sum()).filter(pl.col("count") >= FEWEST)
+    found = pl.concat(terms_of(part, settings.phrases).unique()["term"].value_counts() for part in parts)
+    known = found.group_by("term").agg(pl.col("count").sum()).filter(pl.col("count") >= FEWEST)
     if known.is_empty():
         raise DataError(
             f"text {expression!r}: no word is in {FEWEST} of the {len(filled):,} training texts",

@@ -96,8 +96,8 @@ def test_free_text_is_left_out_with_the_way_named_and_refused_as_a_feature(home)
     assert any(FREE_TEXT in line and "--text prompt reads it word by word" in line for line in told)
     source.columns = ["prompt"]
     refused(lambda: draft_scores(source, home, "c", told.append), UsageError, "--features prompt", "--text prompt")
-    source.columns, source.text = [], ["promt"]
-    refused(lambda: draft_scores(source, home, "c", told.append), UsageError, "--text promt", "did you mean 'prompt'")
+    source.columns, source.text = [], ["prompts"]
+    refused(lambda: draft_scores(source, home, "c", told.append), UsageError, "--text prompts", "did you mean 'prompt'")
 
 
 @pytest.mark.parametrize("form", ["parquet", "csv", "cache"])

@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-digits test fuzz stress bench league lint types format clean
+.PHONY: help install demo demo-digits test fuzz stress bench league lint docs types format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -43,13 +43,18 @@ bench: install  ## speed against peers, three benchmarks; prints the tables of b
 league: install  ## which rejector decides best on real tables (20 minutes); the table of benchmarks/README.md
 	$(BIN)/python benchmarks/league.py
 
-lint: install  ## style, spelling, imports going one way, docs/cli.md up to date, and types
+lint: install  ## style, spelling, imports going one way, the documentation, and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/python docs/reference.py --check
+	$(SITE) -b dummy build/site.check
 	$(MAKE) types
+
+SITE = $(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet --conf-dir docs .
+docs: install  ## the documentation as a site: build/site/docs/index.html
+	$(SITE) build/site
 
 types: install  ## types, of all modules but those that pyproject.toml still lists
 	mkdir -p build/types

@@ -23,7 +23,7 @@ class Shown:
 
     def table(self) -> str:
         """The aligned table that the command line prints."""
-        from l2d.data.terminal.render import table_text
+        from l2d.data.terminal.layout import table_text
 
         return table_text(self.rows(), title=self.title)
 
@@ -39,7 +39,7 @@ class Shown:
 
     def _repr_html_(self) -> str:
         """The table, for a notebook."""
-        from l2d.data.terminal.render import format_value
+        from l2d.data.terminal.layout import format_value
 
         rows = [row for row in self.rows() if row is not None]
         names = list(dict.fromkeys(name for row in rows for name in row))

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from l2d.data.cache.reader import AgentRecord
 from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.methods import METHODS
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import AgentRecord
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,14 @@ class CostWeights:
         return ",".join(f"{task}={weight:g}" for task, weight in self.by_task)
 
 
-def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Tensor:
+class Priced(NamedTuple):
+    """An agent's name and price, None where it is not known."""
+
+    name: str
+    price: float | None
+
+
+def query_costs(beta: float | dict[str, float], agents: Sequence[AgentRecord | Priced]) -> Tensor:
     """``beta_j`` of each agent, float32 (A,), 0 for a model that is free.
 
     Args:

@@ -23,8 +23,9 @@ from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.stream import open_streams
+from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import Run, load_run, one_run, open_cache
-from l2d.rejector.training.rejector import TrainedRejector
+from l2d.rejector.training.rejector import TrainedNetwork
 
 if TYPE_CHECKING:
     import onnx
@@ -67,7 +68,7 @@ class Deployed(nn.Module):
     one sample, whose shape and type are those of all.
     """
 
-    def __init__(self, rejector: TrainedRejector, one_row: Tensor, encoder: FeatureEncoder | None = None):
+    def __init__(self, rejector: TrainedNetwork, one_row: Tensor, encoder: FeatureEncoder | None = None):
         super().__init__()
         self.network = rejector.network()
         self.register_buffer("one_row", one_row)
@@ -99,22 +100,32 @@ class Deployed(nn.Module):
         return ((values - self.mean) / self.std).float()
 
 
-def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportReport:
+def export_run(
+    run: Path,
+    file: Path,
+    *,
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
     """Write the rejector of a run as an ONNX file.
 
     Args:
         run: a run's folder.
         file: appears whole or not at all.
+        beta, weights: query costs and task weights in place of the run's, see
+            :func:`l2d.rejector.runs.elsewhere.at_setting`.
         overwrite: replace ``file`` if it is there.
 
     Raises:
-        UsageError: there is no run or several, ``file`` is there already, or the extra ``onnx`` is not installed.
+        UsageError: there is no run or several, it has no other setting, ``file`` is there already, or the extra
+            ``onnx`` is not installed.
         CorruptPart: the run is damaged.
     """
     if file.exists() and (not overwrite or file.is_dir()):
         raise UsageError("this is there already", where=file, hint="give another name, or type --overwrite")
     _require_onnx()
-    opened = load_run(one_run(run))
+    opened = at_setting(load_run(one_run(run)), beta, weights)
     facts = {"run_id": opened.point.run_id}
     if opened.input is not None:  # runs saved by earlier versions do not say
         facts |= {"feature_names": opened.input.made.get("names", []), "input": opened.input.made}
@@ -132,7 +143,7 @@ def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportRepor
 
 
 def onnx_model(
-    rejector: TrainedRejector,
+    rejector: TrainedNetwork,
     agents: list[str],
     facts: dict[str, Any] | None = None,
     *,
@@ -182,13 +193,13 @@ def onnx_model(
     return model
 
 
-def _missing(rejector: TrainedRejector, encoder: FeatureEncoder | None) -> tuple[np.ndarray, dict[int, int]]:
+def _missing(rejector: TrainedNetwork, encoder: FeatureEncoder | None) -> tuple[np.ndarray, dict[int, int]]:
     """What stands in for a missing number, (width,), and indicator -> the column that it tells of."""
     return (rejector.state["feature_mean"].double().numpy(), {}) if encoder is None else encoder.missing()
 
 
 def _network_model(
-    rejector: TrainedRejector, example: Tensor, encoder: FeatureEncoder | None
+    rejector: TrainedNetwork, example: Tensor, encoder: FeatureEncoder | None
 ) -> tuple[onnx.ModelProto, Tensor]:
     """A network by torch's exporter, and the example (rows, width) in the shape that the model takes."""
     column = INPUT_OF[rejector.config.network]
@@ -212,7 +223,7 @@ def _network_model(
     return model, example
 
 
-def _example(rejector: TrainedRejector, rows: int) -> Tensor:
+def _example(rejector: TrainedNetwork, rows: int) -> Tensor:
     """Random inputs of the kind that a rejector looks at, (rows, width)."""
     generator = torch.Generator().manual_seed(0)
     fields = []
@@ -226,7 +237,7 @@ def _example(rejector: TrainedRejector, rows: int) -> Tensor:
     return mean + std * torch.randn(rows, len(mean), generator=generator)
 
 
-def _compare(model: onnx.ModelProto, rejector: TrainedRejector, example: Tensor) -> None:
+def _compare(model: onnx.ModelProto, rejector: TrainedNetwork, example: Tensor) -> None:
     """See that the model gives what the rejector gives: exporter, runtime and torch are of many versions."""
     import onnxruntime
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.costs import CostWeights, query_costs
 from l2d.rejector.methods import METHODS
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import CostCache
 
 LONGEST_NAME = 120
 

@@ -33,6 +33,11 @@ def test_the_promised_names_are_these():
         l2d.nothing  # noqa: B018
 
 
+def test_the_page_of_the_python_interface_has_them_all():
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\.\. auto\w+:: l2d\.(\w+)$", page, flags=re.MULTILINE)) == sorted(NAMES)
+
+
 def test_type_checkers_are_told_the_same_names():
     tree = ast.parse((ROOT / "__init__.py").read_text(encoding="utf-8"))
     (block,) = [node for node in tree.body if isinstance(node, ast.If)]

@@ -18,8 +18,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
@@ -27,11 +27,14 @@ from pyarrow.csv import CSVWriter
 from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
 from l2d.data.errors import CorruptPart, DataError
 
+if TYPE_CHECKING:
+    import polars as pl
+
 TEMPORARY_SUFFIX = ".tmp"
 DIGEST_FIELD = "sha256_of_the_above"
 
 # One plain, uncompressed page per column and row group: such a page can be read as a view of the mapped file.
-ROW_GROUP_ROWS = 32_768
+ROW_GROUP_ROWS = 65_536  # as many as the largest chunk that is chosen for a cache, so that a part is one group
 PARQUET_LAYOUT = {
     "compression": "none",
     "use_dictionary": False,
@@ -308,18 +311,31 @@ def read_json(path: Path) -> dict:
         CorruptPart: it is not JSON, or not what was written.
         FileNotFoundError: there is no such file.
     """
+    with corruption_named(path):
+        content = path.read_bytes()
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, where: Path | str) -> dict:
+    """The JSON object that a committed file holds, once its digest is checked.
+
+    Raises:
+        CorruptPart: it is not JSON, or not what was written.
+    """
     hint = "restore this file from a copy, or build (or train) again in another folder"
     try:
-        with corruption_named(path):
-            content = path.read_bytes()
         value = json.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CorruptPart(f"is not JSON: {error}", where=path, hint=hint) from error
+        raise CorruptPart(f"is not JSON: {error}", where=where, hint=hint) from error
     if not isinstance(value, dict):
-        raise CorruptPart("is not a JSON object", where=path, hint=hint)
+        raise CorruptPart("is not a JSON object", where=where, hint=hint)
     written = value.pop(DIGEST_FIELD, None)
-    if written != json_digest(value):
-        raise CorruptPart("is not what was written: its digest differs", where=path, hint=hint)
+    try:
+        found = json_digest(value)
+    except ValueError as error:  # a number that is not finite
+        raise CorruptPart(f"is not JSON: {error}", where=where, hint=hint) from error
+    if written != found:
+        raise CorruptPart("is not what was written: its digest differs", where=where, hint=hint)
     return value
 
 

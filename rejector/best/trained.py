@@ -13,13 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from l2d.data.errors import UsageError
+from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.linear import Basis, Ridge
 from l2d.rejector.best.model import CostModel
 from l2d.rejector.best.stacking import Stacking
 from l2d.rejector.best.trees import Forest
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainedRejector
+from l2d.rejector.training.rejector import TrainedNetwork
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -48,11 +49,13 @@ class Predictor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedBest(TrainedRejector):
+class TrainedBest(TrainedNetwork):
     """Scores are negated predicted total costs; behind the guard, those of the agents' means.
 
     Attributes:
-        state: the cost model's arrays, see :func:`state_of`.
+        state: the cost model's arrays, see :func:`state_of`, and what guards are judged by: ``held_out.predicted`` and
+            ``held_out.costs``, raw costs (n, agents, tasks) float32 of the fitted samples by models that had not seen
+            them, and the true ones, NaN where there was no answer.
         guard: what :meth:`l2d.rejector.best.guard.Guard.facts` says.
         about: facts of the fit for people: samples, what the combination weighs, reliability.
     """
@@ -100,14 +103,36 @@ class TrainedBest(TrainedRejector):
         return (raw * weights).sum(axis=2) + np.array(self.point.query_costs)
 
     def at(self, point: GridPoint) -> TrainedBest:
-        """The same models at other query costs or task weights: nothing is trained. The guard is not asked again."""
+        """What training at other query costs or task weights would have made: the same models, a guard of its own."""
+        fallback = None if self.config.fallback is None else self.guard["fallback"]
+        guard = self.judged_at(point).guard_of(z=self.config.guard, fallback=fallback)
+        return replace(self.judged_at(point), guard=guard.facts())
+
+    def judged_at(self, point: GridPoint) -> TrainedBest:
+        """The same models at other query costs or task weights, with no guard."""
         return replace(self, point=point, guard={**self.guard, "holds": False})
+
+    def unguarded(self) -> TrainedBest:
+        """With the guard off; itself where it does not hold."""
+        return self.judged_at(self.point) if self.guard["holds"] else self
+
+    def held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and true total costs of the fitted samples, float64 (n, agents), infinite without an answer."""
+        predicted, costs = (self.total(self.state[f"held_out.{name}"].numpy()) for name in ("predicted", "costs"))
+        return predicted, np.where(np.isnan(costs), np.inf, costs)
+
+    def guard_of(self, *, z: float, fallback: int | None) -> Guard:
+        """The guard at this run's query costs and weights."""
+        return Guard.of(*self.held_out(), z=z, fallback=fallback)
 
     def check(self) -> None:
         """Refuse arrays that do not belong together."""
         model, width = model_of(self.state), len(self.state["feature_mean"])
         if model.num_agents != len(self.point.query_costs):
             raise ValueError(f"{model.num_agents} agents are predicted, {len(self.point.query_costs)} have query costs")
+        shapes = {tuple(self.state[f"held_out.{name}"].shape[1:]) for name in ("predicted", "costs")}
+        if shapes != {(model.num_agents, model.num_tasks)}:
+            raise ValueError("held-out costs are those of other agents or tasks")
         for forest in model.forests:
             forest.check(width)
         self.scores(torch.zeros(1, width))

@@ -16,7 +16,6 @@ from l2d.data.errors import UsageError, nearest
 from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.best.folds import fold_of
-from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.reliability import reliability
 from l2d.rejector.best.trained import FITTED_ON, TrainedBest, state_of
@@ -26,7 +25,7 @@ from l2d.rejector.rows.subset import training_rows
 from l2d.rejector.runs.run import save_runs
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.training.distributed import is_first
-from l2d.rejector.training.rejector import point_costs, raw_costs
+from l2d.rejector.training.rejector import raw_costs
 
 #: Samples that are fitted at most; of more, a part is drawn by their ids, and all are scored.
 MOST = 100_000
@@ -83,7 +82,7 @@ def train_best(
         begun = time.perf_counter()
         seen = raw_costs(torch.from_numpy(raw), members[0][0], cache.record.tasks).numpy()
         model = fit_costs(x, seen, ids, seed=seed, threads=torch.get_num_threads())
-        trained = rejectors_of(model, [point for point, _ in members], ids, x, raw, names, cache.record.tasks, config)
+        trained = rejectors_of(model, [point for point, _ in members], ids, x, seen, names, config)
         took = time.perf_counter() - begun
         seconds += took
         if narrate is not None:
@@ -138,13 +137,22 @@ def rejectors_of(
     x: np.ndarray,
     raw: np.ndarray,
     names: list[str],
-    tasks: list[str],
     config: TrainConfig,
 ) -> list[TrainedBest]:
-    """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on."""
-    mean, std = standardisation(x)
-    state, unseen = state_of(model, mean, std), model.predict_unseen(x, ids)
+    """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on.
+
+    ``raw``: what was fitted, (n, agents, tasks).
+    """
+    state = state_of(model, *standardisation(x))
+    unseen = model.predict_unseen(x, ids).astype(np.float32)
+    state |= {"held_out.predicted": torch.from_numpy(unseen), "held_out.costs": torch.from_numpy(raw).float()}
     fallback = None if config.fallback is None else names.index(config.fallback)
+    about: dict[str, object] = {"samples": len(x)}
+    if model.stacking is not None:
+        about["weights"] = {
+            member: model.stacking.difference[position].round(4).tolist()
+            for position, member in enumerate(("trees", "ridge", "means"))
+        }
     found = []
     for point in points:
         free = TrainedBest(
@@ -156,29 +164,10 @@ def rejectors_of(
             history=[],
             guard={"holds": False},
         )
-        predicted = free.total(unseen)
-        costs = point_costs(torch.from_numpy(raw), point, tasks).numpy().astype(np.float64)
-        guard = Guard.of(predicted, costs, z=config.guard, fallback=fallback)
-        loss = float(
-            costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean()
-        )
-        about = {"samples": len(x), "reliability": reliability(predicted, costs, names)}
-        if model.stacking is not None:
-            about["weights"] = {
-                member: model.stacking.difference[position].round(4).tolist()
-                for position, member in enumerate(("trees", "ridge", "means"))
-            }
+        guard, (predicted, costs) = free.guard_of(z=config.guard, fallback=fallback), free.held_out()
+        chosen = np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)
+        loss = float(costs[np.arange(len(costs)), chosen].mean())
         risk = loss + guard.gain if guard.holds else loss
-        found.append(
-            TrainedBest(
-                point=point,
-                config=config,
-                state=state,
-                best_epoch=0,
-                validation_risk=risk,
-                history=[(risk, risk)],
-                guard=guard.facts(),
-                about=about,
-            )
-        )
+        facts = {**about, "reliability": reliability(predicted, costs, names)}
+        found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=facts))
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from l2d.data.measures import brier, smooth_l1
-from l2d.rejector.evaluation import thresholds
+from l2d.rejector import thresholds
 from l2d.rejector.rows.table import CostTable
 
 

@@ -19,11 +19,11 @@ from l2d.rejector.evaluation.comparisons import compare
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.groups import read_groups
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
-from l2d.rejector.evaluation.thresholds import kept_by_model
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.thresholds import kept_by_model
 
 
 def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None = None) -> list[Evaluation]:

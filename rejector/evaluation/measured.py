@@ -20,11 +20,11 @@ from l2d.rejector.evaluation.baselines import (
     ranking,
 )
 from l2d.rejector.evaluation.metrics import sample_metrics, task_metrics
-from l2d.rejector.evaluation.thresholds import choose_threshold, model_confidence, threshold_losses
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.trained import TrainedMethod
 from l2d.rejector.losses import oracle_allocation
 from l2d.rejector.rows.table import CostTable
+from l2d.rejector.thresholds import choose_threshold, model_confidence, threshold_losses
 from l2d.rejector.training.rejector import point_costs, reference_point_costs
 
 VALIDATION = "validation"

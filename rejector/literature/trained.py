@@ -17,7 +17,7 @@ from l2d.rejector.literature.fitting import network_of
 from l2d.rejector.literature.without_network import WITHOUT_NETWORK
 from l2d.rejector.methods import METHODS, Method
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import ROWS_AT_ONCE, TrainedRejector
+from l2d.rejector.training.rejector import ROWS_AT_ONCE, TrainedNetwork
 
 RULES = on_agents.RULES | one_stage.RULES
 
@@ -28,7 +28,7 @@ def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedMethod(TrainedRejector):
+class TrainedMethod(TrainedNetwork):
     """One of :data:`l2d.rejector.methods.LITERATURE`, trained.
 
     Attributes:

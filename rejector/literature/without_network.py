@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from l2d.data.errors import UsageError
-from l2d.rejector.evaluation import thresholds
+from l2d.rejector import thresholds
 from l2d.rejector.literature.neighbours import choose_neighbours, mean_costs
 from l2d.rejector.literature.samples import Samples
 
@@ -44,7 +44,7 @@ class Neighbours:
 
 
 class Threshold:
-    """Chow's rule, see :func:`l2d.rejector.evaluation.thresholds.choose_threshold`."""
+    """Chow's rule, see :func:`l2d.rejector.thresholds.choose_threshold`."""
 
     def learn(self, train: Samples, validation: Samples) -> tuple[dict[str, Tensor], float]:
         confidence = validation.probabilities.amax(dim=1).double().numpy()

@@ -115,7 +115,7 @@ class Choice(Shown):
         return self.tables()[1]
 
     def table(self) -> str:
-        from l2d.data.terminal.render import table_text
+        from l2d.data.terminal.layout import table_text
 
         candidates, outcome = self.tables()
         above = table_text(candidates, title="Settings on validation, means over seeds")

@@ -13,7 +13,7 @@ from typing import Any
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import CacheRecord
-from l2d.data.terminal.render import format_value
+from l2d.data.terminal.layout import format_value
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.intervals import RESAMPLES

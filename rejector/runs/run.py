@@ -32,7 +32,7 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError
 from l2d.data.samples.tokens import token_sizes
 from l2d.rejector.best.trained import TrainedBest
-from l2d.rejector.costs import CostWeights
+from l2d.rejector.costs import CostWeights, Priced
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.trained import TrainedMethod
 from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
@@ -51,7 +51,7 @@ from l2d.rejector.runs.files import (
     one_run,
     read_facts,
 )
-from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, point_costs
+from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, point_costs
 
 __all__ = ["RUN_FILE", "Run", "find_runs", "load_run", "one_run", "open_cache", "save_runs"]
 
@@ -63,16 +63,26 @@ class Run:
     """A run read back: its folder, the rejector, the cache it was trained on, and what it looks at.
 
     ``input`` is None for runs saved before they kept it: see :func:`input_of`. So is ``seen``, what
-    :class:`l2d.rejector.rows.foreign.Foreign` compares inputs with.
+    :class:`l2d.rejector.rows.foreign.Foreign` compares inputs with. ``prices`` are the agents', in order, None where
+    they are not known. A run that has ``moved`` is at another setting than its files: see
+    :func:`l2d.rejector.runs.elsewhere.at_setting`.
     """
 
     path: Path
-    rejector: TrainedRejector
+    rejector: TrainedNetwork
     cache_path: Path
     cache_fingerprint: dict[str, str]
     agents: list[str]
     input: InputRecord | None
     seen: dict | None = None
+    prices: tuple[float | None, ...] = ()
+    moved: bool = False
+
+    @property
+    def priced(self) -> list[Priced]:
+        """The agents with their prices."""
+        prices = self.prices or (None,) * len(self.agents)
+        return [Priced(name, price) for name, price in zip(self.agents, prices, strict=True)]
 
     @property
     def point(self) -> GridPoint:
@@ -80,7 +90,7 @@ class Run:
 
 
 def save_runs(
-    rejectors: list[TrainedRejector],
+    rejectors: list[TrainedNetwork],
     folders: list[Path],
     cache: CostCache,
     tables: dict[str, CostTable | Stream],
@@ -111,6 +121,7 @@ def save_runs(
             **({"guard": rejector.guard, "best": rejector.about} if isinstance(rejector, TrainedBest) else {}),
             "history": rejector.history,
             "agents": [agent.name for agent in cache.agents],
+            "prices": [agent.price for agent in cache.agents],
             "input": (looks_at := InputRecord.of(cache, INPUT_OF[rejector.config.network])).to_json(),
             "cache": {
                 "path": str(cache.path.resolve()),
@@ -167,7 +178,7 @@ def _shares(allocations: Path, agents: int) -> list[int]:
 
 
 def allocation_batches(
-    rejector: TrainedRejector, splits: dict[str, Stream | TableStream], cache: CostCache
+    rejector: TrainedNetwork, splits: dict[str, Stream | TableStream], cache: CostCache
 ) -> Iterator[pa.RecordBatch]:
     """Every sample's allocation under a rejector, some rows at a time.
 
@@ -237,7 +248,7 @@ def load_run(path: Path) -> Run:
         looks_at = None
         if "input" in facts:
             looks_at = InputRecord(**facts["input"], text=schema.text_file(path, facts["input"]["made"]))
-        kind, more = TrainedMethod if point["method"] in LITERATURE else TrainedRejector, {}
+        kind, more = TrainedMethod if point["method"] in LITERATURE else TrainedNetwork, {}
         if point["method"] == "best":
             kind, more = TrainedBest, {"guard": facts["guard"], "about": facts["best"]}
         rejector = kind(
@@ -266,6 +277,7 @@ def load_run(path: Path) -> Run:
             facts["agents"],
             looks_at,
             facts.get("seen"),
+            tuple(facts.get("prices", ())),
         )
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from l2d.rejector.training.rejector import TrainedRejector
+from l2d.rejector.training.rejector import TrainedNetwork
 
 DRAWS = 200
 _SIGNS_AT_ONCE = 1 << 24
@@ -52,7 +52,7 @@ class ScoreClass:
     depth: int
 
 
-def score_class(rejector: TrainedRejector, features: torch.Tensor) -> ScoreClass | None:
+def score_class(rejector: TrainedNetwork, features: torch.Tensor) -> ScoreClass | None:
     """The class of a trained rejector on rows of raw features (n, width); None for networks without a bound here."""
     state = rejector.state
     standardised = ((features - state["feature_mean"]) / state["feature_std"]).double().numpy()

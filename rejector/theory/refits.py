@@ -20,7 +20,7 @@ from torch import Tensor
 
 from l2d.rejector.losses import LOSSES, check_nu
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainedRejector, train_grid
+from l2d.rejector.training.rejector import TrainedNetwork, train_grid
 
 MOST_ROWS = 20_000
 DECAYS = (0.1, 1.0)
@@ -31,7 +31,7 @@ ITERATIONS = {"linear": 200, "mlp": 100}  # of L-BFGS; others 20, as each of the
 class LongerFit:
     """A rejector fitted on, and the mean training loss before and after, over the rows it was fitted on."""
 
-    rejector: TrainedRejector
+    rejector: TrainedNetwork
     before: float
     after: float
     rows: int
@@ -43,7 +43,7 @@ def missing_of(costs: Tensor) -> Tensor | None:
     return missing if bool(missing.any()) else None
 
 
-def fitted_longer(rejector: TrainedRejector, features: Tensor, costs: Tensor, *, seed: int = 0) -> LongerFit:
+def fitted_longer(rejector: TrainedNetwork, features: Tensor, costs: Tensor, *, seed: int = 0) -> LongerFit:
     """Take a rejector's parameters on to a minimum of its training loss, without weight decay.
 
     For a linear rejector and ``nu <= 1`` that is the minimum of its class on these rows; else one near by.
@@ -94,8 +94,8 @@ def fitted_longer(rejector: TrainedRejector, features: Tensor, costs: Tensor, *,
 
 
 def with_weight_decay(
-    rejector: TrainedRejector, train: CostTable, validation: CostTable, tasks: list[str], *, device: str = "cpu"
-) -> dict[str, TrainedRejector]:
+    rejector: TrainedNetwork, train: CostTable, validation: CostTable, tasks: list[str], *, device: str = "cpu"
+) -> dict[str, TrainedNetwork]:
     """Rejectors of the same settings but for other weight decays: ``weight decay D`` -> rejector."""
     found = {}
     for decay in DECAYS:
@@ -107,14 +107,14 @@ def with_weight_decay(
 
 
 def on_halves(
-    rejector: TrainedRejector,
+    rejector: TrainedNetwork,
     train: CostTable,
     validation: CostTable,
     tasks: list[str],
     *,
     device: str = "cpu",
     seed: int = 0,
-) -> list[TrainedRejector]:
+) -> list[TrainedNetwork]:
     """Rejectors of the same settings, one trained on each half of the training rows, with as many steps."""
     config = rejector.config
     shorter = replace(config, epochs=2 * config.epochs, patience=2 * config.patience, memory=None)

@@ -19,7 +19,7 @@ from l2d.rejector.runs.run import Run, load_run, one_run, open_cache
 from l2d.rejector.theory.bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
 from l2d.rejector.theory.encoder_split import EncoderSplit, encoder_split
 from l2d.rejector.theory.refits import LongerFit, fitted_longer, missing_of, on_halves, with_weight_decay
-from l2d.rejector.training.rejector import TrainedRejector, point_costs
+from l2d.rejector.training.rejector import TrainedNetwork, point_costs
 
 FEWEST_ROWS = 10  # of each split
 
@@ -55,10 +55,10 @@ class Subject:
     bayes: BayesRisk
     trained_bayes: BayesRisk
     longer: LongerFit | None
-    members: dict[str, TrainedRejector]
+    members: dict[str, TrainedNetwork]
     best: str
     best_fit: str
-    halves: list[TrainedRejector]
+    halves: list[TrainedNetwork]
     model: EncoderSplit
     why_not: dict[str, str] = field(default_factory=dict)
 
@@ -67,11 +67,11 @@ class Subject:
         """Whether the run was trained on other costs than it is judged on, recentring aside."""
         return self.run.point.method != "multi-task"
 
-    def scores_of(self, rejector: TrainedRejector) -> np.ndarray:
+    def scores_of(self, rejector: TrainedNetwork) -> np.ndarray:
         """Scores on the rows, float64 (n, A)."""
         return rejector.scores(self.features).double().numpy()
 
-    def losses_of(self, rejector: TrainedRejector) -> np.ndarray:
+    def losses_of(self, rejector: TrainedNetwork) -> np.ndarray:
         """Deferral loss of each row under a rejector, (n,)."""
         return chosen_costs(self.scores_of(rejector), self.costs)
 
@@ -178,7 +178,7 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
     members |= with_weight_decay(run.rejector, tables["train"], tables["validation"], tasks, device=device)
     held_out = tables["validation"].features[usable["validation"]], trained["validation"][usable["validation"]]
     on_validation = {name: _validation_losses(member, *held_out) for name, member in members.items()}
-    halves: list[TrainedRejector] = []
+    halves: list[TrainedNetwork] = []
     if len(tables["train"]) >= 2 * FEWEST_ROWS:
         halves = on_halves(run.rejector, tables["train"], tables["validation"], tasks, device=device, seed=seed)
     else:
@@ -218,7 +218,7 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
     )
 
 
-def _validation_losses(rejector: TrainedRejector, features: torch.Tensor, costs: np.ndarray) -> tuple[float, float]:
+def _validation_losses(rejector: TrainedNetwork, features: torch.Tensor, costs: np.ndarray) -> tuple[float, float]:
     """Mean deferral loss and mean training loss, of the agents available on each row."""
     scores, known = rejector.scores(features).double(), torch.from_numpy(costs)
     deferral = float(chosen_costs(scores.numpy(), costs).mean())

@@ -34,14 +34,14 @@ from l2d.rejector.training.dropout import row_keys
 from l2d.rejector.training.stack import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack, points_at_once
 from l2d.rejector.training.stack_mlp import MLPStack
 
-__all__ = ["SCHEDULES", "TrainConfig", "TrainedRejector", "learning_rate", "train_grid"]
+__all__ = ["SCHEDULES", "TrainConfig", "TrainedNetwork", "learning_rate", "train_grid"]
 
 ROWS_AT_ONCE = 65_536  # when scoring, to bound memory
 BATCHES_AT_ONCE = 64  # that stacks train on before they wait for each other: seldom enough to cost nothing
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedRejector:
+class TrainedNetwork:
     """A rejector at its epoch of lowest validation risk.
 
     Attributes:
@@ -128,7 +128,7 @@ def train_grid(
     group: Group | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int, float], None] | None = None,
-) -> list[TrainedRejector]:
+) -> list[TrainedNetwork]:
     """Train every point of a grid on the same rows, together.
 
     Args:
@@ -282,7 +282,7 @@ class _Training:
         self.losses, self.history = found.losses, list(found.history)
         return found.epoch, found.step
 
-    def rejectors(self) -> list[TrainedRejector]:
+    def rejectors(self) -> list[TrainedNetwork]:
         """One a point, in the grid's order, each as it would be had it been trained alone."""
         curves = torch.stack(self.history, dim=1)  # (points, epochs, 2)
         places = [(stack, position) for stack in self.stacks for position in range(len(stack.points))]
@@ -290,7 +290,7 @@ class _Training:
         for index, (stack, position), curve in zip(self.order, places, curves.tolist(), strict=True):
             best = int(stack.best_epoch[position])
             last = best + self.config.patience + 1 if self.config.patience else len(curve)
-            found[index] = TrainedRejector(
+            found[index] = TrainedNetwork(
                 point=self.points[index],
                 config=self.config,
                 state={**stack.best_state(position), "feature_mean": self.mean, "feature_std": self.std},

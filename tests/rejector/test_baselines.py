@@ -36,16 +36,16 @@ from l2d.rejector.evaluation.summary import (
     share_table,
 )
 from l2d.rejector.evaluation.summary import tables as tables_of
-from l2d.rejector.evaluation.thresholds import (
+from l2d.rejector.report.page import _answer_of
+from l2d.rejector.report.shown import lay_out
+from l2d.rejector.rows.table import CostTable, load_tables
+from l2d.rejector.thresholds import (
     choose_threshold,
     model_confidence,
     same_coverage_expert,
     same_coverage_losses,
     threshold_losses,
 )
-from l2d.rejector.report.page import _answer_of
-from l2d.rejector.report.shown import lay_out
-from l2d.rejector.rows.table import CostTable, load_tables
 
 
 def test_a_constant_agent_asks_the_best_of_the_others_where_it_has_no_answer():

@@ -16,7 +16,7 @@ from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import make_network
 from l2d.rejector.training import stack_mlp as stacked_mlp
-from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, train_grid
+from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, train_grid
 from l2d.rejector.training.stack import AutogradStack, Stack
 from l2d.rejector.training.stack_mlp import MLPStack
 
@@ -168,7 +168,7 @@ def grid_of(nus: list[float]) -> list[GridPoint]:
     ]
 
 
-def train(points: list[GridPoint], rows: int = 300, width: int = 4, **config) -> list[TrainedRejector]:
+def train(points: list[GridPoint], rows: int = 300, width: int = 4, **config) -> list[TrainedNetwork]:
     tables = (
         replace(table, features=table.features[:, :width].contiguous())
         for table in (make_table(rows, seed=1), make_table(101, seed=2, split="validation"))
@@ -176,7 +176,7 @@ def train(points: list[GridPoint], rows: int = 300, width: int = 4, **config) ->
     return train_grid(points, *tables, TrainConfig(**{"hidden": 16, "epochs": 3, "lr": 0.01, **config}), tasks=TASKS)
 
 
-def assert_same_bits(one: TrainedRejector, other: TrainedRejector) -> None:
+def assert_same_bits(one: TrainedNetwork, other: TrainedNetwork) -> None:
     assert one.point == other.point
     assert one.state.keys() == other.state.keys()
     assert all(torch.equal(value, other.state[name]) for name, value in one.state.items())

@@ -15,7 +15,7 @@ from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import make_network
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainConfig, TrainedRejector, learning_rate, train_grid
+from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, learning_rate, train_grid
 
 TASKS = ["cla", "reg"]
 
@@ -52,16 +52,16 @@ def tables() -> tuple[CostTable, CostTable]:
     return make_table(300, seed=1), make_table(150, seed=2, split="validation")
 
 
-def train(points, tables, **config) -> list[TrainedRejector]:
+def train(points, tables, **config) -> list[TrainedNetwork]:
     settings = {"network": "mlp", "hidden": 16, "epochs": 8, "batch_size": 64, **config}
     return train_grid(points, *tables, TrainConfig(**settings), tasks=TASKS)
 
 
-def parameters(rejector: TrainedRejector) -> dict[str, torch.Tensor]:
+def parameters(rejector: TrainedNetwork) -> dict[str, torch.Tensor]:
     return {name: value for name, value in rejector.state.items() if not name.startswith("feature_")}
 
 
-def assert_same_parameters(one: TrainedRejector, other: TrainedRejector, atol: float) -> None:
+def assert_same_parameters(one: TrainedNetwork, other: TrainedNetwork, atol: float) -> None:
     assert parameters(one).keys() == parameters(other).keys()
     for name, value in parameters(one).items():
         torch.testing.assert_close(value, parameters(other)[name], rtol=0, atol=atol, msg=lambda m, n=name: f"{n}: {m}")

@@ -4,14 +4,14 @@
     python benchmarks/text.py value --tables llmrouter --splits 1
     python benchmarks/text.py speed --rows 100000 --rounds 3
 
-``value``: the league's tables and splits (``league_tables.py``: every sample is tested once), with ``[dataset] text`` in
-the recipe and without; all else is the same, the method is the default. Differences are paired by sample and pooled over
-the splits, 95 %; they do not cover training.
+``value``: the league's tables and splits (``league_tables.py``: every sample is tested once), with ``[dataset] text``
+in the recipe and without; all else is the same, the method is the default. Differences are paired by sample and pooled
+over the splits, 95 %; they do not cover training.
 
-``speed``: processor seconds of ``l2d route`` on a Parquet file of prompts, in a process of its own that has been started
-before, against ``TfidfVectorizer.transform`` and ``TruncatedSVD.transform`` of the same prompts with the same vocabulary
-and components, turn by turn; the seconds of all threads count. Prompts are those of the public tables, drawn with repetition, each with a
-number of its own at the end.
+``speed``: processor seconds of ``l2d route`` on a Parquet file of prompts, within this process, against
+``TfidfVectorizer.transform`` and ``TruncatedSVD.transform`` of the same prompts with the same vocabulary and components,
+turn by turn; the seconds of all threads count. Prompts are those of the public tables, drawn with repetition, each with
+a number of its own at the end.
 """
 
 from __future__ import annotations
@@ -132,7 +132,8 @@ def speed(data: Path, rows: int, rounds: int) -> dict[str, dict[str, float]]:
         found[name] = {"route_to_tfidf": ours / tfidf, "route_to_tfidf_and_svd": ours / both}
         letters = statistics.mean(map(len, texts))
         print(
-            f"| {name} | {letters:.0f} | {ours:.2f} | {tfidf:.2f} | {both:.2f} | {ours / tfidf:.2f} | {ours / both:.2f} |",
+            f"| {name} | {letters:.0f} | {ours:.2f} | {tfidf:.2f} | {both:.2f} "
+            f"| {ours / tfidf:.2f} | {ours / both:.2f} |",
             flush=True,
         )
     return found

@@ -161,4 +161,4 @@ def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
 def _of_text(feature: TextFeature) -> str:
     fitted = f" of {feature.fitted:,} texts" if feature.fitted < feature.rows - feature.empty else ""
     kept = f"{feature.components} component{'' if feature.components == 1 else 's'} keep {feature.explained:.0%}"
-    return f"{len(feature.vocabulary):,} words{fitted}, {kept}, {len(COUNTS) + 1} counts"
+    return f"{len(feature.vocabulary):,} words{fitted}, {kept}, {len(COUNTS)} counts"

@@ -27,15 +27,9 @@ if TYPE_CHECKING:
 #: count letter by letter, else a sentence would be a word.
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
 WORD = rf"[{UNSPACED}]|[^\W{UNSPACED}]+"
-#: Name -> regular expression whose matches are counted, and whether that is a share of the letters.
-COUNTS = {
-    "words": (r"\w+", False),
-    "lines": (r"[^\n]+", False),
-    "share of digits": (r"\d", True),
-    "share of capitals": (r"\p{Lu}", True),
-    "share of symbols": (r"[^\w\s]", True),
-    "share beyond ASCII": (r"[^\x00-\x7F]", True),
-}
+#: Share of the characters -> regular expression whose matches are counted.
+SHARES = {"digits": r"\d", "capitals": r"\p{Lu}", "symbols": r"[^\w\s]", "others than ASCII": r"[^\x00-\x7F]"}
+COUNTS = ("characters", "words", "lines", *(f"share of {name}" for name in SHARES))
 FEWEST = 2  # training texts with a word, below which it is not in the vocabulary
 MOST_TEXTS = 50_000  # training texts that the vocabulary and the directions are fitted on
 ROWS_AT_ONCE = 8_192
@@ -99,7 +93,7 @@ class TextFeature:
         heaviest = np.argsort(-np.abs(self.directions), axis=0, kind="stable")[:HEAVIEST].T
         says = (", ".join(self.vocabulary[term] for term in terms) for terms in heaviest)
         named = [f"{self.name} component {place + 1} ({words})" for place, words in enumerate(says)]
-        return [*(f"{self.name}: {name}" for name in ("characters", *COUNTS)), *named]
+        return [*(f"{self.name}: {name}" for name in COUNTS), *named]
 
     def encode(self, column: pl.Series) -> Iterator[np.ndarray]:
         """Its columns, some rows after the other: float64 (rows, width).
@@ -110,10 +104,9 @@ class TextFeature:
         texts = texts_of(column, self.expression)
         for start in range(0, len(texts), ROWS_AT_ONCE):
             part = texts[start : start + ROWS_AT_ONCE]
-            yield np.hstack([_counts(part), self._bags(part) @ self.directions])
-
-    def _bags(self, texts: pl.Series) -> csr_matrix:
-        return _weighted(_counted(terms_of(texts, self.phrases), len(texts), self._terms), self.weights)
+            words = words_of(part)
+            bags = _weighted(_counted(terms_of(words, self.phrases), len(part), self._terms), self.weights)
+            yield np.hstack([_counts(part, words), bags @ self.directions])
 
     @cached_property
     def _terms(self) -> pl.Enum:
@@ -168,7 +161,7 @@ def fit_text(column: pl.Series, name: str, settings: TextSettings) -> TextFeatur
         raise DataError(f"text {expression!r} is the same in all {len(texts):,} training rows", hint="leave it out")
     if len(filled) > MOST_TEXTS:
         filled = filled.gather(np.linspace(0, len(filled) - 1, MOST_TEXTS).astype(np.int64))
-    parts = [filled[start : start + ROWS_AT_ONCE] for start in range(0, len(filled), ROWS_AT_ONCE)]
+    parts = [words_of(filled[start : start + ROWS_AT_ONCE]) for start in range(0, len(filled), ROWS_AT_ONCE)]
     found = pl.concat(terms_of(part, settings.phrases).unique()["term"].value_counts() for part in parts)
     known = found.group_by("term").agg(pl.col("count").sum()).filter(pl.col("count") >= FEWEST)
     if known.is_empty():
@@ -245,11 +238,15 @@ def texts_of(column: pl.Series, expression: str) -> pl.Series:
     return column.fill_null("").str.strip_chars()
 
 
+def words_of(texts: pl.Series) -> pl.Series:
+    """The words of each text, in small letters and in order: lists."""
+    return texts.str.to_lowercase().str.extract_all(WORD)
+
+
 def terms_of(texts: pl.Series, phrases: int) -> pl.DataFrame:
-    """Words, and up to so many in a row, of each text in small letters: ``row`` (its position) and ``term``."""
+    """Words, and up to so many in a row, of texts given as :func:`words_of`: ``row`` (position of the text), ``term``."""
     found = texts.alias("term").to_frame().with_row_index("row")
-    words = found.with_columns(pl.col("term").str.to_lowercase().str.extract_all(WORD))
-    words = words.filter(pl.col("term").list.len() > 0).explode("term")
+    words = found.filter(pl.col("term").list.len() > 0).explode("term")
     parts = [words]
     for more in range(1, phrases):
         together = pl.concat_str([pl.col("term").shift(-k) for k in range(more + 1)], separator=" ")
@@ -299,11 +296,12 @@ def _directions(bags: csr_matrix, components: int) -> tuple[np.ndarray, float]:
     return np.round(rows.T / GRID) * GRID, round(float((values[kept] ** 2).sum()) / total, 6)
 
 
-def _counts(texts: pl.Series) -> np.ndarray:
-    """Characters and :data:`COUNTS` of each text, float64 (n, counts)."""
+def _counts(texts: pl.Series, words: pl.Series) -> np.ndarray:
+    """:data:`COUNTS` of each text, float64 (n, counts)."""
     characters = texts.str.len_chars().cast(pl.Float64).to_numpy()
-    found = [characters]
-    for pattern, is_share in COUNTS.values():
-        count = texts.str.count_matches(pattern).cast(pl.Float64).to_numpy()
-        found.append(count / np.maximum(characters, 1) if is_share else count)
+    lines = texts.str.count_matches("\n", literal=True).cast(pl.Float64).to_numpy() + (characters > 0)
+    found = [characters, words.list.len().cast(pl.Float64).to_numpy(), lines]
+    found += [
+        texts.str.count_matches(one).cast(pl.Float64).to_numpy() / np.maximum(characters, 1) for one in SHARES.values()
+    ]
     return np.column_stack(found)

@@ -77,13 +77,13 @@ def test_the_most_frequent_terms_are_kept():
 
 def test_counts_are_pythons():
     texts = ["Add 7 + 8!\nNow", "", "école 東京\n\n  ok", "A" * 10]
-    found = fitted(prompts()).transform(frame(texts))[:, : len(COUNTS) + 1]
+    found = fitted(prompts()).transform(frame(texts))[:, : len(COUNTS)]
     for text, row in zip(texts, found, strict=True):
         length = max(1, len(text))
         expected = [
             len(text),
-            len("".join(c if c.isalnum() else " " for c in text).split()),
-            len([line for line in text.split("\n") if line]),
+            len(re.findall(WORD, text.lower())),
+            len(text.split("\n")) if text else 0,
             sum(c.isdigit() for c in text) / length,
             sum(c.isupper() for c in text) / length,
             sum(not c.isalnum() and not c.isspace() for c in text) / length,
@@ -136,7 +136,7 @@ def test_an_encoder_comes_back_from_json_and_arrays():
 
 def test_directions_are_called_by_their_words():
     names = fitted(prompts(), components=3).names
-    assert names[: len(COUNTS) + 1] == [f"prompt: {name}" for name in ("characters", *COUNTS)]
+    assert names[: len(COUNTS)] == [f"prompt: {name}" for name in COUNTS]
     for name, number in zip(names[-3:], (1, 2, 3), strict=True):
         assert name.startswith(f"prompt component {number} (")
     assert len(set(names)) == len(names)
@@ -294,5 +294,5 @@ def test_the_page_makes_components_without_us(tmp_path):
     (tmp_path / "text.safetensors").write_bytes(ENCODER.frozen())
     texts = [*prompts(30, seed=6), "", "請問 add SEVEN Ärger", "  python \n"]
     theirs = names["components"](tmp_path / "text.safetensors", texts)
-    ours = ENCODER.transform(frame(texts))[:, len(COUNTS) + 1 :]
+    ours = ENCODER.transform(frame(texts))[:, len(COUNTS) :]
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=2e-5)  # logarithms are multiples of 2 ** -16

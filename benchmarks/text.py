@@ -9,9 +9,9 @@ in the recipe and without; all else is the same, the method is the default. Diff
 over the splits, 95 %; they do not cover training.
 
 ``speed``: processor seconds of ``l2d route`` on a Parquet file of prompts, within this process, against
-``TfidfVectorizer.transform`` and ``TruncatedSVD.transform`` of the same prompts with the same vocabulary and components,
-turn by turn; the seconds of all threads count. Prompts are those of the public tables, drawn with repetition, each with
-a number of its own at the end.
+``TfidfVectorizer.transform`` and ``TruncatedSVD.transform`` of the same prompts with the same vocabulary and
+components, turn by turn; the seconds of all threads count. Prompts are those of the public tables, drawn with
+repetition, each with a number of its own at the end.
 """
 
 from __future__ import annotations

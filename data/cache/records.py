@@ -6,6 +6,7 @@ numbers agree with each other and with the seals, and nothing is allocated or co
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -84,6 +85,9 @@ class CacheRecord:
         width = made["features"].get("width", 1) if isinstance(made["features"], dict) else 1
         if type(width) is not int or not 1 <= width <= MOST_WIDTH:
             wrong.append(f"inputs.features.width = {width!r}")
+        frozen = made["features"].get("frozen", "0" * 64) if isinstance(made["features"], dict) else "0" * 64
+        if not (isinstance(frozen, str) and re.fullmatch("[0-9a-f]{64}", frozen)):  # it is part of a file's name
+            wrong.append(f"inputs.features.frozen = {frozen!r}")
         weights = self.defaults.get("lambda", {})
         if not isinstance(weights, dict) or not all(_is_number(weight) for weight in weights.values()):
             wrong.append(f"defaults.lambda = {weights!r}")

@@ -129,12 +129,11 @@ class TextFeature:
     def of(cls, facts: dict[str, Any], arrays: dict[str, np.ndarray]) -> TextFeature:
         """Inverse of :meth:`to_json` and :meth:`arrays`."""
         facts = {name: value for name, value in facts.items() if name != "width"}
-        return cls(
-            **facts,
-            vocabulary=tuple(arrays["vocabulary"].tobytes().decode().split("\n")),
-            weights=arrays["weights"],
-            directions=arrays["directions"].astype(np.float64),
-        )
+        vocabulary = tuple(arrays["vocabulary"].tobytes().decode().split("\n"))
+        weights, directions = arrays["weights"], arrays["directions"].astype(np.float64)
+        if (len(vocabulary),) != weights.shape or weights.shape != directions.shape[:1] or directions.ndim != 2:
+            raise CorruptPart("vocabulary, weights and directions of its text do not fit together", hint=RESTORE_HINT)
+        return cls(**facts, vocabulary=vocabulary, weights=weights, directions=directions)
 
 
 def fit_text(column: pl.Series, name: str, settings: TextSettings) -> TextFeature:
@@ -244,7 +243,7 @@ def words_of(texts: pl.Series) -> pl.Series:
 
 
 def terms_of(texts: pl.Series, phrases: int) -> pl.DataFrame:
-    """Words, and up to so many in a row, of texts given as :func:`words_of`: ``row`` (position of the text), ``term``."""
+    """Words, and up to so many in a row, of texts as :func:`words_of` gives them: ``row`` (the position), ``term``."""
     found = texts.alias("term").to_frame().with_row_index("row")
     words = found.filter(pl.col("term").list.len() > 0).explode("term")
     parts = [words]

@@ -132,7 +132,7 @@ class TableConfig(Strict):
     unit_reg: str = ""
     """What `target_reg` is measured in, for people."""
     features: list[str] = []
-    """SQL, `… AS name`, each over its own row: what the rejector sees, beside or instead of `text`, `tokens`, `image`."""
+    """SQL, `… AS name`, each over its own row: what the rejector sees; or give `text`, `tokens` or `image`."""
     text: list[str] | dict[str, TextConfig] = []
     """Text that is read word by word: a list of SQL, or `[dataset.text.NAME]` with settings, see below."""
     tokens: dict[TokenFieldName, TokensConfig] = {}

@@ -6,9 +6,12 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.costs import CostWeights, query_costs
+from l2d.rejector.costs import CostWeights, query_costs, require_prices, worth_of_money
 from l2d.rejector.methods import METHODS
 
 if TYPE_CHECKING:
@@ -22,7 +25,8 @@ class GridPoint:
     """One rejector to train.
 
     ``weights`` is what it is evaluated on; :meth:`CostWeights.trained_on` says what its ``method`` trains on.
-    ``beta`` is as the user gave it; ``query_costs`` is what that means for each agent.
+    ``beta`` is as the user gave it; ``query_costs`` is what that means for each agent, beside what its answers are
+    paid: ``paid`` says how many units of loss a unit of money is worth, and None that prices per sample do not count.
     """
 
     run_id: str
@@ -33,6 +37,36 @@ class GridPoint:
     nu: float
     seed: int
     cost: str | None = None  # SQL expression in place of the weighted sum
+    paid: float | None = None
+
+    def cost_weights(self, *, train: bool = False) -> Tensor:
+        """Weights of the columns of raw costs, float64: of tasks (or the one cost of ``--cost``), and of what is paid.
+
+        Args:
+            train: those that its method trains on.
+        """
+        weights = self.weights.trained_on(self.method) if train else self.weights
+        values = [1.0] if self.cost is not None else [weight for _, weight in weights.by_task]
+        return torch.tensor(values + ([] if self.paid is None else [self.paid]), dtype=torch.float64)
+
+    def charged(self, raw: Tensor) -> Tensor:
+        """What it takes to ask each agent, in units of loss: ``beta`` and what the answer is paid, (n, agents).
+
+        Args:
+            raw: raw costs, (n, agents, columns).
+        """
+        charged = torch.tensor(self.query_costs, dtype=torch.float64).expand(raw.shape[:2])
+        return charged if self.paid is None else charged + self.paid * raw[:, :, -1].double()
+
+    @property
+    def charges(self) -> bool:
+        """Whether asking costs anything."""
+        return any(self.query_costs) or bool(self.paid)
+
+    @property
+    def charge_order(self) -> tuple[float, float]:
+        """How dear asking is, to put settings in order."""
+        return self.paid or 0.0, sum(self.query_costs)
 
     @property
     def setting(self) -> tuple:
@@ -49,14 +83,17 @@ class GridPoint:
 def chosen_agents(cache: CostCache, names: list[str]) -> CostCache:
     """A cache with some of its agents, in its own order, the model among them.
 
+    Agent 0 may be left out where it is one of several: where asking it is not free, and it shows the rejector nothing.
+
     Raises:
         UsageError: an unknown agent, or the model is not named.
     """
     agents = [agent.name for agent in cache.agents]
+    shows = any(made.get("agent") == agents[0] for made in cache.record.inputs.values() if isinstance(made, dict))
     for name in names:
         if name not in agents:
             raise UsageError(f"--only names agent {name!r}", hint=nearest(name, agents, "the agents are"))
-    if agents[0] not in names:
+    if agents[0] not in names and (cache.agents[0].price == 0 or shows):
         raise UsageError(f"--only leaves out the model, {agents[0]!r}", hint=f"--only {','.join([agents[0], *names])}")
     return cache.only([name for name in agents if name in names])
 
@@ -102,7 +139,10 @@ def make_grid(
             nu = 1.0
         weight.trained_on(method)  # refuses methods whose task is not there
         frozen = tuple(sorted(beta.items())) if isinstance(beta, dict) else float(beta)
-        costs = tuple(query_costs(beta, cache.agents).tolist())
+        paid, rest = worth_of_money(beta, [agent.name for agent in cache.agents])
+        if paid is not None:
+            require_prices(cache)
+        costs = tuple(query_costs(rest, cache.agents).tolist())
         point = GridPoint(
             run_id="",
             method=method,
@@ -112,6 +152,7 @@ def make_grid(
             nu=float(nu),
             seed=int(seed),
             cost=cost,
+            paid=paid,
         )
         parts = [method, f"beta={point.beta_text}", *([f"nu={nu:g}"] if METHODS[method].has_nu else [])]
         if len(parsed_weights) > 1:

@@ -89,6 +89,42 @@ def sweep(
             _require_same(folder, point, config, cache)
     if not todo:
         return SweepReport(folders, 0, 0.0)
+    seconds, left_out = 0.0, 0
+    for priced in (False, True):  # prices are a further cost that is learnt: those points have models of their own
+        members = [(point, folder) for point, folder in todo if (point.paid is not None) == priced]
+        if members:
+            more, without = _train(
+                members,
+                cache.with_prices(priced),
+                config,
+                device=device,
+                overwrite=overwrite,
+                checkpoint_every=checkpoint_every,
+                available=available,
+                progress=progress,
+                narrate=narrate,
+            )
+            seconds, left_out = seconds + more, max(left_out, without)
+    return SweepReport(folders, len(todo), seconds, left_out)
+
+
+def _train(
+    todo: list[tuple[GridPoint, Path]],
+    cache: CostCache,
+    config: TrainConfig,
+    *,
+    device: str,
+    overwrite: bool,
+    checkpoint_every: float,
+    available: int | None,
+    progress: Callable[[int, int, float], None] | None,
+    narrate: Callable[[str], None] | None,
+) -> tuple[float, int]:
+    """Train points by their methods' trainers.
+
+    Returns:
+        Seconds of training, and how many samples were left out.
+    """
     best = [(point, folder) for point, folder in todo if METHODS[point.method].trainer == "best"]
     others = [(point, folder) for point, folder in todo if METHODS[point.method].trainer == "literature"]
     if best:
@@ -120,7 +156,7 @@ def sweep(
     if others:
         more, left_out = train_methods(others, cache, config, overwrite=overwrite, narrate=narrate)
         seconds += more
-    return SweepReport(folders, len(todo), seconds, left_out)
+    return seconds, left_out
 
 
 def default_method(cache: CostCache, config: TrainConfig, *, nus: Sequence[float] = (1.0,)) -> str:
@@ -218,8 +254,9 @@ def _require_same(folder: Path, point: GridPoint, config: TrainConfig, cache: Co
         and facts.get("point", {}).get("run_id") == point.run_id
         and facts["point"].get("weights") == dict(point.weights.by_task)
         and facts["point"].get("query_costs") == list(point.query_costs)
+        and facts["point"].get("paid") == point.paid
         and facts["point"].get("cost") == point.cost
-        and facts.get("cache", {}).get("fingerprint") == cache_fingerprint(cache)
+        and facts.get("cache", {}).get("fingerprint") == cache_fingerprint(cache.with_prices(point.paid is not None))
     )
     if not same:
         raise DataError(

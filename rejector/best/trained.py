@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -21,6 +21,9 @@ from l2d.rejector.best.trees import Forest
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.training.rejector import TrainedNetwork
+
+#: Mean price of each agent's answers, (agents,), in a state: they are predicted in units of it.
+PAID_MEAN = "paid_mean"
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -57,7 +60,7 @@ class TrainedBest(TrainedNetwork):
             ``held_out.costs``, raw costs (n, agents, tasks) float32 of the fitted samples by models that had not seen
             them, and the true ones, NaN where there was no answer.
         guard: what :meth:`l2d.rejector.best.guard.Guard.facts` says.
-        about: facts of the fit for people: samples, what the combination weighs, reliability.
+        about: facts of the fit for people: samples, what the combination weighs.
     """
 
     guard: dict
@@ -98,9 +101,28 @@ class TrainedBest(TrainedNetwork):
         return torch.from_numpy(-self.total(raw).astype(np.float32))
 
     def total(self, raw: np.ndarray) -> np.ndarray:
-        """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights and query costs."""
-        weights = np.ones(1) if self.point.cost is not None else self.point.weights.vector().numpy().astype(np.float64)
-        return (raw * weights).sum(axis=2) + np.array(self.point.query_costs)
+        """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights, query costs and prices."""
+        return (raw * self.weights).sum(axis=2) + np.array(self.point.query_costs)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What a unit of each predicted cost weighs, (agents, tasks): prices are predicted as shares of their means."""
+        weights = np.tile(self.point.cost_weights().numpy(), (len(self.point.query_costs), 1))
+        if PAID_MEAN in self.state:
+            weights[:, -1] *= self.state[PAID_MEAN].numpy()
+        return weights
+
+    def as_predicted(self, raw: np.ndarray) -> np.ndarray:
+        """Raw costs (n, agents, tasks) in the units that they are predicted in: prices as shares of their means."""
+        if PAID_MEAN not in self.state:
+            return raw
+        return np.concatenate([raw[:, :, :-1], raw[:, :, -1:] / self.state[PAID_MEAN].numpy()[:, None]], axis=2)
+
+    def predicted_prices(self, split: str, ids: Sequence[str], features: Tensor) -> np.ndarray | None:
+        """What each agent's answer is predicted to be paid, in money, (n, agents); None where the run has no prices."""
+        if PAID_MEAN not in self.state:
+            return None
+        return self.predictor(split, ids, features.numpy())[:, :, -1] * self.state[PAID_MEAN].numpy()
 
     def at(self, point: GridPoint) -> TrainedBest:
         """What training at other query costs or task weights would have made: the same models, a guard of its own."""
@@ -147,13 +169,14 @@ class TrainedBest(TrainedNetwork):
 def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, Tensor]:
     """The arrays of a cost model by name, as tensors: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
     arrays = {"feature_mean": mean, "feature_std": std, "mean": model.mean, "known": model.known, "means": model.means}
+    arrays["factor"] = model.factor
     if model.basis is not None:
         arrays |= {f"basis.{name}": value for name, value in vars(model.basis).items()}
         arrays |= {f"stacking.{name}": value for name, value in vars(model.stacking).items()}
         arrays["ridge.weights"] = np.stack([ridge.weights for ridge in model.ridges])
         arrays["ridge.intercept"] = np.stack([ridge.intercept for ridge in model.ridges])
         for fold, forest in enumerate(model.forests):
-            arrays |= {f"trees.{fold}.{name}": value for name, value in vars(forest).items()}
+            arrays |= {f"trees.{fold}.{field.name}": getattr(forest, field.name) for field in fields(Forest)}
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
@@ -167,7 +190,7 @@ def model_of(state: dict[str, Tensor]) -> CostModel:
     mean, known = arrays["mean"], arrays["known"]
     num_agents, num_tasks = mean.shape
     if "ridge.weights" not in arrays:
-        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None)
+        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None, arrays["factor"])
     ridges = zip(arrays["ridge.weights"], arrays["ridge.intercept"], strict=True)
     return CostModel(
         num_agents,
@@ -179,4 +202,5 @@ def model_of(state: dict[str, Tensor]) -> CostModel:
         tuple(Ridge(*ridge) for ridge in ridges),
         arrays["means"],
         Stacking(**group("stacking.")),
+        arrays["factor"],
     )

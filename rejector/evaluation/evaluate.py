@@ -18,7 +18,9 @@ from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, rando
 from l2d.rejector.evaluation.comparisons import compare
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.groups import read_groups
+from l2d.rejector.evaluation.guarded import guard_facts
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
+from l2d.rejector.evaluation.router_metrics import metrics_of_run, metrics_of_sweep
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import load_tables
@@ -46,7 +48,7 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         run = load_run(path)
         cache, failures = open_cache(run), run.rejector.config.failures  # every run is checked against its cache
         column = INPUT_OF[run.rejector.config.network]
-        key = (run.cache_path, tuple(run.agents), failures, column)
+        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced)
         if key not in tables:
             splits = tuple(dict.fromkeys((split, VALIDATION)))
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)
@@ -58,13 +60,24 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         evaluations.append(_evaluate(run, cache, measured, scores))
     same_samples: dict[tuple, list[int]] = {}
     for position, evaluation in enumerate(evaluations):
-        key = (evaluation.run.cache_path, evaluation.run.rejector.config.failures, len(evaluation.losses))
+        run = evaluation.run
+        key = (run.cache_path, run.rejector.config.failures, len(evaluation.losses), run.point.paid is not None)
         same_samples.setdefault(key, []).append(position)
     for positions in same_samples.values():
         found = compare([evaluations[position] for position in positions])
         for position, more in zip(positions, found, strict=True):
             evaluations[position] = replace(evaluations[position], result=evaluations[position].result | more)
+    for cache_path in dict.fromkeys(evaluation.run.cache_path for evaluation in evaluations):
+        members = [evaluation for evaluation in evaluations if evaluation.run.cache_path == cache_path]
+        found = metrics_of_sweep(members) if _comparable(members) else {}
+        for member in members if found else ():
+            member.result["router_metrics"]["sweep"] = found
     return evaluations
+
+
+def _comparable(members: list[Evaluation]) -> bool:
+    """Whether runs have the same agents and samples, so that one figure can be drawn of them."""
+    return len({(tuple(member.run.agents), len(member.losses)) for member in members}) == 1
 
 
 def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) -> Evaluation:
@@ -99,6 +112,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
         "coverage": float(rates[0]),
         "metrics": measured.metrics(allocation.numpy(), names),
+        **paid_result(measured, allocation.numpy()),
         "agents": _alone(cache, measured, baselines),
         "oracle": {
             "allocation": _shares(baselines.oracle_allocation, names),
@@ -119,13 +133,24 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     if run.point.cost is not None:
         result["cost"] = run.point.cost
     if isinstance(run.rejector, TrainedBest):
-        guard = run.rejector.guard
+        guard = guard_facts(run.rejector, table, costs.double().numpy(), losses, measured.groups)
         result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
         predicted = run.rejector.predicted_costs(table)
-        result["reliability"] = reliability(predicted, costs.double().numpy(), names)
+        result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
+    result["router_metrics"] = metrics_of_run(measured, baselines, allocation.numpy(), margin)
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)
+
+
+def paid_result(measured: Measured, allocation: np.ndarray) -> dict[str, Any]:
+    """``paid``: what answers of an allocation were paid in money, whatever a run charges for it; nothing if unknown."""
+    if measured.prices is None:
+        return {}
+    chosen = measured.prices[np.arange(len(allocation)), allocation]
+    known = chosen[~np.isnan(chosen)]
+    found = {"unit": measured.cache.record.unit_paid, "mean": float(known.mean()) if len(known) else None}
+    return {"paid": found | {"total": float(known.sum()), "unknown": len(chosen) - len(known)}}
 
 
 def _shares(allocation: np.ndarray, names: list[str]) -> dict[str, float]:
@@ -147,5 +172,7 @@ def _alone(cache: CostCache, measured: Measured, baselines: Baselines) -> dict[s
             own = losses[~baselines.gaps[agent.name]]
             found["mean_cost_answered"] = float(own.mean(dtype=np.float64)) if len(own) else None
             found["stand_in"] = next(name for name in baselines.order if name != agent.name)
+        if measured.prices is not None and agent.name in measured.names:
+            found["mean_paid"] = float(np.nanmean(measured.prices[:, measured.names.index(agent.name)]))
         alone[agent.name] = found | measured.metrics_alone(agent.name)
     return alone

@@ -43,9 +43,13 @@ def train_methods(
     seconds, said = 0.0, set()
     for point, folder in todo:
         begun, method = time.perf_counter(), METHODS[point.method]
-        if any(point.query_costs) and not method.pays_queries and point.method not in said and narrate is not None:
+        if narrate is not None and point.method not in said and point.charges:
             said.add(point.method)
-            narrate(f"{point.method} knows no query costs: it trains without, and is charged for them when evaluated")
+            charged = "and is charged for them when evaluated"
+            if not method.pays_queries:
+                narrate(f"{point.method} knows no query costs: it trains without, {charged}")
+            elif point.paid and (method.classes_only or method.trains_classifier(config.classifier)):
+                narrate(f"{point.method} knows no prices that differ by sample: it trains without, {charged}")
         trained = train_method(
             point,
             tables["train"],

@@ -128,7 +128,7 @@ class TrainedMethod(TrainedNetwork):
     def network(self) -> nn.Module:
         raise UsageError(
             f"a run of method {self.point.method!r} is more than one network",
-            hint="this needs a run of multi-task, classification-only or regression-only",
+            hint="this needs a run of best, multi-task, classification-only or regression-only",
         )
 
     # --- inside -------------------------------------------------------------------------------------------------------

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from l2d.data.cache import store
-from l2d.data.cache.reader import CacheRecord
+from l2d.data.cache.reader import AgentRecord, CacheRecord
 from l2d.data.terminal.layout import format_value
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.intervals import RESAMPLES
+from l2d.rejector.evaluation.router_metrics import router_tables
 from l2d.rejector.evaluation.settings import corrected, difference_text, verdict
 from l2d.rejector.evaluation.summary import headline, paper_table, regret_table
 from l2d.rejector.report.allocations import Decisions, decisions_of, sample_columns
@@ -24,6 +25,7 @@ from l2d.rejector.report.cast import Cast
 from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.cost_quality import quality_for_cost
+from l2d.rejector.report.figures.costs import importance, reliability
 from l2d.rejector.report.figures.rejectors import Figure, compare
 from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
@@ -65,7 +67,10 @@ def figures_of(layout: Layout, by: list[str] | None = None) -> list[Figure]:
     return _figures(layout, decisions_of(layout.focus), by)[0]
 
 
-def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tuple[list[Figure], Any]:
+def _figures(
+    layout: Layout, decisions: Decisions, by: list[str] | None, *, worth: bool = True
+) -> tuple[list[Figure], Any]:
+    """The figures, and the columns that samples can be grouped by. ``worth``: with what columns are worth."""
     columns = sample_columns(layout.focus, decisions.ids)
     if by:
         chosen = [bins_by(columns, expression) for expression in by]
@@ -75,6 +80,7 @@ def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tupl
         others = columns.drop_columns(known) if known else columns
         chosen += most_telling(others, decisions, most=2 - len(chosen))
     made = [sweep(layout), compare(layout), quality_for_cost(layout), risk_for_coverage(layout, decisions)]
+    made += [reliability(layout), importance(layout, layout.focus[0].result["split"]) if worth else None]
     made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1)]
     return [figure for figure in made if figure is not None], columns
 
@@ -168,7 +174,7 @@ def _section(
 ) -> dict[str, Any]:
     layout = lay_out(members)
     decisions = decisions_of(layout.focus)
-    figures, columns = _figures(layout, decisions, by)
+    figures, columns = _figures(layout, decisions, by, worth=not theory)  # of the theory it is a part
     tables: dict[str, list[dict[str, Any]]] = {}
     if theory:
         from l2d.rejector.report.figures.theory import theory_part  # brings scikit-learn
@@ -202,17 +208,28 @@ def _section(
         "pictures": any(example.image for example in examples),
         "results": paper_table(members, whole=True),
         "regrets": regret_table(members),
+        "routers": router_tables(members) if len({tuple(member.run.agents) for member in members}) == 1 else [],
         "agents": [
             {
                 "agent": a.name,
                 "role": a.role,
                 "kind": a.kind,
                 "price": "not known" if a.price is None else f"{a.price:g}",
+                **_paid(a, members[0]),
                 "description": a.description,
             }
             for a in cache.all_agents
         ],
     }
+
+
+def _paid(agent: AgentRecord, evaluation: Evaluation) -> dict[str, str]:
+    """What an answer of an agent was paid on average, where that is known."""
+    if evaluation.measured.prices is None:
+        return {}
+    mean = evaluation.result["agents"].get(agent.name, {}).get("mean_paid")
+    unit = evaluation.cache.record.unit_paid
+    return {f"mean paid ({unit})" if unit else "mean paid": "" if mean is None else f"{mean:.6g}"}
 
 
 def _answer_of(layout: Layout) -> str:

@@ -8,21 +8,33 @@ from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
+from l2d.rejector.runs.record import check_run
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"
 ALLOCATIONS_FILE = "allocations.parquet"
 
 
+#: Begins the names of digests of what agents were paid, which only runs that pay prices have.
+PRICES = "prices of "
+
+
 def cache_fingerprint(cache: CostCache) -> dict[str, str]:
-    """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs."""
+    """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs.
+
+    Of a cache with prices also of what each agent was paid.
+    """
     record = cache.record
     chunks = range(record.num_chunks)
     found = {"samples": [schema.samples_part(cache.path, k) for k in chunks]}
     for agent in cache.agents:
         costs = [schema.costs_part(cache.path, agent.name, k, record.cost_digest) for k in chunks]
         found[f"costs of {agent.name}"] = costs
-    return {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
+    digests = {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
+    for agent in cache.agents if cache.priced else ():
+        said = [skeleton_digest(schema.predictions_part(cache.path, agent.name, k)) for k in chunks]
+        digests[PRICES + agent.name] = schema.digest([said, agent.price == 0, agent.paid_each])
+    return digests
 
 
 def find_runs(path: Path) -> list[Path]:
@@ -58,6 +70,7 @@ def read_facts(path: Path) -> dict:
     """
     try:
         facts = store.read_json(path / RUN_FILE)
+        check_run(facts, path / RUN_FILE)
         digests = facts["digests"]
         others = [WEIGHTS_FILE, *(name for name in digests if name not in (WEIGHTS_FILE, ALLOCATIONS_FILE))]
         found = {name: sha256_of(path / name) for name in others}

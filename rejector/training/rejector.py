@@ -175,7 +175,7 @@ class _Training:
         self.mean, self.std = _standardisation(train)
 
         def prepare(features: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-            return (features - self.mean) / self.std, raw_costs(raw, points[0], tasks)
+            return (features - self.mean) / self.std, raw_costs(raw, points[0], tasks).float()
 
         self.seeds = sorted({point.seed for point in points})
         self.rows = Shuffled(train, config.batch_size, self.seeds, memory=config.memory, prepare=prepare, device=device)
@@ -331,7 +331,7 @@ def _stacks(
     return [
         kind(
             points[start:stop],
-            torch.stack([_weights(point, train=True) for point in points[start:stop]]),
+            torch.stack([point.cost_weights(train=True).float() for point in points[start:stop]]),
             network=config.network,
             width=width,
             num_agents=len(points[0].query_costs),
@@ -372,27 +372,25 @@ def _side_by_side(stacks: list[Stack]) -> Iterator[Callable]:
 def point_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
     """Total costs (n, A) that a point is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``.
 
-    Infinite where an agent is unavailable.
+    In the bits of ``raw``: with prices it has one more column, what was paid, and is float64. Infinite where an agent
+    is unavailable.
     """
-    costs = total_costs(raw_costs(raw, point, tasks), _weights(point), torch.tensor(point.query_costs))
+    beta = torch.tensor(point.query_costs, dtype=raw.dtype)
+    costs = total_costs(raw_costs(raw, point, tasks), point.cost_weights().to(raw.dtype), beta)
     return costs.masked_fill(costs.isnan(), math.inf)
 
 
 def reference_point_costs(table: CostTable, point: GridPoint, tasks: list[str]) -> Tensor:
-    """Costs (n, references) without query costs."""
-    free = torch.zeros(table.reference_raw.shape[1])
-    costs = total_costs(raw_costs(table.reference_raw, point, tasks), _weights(point), free)
+    """Costs (n, references) without query costs and prices."""
+    raw = table.reference_raw
+    free = torch.zeros(raw.shape[1], dtype=raw.dtype)
+    costs = total_costs(raw_costs(raw, point, tasks), point.cost_weights().to(raw.dtype), free)
     return costs.masked_fill(costs.isnan(), math.inf)
 
 
 def raw_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
-    """Raw costs by task (n, A, T); with ``--cost`` the one cost that takes their place (n, A, 1)."""
+    """Raw costs by task (n, A, T); with ``--cost`` the one cost in their place (n, A, 1). Prices come behind."""
     if point.cost is None:
         return raw
-    return torch.from_numpy(expression_costs(raw.numpy(), tasks, point.cost))
-
-
-def _weights(point: GridPoint, *, train: bool = False) -> Tensor:
-    if point.cost is not None:
-        return torch.ones(1)
-    return (point.weights.trained_on(point.method) if train else point.weights).vector()
+    found = torch.from_numpy(expression_costs(raw[:, :, : len(tasks)].float().numpy(), tasks, point.cost))
+    return found if point.paid is None else torch.cat([found.to(raw.dtype), raw[:, :, len(tasks) :]], dim=2)

@@ -7,29 +7,33 @@ from typing import Any
 
 import numpy as np
 
-from l2d.rejector.evaluation.cost_quality import OperatingPoint, cost_quality, metrics_of
+from l2d.rejector.evaluation.cost_quality import OperatingPoint, cost_quality, mean_price, metrics_of, prices_of
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.evaluation.settings import BASELINE_TITLES, METHOD_OF_PAPER
 from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.rejectors import Figure, Panel, capital, panel
 from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, main_metrics, scaled
 
+WIDE = 20.0  # range of prices from which on they are shown on a logarithmic axis
 TASK_LOSS = "task_loss"  # the deferral loss without query costs
 
 
 def quality_for_cost(layout: Layout) -> Figure | None:
     """Cost-quality curves, with Pareto set and hull. None where no agent has a price, or one's is not known."""
     evaluations = [evaluation for members in layout.groups for evaluation in members]
-    prices = [agent.price for agent in evaluations[0].cache.all_agents]
-    if not any(prices) or None in prices:
+    prices = [agent.price for agent in evaluations[0].cache.agents]
+    paid = evaluations[0].measured.prices is not None
+    if not paid and (not any(prices) or None in prices):
         return None
+    unit = evaluations[0].cache.record.unit_paid if paid else ""
+    scale = f"in {unit or 'the unit that answers say'}" if paid else "in the unit of the recipe’s prices"
     metrics = [*(m for m in main_metrics(layout.focus) if m in metrics_of(evaluations)), TASK_LOSS]
     return Figure(
         name="cost-quality",
         title="Quality for cost",
         panels=[_panel(layout, metric) for metric in metrics[-3:]],
         lead="Each point is a way to answer everything. Better is up, cheaper is left.",
-        note="Cost: mean price of the queries of one sample, in the unit of the recipe’s prices. Strong points: the "
+        note=f"Cost: mean price of the queries of one sample, {scale}. Strong points: the "
         "Pareto set, rejectors that no other beats in both; soft ones are beaten. Line: the non-decreasing hull, what "
         "a coin between two rejectors reaches; dashed: that of the agents alone. Squares: agents alone. Circles: the "
         "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, of metrics that are no "
@@ -56,13 +60,19 @@ def _panel(layout: Layout, metric: str) -> Panel:
         points.append(row | ({"agent": layout.cast.entry(point.name)} if point.kind == "agent" else {}))
     for point in _baselines(layout.focus, metric):
         points.append(_point(point, metric, f"{point.name}, β {point.beta}", "bound") | {"label": point.name})
+    near = charts.near(points, "x")
+    prices = [row["x"] for row in near]
+    logarithmic = min(prices) > 0 and max(prices) > WIDE * min(prices)  # prices of models differ by powers of ten
+    hulls = {"system-line": found.hull, "bound": found.agents_hull}
     lines = {
-        "system-line": [{"x": x, "y": scaled(metric, y)} for x, y in found.hull.tolist()],
-        "bound": [{"x": x, "y": scaled(metric, y)} for x, y in found.agents_hull.tolist()],
+        style: [{"x": x, "y": scaled(metric, y)} for x, y in (_bent(hull) if logarithmic else hull.tolist())]
+        for style, hull in hulls.items()
     }
+    x_title = "mean price of the queries of a sample" + (f" ({found.unit})" if found.unit else "")
     chart = charts.scatter(
-        charts.near(points, "x"), x_title="mean price of the queries of a sample", y_title=title, agents=layout.cast,
+        near, x_title=x_title, y_title=title, agents=layout.cast,
         lines={style: line for style, line in lines.items() if len(line) > 1}, down=found.lower_is_better,
+        logarithmic=logarithmic,
     )  # fmt: skip
     told = "; ".join(f"{row['name']}: {row['y']:.4g} at {row['x']:.4g}" for row in points)
     shown = [
@@ -73,6 +83,15 @@ def _panel(layout: Layout, metric: str) -> Panel:
     better = "less is better: the axis is turned" if found.lower_is_better else "more is better"
     name = capital(f"{title.removesuffix(' (%)')}, {better}")
     return panel(f"{metric}-for-cost", name, chart, f"{title} against mean price: {told}.", shown)
+
+
+def _bent(hull: np.ndarray) -> list[tuple[float, float]]:
+    """A hull with points between its vertices, since its straight edges are curves on a logarithmic axis."""
+    if len(hull) < 2:
+        return hull.tolist()
+    steps = np.geomspace(hull[0, 0], hull[-1, 0], 60)
+    x = np.unique(np.concatenate([hull[:, 0], steps.clip(hull[0, 0], hull[-1, 0])]))
+    return list(zip(x.tolist(), np.interp(x, *hull.T).tolist(), strict=True))
 
 
 def _point(point: OperatingPoint, metric: str, name: str, kind: str) -> dict[str, Any]:
@@ -88,15 +107,16 @@ def _point(point: OperatingPoint, metric: str, name: str, kind: str) -> dict[str
 def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
     """Random shares, the confidence threshold and the average of all agents, as far as they have the metric."""
     first = focus[0]
-    prices = np.array([agent.price for agent in first.cache.agents])
+    prices, _ = prices_of(first)
     result, beta = first.result, first.run.point.beta_text
     known = _baseline_losses(focus)
-    costs = {"random_same_shares": float(np.mean([prices[member.allocation].mean() for member in focus]))}
+    each = np.nanmean(prices, axis=0)
+    costs = {"random_same_shares": float(np.mean([each[member.allocation].mean() for member in focus]))}
     if "confidence" in known:
-        expert = first.measured.names.index(result["confidence"]["expert"])
-        costs["confidence"] = (1 - result["confidence"]["coverage"]) * float(prices[expert])
+        expert, threshold = first.baselines.threshold
+        costs["confidence"] = mean_price(np.where(first.measured.confidence[0] < threshold, expert, 0), prices)
     if "averaging" in known:
-        costs["averaging"] = float((np.isfinite(first.baselines.costs.numpy()) @ prices).mean())
+        costs["averaging"] = float((np.isfinite(first.baselines.costs.numpy()) * np.nan_to_num(prices)).sum(1).mean())
     intervals = paired_intervals(known.values(), first.measured.groups)
     found = []
     for (name, losses), interval in zip(known.items(), intervals, strict=True):
@@ -111,17 +131,19 @@ def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
 def _baseline_losses(focus: Group) -> dict[str, np.ndarray]:
     """Loss of each sample without query costs, float64 (n,), by baseline; of those that everybody answers for."""
     first = focus[0]
-    query_costs = np.array(first.run.point.query_costs)
+    charged = first.charged
     finite = np.isfinite(first.baselines.costs.numpy())
     found = {}
     if finite.all():
-        paid = [query_costs[member.allocation].mean() for member in focus]
-        random = [member.against["random_same_shares"] - cost for member, cost in zip(focus, paid, strict=True)]
+        random = [
+            member.against["random_same_shares"] - charged @ np.array(list(member.result["allocation"].values()))
+            for member in focus
+        ]
         found["random_same_shares"] = np.mean(random, axis=0)
         if "confidence" in first.against:
             expert, threshold = first.baselines.threshold
-            deferred = first.measured.confidence[0] < threshold
-            found["confidence"] = first.against["confidence"] - query_costs[expert] * deferred
+            asked = np.where(first.measured.confidence[0] < threshold, expert, 0)
+            found["confidence"] = first.against["confidence"] - charged[np.arange(len(asked)), asked]
     if "averaging" in first.against:
-        found["averaging"] = first.against["averaging"] - finite @ query_costs
+        found["averaging"] = first.against["averaging"] - (finite * np.nan_to_num(charged)).sum(axis=1)
     return found

@@ -6,7 +6,6 @@ numbers agree with each other and with the seals, and nothing is allocated or co
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path

@@ -27,8 +27,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -88,7 +89,7 @@ def cache_file(cache: Path) -> Path:
     return cache / "cache.json"
 
 
-def text_file(folder: Path, made: dict) -> Path | None:
+def text_file(folder: Path, made: Mapping[str, Any]) -> Path | None:
     """What text features were fitted to, in a cache's folder or a run's; None without any.
 
     Args:

@@ -52,7 +52,7 @@ def import_tables(
     reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
     scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Lowest and highest score.")] = "0,1",
     paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
-    unit_paid: Annotated[str | None, typer.Option(help="What that is in, such as USD; as it stands there.")] = None,
+    unit_paid: Annotated[str | None, typer.Option(help="Unit of --paid, such as USD.")] = None,
     cla_from: Annotated[str | None, typer.Option(help="Whose class counts for agents that give none.")] = None,
     cla_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
     reg_from: Annotated[str | None, typer.Option(help="Whose number counts for agents that give none.")] = None,
@@ -67,7 +67,9 @@ def import_tables(
     label: Annotated[
         list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
     ] = None,
-    missing: Annotated[list[str] | None, typer.Option(help="A text that is no answer, as NA; may be repeated.")] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(help="A text that means a missing answer; may be repeated.")
+    ] = None,
     drop_others: Annotated[bool, typer.Option("--drop-others", help="Leave out answers on other samples.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe; write and build nothing.")] = False,
     device: DeviceOption = "auto",

@@ -288,7 +288,7 @@ def _encoded(table: pl.DataFrame, feature: Feature, first_row: int) -> Iterable[
         numbers = _numbers(column)
     except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"feature {feature.name!r} is no number: {str(error).splitlines()[0]}",
+            f"feature {feature.name!r} is not a number: {str(error).splitlines()[0]}",
             hint=f"it is {feature.expression!r}; a missing number is an empty cell or a null",
         ) from error
     filled = numbers.fill_null(feature.median).to_numpy() - feature.shift

@@ -274,7 +274,9 @@ def load_run(path: Path) -> Run:
             tuple(facts.get("prices", ())),
         )
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
-        raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
+        raise CorruptPart(
+            f"was written by another version of l2d: {error!r}", where=path, hint="train it again"
+        ) from error
 
 
 def open_cache(run: Run) -> CostCache:

@@ -44,13 +44,8 @@ class Pieces:
 
     Attributes:
         record: ``cache.json``.
-<<<<<<< HEAD
-        parts: parts and what agents froze.
-        records: seals, ``agent.json`` of each agent, a signature if there is one, ``cache.json``.
-=======
         parts: parts, what agents froze, and what text features were fitted to.
-        records: seals, ``agent.json`` of each agent, ``cache.json``.
->>>>>>> main
+        records: seals, ``agent.json`` of each agent, a signature if there is one, ``cache.json``.
     """
 
     record: CacheRecord

@@ -64,6 +64,9 @@ def import_tables(
         str | None, typer.Option(help="Agent 0, yours: free. Default: a network trained here; none.")
     ] = None,
     features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Column of text to read word by word; may be repeated.")
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
     ] = None,
@@ -87,7 +90,7 @@ def import_tables(
 
         l2d import predictions cases.csv votes.csv --id case --target label --annotator reader --out votes.cache
 
-        l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
+        l2d import scores routerbench.csv --id sample_id --features eval_name --text prompt --out router.cache
 
         l2d import scores routerbench.csv --id sample_id --out router.cache --dry-run
     """
@@ -111,7 +114,7 @@ def import_tables(
         scale=(bounds[0], bounds[1]), paid=paid, unit_paid=unit_paid, repeats=repeats.value, model=model,
         lent={task: name for task, name in (("cla", cla_from), ("reg", reg_from)) if name is not None},
         charged={task: cost for task, cost in (("cla", cla_cost), ("reg", reg_cost)) if cost is not None},
-        columns=values(features, str, "--features") if features else [], missing=missing or [],
+        columns=values(features, str, "--features") if features else [], text=text or [], missing=missing or [],
         labels=labels(label), others="drop" if drop_others else "refuse",
     )  # fmt: skip
     recipe = out.parent / f"{out.name}.toml"

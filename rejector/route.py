@@ -202,6 +202,8 @@ def _allocations(
     rejector = run.rejector if rule is None else unguarded(run.rejector)
     width, hidden = len(rejector.state["feature_mean"]), rejector.config.hidden
     rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * hidden))
+    if isinstance(rejector, TrainedBest):  # has no activations, and takes many rows in a fraction of the time
+        rows_at_once = ROWS_AT_ONCE
     for ids, features, answering in inputs.batches:
         foreign.see(features)
         parts = torch.from_numpy(features).split(rows_at_once)

@@ -68,6 +68,11 @@ class Constraint:
         return f"{self.name} {self.asked}"
 
 
+def use_of(constraints: list[Constraint], agents: int) -> np.ndarray:
+    """What an answer of each agent takes of each constraint, (constraints, agents)."""
+    return np.array([constraint.use for constraint in constraints], np.float64).reshape(len(constraints), agents)
+
+
 def make_constraints(
     agents: list[AgentRecord],
     *,

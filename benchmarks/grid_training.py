@@ -3,7 +3,7 @@
     python benchmarks/grid_training.py [--rows 100000] [--rounds 3] [--only mlp,transformer,growth] [--device cuda]
     OMP_NUM_THREADS=1 python benchmarks/grid_training.py --only limit
 
-The plain trainings are what a user would write: the same network, loss, optimiser and batch size, once with tensors
+The plain trainings are what a user would write: the same network, loss, optimizer and batch size, once with tensors
 indexed by a permutation and once with TensorDataset and DataLoader. They train 4 (indexing) or 1 (DataLoader) of the 28
 and are scaled. Ratios are taken within a round; tables show their medians. Growth is the exponent of a power law fitted
 to the seconds of one epoch, the least of the rounds: 1 is linear, 0 is free.

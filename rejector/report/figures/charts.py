@@ -180,7 +180,7 @@ def stacked_shares(
     across: bool,
     pair: Sequence[str] = (),
 ) -> alt.LayerChart:
-    """Who answers, stacked to 100 %: bars side by side (``across``), or one below the other for long names.
+    """Which agent answers, stacked to 100 %: bars side by side (``across``), or one below the other for long names.
 
     Args:
         rows: ``by``, ``agent``, ``share`` in percent, ``std``, ``ink``, ``from`` and ``to`` (ends of the segment).
@@ -252,7 +252,7 @@ def dots(
     """
     names = alt.Y(f"{by}:N", sort=list(order), title=title, axis=alt.Axis(grid=True))
     along = alt.X("value:Q", title=x_title, scale=alt.Scale(zero=False, padding=10), axis=alt.Axis(tickCount=5))
-    shown = [(f"{by}:N", title or "who", ""), ("value:Q", x_title, format)]
+    shown = [(f"{by}:N", title or "which", ""), ("value:Q", x_title, format)]
     shown += [("low:Q", f"{interval}, from", format), ("high:Q", "to", format)]
     shown += [("samples:Q", "samples", ",d")] if "samples" in rows[0] else []
     told = tooltip(*shown)
@@ -299,7 +299,7 @@ def scatter(
         dash = {"strokeDash": [6, 3]} if style == "bound" else {}
         layers.append(base.mark_line(style=style, **dash).encode(x=x, y=y, order="order:Q"))
     told = tooltip(
-        ("name:N", "who", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", "")
+        ("name:N", "which", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", "")
     )
     for ends in (("x_low", "x_high"), ("y_low", "y_high")):
         some = [row for row in points if row[ends[1]] > row[ends[0]]]

@@ -30,13 +30,13 @@ def quality_for_cost(layout: Layout) -> Figure | None:
     metrics = [*(m for m in main_metrics(layout.focus) if m in metrics_of(evaluations)), TASK_LOSS]
     return Figure(
         name="cost-quality",
-        title="Quality for cost",
+        title="Quality by cost",
         panels=[_panel(layout, metric) for metric in metrics[-3:]],
         lead="Each point is a way to answer everything. Better is up, cheaper is left.",
         note=f"Cost: mean price of the queries of one sample, {scale}. Strong points: the "
         "Pareto set, rejectors that no other beats in both; soft ones are beaten. Line: the non-decreasing hull, what "
         "a coin between two rejectors reaches; dashed: that of the agents alone. Squares: agents alone. Circles: the "
-        "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, of metrics that are no "
+        "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, for metrics that are not a "
         "mean over samples, ± one standard deviation over seeds.",
     )
 
@@ -80,7 +80,7 @@ def _panel(layout: Layout, metric: str) -> Panel:
         | {"Pareto set": "yes" if number in found.pareto else ""}
         for number, row in enumerate(points)
     ]
-    better = "less is better: the axis is turned" if found.lower_is_better else "more is better"
+    better = "lower is better, so the axis is upside down" if found.lower_is_better else "higher is better"
     name = capital(f"{title.removesuffix(' (%)')}, {better}")
     return panel(f"{metric}-for-cost", name, chart, f"{title} against mean price: {told}.", shown)
 

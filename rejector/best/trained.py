@@ -41,11 +41,13 @@ class Predictor:
     def __call__(self, split: str | None, ids: Sequence[str], x: np.ndarray) -> np.ndarray:
         """Raw costs (n, agents, tasks); ``split`` is None for samples of no cache."""
         if split is None:
-            return self.model.predict(x)
+            return self.model.predict(x, threads=torch.get_num_threads())
         key = (split, len(ids), *(ids[position] for position in ((0, -1) if len(ids) else ())))
         if key not in self._known:
             unseen = split in FITTED_ON
-            self._known[key] = self.model.predict_unseen(x, ids) if unseen else self.model.predict(x)
+            self._known[key] = (
+                self.model.predict_unseen(x, ids) if unseen else self.model.predict(x, threads=torch.get_num_threads())
+            )
             while sum(found.nbytes for found in self._known.values()) > REMEMBERED_BYTES and len(self._known) > 1:
                 self._known.popitem(last=False)
         return self._known[key]

@@ -330,3 +330,12 @@ def test_a_flattered_constant_is_not_fallen_back_on():
     x, ids = np.ones((4000, 2), np.float32), [str(row) for row in range(4000)]
     assert fit_costs(x, raw, ids, held=held).predict(x)[0, :, 0].argmin() == 1
     assert fit_costs(x, raw, ids).predict(x)[0, :, 0].argmin() == 0
+
+
+def test_threads_and_blocks_do_not_change_a_bit():
+    x, raw, ids, _ = world(400, agents=4, tasks=2)
+    model = fit_costs(x, raw, ids)
+    new = world(9000, seed=8)[0]
+    together = model.predict(new, threads=3)
+    np.testing.assert_array_equal(together, model.predict(new))
+    np.testing.assert_array_equal(together[5000:5003], model.predict(new[5000:5003]))

@@ -52,12 +52,17 @@ def main() -> None:
             pair = np.array([0, 1 + int(np.nanmean(arrays.costs["train"][:, 1:], axis=0).argmin())])
             costs = {part: values[:, pair] for part, values in arrays.costs.items()}
             both = np.isfinite(costs["test"]).all(axis=1)
+            if not np.isfinite(costs["train"]).all(axis=1).any():
+                break  # two agents that never answered the same sample are no pair
             found = {"ridge": yardstick(arrays.x, costs)}
             found |= {row: ours(row, folder, pair) for row in methods}
             for row, losses in found.items():
                 pooled.setdefault(row, []).append(losses[:, both])
             groups.append(np.char.add(f"{split if table.outcomes is None else ''}|", arrays.groups[both].astype(str)))
             print(f"{table.name}, split {split}", file=sys.stderr, flush=True)
+        if not groups:
+            print(f"{table.name}: no sample has the answers of both", file=sys.stderr)
+            continue
         facts[table.name] = show(
             table.name, {k: np.concatenate(v, 1) for k, v in pooled.items()}, np.concatenate(groups)
         )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from l2d.data.cache.reader import AgentRecord
 from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.methods import METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,15 @@ class CostWeights:
             )
         return CostWeights(tuple((name, weight if name == task else 0.0) for name, weight in self.by_task))
 
-    def vector(self) -> Tensor:
+    def vector(self) -> np.ndarray:
         """(tasks,) float32."""
-        return torch.tensor([weight for _, weight in self.by_task], dtype=torch.float32)
+        return np.array([weight for _, weight in self.by_task], dtype=np.float32)
 
     def __str__(self) -> str:
         return ",".join(f"{task}={weight:g}" for task, weight in self.by_task)
 
 
-def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Tensor:
+def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> np.ndarray:
     """``beta_j`` of each agent, float32 (A,), 0 for a model that is free.
 
     Args:
@@ -97,7 +99,7 @@ def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> Te
     for name, value in zip(names, values, strict=True):
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"beta of {name!r} is {value}", hint="query costs are numbers >= 0")
-    return torch.tensor(values, dtype=torch.float32)
+    return np.array(values, dtype=np.float32)
 
 
 def total_costs(raw: Tensor, weights: Tensor, beta: Tensor) -> Tensor:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.costs import CostWeights, query_costs
+from l2d.rejector.costs import CostWeights, expression_costs, query_costs, total_costs
 from l2d.rejector.methods import METHODS
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LONGEST_NAME = 120
 
@@ -41,6 +48,34 @@ class GridPoint:
         if isinstance(self.beta, tuple):
             return ",".join(f"{name}={value:g}" for name, value in self.beta)
         return f"{self.beta:g}"
+
+    def task_weights(self, *, train: bool = False) -> np.ndarray:
+        """Weight of each of the costs of :meth:`raw_costs`, float32 (tasks,): ``lambda``; 1 for ``--cost``.
+
+        ``train``: those that its method trains on.
+        """
+        if self.cost is not None:
+            return np.ones(1, np.float32)
+        return (self.weights.trained_on(self.method) if train else self.weights).vector()
+
+    def raw_costs(self, raw: Tensor, tasks: list[str]) -> Tensor:
+        """Raw costs by task (n, A, T); with ``--cost`` the one cost that takes their place (n, A, 1)."""
+        if self.cost is None:
+            return raw
+        import torch
+
+        return torch.from_numpy(expression_costs(raw.numpy(), tasks, self.cost))
+
+    def total_costs(self, raw: Tensor, tasks: list[str], *, free: bool = False) -> Tensor:
+        """Total costs (n, A) that it is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``.
+
+        Infinite where an agent is unavailable. ``free``: without query costs, for any number of agents.
+        """
+        import torch
+
+        beta = torch.zeros(raw.shape[1]) if free else torch.tensor(self.query_costs)
+        costs = total_costs(self.raw_costs(raw, tasks), torch.from_numpy(self.task_weights()), beta)
+        return costs.masked_fill(costs.isnan(), math.inf)
 
 
 def chosen_agents(cache: CostCache, names: list[str]) -> CostCache:

@@ -19,12 +19,12 @@ from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.losses import allocate
 from l2d.rejector.policies.price_rule import Policy, read_policy
-from l2d.rejector.policies.scored import unguarded
 from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
-from l2d.rejector.runs.run import WEIGHTS_FILE, Run, input_of, load_run, one_run
-from l2d.rejector.training.rejector import ROWS_AT_ONCE
+from l2d.rejector.runs.files import WEIGHTS_FILE, one_run
+from l2d.rejector.runs.run import Run, input_of, load_run
 
+ROWS_AT_ONCE = 65_536  # of a batch that is read, at most
 READ_AT_ONCE = 1 << 22  # numbers of a batch that is read: 16 MiB as features
 ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
 
@@ -108,7 +108,7 @@ def route(
     opened.rejector.check_routable()
     at_hand = _at_hand(opened.agents, without)
     rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
-    width = len(opened.rejector.state["feature_mean"])
+    width = opened.rejector.width
     failures = opened.rejector.config.failures
     inputs = open_inputs(
         source,
@@ -116,7 +116,7 @@ def route(
         width,
         rows_at_once=max(1, min(ROWS_AT_ONCE, READ_AT_ONCE // width)),
         id_column=id_column,
-        unseen=opened.rejector.state["feature_mean"].numpy() if failures == "worst" else None,
+        unseen=np.asarray(opened.rejector.state["feature_mean"]) if failures == "worst" else None,
         agents=opened.agents,
         failures=failures,
     )
@@ -168,28 +168,27 @@ def _allocations(
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of :func:`allocation_schema`; adds to ``counts`` (agents + 1,) on the way."""
     names = pa.array(run.agents)
-    rejector = run.rejector if rule is None else unguarded(run.rejector)
-    width, hidden = len(rejector.state["feature_mean"]), rejector.config.hidden
-    rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * hidden))
+    rejector = run.rejector if rule is None else run.rejector.unguarded()
+    rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (rejector.width * rejector.config.hidden))
     for ids, features, answering in inputs.batches:
         foreign.see(features)
-        parts = torch.from_numpy(features).split(rows_at_once)
-        scores = torch.cat([rejector.scores(part) for part in parts])
+        parts = [features[start : start + rows_at_once] for start in range(0, len(features), rows_at_once)]
+        scores = np.concatenate([rejector.scores(part) for part in parts])
         available = np.tile(at_hand, (len(scores), 1)) if answering is None else answering & at_hand
         if rejector.has_classifier:  # which answers where the cached model does not
             available[:, 0] = at_hand[0]
         nobody = ~available.any(axis=1)
         available[nobody] = True  # what is chosen there does not count
         if rule is None:
-            chosen = allocate(scores, torch.from_numpy(available)).numpy()
+            chosen = allocate(torch.from_numpy(scores), torch.from_numpy(available)).numpy()
         else:
-            chosen = rule.allocate(scores.numpy(), available)
+            chosen = rule.allocate(scores, available)
         counts += np.bincount(np.where(nobody, len(names), chosen), minlength=len(counts))
         agents = pa.array(chosen, pa.int32(), mask=nobody)
         columns = [ids, agents, names.take(agents)]
-        columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(names))]
+        columns += [pa.array(scores[:, agent]) for agent in range(len(names))]
         if rejector.has_classifier:
-            chances = torch.cat([rejector.probabilities(part) for part in parts])
-            columns.append(pa.array(chances.numpy().argmax(axis=1), pa.int32()))
+            chances = np.concatenate([rejector.probabilities(part) for part in parts])
+            columns.append(pa.array(chances.argmax(axis=1), pa.int32()))
         yield pa.record_batch(columns, schema=kind)
         advance(len(ids))

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from l2d.rejector.best.linear import CLIPPED_AT, Basis
 from l2d.rejector.best.model import MORE, CostModel
@@ -157,11 +156,11 @@ class Graph:
     def scores(self, features: str, rejector: TrainedBest) -> str:
         """Scores as :meth:`l2d.rejector.best.trained.TrainedBest.scores` gives them: (batch, agents), float32."""
         if rejector.guard["holds"]:
-            scores = rejector.scores(torch.zeros(1, len(rejector.state["feature_mean"])))[0].numpy()
+            scores = rejector.scores(np.zeros((1, rejector.width), np.float32))[0]
             return self.node("Identity", self.repeated(features, scores))
         from onnx import TensorProto
 
-        weights = np.ones(1) if rejector.point.cost is not None else rejector.point.weights.vector().double().numpy()
+        weights = rejector.point.task_weights().astype(np.float64)
         total = self.node("Mul", self.costs(features, rejector.predictor.model), self.constant(weights))
         total = self.node("ReduceSum", total, self.constant(np.array([2], np.int64)), keepdims=0)
         total = self.node("Add", total, self.constant(np.array(rejector.point.query_costs, np.float64)))

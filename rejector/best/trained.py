@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from l2d.data.errors import UsageError
 from l2d.rejector.best.linear import Basis, Ridge
 from l2d.rejector.best.model import CostModel
 from l2d.rejector.best.stacking import Stacking
 from l2d.rejector.best.trees import Forest
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainedNetwork
+from l2d.rejector.trained import Rejector
+
+if TYPE_CHECKING:
+    from l2d.rejector.rows.table import CostTable
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -48,7 +48,7 @@ class Predictor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedBest(TrainedNetwork):
+class TrainedBest(Rejector):
     """Scores are negated predicted total costs; behind the guard, those of the agents' means.
 
     Attributes:
@@ -57,70 +57,73 @@ class TrainedBest(TrainedNetwork):
         about: facts of the fit for people: samples, what the combination weighs, reliability.
     """
 
-    guard: dict
-    about: dict = field(default_factory=dict)
+    arrays: ClassVar[Literal["numpy", "torch"]] = "numpy"
+
+    state: Mapping[str, np.ndarray]
+    guard: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def predictor(self) -> Predictor:
         """Made once for all runs of a process that hold the same models."""
-        digest = hashlib.sha256(b"".join(self.state[name].numpy().tobytes() for name in sorted(self.state))).hexdigest()
+        digest = hashlib.sha256(b"".join(self.state[name].tobytes() for name in sorted(self.state))).hexdigest()
         if digest not in _models:
             _models[digest] = Predictor(model_of(self.state))
             while len(_models) > 4:
                 _models.popitem(last=False)
         return _models[digest]
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: np.ndarray) -> np.ndarray:
         """New samples' raw features (n, width) -> scores (n, agents), float32. A row's bits are its own."""
-        return self._scored(self.predictor(None, (), features.numpy()))
+        return self._scored(self.predictor(None, (), features))
 
-    def scores_of(self, split: str, ids: Sequence[str], features: Tensor) -> Tensor:
+    def scores_of(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray:
         """Samples of the cache, those of training and validation by models that have not seen them."""
-        return self._scored(self.predictor(split, ids, features.numpy()))
-
-    def scores_on(self, table: CostTable) -> Tensor:
-        return self.scores_of(table.split, table.ids, table.features)
+        return self._scored(self.predictor(split, ids, features))
 
     def predicted_costs(self, table: CostTable) -> np.ndarray:
         """Total costs that the models predict of a table's samples, whatever the guard says: float64 (n, agents)."""
         return self.total(self.predictor(table.split, table.ids, table.features.numpy()))
 
-    def _scored(self, raw: np.ndarray) -> Tensor:
+    def _scored(self, raw: np.ndarray) -> np.ndarray:
         if self.guard["holds"]:
             mean = self.total(self.predictor.model.mean[None])[0]
             fallback = self.guard["fallback"]
             others = np.delete(mean, fallback)
             mean[fallback] = min(mean[fallback], np.nextafter(np.float32(others.min()), np.float32(-np.inf)))
-            return torch.from_numpy(np.tile(-mean, (len(raw), 1)).astype(np.float32))
-        return torch.from_numpy(-self.total(raw).astype(np.float32))
+            return np.tile(-mean, (len(raw), 1)).astype(np.float32)
+        return -self.total(raw).astype(np.float32)
 
     def total(self, raw: np.ndarray) -> np.ndarray:
         """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights and query costs."""
-        weights = np.ones(1) if self.point.cost is not None else self.point.weights.vector().numpy().astype(np.float64)
-        return (raw * weights).sum(axis=2) + np.array(self.point.query_costs)
+        return (raw * self.point.task_weights().astype(np.float64)).sum(axis=2) + np.array(self.point.query_costs)
 
     def at(self, point: GridPoint) -> TrainedBest:
         """The same models at other query costs or task weights: nothing is trained. The guard is not asked again."""
         return replace(self, point=point, guard={**self.guard, "holds": False})
 
+    def unguarded(self) -> TrainedBest:
+        return self.at(self.point) if self.guard["holds"] else self
+
+    def facts(self) -> dict[str, Any]:
+        return {"guard": self.guard, "best": self.about}
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any], **fields: Any) -> TrainedBest:
+        return cls(**fields, guard=facts["guard"], about=facts["best"])
+
     def check(self) -> None:
         """Refuse arrays that do not belong together."""
-        model, width = model_of(self.state), len(self.state["feature_mean"])
+        model, width = model_of(self.state), self.width
         if model.num_agents != len(self.point.query_costs):
             raise ValueError(f"{model.num_agents} agents are predicted, {len(self.point.query_costs)} have query costs")
         for forest in model.forests:
             forest.check(width)
-        self.scores(torch.zeros(1, width))
-
-    def network(self) -> nn.Module:
-        raise UsageError(
-            "a run of method 'best' is more than one network",
-            hint="this needs a run of --method multi-task, classification-only or regression-only",
-        )
+        self.scores(np.zeros((1, width), np.float32))
 
 
-def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, Tensor]:
-    """The arrays of a cost model by name, as tensors: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
+def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a cost model by name: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
     arrays = {"feature_mean": mean, "feature_std": std, "mean": model.mean, "known": model.known, "means": model.means}
     if model.basis is not None:
         arrays |= {f"basis.{name}": value for name, value in vars(model.basis).items()}
@@ -129,12 +132,11 @@ def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, T
         arrays["ridge.intercept"] = np.stack([ridge.intercept for ridge in model.ridges])
         for fold, forest in enumerate(model.forests):
             arrays |= {f"trees.{fold}.{name}": value for name, value in vars(forest).items()}
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
+    return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
 
-def model_of(state: dict[str, Tensor]) -> CostModel:
+def model_of(arrays: Mapping[str, np.ndarray]) -> CostModel:
     """The cost model of a state."""
-    arrays = {name: value.numpy() for name, value in state.items()}
 
     def group(prefix: str) -> dict[str, np.ndarray]:
         return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

@@ -13,16 +13,15 @@ from torch import Tensor
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector.best.reliability import reliability
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, random_same_shares
 from l2d.rejector.evaluation.comparisons import compare
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.groups import read_groups
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
 from l2d.rejector.losses import allocate, deferral_loss
-from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.thresholds import kept_by_model
 
 
@@ -52,7 +51,7 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)
             tables[key] = Measured(loaded, split, cache)
             tables[key].groups = read_groups(cache, loaded[split], group)
-        measured, scores = tables[key], run.rejector.scores_on(tables[key].table)
+        measured, scores = tables[key], torch.from_numpy(run.rejector.scores_on(tables[key].table))
         if run.rejector.has_classifier:
             measured = measured.with_classifier(run.rejector)
         evaluations.append(_evaluate(run, cache, measured, scores))
@@ -118,10 +117,10 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         result["averaging"] = {"agents": names, "metrics": measured.average_metrics(), "same_as": averaged}
     if run.point.cost is not None:
         result["cost"] = run.point.cost
-    if isinstance(run.rejector, TrainedBest):
-        guard = run.rejector.guard
+    guard, predicted = run.rejector.guard, run.rejector.predicted_costs(table)
+    if guard is not None:
         result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
-        predicted = run.rejector.predicted_costs(table)
+    if predicted is not None:
         result["reliability"] = reliability(predicted, costs.double().numpy(), names)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()

@@ -9,11 +9,11 @@ import pyarrow.compute as pc
 
 from l2d.data.cache import store
 from l2d.data.errors import DataError, UsageError
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.stream import open_streams
-from l2d.rejector.runs.run import ALLOCATIONS_FILE, BATCH_ROWS, Run, open_cache
-from l2d.rejector.training.rejector import TrainedNetwork
+from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS
+from l2d.rejector.runs.run import Run, open_cache
+from l2d.rejector.trained import Rejector
 
 
 @dataclass(frozen=True)
@@ -65,24 +65,17 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     def matrix(name: str, missing: float) -> np.ndarray:
         return np.stack([table[f"{name}_{j}"].fill_null(missing).to_numpy().astype(np.float64) for j in agents], axis=1)
 
-    ids, free = table["sample_id"].to_pylist(), unguarded(run.rejector)
+    ids, free = table["sample_id"].to_pylist(), run.rejector.unguarded()
     scores = matrix("score", -np.inf) if free is run.rejector else _scored_again(run, free, split, ids)
     return ScoredSplit(split, ids, scores, matrix("cost", np.inf), table["agent_index"].to_numpy().astype(np.int64))
 
 
-def unguarded(rejector: TrainedNetwork) -> TrainedNetwork:
-    """The rejector with its guard off: under a limit it has to be known what each agent would cost, even where leaving
-    the fallback does not pay without one. Itself where no guard holds."""
-    held = isinstance(rejector, TrainedBest) and rejector.guard["holds"]
-    return rejector.at(rejector.point) if held else rejector
-
-
-def _scored_again(run: Run, rejector: TrainedBest, split: str, ids: list[str]) -> np.ndarray:
+def _scored_again(run: Run, rejector: Rejector, split: str, ids: list[str]) -> np.ndarray:
     """Scores (n, agents) of a split's samples in the run's order, from its cache."""
     stream = open_streams(open_cache(run), (split,), column="features", failures=run.rejector.config.failures)[split]
     found: dict[str, np.ndarray] = {}
     for names, (features, _) in zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True):
-        found.update(zip(names, rejector.scores_of(split, names, features).numpy(), strict=True))
+        found.update(zip(names, rejector.scores_of(split, names, features.numpy()), strict=True))
     return np.stack([found[name] for name in ids]).astype(np.float64)
 
 

@@ -19,7 +19,7 @@ from l2d.data.cache.reader import AgentRecord, CostCache
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.images import decode_thumbnails
 from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
-from l2d.rejector.networks import INPUT_HINT
+from l2d.rejector.settings import INPUT_HINT
 
 #: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed;
 #: charge a failure the worst cost of its task that any answer has on the training split; or mask it, so that the agent

@@ -13,6 +13,8 @@ RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"
 ALLOCATIONS_FILE = "allocations.parquet"
 
+BATCH_ROWS = 32_768  # allocated and written at once
+
 
 def cache_fingerprint(cache: CostCache) -> dict[str, str]:
     """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs."""

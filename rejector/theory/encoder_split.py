@@ -28,7 +28,6 @@ from l2d.data.measures import brier, smooth_l1
 from l2d.data.networks.two_head import TwoHeadNetwork, fit_two_head
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import point_costs
 
 SEEDS = (1, 2)  # of the networks that are tried
 #: What a model that says nothing of its training is compared with: the defaults of the agent kind ``two_head``.
@@ -110,7 +109,7 @@ def encoder_split(cache: CostCache, tables: dict[str, CostTable], split: str, po
     """
     model, tasks = cache.agents[0], cache.record.tasks
     free = replace(point, query_costs=(0.0,))
-    as_is = point_costs(tables[split].raw[:, :1], free, tasks)[:, 0].double().numpy()
+    as_is = free.total_costs(tables[split].raw[:, :1], tasks)[:, 0].double().numpy()
     everything = ("heads", "best", "separate")
     if not set(tasks) <= {"cla", "reg"} or not {f"target_{task}" for task in tasks} <= set(tables["train"].targets):
         reason = "the answers are boxes: their heads cannot be fitted on one row of features a sample"
@@ -126,7 +125,7 @@ def encoder_split(cache: CostCache, tables: dict[str, CostTable], split: str, po
     network = None if shown else frozen_network(cache)
     reasons: dict[str, str] = {}
     judge = _Judge(cache, tables, split, free)
-    candidates = {"as it is": {name: point_costs(tables[name].raw[:, :1], free, tasks)[:, 0] for name in judge.names}}
+    candidates = {"as it is": {name: free.total_costs(tables[name].raw[:, :1], tasks)[:, 0] for name in judge.names}}
     refitted = None
     if shown or network is not None:
         represented = {
@@ -228,7 +227,7 @@ class _Judge:
         found = {}
         for name in self.names:
             raw = answer_costs(self.record.costs, self.record.tasks, self.tables[name].targets, *answers[name])
-            found[name] = point_costs(torch.from_numpy(raw), self.point, self.record.tasks)[:, 0].numpy()
+            found[name] = self.point.total_costs(torch.from_numpy(raw), self.record.tasks)[:, 0].numpy()
         return found
 
     def task_cost(self, task: str, answers: _Answers, name: str) -> float:

@@ -10,8 +10,8 @@ from conftest import RECIPE, Workshop, refused
 from l2d.data.errors import DataError, FingerprintMismatch
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 
 READER = '\n[[agents]]\nname = "reader"\nkind = "python"\nfile = "reader.py"\n'
 

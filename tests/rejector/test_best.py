@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from sklearn.ensemble import ExtraTreesRegressor
 
 from l2d.rejector.best.folds import FOLDS, contrasts, fold_of
@@ -140,7 +140,7 @@ def test_a_row_has_the_same_bits_alone_and_among_others():
 
 
 def test_a_state_is_read_back_to_the_same_bits(tmp_path):
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
 
     x, raw, ids, _ = world(200, tasks=2)
     model = fit_costs(x, raw, ids)

@@ -67,5 +67,5 @@ def _bound_inputs(subject: Subject):
     agents = agent_costs(
         table.raw.numpy()[usable], costs[usable], run.point.query_costs, weights, record.costs, record.tasks
     )
-    losses = chosen_costs(run.rejector.scores(table.features[usable]).double().numpy(), costs[usable])
+    losses = chosen_costs(run.rejector.scores(table.features[usable].numpy()).astype(np.float64), costs[usable])
     return scores, agents, float(losses.mean()), float(costs[np.isfinite(costs)].max())

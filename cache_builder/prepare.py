@@ -67,7 +67,7 @@ def _require_fitting(agent: Agent, dataset: Dataset, recipe: Recipe) -> None:
         raise UsageError(
             f"agents of kind {config.kind!r} answer {', '.join(agent.can_answer)}; the costs need {', '.join(lacking)}",
             where=f"agent {config.name!r}",
-            hint="docs/recipe.md lists the kinds of agents and what they answer",
+            hint="docs/keys.md lists the kinds of agents",
         )
     if agent.can_answer == ("boxes",) and "images" in agent.reads and dataset.images is None:
         raise UsageError(

@@ -33,7 +33,9 @@ class BuildConfig(Strict):
     """
 
     chunk_size: Annotated[int, Field(ge=1)] = 4096
+    """Samples committed at once. By default 256 for images."""
     batch_size: Annotated[int, Field(ge=1)] = 512
+    """Samples that an agent is asked about at once. By default 128 for images."""
 
 
 BUILD_IMAGES = {"chunk_size": 256, "batch_size": 128}
@@ -43,7 +45,9 @@ class Defaults(Strict):
     """``[defaults]``: ``lambda`` and ``beta`` that stage two takes where the user names none. Not part of any cost."""
 
     weights: Annotated[dict[str, NotNegative], Field(alias="lambda")] = {}
+    """Weight of each task's cost: `{ cla = 1.0, reg = 0.2 }`; 1 each if not given."""
     beta: dict[str, NotNegative] | NotNegative = 0.0
+    """What the dearest expert costs, the others by `price`; or `{ name = value }`, the others free."""
 
 
 class Recipe(BaseModel):
@@ -246,7 +250,7 @@ def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> A
         what = problem["msg"].removeprefix("Value error, ")
         given = problem.get("input")
         shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
-        raise UsageError(f"{what}{shown}", where=where, hint="docs/recipe.md lists every key") from None
+        raise UsageError(f"{what}{shown}", where=where, hint="docs/keys.md lists every key") from None
 
 
 def _known_keys(model: type[BaseModel], location: list) -> list[str]:

@@ -77,20 +77,26 @@ def audit(
 def push(
     cache: CacheArgument,
     url: Annotated[str, typer.Argument(help="s3://…, gs://…, a folder: what fsspec has a driver for.", metavar="URL")],
+    read_back: Annotated[
+        bool, typer.Option("--read-back", help="Read all files there already, though the store knows their checksums.")
+    ] = False,
 ):
-    """Copy a complete cache to an object store, as plain Parquet. The same command resumes.
+    """Copy a complete cache to an object store or a folder, as plain Parquet. The same command goes on, and repairs.
 
     Examples:
 
         l2d push support2.cache s3://bucket/support2.cache
 
         l2d push support2.cache /mnt/shared/support2.cache
+
+        l2d push support2.cache s3://bucket/support2.cache --read-back
     """
     from l2d.data.library import push as push_cache
 
     with Bars() as bars:
-        copied = push_cache(cache, url, progress=bars.start("pushing", None, "files"))
-    say(f"copied {copied:,} files; next: l2d fetch {quote(url)} --out CACHE")
+        copied = push_cache(cache, url, read_back=read_back, progress=bars.start("pushing", None, "files"))
+    files = "1 file" if copied == 1 else f"{copied:,} files"
+    say(f"copied {files}, the others were there; next: l2d fetch {quote(url)} --out CACHE")
 
 
 def fetch(
@@ -98,7 +104,7 @@ def fetch(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the local copy.")],
     format: FormatOption = Format.table,
 ):
-    """Copy a cache from an object store and verify every byte. The same command resumes.
+    """Copy a cache from an object store or a folder and verify every byte. The same command goes on, and repairs.
 
     Examples:
 

@@ -95,15 +95,25 @@ def audit(cache: CostCache | Path | str, *, groups: Iterable[str] = ()) -> Audit
     return Audit(find_leaks(opened(cache), groups=tuple(groups)))
 
 
-def push(cache: CostCache | Path | str, url: str, *, progress: Callable[[int], None] | None = None) -> int:
-    """Copy a complete cache to an object store. The same call resumes. Returns the number of files copied.
+def push(
+    cache: CostCache | Path | str,
+    url: str,
+    *,
+    read_back: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> int:
+    """Copy a complete cache to an object store or a folder. The same call goes on, and repairs what is damaged there.
 
     Args:
+        read_back: read every file that is there already, even where the store knows its checksum.
         progress: told how many files more are done.
+
+    Returns:
+        Number of files copied.
     """
-    return push_cache(opened(cache), url, progress or (lambda files: None))
+    return push_cache(opened(cache), url, progress, read_back=read_back)
 
 
 def fetch(url: str, out: Path | str, *, progress: Callable[[int], None] | None = None) -> CostCache:
-    """Copy a cache from an object store and verify every byte. The same call resumes."""
-    return fetch_cache(url, Path(out), progress or (lambda files: None))
+    """Copy a cache from an object store or a folder and verify every byte. The same call goes on, and repairs."""
+    return fetch_cache(url, Path(out), progress)

@@ -1,4 +1,7 @@
-"""Write docs/cli.md, the reference of all commands, from the command line itself; ``--check`` only compares."""
+"""Write the reference pages: docs/cli.md from the command line, docs/keys.md from the classes that read recipes.
+
+With ``--check`` the pages are only compared.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from enum import Enum
 from inspect import cleandoc
 from pathlib import Path
 
+import recipe_keys
 import typer
 
 from l2d.cli import app
 
-PAGE = Path(__file__).with_name("cli.md")
 INTRO = """# Commands
 
 Which commands are there, and what does each option do? `l2d COMMAND --help` shows the same. This page is written by
@@ -108,16 +111,25 @@ def page() -> str:
     return "\n".join([INTRO, *blocks]).rstrip() + "\n"
 
 
+PAGES = {"cli.md": page, "keys.md": recipe_keys.page}
+
+
 def main() -> int:
-    """Write the page, or with ``--check`` say whether it is up to date."""
-    text = page()
-    if "--check" not in sys.argv[1:]:
-        PAGE.write_text(text, encoding="utf-8")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
-        return 0
-    print("docs/cli.md is not what the commands say: run .venv/bin/python docs/reference.py", file=sys.stderr)
-    return 1
+    """Write the pages, or with ``--check`` say whether they are up to date."""
+    outdated = []
+    for name, made in PAGES.items():
+        path, text = Path(__file__).with_name(name), made()
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        outdated.append(name)
+        if "--check" not in sys.argv[1:]:
+            path.write_text(text, encoding="utf-8")
+    if outdated and "--check" in sys.argv[1:]:
+        print(
+            f"{', '.join(outdated)} of docs/ has to be renewed: run .venv/bin/python docs/reference.py", file=sys.stderr
+        )
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -64,7 +65,14 @@ class CostWeights:
         return ",".join(f"{task}={weight:g}" for task, weight in self.by_task)
 
 
-def query_costs(beta: float | dict[str, float], agents: list[AgentRecord]) -> np.ndarray:
+class Priced(NamedTuple):
+    """An agent's name and price, None where it is not known."""
+
+    name: str
+    price: float | None
+
+
+def query_costs(beta: float | dict[str, float], agents: Sequence[AgentRecord | Priced]) -> np.ndarray:
     """``beta_j`` of each agent, float32 (A,), 0 for a model that is free.
 
     Args:

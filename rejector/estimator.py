@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from inspect import signature
 from typing import Any
@@ -125,22 +126,48 @@ class DeferralRejector(BaseEstimator):
         features = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
         raw = self._check_costs(features, costs, gaps=self.method == "best")
         weights, query_costs = self._check_weights(raw)
-        tasks = [str(task) for task in range(raw.shape[2])]
         point = GridPoint(
             run_id=type(self).__name__,
             method=self.method,
-            weights=CostWeights(tuple(zip(tasks, weights.tolist(), strict=True))),
+            weights=_named(weights),
             beta=float(query_costs.max()),
             query_costs=tuple(query_costs.tolist()),
             nu=float(self.nu),
             seed=int(self.seed),
         )
         self._before: tuple[np.ndarray, np.ndarray] | None = None
-        self.rejector_ = self._FITS[self.method](self, point, features, raw, tasks)
+        self.rejector_ = self._FITS[self.method](self, point, features, raw)
         self.n_agents_ = raw.shape[1]
         return self
 
-    def _fit_best(self, point: GridPoint, features: np.ndarray, raw: np.ndarray, tasks: list[str]) -> Rejector:
+    def at(self, *, query_costs: Any = None, weights: Any = None) -> DeferralRejector:
+        """A fitted rejector at other query costs, other weights, or both: nothing is trained again.
+
+        Method ``best`` predicts raw costs, so this equals fitting with these parameters, its guard included.
+
+        Args:
+            query_costs, weights: as in the constructor; None: as they are.
+
+        Raises:
+            ValueError: the method is another one, or a shape or value is wrong.
+        """
+        check_is_fitted(self)
+        if not self.rejector_.any_setting:
+            raise ValueError(f"method {self.method!r} is trained at one setting; 'best' predicts costs for all of them")
+        moved = copy(self)
+        moved.query_costs = self.query_costs if query_costs is None else query_costs
+        moved.weights = self.weights if weights is None else weights
+        lambdas, betas = moved._check_weights(np.empty((0, self.n_agents_, len(self.rejector_.point.weights.by_task))))
+        point = replace(
+            self.rejector_.point,
+            weights=_named(lambdas),
+            beta=float(betas.max()),
+            query_costs=tuple(betas.tolist()),
+        )
+        moved.rejector_ = self.rejector_.at(point)
+        return moved
+
+    def _fit_best(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> Rejector:
         if not (isinstance(self.guard, int | float) and self.guard >= 0):
             raise ValueError(f"guard = {self.guard!r}: a number >= 0 of standard errors")
         names = [str(agent) for agent in range(raw.shape[1])]
@@ -155,9 +182,10 @@ class DeferralRejector(BaseEstimator):
         ids = [str(row) for row in range(len(x))]
         model = fit_costs(x, raw, ids, seed=point.seed, threads=torch.get_num_threads())
         config = TrainConfig(guard=float(self.guard), fallback=None if self.fallback is None else names[self.fallback])
-        return rejectors_of(model, [point], ids, x, raw, names, tasks, config)[0]
+        return rejectors_of(model, [point], ids, x, raw, names, config)[0]
 
-    def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray, tasks: list[str]) -> Rejector:
+    def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> Rejector:
+        tasks = [task for task, _ in point.weights.by_task]
         config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
         rows_of = self._split(len(features))
         offset, scale = _before_32_bits(features, rows_of[0])
@@ -257,6 +285,11 @@ class DeferralRejector(BaseEstimator):
         tags.target_tags.multi_output = True
         tags.target_tags.single_output = False
         return tags
+
+
+def _named(weights: np.ndarray) -> CostWeights:
+    """``lambda`` (tasks,) by task."""
+    return CostWeights(tuple((str(task), weight) for task, weight in enumerate(weights.tolist())))
 
 
 def _before_32_bits(features: np.ndarray, train: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -22,6 +22,7 @@ from l2d.rejector.best.graph import rejector_graph
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.losses import allocate
 from l2d.rejector.rows.stream import open_streams
+from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.files import one_run
 from l2d.rejector.runs.run import Run, load_run, open_cache
 from l2d.rejector.settings import INPUT_OF
@@ -101,22 +102,32 @@ class Deployed(nn.Module):
         return ((values - self.mean) / self.std).float()
 
 
-def export_run(run: Path, file: Path, *, overwrite: bool = False) -> ExportReport:
+def export_run(
+    run: Path,
+    file: Path,
+    *,
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
     """Write the rejector of a run as an ONNX file.
 
     Args:
         run: a run's folder.
         file: appears whole or not at all.
+        beta, weights: query costs and task weights in place of the run's, see
+            :func:`l2d.rejector.runs.elsewhere.at_setting`.
         overwrite: replace ``file`` if it is there.
 
     Raises:
-        UsageError: there is no run or several, ``file`` is there already, or the extra ``onnx`` is not installed.
+        UsageError: there is no run or several, it has no other setting, ``file`` is there already, or the extra
+            ``onnx`` is not installed.
         CorruptPart: the run is damaged.
     """
     if file.exists() and (not overwrite or file.is_dir()):
         raise UsageError("this is there already", where=file, hint="give another name, or type --overwrite")
     _require_onnx()
-    opened = load_run(one_run(run))
+    opened = at_setting(load_run(one_run(run)), beta, weights)
     facts = {"run_id": opened.point.run_id}
     if opened.input is not None:  # runs saved by earlier versions do not say
         facts |= {"feature_names": opened.input.made.get("names", []), "input": opened.input.made}

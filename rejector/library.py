@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2d.data.cache import store
 from l2d.data.cache.audit import leaks
 from l2d.data.cache.reader import CostCache
 from l2d.data.device import resolve_device
@@ -24,11 +23,11 @@ from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.policies.choose import Choice, Target
 from l2d.rejector.policies.choose import choose as choose_run
 from l2d.rejector.policies.constraints import make_constraints, parse_capacity
-from l2d.rejector.policies.policy import PolicyReport, allocation_table, run_policy
-from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory
+from l2d.rejector.policies.policy import PolicyReport, written_policy
+from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory, folders_of, one_folder
 from l2d.rejector.route import RouteReport
 from l2d.rejector.route import route as route_inputs
-from l2d.rejector.runs.files import find_runs, one_run
+from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import Run, load_run, open_cache
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import query as run_query
@@ -38,22 +37,6 @@ from l2d.rejector.theory.section import theory_section
 from l2d.rejector.training.distributed import is_first
 
 Say = Callable[[str], None]
-Beta = float | dict[str, float]
-
-
-def folders_of(runs: Any) -> list[Path]:
-    """Folders of runs: of a sweep's result, of a run, or at and beneath paths.
-
-    Raises:
-        UsageError: there is no run at a path.
-    """
-    if isinstance(runs, Runs):
-        return list(runs.folders)
-    if isinstance(runs, Run):
-        return [runs.path]
-    if isinstance(runs, str | Path):
-        return find_runs(Path(runs))
-    return [folder for each in runs for folder in folders_of(each)]
 
 
 def train(
@@ -229,7 +212,7 @@ def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Eva
 
 def theory(run: Any, *, split: str = "test", device: str = "cpu") -> Theory:
     """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds."""
-    (folder,) = _one(run)
+    (folder,) = one_folder(run)
     return Theory(theory_section(folder, split, device=resolve_device(device)))
 
 
@@ -317,11 +300,16 @@ def route(
     id_column: str | None = None,
     policy: Path | str | None = None,
     without: Collection[str] = (),
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
-    """Allocate inputs that nobody has labelled; see :func:`l2d.rejector.route.route`."""
-    (folder,) = _one(run)
+    """Allocate inputs that nobody has labelled; see :func:`l2d.rejector.route.route`.
+
+    ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
+    """
+    (folder,) = one_folder(run)
     rule = None if policy is None else Path(policy)
     return route_inputs(
         folder,
@@ -330,6 +318,8 @@ def route(
         id_column=id_column,
         policy=rule,
         without=without,
+        beta=beta,
+        weights=weights,
         overwrite=overwrite,
         progress=progress,
     )
@@ -342,6 +332,8 @@ def policy(
     gflops: float | None = None,
     coverage: float | None = None,
     capacity: dict[str, float | int] | str | None = None,
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
     split: str = "test",
     mode: str = "prices",
     batch_size: int | None = None,
@@ -358,6 +350,7 @@ def policy(
         gflops: mean GFLOPs per input, of the agent that answers.
         coverage: share that the model keeps.
         capacity: agent -> the most it may get: a float is a share, an int a number of samples; or ``a=0.3,b=40``.
+        beta, weights: query costs and task weights in place of the run's; a run of method ``best`` takes others.
         split, mode, batch_size, calibration: see :func:`l2d.rejector.policies.policy.run_policy`.
         out: a Parquet file for the allocations.
         save: a JSON file for the prices, which :func:`route` takes.
@@ -366,31 +359,36 @@ def policy(
     Raises:
         UsageError: constraints cannot be met, an option is wrong, or a file exists.
     """
-    (folder,) = _one(run)
-    opened_run = load_run(folder)
+    (folder,) = one_folder(run)
+    opened_run = at_setting(load_run(folder), beta, weights)
     limits = parse_capacity(capacity) if isinstance(capacity, str) else capacity
     constraints = make_constraints(
         open_cache(opened_run).agents, budget=budget, gflops=gflops, coverage=coverage, capacity=limits
     )
-    for file in (Path(name) for name in (out, save) if name is not None):
-        if file.exists() and (not overwrite or file.is_dir()):
-            raise UsageError("this file exists already", where=file, hint="give another name, or type --overwrite")
-    if save is not None and mode != "prices":
-        raise UsageError(f"--save goes with --mode prices, not {mode}", hint="only prices serve other inputs")
-    done = run_policy(opened_run, constraints, split=split, mode=mode, batch_size=batch_size, calibration=calibration)
-    if out is not None:
-        facts = {"run_id": opened_run.point.run_id}
-        store.commit_table(Path(out), allocation_table(done), facts, replace=overwrite)
-    if save is not None and done.policy is not None:
-        done.policy.save(Path(save), overwrite=overwrite)
-    return done
+    return written_policy(
+        opened_run,
+        constraints,
+        out=None if out is None else Path(out),
+        save=None if save is None else Path(save),
+        overwrite=overwrite,
+        split=split,
+        mode=mode,
+        batch_size=batch_size,
+        calibration=calibration,
+    )
 
 
-def export(run: Any, onnx: Path | str, *, overwrite: bool = False) -> ExportReport:
-    """Write the rejector as an ONNX model from raw features to scores and the agent's index."""
-    (folder,) = _one(run)
-    return export_run(folder, Path(onnx), overwrite=overwrite)
+def export(
+    run: Any,
+    onnx: Path | str,
+    *,
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write the rejector as an ONNX model from raw features to scores and the agent's index.
 
-
-def _one(run: Any) -> list[Path]:
-    return [one_run(Path(run))] if isinstance(run, str | Path) else folders_of(run)
+    ``beta`` and ``weights``: in place of the run's; a run of method ``best`` takes others.
+    """
+    (folder,) = one_folder(run)
+    return export_run(folder, Path(onnx), beta=beta, weights=weights, overwrite=overwrite)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from l2d.data.results import Shown
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.summary import findings, flat_rows, settings_of, tables
+from l2d.rejector.runs.files import find_runs, one_run
 from l2d.rejector.runs.run import Run, load_run
 from l2d.rejector.theory.section import shown_parts, theory_rows
 
@@ -170,3 +171,23 @@ class QueryRows(Shown):
 
     def frame(self) -> pl.DataFrame:
         return self._frame
+
+
+def folders_of(runs: Any) -> list[Path]:
+    """Folders of runs: of a sweep's result, of a run, or at and beneath paths.
+
+    Raises:
+        UsageError: there is no run at a path.
+    """
+    if isinstance(runs, Runs):
+        return list(runs.folders)
+    if isinstance(runs, Run):
+        return [runs.path]
+    if isinstance(runs, str | Path):
+        return find_runs(Path(runs))
+    return [folder for each in runs for folder in folders_of(each)]
+
+
+def one_folder(run: Any) -> list[Path]:
+    """The folder of one run, likewise; several are left to the caller to refuse."""
+    return [one_run(Path(run))] if isinstance(run, str | Path) else folders_of(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from l2d.rejector.losses import allocate
 from l2d.rejector.policies.price_rule import Policy, read_policy
 from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
+from l2d.rejector.runs.elsewhere import Beta, at_setting, guard_in_words
 from l2d.rejector.runs.files import WEIGHTS_FILE, one_run
 from l2d.rejector.runs.run import Run, input_of, load_run
 
@@ -34,6 +35,7 @@ class RouteReport(Shown):
     """How many inputs each agent gets, and nobody, as nobody can be asked; in how many seconds; what their ids are.
 
     ``foreign``: in what the inputs are unlike training's, see :meth:`l2d.rejector.rows.foreign.Foreign.findings`.
+    ``setting``: query costs and task weights where they are not the run's, and what the guard says there.
     """
 
     agents: list[str]
@@ -42,12 +44,13 @@ class RouteReport(Shown):
     ids: str
     nobody: int = 0
     foreign: list[dict[str, Any]] = field(default_factory=list)
+    setting: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """``agents``: :meth:`rows`; and what else is known, ``unlike_training`` as in rows/foreign.py."""
         return {
             "samples": self.samples, "seconds": self.seconds, "ids": self.ids, "nobody": self.nobody,
-            "agents": self.rows(), "unlike_training": self.foreign,
+            "agents": self.rows(), "unlike_training": self.foreign, "setting": self.setting,
         }  # fmt: skip
 
     @property
@@ -74,6 +77,8 @@ def route(
     id_column: str | None = None,
     policy: Path | None = None,
     without: Collection[str] = (),
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
@@ -90,13 +95,15 @@ def route(
         id_column: whose values are the sample ids.
         policy: a file that ``l2d policy`` saved; allocates by predicted cost plus price in place of the scores alone.
         without: agents that cannot be asked now; nothing goes to them.
+        beta, weights: query costs and task weights in place of the run's, where its scores are costs, see
+            :func:`l2d.rejector.runs.elsewhere.at_setting`. A policy has its own.
         overwrite: replace ``out`` if it is there.
         progress: called with the number of inputs (None where that is not known); returns a function to be told of
             inputs done.
 
     Raises:
         UsageError: there is no run or several, ``out`` is there already or has another suffix, the policy is another
-            run's, or ``without`` names an agent that the run has not, or all of them.
+            run's, ``without`` names an agent that the run has not, or all of them, or the run has no other setting.
         DataError: as :func:`l2d.rejector.rows.unlabelled.open_inputs`, also for values that cannot be used.
         CorruptPart: the run is damaged.
     """
@@ -104,10 +111,20 @@ def route(
         raise UsageError("allocations are written as .parquet or .csv", where=out, hint="give --out such a name")
     if out.exists() and (not overwrite or out.is_dir() or (source.exists() and out.samefile(source))):
         raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
+    if policy is not None and (beta is not None or weights is not None):
+        raise UsageError(
+            "--policy with --beta or --lambda: a policy has the query costs and weights that it was made for",
+            where=policy,
+            hint="make it at those: l2d policy RUN --beta … --save FILE",
+        )
     opened, started = load_run(one_run(run)), time.perf_counter()
     opened.rejector.check_routable()
+    opened = at_setting(opened, beta, weights)
     at_hand = _at_hand(opened.agents, without)
     rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
+    if rule is not None and opened.rejector.any_setting:
+        free = opened.rejector.judged_at(rule.point_of(opened.point))
+        opened = replace(opened, rejector=free, moved=True)
     width = opened.rejector.width
     failures = opened.rejector.config.failures
     inputs = open_inputs(
@@ -131,8 +148,21 @@ def route(
     if not store.commit_batches(out, kind, batches, {"run_id": opened.point.run_id}, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
     *of_agents, nobody = counts.tolist()
-    found = foreign.findings(of_agents if rule is None and at_hand.all() and not nobody else None)
-    return RouteReport(opened.agents, of_agents, time.perf_counter() - started, inputs.ids, nobody, found)
+    same = not opened.moved and at_hand.all() and not nobody
+    found = foreign.findings(of_agents if rule is None and same else None)
+    seconds = time.perf_counter() - started
+    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, nobody, found, _moved(opened, rule))
+
+
+def _moved(run: Run, rule: Policy | None) -> dict[str, Any] | None:
+    """The setting of a run that is at another than its files, and what its guard says there."""
+    if not run.moved or rule is not None:
+        return None
+    return {
+        "query_costs": dict(zip(run.agents, run.point.query_costs, strict=True)),
+        "lambda": dict(run.point.weights.by_task),
+        "guard": guard_in_words(run),
+    }
 
 
 def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:

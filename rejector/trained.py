@@ -42,6 +42,8 @@ class Rejector(ABC):
 
     #: The library that ``state`` is read with and written by.
     arrays: ClassVar[Literal["numpy", "torch"]]
+    #: It predicts raw costs, so it can be had :meth:`at` other query costs and task weights without training.
+    any_setting: ClassVar[bool] = False
 
     point: GridPoint
     config: TrainConfig
@@ -96,6 +98,14 @@ class Rejector(ABC):
     def predicted_costs(self, table: CostTable) -> np.ndarray | None:
         """Total costs that it predicts of a table's samples, float64 (n, agents); None where it predicts none."""
         return None
+
+    def at(self, point: GridPoint) -> Rejector:
+        """What training at other query costs or task weights would have made, where :attr:`any_setting` says so."""
+        raise TypeError(f"a rejector of method {self.point.method!r} has the setting that it was trained at")
+
+    def judged_at(self, point: GridPoint) -> Rejector:
+        """The same at other query costs or task weights with no guard; itself where it has one setting."""
+        return self
 
     def unguarded(self) -> Rejector:
         """The rejector with its guard off: under a limit it has to be known what each agent would cost, even where

@@ -28,18 +28,31 @@ class AgentConfig(Strict):
     """Keys that every ``[[agents]]`` entry has."""
 
     name: Annotated[str, AfterValidator(_printable)]
+    """What the agent is called, in any alphabet: `meta/llama-2-70b`, `張`. At most 120 letters."""
     kind: str
+    """What it is: one of the kinds below."""
     description: str = ""
-    # relative: a single `beta` is what the dearest agent costs; or the mean of what is recorded of its answers
+    """For people."""
     price: Annotated[float, Field(ge=0)] | Literal["gflops", "seconds", "paid", "unknown"] = 1.0
-    free: bool | None = None  # asking it costs nothing; the model's default, and no other's
-    reference: bool = False  # reported beside the agents, never allocated to
-    timeout: Annotated[float, Field(gt=0)] | None = None  # seconds a batch may take
-    cla_from: str | None = None  # an earlier agent whose class counts for it, since it answers none itself
-    reg_from: str | None = None  # likewise its number
-    cla_cost: Annotated[float, Field(ge=0)] | None = None  # or the cost that it is charged for answering none
+    """What an answer costs, relative to the others: a single `beta` is what the dearest agent costs. Or the mean of
+    what is recorded of its answers. `unknown` is not 0.
+    """
+    free: bool | None = None
+    """Asking it costs nothing, whatever its `price`. By default true for the model and false for the others."""
+    reference: bool = False
+    """Reported beside the agents, never allocated to."""
+    timeout: Annotated[float, Field(gt=0)] | None = None
+    """Seconds that a batch may take."""
+    cla_from: str | None = None
+    """An earlier agent whose class counts, for an agent that does not answer the class itself."""
+    reg_from: str | None = None
+    """An earlier agent whose number counts, for an agent that does not answer the number itself."""
+    cla_cost: Annotated[float, Field(ge=0)] | None = None
+    """Or the cost that it is charged for not answering the class, as in `[costs]`."""
     reg_cost: Annotated[float, Field(ge=0)] | None = None
-    features: list[str] = []  # what of itself the model gives the rejector as input; kinds say what they have
+    """Or the cost that it is charged for not answering the number, as in `[costs]`."""
+    features: list[str] = []
+    """What the model, agent 0, gives the rejector as input, such as `backbone`; each kind lists what it has."""
     _folder: Path = PrivateAttr(Path("."))  # the recipe's, which paths in `options` are relative to
 
     @model_validator(mode="after")

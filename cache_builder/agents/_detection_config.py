@@ -31,9 +31,16 @@ class DetectionsConfig(AgentConfig):
 
     kind: Literal["detections"]
     file: Path
+    """COCO's results or annotations (`.json`), or a table (`.parquet`, `.csv`)."""
     features: list[Literal["detections"]] = []
-    match: Literal["id", "file_name", "stem"] = "id"  # what names an image
-    categories: Literal["ids", "from_0", "from_1"] = "ids"  # what a category_id is
+    """What the first agent gives the rejector as input."""
+    match: Literal["id", "file_name", "stem"] = "id"
+    """What names an image: the sample's id, its file's name, or that name without suffix."""
+    categories: Literal["ids", "from_0", "from_1"] = "ids"
+    """What a `category_id` is: the set's own id, or a position counted from 0 or 1."""
     labels: dict[str, str] = {}
-    others: Literal["refuse", "drop"] = "refuse"  # detections on images or of labels that the dataset has not
+    """A label as the file has it -> a class: `{ "1" = "person" }`."""
+    others: Literal["refuse", "drop"] = "refuse"
+    """What becomes of detections on images, or of labels, that the dataset does not have."""
     partial: bool = False
+    """An image that the file does not name has no answer, instead of no objects."""

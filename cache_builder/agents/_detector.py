@@ -35,12 +35,20 @@ class DetectorConfig(AgentConfig):
     """Keys of every kind of detector."""
 
     features: list[Literal["backbone", "detections"]] = []
-    min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05  # detections below it are dropped
-    max_detections: Annotated[int, Field(ge=1)] = 100  # of an image, the best of the dataset's classes
-    label_map: dict[str, str] = {}  # the detector's name of a class -> the dataset's, beside COCO_TO_VOC
-    expected: Path | None = None  # a few answers that the model's own library gave, compared before the build
-    batch_size: Annotated[int, Field(ge=1)] = 8  # images on the device at once
-    workers: Annotated[int, Field(ge=1)] = min(8, os.cpu_count() or 1)  # threads that decode
+    """What the first agent gives the rejector as input. Only torchvision's detectors have `backbone`."""
+    min_score: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Detections with a lower score are dropped."""
+    max_detections: Annotated[int, Field(ge=1)] = 100
+    """Detections kept of an image: the best of the dataset's classes."""
+    label_map: dict[str, str] = {}
+    """The detector's name of a class -> the dataset's: `{ human = "person" }`. COCO's names of VOC's classes are known.
+    """
+    expected: Path | None = None
+    """A file with a few answers that the model's own library gave; they are compared before the build."""
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    """Images on the device at once."""
+    workers: Annotated[int, Field(ge=1)] = min(8, os.cpu_count() or 1)
+    """Threads that decode images. By default one per core, at most 8."""
 
 
 class DetectorAgent(Agent):

@@ -40,15 +40,25 @@ class ModelConfig(AgentConfig):
     """
 
     columns: list[str] = []
-    outputs: Annotated[list[Output], Field(min_length=1)] | None = None  # logits, reg: those that the costs need
+    """SQL: the numbers that the model takes, in its order; the rejector's features if not given."""
+    outputs: Annotated[list[Output], Field(min_length=1)] | None = None
+    """What it returns, in order; if not given, logits and the number, as the costs need them."""
     labels: list[str] | None = None
-    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None  # side, or height, width
-    crop: Annotated[float, Field(gt=0, le=1)] | None = None  # share of the shorter side kept; None squeezes the image
-    mean: Three = [0.485, 0.456, 0.406]  # ImageNet's
+    """Classes that its columns stand for; the dataset's in order if not given."""
+    image_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    """Side of the images it takes in pixels, or `[height, width]`. By default 224, and CIFAR-10's own 32."""
+    crop: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Share of the shorter side that is kept, 0.875 in torchvision's presets. If not given, the image is squeezed."""
+    mean: Three = [0.485, 0.456, 0.406]
+    """Subtracted from each channel; ImageNet's by default."""
     std: Three = [0.229, 0.224, 0.225]
-    expected: Path | None = None  # a few answers that the model's own library gave, compared before the build
-    batch_size: Annotated[int, Field(ge=1)] = 256  # samples on the device at once
-    workers: Annotated[int, Field(ge=1)] = min(8, os.cpu_count() or 1)  # threads that decode images
+    """Divides each channel; ImageNet's by default."""
+    expected: Path | None = None
+    """A file with a few answers that the model's own library gave; they are compared before the build."""
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    """Samples on the device at once."""
+    workers: Annotated[int, Field(ge=1)] = min(8, os.cpu_count() or 1)
+    """Threads that decode images. By default one per core, at most 8."""
 
 
 class ModelAgent(Agent):

@@ -29,10 +29,14 @@ NOT_FINITE = {
 class TorchvisionConfig(DetectorConfig):
     """Keys of everything that is a torchvision detection model."""
 
-    min_size: Annotated[int, Field(ge=16)] | None = None  # shorter side an image is scaled to; None: the model's own
-    max_size: Annotated[int, Field(ge=16)] | None = None  # unless the longer one would be longer than this
+    min_size: Annotated[int, Field(ge=16)] | None = None
+    """Pixels to which the shorter side is scaled; the model's own if not given."""
+    max_size: Annotated[int, Field(ge=16)] | None = None
+    """Pixels that the longer side may have then; the model's own if not given."""
     autocast: Literal["float16", "bfloat16"] | None = None
+    """Compute in this type where torch finds it safe."""
     channels_last: bool = True
+    """Keep images channels last, which is faster on most devices."""
 
 
 class TorchvisionAgent(DetectorAgent):

@@ -21,6 +21,7 @@ class AverageConfig(AgentConfig):
 
     kind: Literal["average"]
     of: Annotated[list[str], Field(min_length=2)]
+    """Names of earlier agents."""
 
 
 class AverageAgent(Agent):

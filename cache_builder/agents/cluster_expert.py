@@ -24,8 +24,11 @@ class ClusterExpertConfig(AgentConfig):
 
     kind: Literal["cluster_expert"]
     right_cla: list[Annotated[int, Field(ge=1)]] = []
+    """Clusters on which the class is right."""
     right_reg: list[Annotated[int, Field(ge=1)]] = []
+    """Clusters on which the number is right."""
     seed: int = 0
+    """Another seed draws other answers."""
 
 
 class ClusterExpertAgent(Agent):

@@ -23,10 +23,14 @@ class ColumnConfig(AgentConfig):
     """
 
     kind: Literal["column"]
-    cla: str | None = None  # a class name as listed in `classes`
+    cla: str | None = None
+    """SQL: the name of a class."""
     prob: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """SQL: probability of the second of two classes; or a list, one expression for each class."""
     reg: str | None = None
-    partial: bool = False  # where an expression gives null there is no answer, instead of a wrong one
+    """SQL: the number."""
+    partial: bool = False
+    """Null means that there is no answer, instead of a wrong one."""
 
     @model_validator(mode="after")
     def _answers_something(self):

@@ -28,6 +28,7 @@ class OnnxConfig(ModelConfig):
 
     kind: Literal["onnx"]
     file: Path
+    """The `.onnx` file."""
 
 
 #: skl2onnx's names of what a scikit-learn model answers.

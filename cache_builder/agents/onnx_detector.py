@@ -43,12 +43,19 @@ class OnnxDetectorConfig(DetectorConfig):
 
     kind: Literal["onnx_detector"]
     file: Path
+    """The `.onnx` file."""
     decode: Literal["yolov5", "yolov8", "boxes"]
-    input_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None  # side, or height, width
-    resize: Literal["letterbox", "stretch"] = "letterbox"  # keep the shape and pad, or not
-    normalized: bool = False  # coordinates are fractions of the input, not its pixels
-    labels: Literal["coco80", "coco91", "dataset"] | list[str] | None = None  # coco80; coco91 (COCO's ids) for `boxes`
+    """What it answers, see above."""
+    input_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    """Side of its input in pixels, or `[height, width]`; the model's own if it has one."""
+    resize: Literal["letterbox", "stretch"] = "letterbox"
+    """Keep the shape and pad, or stretch."""
+    normalized: bool = False
+    """Coordinates are fractions of the input, not pixels."""
+    labels: Literal["coco80", "coco91", "dataset"] | list[str] | None = None
+    """What its labels stand for. By default COCO's 80 names in order; for `boxes` COCO's 91 ids."""
     nms_iou: Annotated[float, Field(gt=0, le=1)] = 0.45
+    """Of two boxes of a class that overlap more, the one with the lower score is dropped."""
 
 
 class Placement(NamedTuple):

@@ -48,13 +48,21 @@ class PythonConfig(AgentConfig):
 
     kind: Literal["python"]
     file: Path | None = None
+    """A file that defines the function."""
     function: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] = "ask"
+    """Name of the function in `file`."""
     factory: Annotated[str, Field(pattern=FACTORY)] | None = None
-    path: Path = Path(".")  # folder in which the factory's module is looked for first
+    """Or `"module:name"`: called once with the options, it returns the function that is asked."""
+    path: Path = Path(".")
+    """Folder in which the factory's module is looked for first; the recipe's by default."""
     options: dict[str, Any] = {}
-    partial: bool = False  # None or NaN in an answer is then no answer, instead of a wrong one
-    expected: Path | None = None  # a few answers that it has to give, compared before the build
-    version: str = ""  # if given, it tells answers apart instead of the file's content: change it when they change
+    """Keyword arguments of the function or factory."""
+    partial: bool = False
+    """None or NaN in an answer means that there is no answer, instead of a wrong one."""
+    expected: Path | None = None
+    """A file with a few answers that it has to give; they are compared before the build."""
+    version: str = ""
+    """If given, a new version means new answers, whatever the code says. Otherwise the content of the files does."""
 
     @model_validator(mode="after")
     def _file_or_factory(self):

@@ -36,16 +36,29 @@ class SimulatedConfig(AgentConfig):
 
     kind: Literal["simulated"]
     where: str | None = None
-    where_reg: str | None = None  # for the value, in place of `where`
+    """SQL: where the expert knows its subject."""
+    where_reg: str | None = None
+    """The same for the number, in place of `where`."""
     accuracy: Probability | None = None
+    """Probability of a right class where `where` holds."""
     accuracy_elsewhere: Probability | None = None
-    perfect_on: list[str] | Annotated[int, Field(ge=0)] | None = None  # classes; a number: so many of the first
+    """Probability of a right class elsewhere; by chance if not given."""
+    perfect_on: list[str] | Annotated[int, Field(ge=0)] | None = None
+    """Classes that it always gets right; a number means that many of the first."""
     bias: float = 0.0
+    """Added to the true number."""
     noise: Annotated[float, Field(ge=0)] = 0.0
+    """Standard deviation of the noise on the number."""
     noise_elsewhere: Annotated[float, Field(ge=0)] | None = None
+    """The same where `where_reg` does not hold; if not given, the number is drawn from the range of the training
+    targets.
+    """
     answers: Probability = 1.0
+    """Probability that it answers at all."""
     answers_where: str | None = None
+    """SQL: where it answers at all."""
     seed: int = 0
+    """Another seed draws other answers."""
 
     @model_validator(mode="after")
     def _fits_together(self):

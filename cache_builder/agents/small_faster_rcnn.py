@@ -31,15 +31,25 @@ class SmallFasterRCNNConfig(TorchvisionConfig):
 
     kind: Literal["small_faster_rcnn"]
     channels: Annotated[list[Channels], Field(min_length=1, max_length=6)] = [16, 32, 64]
+    """Channels of each convolution with stride 2."""
     depth: Annotated[int, Field(ge=0)] = 1
-    hidden: Annotated[int, Field(ge=4)] = 64  # width of the head that classifies a region
-    anchors: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [12.0, 24.0, 48.0]  # sides in pixels
-    proposals: Annotated[int, Field(ge=1)] = 50  # regions of an image that the head looks at
+    """Convolutions after these, with stride 1."""
+    hidden: Annotated[int, Field(ge=4)] = 64
+    """Width of the head that classifies a region."""
+    anchors: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)] = [12.0, 24.0, 48.0]
+    """Sides of the anchor boxes in pixels."""
+    proposals: Annotated[int, Field(ge=1)] = 50
+    """Regions of an image that the head looks at."""
     epochs: Annotated[int, Field(ge=1)] = 10
+    """Passes over the training images."""
     lr: Annotated[float, Field(gt=0)] = 3e-3
+    """Step size."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """Weight decay."""
     fit_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Images of a training step."""
     seed: int = 0
+    """Draws the first weights and the order."""
 
 
 def build_model(config: SmallFasterRCNNConfig, num_classes: int, size: int) -> FasterRCNN:

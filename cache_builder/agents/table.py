@@ -39,21 +39,37 @@ class TableAnswersConfig(AgentConfig):
 
     kind: Literal["table"]
     file: Path
-    each: str | list[str] | None = None  # expanded by the recipe: no agent ever has it
-    id: str | None = None  # column with sample ids; the dataset's id column, `sample_id` or `id` if not given
-    ids: IdRule = "text"  # or "number": 007, 7 and 7.0 are one sample
-    annotator: str | None = None  # of a long file: the column that says whose answer a row is
-    who: str | None = None  # its value for this agent; the agent's name if not given
-    cla: str | None = None  # column with class names
-    prob: str | Annotated[list[str], Field(min_length=1)] | None = None  # of the second of two classes, or one a class
+    """Parquet, CSV, JSON, JSONL, or a folder of these."""
+    each: str | list[str] | None = None
+    """Make an agent of every annotator: the column that names them, or a list of their names."""
+    id: str | None = None
+    """Column with sample ids. By default the dataset's id column, `sample_id` or `id`."""
+    ids: IdRule = "text"
+    """How ids are compared. As numbers, `007`, `7` and `7.0` are one sample."""
+    annotator: str | None = None
+    """Column that says whose answer a row is."""
+    who: str | None = None
+    """Its value for this agent; the agent's name if not given."""
+    cla: str | None = None
+    """Column with class names."""
+    prob: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Column with the probability of the second of two classes; or a list, one column for each class."""
     reg: str | None = None
-    seconds: str | None = None  # column: how long the answer took
-    paid: str | None = None  # column: what the answer cost, in any one unit
-    labels: dict[str, str] = {}  # a label as written -> a class
-    missing: list[str] = []  # texts that are missing answers, beside empty cells
-    normalise: bool = False  # probabilities are rounded, or percentages: each row is divided by its sum
-    repeats: Repeats = "refuse"  # where one annotator has answered a sample more than once
-    others: Literal["refuse", "drop"] = "refuse"  # answers about samples that the dataset has not
+    """Column with the number."""
+    seconds: str | None = None
+    """Column: how long the answer took."""
+    paid: str | None = None
+    """Column: what the answer cost, in any one unit."""
+    labels: dict[str, str] = {}
+    """A label as written -> a class: `{ yse = "yes" }`."""
+    missing: list[str] = []
+    """Texts that mean a missing answer, beside the empty cell: `["NA"]`."""
+    normalise: bool = False
+    """Divide each row of probabilities by its sum, since they are rounded or in per cent."""
+    repeats: Repeats = "refuse"
+    """Which of several answers about one sample counts."""
+    others: Literal["refuse", "drop"] = "refuse"
+    """What becomes of answers about samples that the dataset does not have."""
 
     @model_validator(mode="after")
     def _answers_something(self):

@@ -41,11 +41,17 @@ class TorchConfig(ModelConfig):
 
     kind: Literal["torch"]
     factory: Annotated[str, Field(pattern=FACTORY)] | None = None
-    path: Path = Path(".")  # folder in which the factory's module is looked for first
+    """`"module:name"`: a function or class that gives the module when called with the options."""
+    path: Path = Path(".")
+    """Folder in which the factory's module is looked for first; the recipe's by default."""
     options: dict[str, Any] = {}
+    """Keyword arguments of the factory."""
     weights: Path | None = None
+    """Safetensors, or a state dict of `torch.save`."""
     file: Path | None = None
-    version: str = ""  # if given, it tells answers apart instead of the code's content
+    """Or a program, `.pt2` of `torch.export.save`, which needs no code."""
+    version: str = ""
+    """If given, a new version means new answers, whatever the code says. Otherwise the content of the files does."""
 
     @model_validator(mode="after")
     def _one_source(self):

@@ -30,9 +30,13 @@ class TorchvisionClassifierConfig(ModelConfig):
 
     kind: Literal["torchvision_classifier"]
     architecture: str
+    """Name of torchvision's builder, such as `resnet50`."""
     weights: Path | str
+    """A file, or the name of published weights, such as `IMAGENET1K_V2`. Nothing is downloaded."""
     label_map: dict[str, str] = {}
+    """A label of the weights -> a class: `{ tabby = "cat" }`."""
     batch_size: int = 64
+    """Images on the device at once."""
 
 
 class TorchvisionClassifierAgent(ModelAgent):

@@ -40,8 +40,13 @@ class TorchvisionDetectorConfig(TorchvisionConfig):
 
     kind: Literal["torchvision_detector"]
     architecture: str
+    """Name of torchvision's builder, such as `fasterrcnn_resnet50_fpn`."""
     weights: Path | str
+    """A file, or the name of published weights, such as `COCO_V1`. Nothing is downloaded."""
     labels: Literal["weights", "dataset"] | list[str] | None = None
+    """What labels from 1 on stand for: the weights' categories (default of published ones), the dataset's classes in
+    order (default of files), or these names.
+    """
 
 
 class TorchvisionDetectorAgent(TorchvisionAgent):

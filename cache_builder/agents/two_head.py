@@ -24,15 +24,24 @@ class TwoHeadConfig(AgentConfig):
     """
 
     kind: Literal["two_head"]
-    weights: Path | None = None  # a safetensors file made by an earlier build; nothing is trained then
+    weights: Path | None = None
+    """A safetensors file of an earlier build (`agents/NAME/frozen.safetensors`). Nothing is trained then."""
     hidden: list[Annotated[int, Field(ge=1)]] = [64, 32]
+    """Widths of the hidden layers."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Share of hidden units dropped in training."""
     epochs: Annotated[int, Field(ge=1)] = 60
+    """Passes over the training split, at most."""
     batch_size: Annotated[int, Field(ge=1)] = 256
+    """Samples of a step."""
     lr: Annotated[float, Field(gt=0)] = 2e-3
+    """Step size."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-2
-    weight_reg: Annotated[float, Field(ge=0)] = 1.0  # of the smooth L1 loss beside the cross-entropy
+    """Weight decay."""
+    weight_reg: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the smooth L1 loss beside the cross-entropy."""
     seed: int = 0
+    """Draws the first weights, the order and the held-out tenth."""
 
 
 class TwoHeadAgent(Agent):

@@ -30,19 +30,32 @@ class TwoTransformersConfig(AgentConfig):
     """
 
     kind: Literal["two_transformers"]
-    weights: Path | None = None  # a safetensors file made by an earlier build; nothing is trained then
-    shared: bool = False  # one encoder for both tasks
-    hidden: Annotated[int, Field(ge=4, multiple_of=4)] = 64  # width of a token
+    weights: Path | None = None
+    """A safetensors file of an earlier build (`agents/NAME/frozen.safetensors`). Nothing is trained then."""
+    shared: bool = False
+    """One encoder for both tasks, instead of one for each."""
+    hidden: Annotated[int, Field(ge=4, multiple_of=4)] = 64
+    """Width of a token; a multiple of 4."""
     layers: Annotated[int, Field(ge=1)] = 2
+    """Transformer blocks."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Share of units dropped in training."""
     epochs: Annotated[int, Field(ge=1)] = 100
+    """Passes over the training split."""
     batch_size: Annotated[int, Field(ge=1)] = 1024
+    """Samples of a step."""
     lr: Annotated[float, Field(gt=0)] = 3e-3
+    """Largest step size."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1  # share of the steps over which the rate rises from 0
+    """How the step size falls."""
+    warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Share of the steps over which the step size rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    weight_reg: Annotated[float, Field(ge=0)] = 1.0  # of the smooth L1 loss beside the cross-entropy, where shared
+    """Weight decay."""
+    weight_reg: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the smooth L1 loss beside the cross-entropy, where the encoder is shared."""
     seed: int = 0
+    """Draws the first weights, the order and the held-out tenth."""
 
 
 class TaskTransformer(nn.Module):

@@ -30,6 +30,7 @@ class ClassificationCost(Strict):
     """
 
     kind: Literal["zero_one", "brier", "absolute"] = "zero_one"
+    """Which cost, see above."""
 
     def compute(self, answers: Answers, target: np.ndarray, num_classes: int) -> np.ndarray:
         """Cost of each answer.
@@ -60,8 +61,11 @@ class RegressionCost(Strict):
     """
 
     kind: Literal["smooth_l1", "absolute", "squared"] = "smooth_l1"
+    """Which cost, see above."""
     beta: Annotated[float, Field(gt=0)] = 1.0
+    """Where `smooth_l1` turns from square to straight."""
     clamp: Annotated[float, Field(gt=0)] | None = None
+    """Largest cost; no limit if not given."""
 
     def compute(self, answers: Answers, target: np.ndarray) -> np.ndarray:
         """Cost of each answer: float32 (n,), from predictions and targets in the target's unit."""
@@ -77,7 +81,9 @@ class CostConfig(Strict):
     """``[costs]``: one cost for each task the dataset has a target for."""
 
     cla: ClassificationCost | None = None
+    """Cost of the class, see below."""
     reg: RegressionCost | None = None
+    """Cost of the number, see below."""
 
     @property
     def tasks(self) -> list[str]:
@@ -113,8 +119,11 @@ class DetectionCosts(Strict):
     """``[costs]`` where the answers are boxes: the joint cost ``map`` (the paper's), its two parts, or any of them."""
 
     cla: ObjectClassCost | None = None
+    """Cost of the classes, see below."""
     reg: ObjectBoxCost | None = None
+    """Cost of the boxes, see below."""
     map: DetectionCost | None = None
+    """Both in one, see below."""
 
     @property
     def tasks(self) -> list[str]:

@@ -35,10 +35,15 @@ class DetectionCost(Strict):
     """
 
     kind: Literal["coco", "voc2007", "voc2012"] = "coco"
+    """Which protocol, see above."""
     iou: Threshold | Annotated[list[Threshold], Field(min_length=1)] | None = None
+    """IoU threshold, or several; the protocol's if not given."""
     strict: bool = False
+    """Also charge for classes that are not in the image."""
     confident: float = 0.5
+    """Score from which a detection claims a class."""
     max_detections: Annotated[int, Field(ge=1)] | None = None
+    """Detections of an image and class that are looked at; 100 for `coco` and all for the others if not given."""
 
     def compute(self, detections: Boxes, targets: Boxes) -> np.ndarray:
         """Cost of the detections on each of n images: float32 (n,)."""
@@ -57,7 +62,9 @@ class _OfConfidentBoxes(Strict):
     """The matching that two costs share: of detections with a score of at least ``confident``, whatever their class."""
 
     iou: Threshold = 0.5
+    """IoU from which a detection covers an object."""
     confident: float = 0.5
+    """Score from which a detection counts."""
 
     def _match(self, detections: Boxes, targets: Boxes) -> BoxMatches:
         return match_any_class(targets, detections, self.iou, self.confident)
@@ -72,6 +79,7 @@ class ObjectClassCost(_OfConfidentBoxes):
     """
 
     kind: Literal["object_class"] = "object_class"
+    """The one cost of this task."""
 
     def compute(self, detections: Boxes, targets: Boxes) -> np.ndarray:
         """Cost of the detections on each of n images: float32 (n,)."""
@@ -98,8 +106,11 @@ class ObjectBoxCost(_OfConfidentBoxes):
     """
 
     kind: Literal["object_iou", "object_smooth_l1"] = "object_iou"
+    """Which cost, see above."""
     beta: Annotated[float, Field(gt=0)] = 0.1
+    """Where smooth L1 turns from square to straight, in sizes of the object."""
     clamp: Annotated[float, Field(gt=0)] = 1.0
+    """Largest cost, also that of a missed object."""
 
     def compute(self, detections: Boxes, targets: Boxes) -> np.ndarray:
         """Cost of the detections on each of n images: float32 (n,)."""

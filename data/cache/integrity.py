@@ -16,6 +16,11 @@ import pyarrow.parquet as pq
 
 from l2d.data.errors import CorruptPart
 
+try:  # the checksum of Parquet's pages, by the processor's own carry-less product: 8 times as fast, the same bits
+    from isal.isal_zlib import crc32 as crc32
+except ImportError:
+    from zlib import crc32 as crc32
+
 REBUILD_HINT = "delete this file and run the `l2d build` that made the cache again; only this part is redone"
 
 

@@ -14,7 +14,7 @@ is the same one. Damage that a disk does after that, while a process runs, is no
 from __future__ import annotations
 
 import os
-import zlib
+import threading
 from array import array
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,11 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2d.data.cache import store
-from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, skeleton_of
+from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, crc32, skeleton_of
 from l2d.data.errors import CorruptPart
 
 #: Files that are kept mapped between reads, in all. Linux allows a process 65,530 mappings.
 MAPPINGS_KEPT = 16_384
+
+#: Parts are opened in several threads. Reentrant: a part may go while another is being counted.
+_COUNTING = threading.RLock()
 
 #: Arrow types whose pages are arrays.
 NUMBERS = {pa.int32(): "<i4", pa.int64(): "<i8", pa.float32(): "<f4", pa.float64(): "<f8"}
@@ -88,12 +91,14 @@ class MappedPart:
             self._groups = _shared(_group_rows(file.metadata))
             self._starts = self._verified(mapping, file, path)  # where the values of each page begin
         if self._starts is not None and MappedPart.kept < MAPPINGS_KEPT:
-            MappedPart.kept += 1
+            with _COUNTING:
+                MappedPart.kept += 1
             self._mapping = mapping
 
     def __del__(self) -> None:
         if self._mapping is not None:
-            MappedPart.kept -= 1
+            with _COUNTING:
+                MappedPart.kept -= 1
 
     @property
     def is_mapped(self) -> bool:
@@ -147,7 +152,7 @@ class MappedPart:
                 page = _page(memoryview(mapping).cast("B"), file, group, leaf)
                 if page is None:
                     return None
-                if zlib.crc32(page.content) != page.checksum:
+                if crc32(page.content) != page.checksum:
                     raise CorruptPart(
                         f"cannot be read back as written: the checksum of {name} differs",
                         where=path,

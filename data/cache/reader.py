@@ -5,81 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from l2d.data.cache.mapped import MappedPart
-from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheRecord:
-    """``cache.json``: everything about a cache that is not about one agent."""
-
-    name: str
-    num_samples: int
-    chunk_size: int
-    tasks: list[str]  # the tasks with a cost, in the order of schema.TASKS
-    classes: list[str]  # class index -> name; empty without a classification task
-    unit_reg: str  # what target_reg is measured in
-    inputs: dict[str, Any]  # input column -> how it was made
-    keep: list[str]  # columns of the source table that are kept for SQL
-    agents: list[str]  # names of all agents and references, in order: the cache is complete when all have answered
-    costs: dict[str, Any]  # the cost table
-    defaults: dict[str, Any]  # the recipe's lambda and beta, used where the user names none
-    fingerprint: dict[str, Any]  # of the dataset: field -> value
-    schema_version: int = schema.SCHEMA_VERSION
-
-    @property
-    def num_chunks(self) -> int:
-        return -(-self.num_samples // self.chunk_size)
-
-    @property
-    def cost_digest(self) -> str:
-        """Names the cost parts: the cost table, and the targets the costs are taken against."""
-        targets = [self.fingerprint.get(name) for name in ("target_cla", "target_reg")]
-        if "target_boxes" in self.fingerprint:
-            targets.append(self.fingerprint["target_boxes"])
-        return schema.digest([self.costs, targets])
-
-    def chunk_rows(self, chunk: int) -> range:
-        """Positions of the samples of a chunk in the dataset's order."""
-        start = chunk * self.chunk_size
-        return range(start, min(start + self.chunk_size, self.num_samples))
-
-
-@dataclass(frozen=True, kw_only=True)
-class AgentRecord:
-    """``agent.json``: one frozen agent.
-
-    ``role`` is ``agent`` (may be allocated to) or ``reference`` (reported beside the agents, never allocated to: the
-    average of all experts, say). ``index`` counts agents and references together, in recipe order; 0 is the model.
-    ``price`` scales a single ``beta``; it is relative, so GFLOPS, dollars and minutes all serve. None is a price that
-    is not known, which is not the same as 0, what is free.
-
-    A ``partial`` agent answers some samples only. Where it has no answer (``failure`` is :data:`schema.NO_ANSWER`) it
-    is unavailable: nobody can be allocated to it, which is neither a failure nor a cost of 0.
-    """
-
-    name: str
-    index: int
-    kind: str
-    role: str
-    price: float | None
-    description: str
-    queries: list[str]  # whose query costs an answer takes: its own name or the agents it averages, and its lenders
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    gflops: float | None = None  # of one answer, where known
-    seconds: float | None = None  # of one answer: the mean of what its answers say, or as measured by the build
-    paid: float | None = None  # for one answer: the mean of what its answers say
-    partial: bool = False
-    lent: dict[str, str] = field(default_factory=dict)  # task -> the agent whose answer counts for it
-    charged: dict[str, float] = field(default_factory=dict)  # task that it does not answer -> the cost of that
+from l2d.data.cache.records import AgentRecord, CacheRecord, checked, checked_seal
+from l2d.data.errors import CorruptPart, FingerprintMismatch, IncompleteCache, UsageError
 
 
 class CostCache:
@@ -105,7 +39,7 @@ class CostCache:
             if not file.is_file():
                 self._unrecorded.append(file)
                 continue
-            record = _record(AgentRecord, file)
+            record = checked(AgentRecord, store.read_json(file), file)
             if (record.name, record.index) != (name, position):
                 raise CorruptPart(
                     f"is the record of agent {record.index}, {record.name!r}", where=file, hint=REBUILD_HINT
@@ -249,10 +183,8 @@ class CostCache:
         """What the seal says of a part: rows, bytes, sha256, skeleton. None while its folder is not sealed."""
         file = schema.seal_file(part)
         if file not in self._seals:
-            self._seals[file] = store.read_json(file)["parts"] if file.is_file() else None
+            self._seals[file] = read_seal(file, self.record) if file.is_file() else None
         parts = self._seals[file]
-        if parts is not None and part.name not in parts:
-            raise CorruptPart(f"says nothing about {part.name}", where=file, hint="delete this file and build again")
         return None if parts is None else parts[part.name]
 
     def map_part(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...]) -> tuple[MappedPart, str]:
@@ -328,14 +260,13 @@ def read_cache_record(path: Path) -> CacheRecord:
             where=file,
             hint="build the cache again with this version of l2d, in another folder",
         )
-    return _record(CacheRecord, file)
+    return checked(CacheRecord, value, file)
 
 
-def _record(kind: type, path: Path) -> Any:
-    value = store.read_json(path)
-    try:
-        return kind(**value)
-    except TypeError as error:
-        raise DataError(
-            f"has unexpected or missing fields: {error}", where=path, hint="build the cache again"
-        ) from error
+def read_seal(file: Path, record: CacheRecord) -> dict[str, dict]:
+    """What a seal says of each part: rows, bytes, sha256, skeleton.
+
+    Raises:
+        CorruptPart: it is damaged, or not about the parts of this cache.
+    """
+    return checked_seal(store.read_json(file).get("parts"), record, file)

@@ -31,7 +31,7 @@ TEMPORARY_SUFFIX = ".tmp"
 DIGEST_FIELD = "sha256_of_the_above"
 
 # One plain, uncompressed page per column and row group: such a page can be read as a view of the mapped file.
-ROW_GROUP_ROWS = 32_768
+ROW_GROUP_ROWS = 65_536  # as many as the largest chunk that is chosen for a cache, so that a part is one group
 PARQUET_LAYOUT = {
     "compression": "none",
     "use_dictionary": False,
@@ -308,18 +308,31 @@ def read_json(path: Path) -> dict:
         CorruptPart: it is not JSON, or not what was written.
         FileNotFoundError: there is no such file.
     """
+    with corruption_named(path):
+        content = path.read_bytes()
+    return parse_json(content, path)
+
+
+def parse_json(content: bytes, where: Path | str) -> dict:
+    """The JSON object that a committed file holds, once its digest is checked.
+
+    Raises:
+        CorruptPart: it is not JSON, or not what was written.
+    """
     hint = "restore this file from a copy, or build (or train) again in another folder"
     try:
-        with corruption_named(path):
-            content = path.read_bytes()
         value = json.loads(content.decode("utf-8"))
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CorruptPart(f"is not JSON: {error}", where=path, hint=hint) from error
+        raise CorruptPart(f"is not JSON: {error}", where=where, hint=hint) from error
     if not isinstance(value, dict):
-        raise CorruptPart("is not a JSON object", where=path, hint=hint)
+        raise CorruptPart("is not a JSON object", where=where, hint=hint)
     written = value.pop(DIGEST_FIELD, None)
-    if written != json_digest(value):
-        raise CorruptPart("is not what was written: its digest differs", where=path, hint=hint)
+    try:
+        found = json_digest(value)
+    except ValueError as error:  # a number that is not finite
+        raise CorruptPart(f"is not JSON: {error}", where=where, hint=hint) from error
+    if written != found:
+        raise CorruptPart("is not what was written: its digest differs", where=where, hint=hint)
     return value
 
 

@@ -25,16 +25,21 @@ GRID = 2.0**-14
 class CodeFeatures(Strict):
     """``[dataset.features]``: bags of codes as numbers, for agents and rejectors that look at no token lists."""
 
-    kind: Literal["svd", "counts"] = "svd"  # latent semantic analysis; or the presence of the most frequent codes
+    kind: Literal["svd", "counts"] = "svd"
+    """Latent semantic analysis, or the presence of the most frequent codes."""
     width: Annotated[int, Field(ge=1)] = 64
+    """Number of features."""
     seed: int = 42
+    """Draws the start of the SVD."""
 
 
 class CodeClusters(KMeansConfig):
     """``[dataset.clusters]``: k-means of the training samples, as column ``cluster`` (1 the largest)."""
 
-    space: Literal["svd", "bag"] = "svd"  # what is clustered: directions in an SVD's space, or the bags themselves
-    width: Annotated[int, Field(ge=1)] = 64  # of the SVD
+    space: Literal["svd", "bag"] = "svd"
+    """What is clustered: directions in an SVD's space, or the bags of codes themselves."""
+    width: Annotated[int, Field(ge=1)] = 64
+    """Dimensions of that SVD."""
 
 
 def bag_of_codes(tokens: Mapping[str, Tokens]) -> tuple[csr_matrix, list[str]]:

@@ -18,9 +18,13 @@ class PatientSplit(Strict):
     """
 
     train: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Share of the patients."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the patients."""
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the patients."""
     salt: str = "l2d"
+    """Another salt draws another split."""
 
     @model_validator(mode="after")
     def _sums_to_one(self):

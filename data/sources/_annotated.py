@@ -29,11 +29,17 @@ class DetectionConfig(Strict):
     """``[dataset]`` of annotated images, whatever the format. Splits are the sets that their publisher made."""
 
     path: Path
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2  # share of train, by a hash of the id, where no set is named
-    salt: str = "l2d"  # another one draws another validation split
-    image_size: Annotated[int, Field(ge=8)] | None = None  # side of the small images that the cache keeps; none if None
-    bad_objects: Literal["refuse", "drop"] = "refuse"  # boxes outside their image, without area or not finite
-    limit: Annotated[int, Field(ge=1)] | None = None  # the first so many images of each set, to try things out
+    """Folder of the dataset."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the training images for validation, by a hash of the id, where `sets` names none."""
+    salt: str = "l2d"
+    """Another salt draws another validation split."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Side in pixels of the small images that the cache keeps, for `--rejector conv`; none if not given."""
+    bad_objects: Literal["refuse", "drop"] = "refuse"
+    """What becomes of boxes outside their image, without area or not finite."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Read only this number of images of each set, to try things out."""
 
 
 class AnnotatedObject(NamedTuple):

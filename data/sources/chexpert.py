@@ -31,15 +31,24 @@ class ChexpertConfig(Strict):
     """``[dataset]`` of CheXpert. Patients of ``train.csv`` are cut into splits; ``valid.csv`` may be the test split."""
 
     kind: Literal["chexpert"] = "chexpert"
-    path: Path  # the folder with train.csv, such as CheXpert-v1.0-small
+    path: Path
+    """The folder with `train.csv`, such as `CheXpert-v1.0-small`."""
     target: Literal["Atelectasis", "Cardiomegaly", "Consolidation", "Edema", "Pleural Effusion"]
-    uncertain: Literal["zeros", "ones", "ignore"] = "zeros"  # a label of -1: absent, present, or no sample
-    unmentioned: Literal["zeros", "ignore"] = "zeros"  # a blank label: absent, or no sample
+    """The finding that is predicted."""
+    uncertain: Literal["zeros", "ones", "ignore"] = "zeros"
+    """What a label of -1 means: absent, present, or not a sample."""
+    unmentioned: Literal["zeros", "ignore"] = "zeros"
+    """What a blank label means: absent, or not a sample."""
     views: Literal["frontal", "all"] = "frontal"
-    test: Literal["patients", "valid"] = "patients"  # a share of the patients of train.csv, or all of valid.csv
+    """Which views are samples."""
+    test: Literal["patients", "valid"] = "patients"
+    """The test split: a share of the patients of `train.csv`, or all of `valid.csv`."""
     split: PatientSplit = PatientSplit(train=0.8, validation=0.1, test=0.1)
-    image_features: Path | None = None  # Parquet: Path, and features (lists of one length) or columns of numbers
-    image_size: Annotated[int, Field(ge=8)] | None = None  # side of the small images that the cache keeps; none if None
+    """Shares of the patients, see below; by default 0.8, 0.1 and 0.1."""
+    image_features: Path | None = None
+    """A Parquet file with `Path`, and `features` (lists of one length) or columns of numbers."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Side in pixels of the small images that the cache keeps, for `--rejector conv`; none if not given."""
 
     @model_validator(mode="after")
     def _has_inputs(self):

@@ -28,14 +28,18 @@ class Cifar10Config(Strict):
     """``[dataset]`` of CIFAR-10: the five training batches, a share of which is for validation, and the test batch."""
 
     kind: Literal["cifar10"] = "cifar10"
-    path: Path  # the folder with the .bin files, or the one that holds cifar-10-batches-bin
-    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1  # share of the training images, by a hash of the id
-    salt: str = "l2d"  # another one draws another validation split
-    train_images: Annotated[int, Field(ge=1)] | None = None  # so many after validation, by the same hash; all if None
-    images: bool = True  # keep the images in the cache, for convolutional rejectors
-    pool: Literal[1, 2, 4, 8, 16, 32] | None = (
-        None  # features: means of pool x pool pixels, three colours; none if None
-    )
+    path: Path
+    """The folder with the `.bin` files, or the one that holds `cifar-10-batches-bin`."""
+    validation: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training images for validation, by a hash of the id."""
+    salt: str = "l2d"
+    """Another salt draws another validation split."""
+    train_images: Annotated[int, Field(ge=1)] | None = None
+    """Train on this number of the rest; smaller sets are parts of larger ones. All if not given."""
+    images: bool = True
+    """Keep the images in the cache, for `--rejector conv`."""
+    pool: Literal[1, 2, 4, 8, 16, 32] | None = None
+    """Features: means of squares of this number of pixels, in three colors; none if not given."""
 
 
 def load_cifar10(config: Cifar10Config, name: str) -> Dataset:

@@ -33,17 +33,24 @@ class CocoSet(Strict):
     Categories of sets are the same by name; their ids may differ, and a set may lack some.
     """
 
-    annotations: str  # annotations/instances_train2017.json
-    images: str | None = None  # train2017; without it nothing can look at the pixels, and no file has to be there
+    annotations: str
+    """The annotation file, relative to `path`."""
+    images: str | None = None
+    """Folder of the images, relative to `path`. Without it no image file is needed, and nothing can look at the pixels.
+    """
 
 
 class CocoSets(Strict):
     """``[dataset.sets]``."""
 
     train: CocoSet
-    validation: CocoSet | None = None  # a share of train if None
+    """Training images."""
+    validation: CocoSet | None = None
+    """Validation images; a share of `train` if not given."""
     test: CocoSet
-    fit: CocoSet | None = None  # for agents that still have to be trained; not in the cache
+    """Test images."""
+    fit: CocoSet | None = None
+    """Images for agents that are still to be trained; they are not part of the cache."""
 
 
 class CocoConfig(DetectionConfig):
@@ -51,8 +58,11 @@ class CocoConfig(DetectionConfig):
 
     kind: Literal["coco"] = "coco"
     sets: CocoSets
-    classes: Annotated[list[str], Field(min_length=1)] | None = None  # names in order; all categories by id if None
-    other_classes: Literal["refuse", "drop"] = "refuse"  # objects of categories that `classes` leaves out
+    """The sets, see below."""
+    classes: Annotated[list[str], Field(min_length=1)] | None = None
+    """Names of categories in order; all categories by id if not given."""
+    other_classes: Literal["refuse", "drop"] = "refuse"
+    """What becomes of objects of categories that `classes` leaves out."""
 
     @field_validator("classes")
     @classmethod

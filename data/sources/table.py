@@ -33,12 +33,18 @@ class SplitConfig(Strict):
     """``[dataset.split]``: by a hash of the id, in equal proportions within each stratum, or as a column says."""
 
     train: Annotated[float, Field(gt=0, lt=1)] = 0.6
+    """Share of the samples."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the samples. With a `column` that names no validation rows: the share of `train` that is taken for it.
+    """
     test: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    stratify: list[str] = []  # SQL expressions
+    """Share of the samples."""
+    stratify: list[str] = []
+    """SQL: every stratum is divided in the same proportions."""
     salt: str = "l2d"
-    column: str | None = None  # SQL expression giving train, validation or test; replaces the hash
-    # where it names no validation row, `validation` is the share of train that a hash of the id takes for that
+    """Another salt draws another split."""
+    column: str | None = None
+    """SQL that gives `train`, `validation` or `test`; replaces the hash."""
 
     @model_validator(mode="after")
     def _sums_to_one(self):
@@ -51,8 +57,11 @@ class KMeansConfig(Strict):
     """How many clusters, and from which start."""
 
     count: Annotated[int, Field(ge=2)] | Literal["elbow"] = "elbow"
+    """Number of clusters, or where the curve of distances has its elbow."""
     largest: Annotated[int, Field(ge=2, le=100)] = 10
+    """The elbow looks at 1 to this many clusters, 4 or more, and at no more than there are distinct points."""
     seed: int = 42
+    """Draws the start of k-means."""
 
     @model_validator(mode="after")
     def _elbow_can_be_seen(self):
@@ -67,16 +76,21 @@ class KMeansConfig(Strict):
 class ClusterConfig(KMeansConfig):
     """``[dataset.clusters]``: k-means on standardised training features, as column ``cluster`` (1 the largest)."""
 
-    features: list[str] = []  # SQL expressions to cluster on; the rejector's features if none are given
+    features: list[str] = []
+    """SQL to cluster on; the rejector's features if not given."""
 
 
 class TokensConfig(Strict):
     """A field of ``[dataset.tokens]``: lists of codes, such as diagnoses or words, for networks that read lists."""
 
-    column: str  # SQL expression giving a list, or a text that is cut at `separator`
+    column: str
+    """SQL that gives a list, or a text that is cut."""
     separator: Annotated[str, Field(min_length=1)] = " "
-    min_count: Annotated[int, Field(ge=1)] = 2  # what is rarer in training is <unk>, which so is trained as well
-    max_length: Annotated[int, Field(ge=1, le=4096)] = 64  # codes of a list that a network looks at, the first ones
+    """What a text is cut at."""
+    min_count: Annotated[int, Field(ge=1)] = 2
+    """Codes seen fewer times than this in training become `<unk>`."""
+    max_length: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Codes of a list that a network looks at: the first ones."""
 
 
 TokenFieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
@@ -87,22 +101,36 @@ class TableConfig(Strict):
 
     kind: Literal["table"] = "table"
     path: Path
-    missing: list[str] | dict[str, list[str]] | None = None  # text that is no value, beside the empty cell of a CSV
+    """A `.parquet`, `.csv` or `.tsv` file with a row for each sample."""
+    missing: list[str] | dict[str, list[str]] | None = None
+    """Texts that mean a missing value, beside the empty cell: a list for every column, or `{ column = ["unknown"] }`.
+    """
     id: str
+    """Column or SQL: the sample's id, unique."""
     where: str | None = None
+    """SQL: rows to keep."""
     target_cla: str | None = None
-    classes: list[str] | None = (
-        None  # the values of target_cla in order where it is text; else names of its sorted values
-    )
+    """SQL: the class. At most 10,000 classes; 1,000 where they are decimals or more than half as many as rows."""
+    classes: list[str] | None = None
+    """Where `target_cla` is text: its values in order. Otherwise names for its values, sorted."""
     target_reg: str | None = None
-    unit_reg: str = ""  # what target_reg is measured in, for people
+    """SQL: the number."""
+    unit_reg: str = ""
+    """What `target_reg` is measured in, for people."""
     features: list[str] = []
+    """SQL, `… AS name`, each over its own row: what the rejector sees. Needed unless `tokens` or `image` is given."""
     tokens: dict[TokenFieldName, TokensConfig] = {}
-    image: str | None = None  # SQL expression giving an image's file name, relative to the folder of the table
-    image_size: Annotated[int, Field(ge=8)] | None = None  # side of the small images that the cache keeps; none if None
-    keep: list[str] = []  # columns kept in the cache for SQL
+    """Lists of codes, `NAME = { column = … }`, one entry for each field; see below."""
+    image: str | None = None
+    """SQL: file name of an image, relative to the folder of the table."""
+    image_size: Annotated[int, Field(ge=8)] | None = None
+    """Side in pixels of the small images that the cache keeps, for `--rejector conv`; none if not given."""
+    keep: list[str] = []
+    """Columns kept in the cache, for SQL and groups."""
     split: SplitConfig = SplitConfig()
+    """How samples are divided, see below."""
     clusters: ClusterConfig | None = None
+    """k-means on the training split, as column `cluster`, see below; none if not given."""
 
     @model_validator(mode="after")
     def _has_inputs(self):

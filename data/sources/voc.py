@@ -46,9 +46,13 @@ class VocSets(Strict):
     """``[dataset.sets]``: lists of "YEAR/SET", such as "2012/train": the file ``VOC2012/ImageSets/Main/train.txt``."""
 
     train: ImageSets
-    validation: ImageSets | None = None  # a share of train if None
+    """Training images."""
+    validation: ImageSets | None = None
+    """Validation images; a share of `train` if not given."""
     test: ImageSets
-    fit: ImageSets | None = None  # for agents that still have to be trained; not in the cache
+    """Test images."""
+    fit: ImageSets | None = None
+    """Images for agents that are still to be trained; they are not part of the cache."""
 
 
 class VocConfig(DetectionConfig):
@@ -56,8 +60,11 @@ class VocConfig(DetectionConfig):
 
     kind: Literal["voc"] = "voc"
     sets: VocSets = VocSets(train=["2012/train"], test=["2012/val"])
+    """The sets, see below; by default `2012/train` and `2012/val` for test."""
     classes: Annotated[list[str], Field(min_length=1)] = VOC_CLASSES
-    difficult: Literal["ignore", "count"] = "ignore"  # whether objects marked so have to be found
+    """Names in order; VOC's 20 by default."""
+    difficult: Literal["ignore", "count"] = "ignore"
+    """Whether objects marked as difficult have to be found."""
 
     @field_validator("classes")
     @classmethod

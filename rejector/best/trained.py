@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.linear import Basis, Ridge
 from l2d.rejector.best.model import CostModel
 from l2d.rejector.best.stacking import Stacking
@@ -52,12 +53,15 @@ class TrainedBest(Rejector):
     """Scores are negated predicted total costs; behind the guard, those of the agents' means.
 
     Attributes:
-        state: the cost model's arrays, see :func:`state_of`.
+        state: the cost model's arrays, see :func:`state_of`, and what guards are judged by: ``held_out.predicted`` and
+            ``held_out.costs``, raw costs (n, agents, tasks) float32 of the fitted samples by models that had not seen
+            them, and the true ones, NaN where there was no answer.
         guard: what :meth:`l2d.rejector.best.guard.Guard.facts` says.
         about: facts of the fit for people: samples, what the combination weighs, reliability.
     """
 
     arrays: ClassVar[Literal["numpy", "torch"]] = "numpy"
+    any_setting: ClassVar[bool] = True
 
     state: Mapping[str, np.ndarray]
     guard: dict[str, Any]
@@ -99,11 +103,25 @@ class TrainedBest(Rejector):
         return (raw * self.point.task_weights().astype(np.float64)).sum(axis=2) + np.array(self.point.query_costs)
 
     def at(self, point: GridPoint) -> TrainedBest:
-        """The same models at other query costs or task weights: nothing is trained. The guard is not asked again."""
+        """What training at other query costs or task weights would have made: the same models, a guard of its own."""
+        fallback = None if self.config.fallback is None else self.guard["fallback"]
+        guard = self.judged_at(point).guard_of(z=self.config.guard, fallback=fallback)
+        return replace(self.judged_at(point), guard=guard.facts())
+
+    def judged_at(self, point: GridPoint) -> TrainedBest:
         return replace(self, point=point, guard={**self.guard, "holds": False})
 
     def unguarded(self) -> TrainedBest:
-        return self.at(self.point) if self.guard["holds"] else self
+        return self.judged_at(self.point) if self.guard["holds"] else self
+
+    def held_out(self) -> tuple[np.ndarray, np.ndarray]:
+        """Predicted and true total costs of the fitted samples, float64 (n, agents), infinite without an answer."""
+        predicted, costs = (self.total(self.state[f"held_out.{name}"]) for name in ("predicted", "costs"))
+        return predicted, np.where(np.isnan(costs), np.inf, costs)
+
+    def guard_of(self, *, z: float, fallback: int | None) -> Guard:
+        """The guard at this run's query costs and weights."""
+        return Guard.of(*self.held_out(), z=z, fallback=fallback)
 
     def facts(self) -> dict[str, Any]:
         return {"guard": self.guard, "best": self.about}
@@ -117,6 +135,9 @@ class TrainedBest(Rejector):
         model, width = model_of(self.state), self.width
         if model.num_agents != len(self.point.query_costs):
             raise ValueError(f"{model.num_agents} agents are predicted, {len(self.point.query_costs)} have query costs")
+        shapes = {tuple(self.state[f"held_out.{name}"].shape[1:]) for name in ("predicted", "costs")}
+        if shapes != {(model.num_agents, model.num_tasks)}:
+            raise ValueError("held-out costs are those of other agents or tasks")
         for forest in model.forests:
             forest.check(width)
         self.scores(np.zeros((1, width), np.float32))

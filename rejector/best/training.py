@@ -15,7 +15,6 @@ from l2d.data.errors import UsageError, nearest
 from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.best.folds import fold_of
-from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.reliability import reliability
 from l2d.rejector.best.trained import FITTED_ON, TrainedBest, state_of
@@ -71,7 +70,7 @@ def train(job: Job) -> Iterator[Trained]:
         begun = time.perf_counter()
         seen = points[0].raw_costs(torch.from_numpy(raw), tasks).numpy()
         model = fit_costs(x, seen, ids, seed=seed, threads=torch.get_num_threads())
-        found = rejectors_of(model, points, ids, x, raw, names, tasks, config)
+        found = rejectors_of(model, points, ids, x, seen, names, config)
         seconds = time.perf_counter() - begun
         if job.narrate is not None:
             narrate_guard([rejector for rejector in found if rejector.guard["holds"]], names, job.narrate)
@@ -124,13 +123,22 @@ def rejectors_of(
     x: np.ndarray,
     raw: np.ndarray,
     names: list[str],
-    tasks: list[str],
     config: TrainConfig,
 ) -> list[TrainedBest]:
-    """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on."""
-    mean, std = standardisation(x)
-    state, unseen = state_of(model, mean, std), model.predict_unseen(x, ids)
+    """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on.
+
+    ``raw``: what was fitted, (n, agents, tasks).
+    """
+    state = state_of(model, *standardisation(x))
+    unseen = model.predict_unseen(x, ids).astype(np.float32)
+    state |= {"held_out.predicted": unseen, "held_out.costs": raw.astype(np.float32)}
     fallback = None if config.fallback is None else names.index(config.fallback)
+    about: dict[str, object] = {"samples": len(x)}
+    if model.stacking is not None:
+        about["weights"] = {
+            member: model.stacking.difference[position].round(4).tolist()
+            for position, member in enumerate(("trees", "ridge", "means"))
+        }
     found = []
     for point in points:
         free = TrainedBest(
@@ -142,29 +150,10 @@ def rejectors_of(
             history=[],
             guard={"holds": False},
         )
-        predicted = free.total(unseen)
-        costs = point.total_costs(torch.from_numpy(raw), tasks).numpy().astype(np.float64)
-        guard = Guard.of(predicted, costs, z=config.guard, fallback=fallback)
-        loss = float(
-            costs[np.arange(len(costs)), np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)].mean()
-        )
-        about = {"samples": len(x), "reliability": reliability(predicted, costs, names)}
-        if model.stacking is not None:
-            about["weights"] = {
-                member: model.stacking.difference[position].round(4).tolist()
-                for position, member in enumerate(("trees", "ridge", "means"))
-            }
+        guard, (predicted, costs) = free.guard_of(z=config.guard, fallback=fallback), free.held_out()
+        chosen = np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)
+        loss = float(costs[np.arange(len(costs)), chosen].mean())
         risk = loss + guard.gain if guard.holds else loss
-        found.append(
-            TrainedBest(
-                point=point,
-                config=config,
-                state=state,
-                best_epoch=0,
-                validation_risk=risk,
-                history=[(risk, risk)],
-                guard=guard.facts(),
-                about=about,
-            )
-        )
+        facts = {**about, "reliability": reliability(predicted, costs, names)}
+        found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=facts))
     return found

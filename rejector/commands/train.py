@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from l2d.data.errors import UsageError
 from l2d.data.terminal.options import (
     CacheArgument,
     DeviceOption,
@@ -19,10 +18,8 @@ from l2d.data.terminal.options import (
     values,
 )
 from l2d.data.terminal.progress import Bars, quote, say
+from l2d.rejector.commands.setting import BETA_HELP, LAMBDA_HELP, betas, one_beta
 from l2d.rejector.settings import TrainConfig
-
-BETA_HELP = "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs."
-LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
 
 METHOD_HELP = (
     "best, multi-task (the paper's), classification-only, mozannar_sontag, knn …: docs/methods.md. "
@@ -61,15 +58,12 @@ def train(
     """
     from l2d.rejector.library import train as train_run
 
-    given = betas([beta]) if beta else [None]
-    if len(given) > 1:
-        raise UsageError(f"--beta {beta} gives {len(given)} values", hint="for a grid: l2d sweep")
     with Bars() as bars:
         run = train_run(
             cache,
             out,
             method=method,
-            beta=given[0],
+            beta=one_beta(beta, "for a grid: l2d sweep"),
             weights=pairs(lambda_, "--lambda") if lambda_ else None,
             nu=nu,
             cost=cost,
@@ -148,11 +142,3 @@ def _print_on_test(runs: Any, format: Format, *, one: bool) -> bool:
     if is_first():
         print_evaluations(evaluate(runs), format, one=one)
     return is_first()
-
-
-def betas(texts: list[str]) -> list[float | dict[str, float]]:
-    """Query costs as they are typed: numbers by commas, or name=value pairs, one setting a text."""
-    found: list[float | dict[str, float]] = []
-    for text in texts:
-        found += [pairs(text, "--beta")] if "=" in text else values(text, float, "--beta")
-    return found

@@ -11,6 +11,7 @@ import typer
 from l2d.data.errors import DataError
 from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption
 from l2d.data.terminal.progress import Bars, quote, say
+from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
 
 
 class Mode(StrEnum):
@@ -40,6 +41,8 @@ def route(
     without: Annotated[
         list[str] | None, typer.Option(help="An agent that cannot be asked now; may be repeated.", metavar="AGENT")
     ] = None,
+    beta: OtherBetaOption = None,
+    lambda_: OtherLambdaOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 where inputs are unlike those of training; they are written.")
     ] = False,
@@ -57,6 +60,8 @@ def route(
         l2d route run new_patients.parquet --out allocations.csv --id patient --format json
 
         l2d route run new_patients.csv --out allocations.parquet --without expert_1 --without expert_2
+
+        l2d route run new_patients.csv --out allocations.parquet --beta 0.07
     """
     from l2d.data.terminal.render import print_result
     from l2d.rejector.library import route as run_route
@@ -70,10 +75,14 @@ def route(
             id_column=id_column,
             policy=policy,
             without=without or (),
+            beta=one_beta(beta),
+            weights=one_lambda(lambda_),
             overwrite=overwrite,
             progress=lambda rows: bars.start("routing", rows),
         )
     print_result(done, format.value)
+    if done.setting:
+        say(done.setting["guard"])
     if done.nobody:
         say(f"{done.nobody:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")
@@ -93,6 +102,8 @@ def policy(
     capacity: Annotated[
         str | None, typer.Option(help="The most an agent may get: expert_1=0.3 (a share), expert_2=100 (samples).")
     ] = None,
+    beta: OtherBetaOption = None,
+    lambda_: OtherLambdaOption = None,
     split: SplitOption = Split.test,
     mode: Annotated[
         Mode, typer.Option(help="prices: fitted on validation, each input for itself; batch; exact (HiGHS).")
@@ -126,6 +137,8 @@ def policy(
         gflops=gflops,
         coverage=coverage,
         capacity=capacity,
+        beta=one_beta(beta),
+        weights=one_lambda(lambda_),
         split=split.value,
         mode=mode.value,
         batch_size=batch_size,
@@ -146,6 +159,8 @@ def policy(
 def export(
     run: RunArgument,
     onnx: Annotated[Path, typer.Option("--onnx", help="The ONNX file.")],
+    beta: OtherBetaOption = None,
+    lambda_: OtherLambdaOption = None,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
@@ -163,4 +178,5 @@ def export(
     from l2d.data.terminal.render import print_result
     from l2d.rejector.library import export as write_model
 
-    print_result(write_model(run, onnx, overwrite=overwrite), format.value)
+    found = write_model(run, onnx, beta=one_beta(beta), weights=one_lambda(lambda_), overwrite=overwrite)
+    print_result(found, format.value)

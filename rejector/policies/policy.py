@@ -9,11 +9,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import UsageError, nearest
 from l2d.data.results import Shown
@@ -139,6 +141,39 @@ def run_policy(
     return PolicyReport(result, target, predicted[split], allocations[split], policy)
 
 
+def written_policy(
+    run: Run,
+    constraints: list[Constraint],
+    *,
+    out: Path | None = None,
+    save: Path | None = None,
+    overwrite: bool = False,
+    mode: str = "prices",
+    **options: Any,
+) -> PolicyReport:
+    """:func:`run_policy`, with its allocations and prices in files.
+
+    Args:
+        out: a Parquet file for the allocations.
+        save: a JSON file for the prices.
+        overwrite: replace these files if they exist.
+
+    Raises:
+        UsageError: a file exists, or there are no prices to save; and as :func:`run_policy`.
+    """
+    for file in (out, save):
+        if file is not None and file.exists() and (not overwrite or file.is_dir()):
+            raise UsageError("this file exists already", where=file, hint="give another name, or type --overwrite")
+    if save is not None and mode != "prices":
+        raise UsageError(f"--save goes with --mode prices, not {mode}", hint="only prices serve other inputs")
+    done = run_policy(run, constraints, mode=mode, **options)
+    if out is not None:
+        store.commit_table(out, allocation_table(done), {"run_id": run.point.run_id}, replace=overwrite)
+    if save is not None and done.policy is not None:
+        done.policy.save(save, overwrite=overwrite)
+    return done
+
+
 def report_tables(result: dict[str, Any]) -> tuple[list[dict], list[dict]]:
     """A report as two tables: constraints; and who gives which deferral loss at which shares."""
     split = result["split"]
@@ -223,14 +258,15 @@ def _policy(
     """The rule at the prices, which are raised by a hair where the inputs they leave undecided break a limit."""
     use = np.array([constraint.use for constraint in constraints])
     exact = np.array([constraint.exact for constraint in constraints])
-    weights = sha256_of(run.path / WEIGHTS_FILE)
+    where = (run.point.run_id, sha256_of(run.path / WEIGHTS_FILE), list(run.point.query_costs))
+    made_for = (*where, dict(run.point.weights.by_task), run.agents, predictor)
     for nudge in NUDGES:
         prices = solved.prices * np.where(exact, 1.0, 1.0 + nudge)
-        policy = Policy(run.point.run_id, weights, run.agents, predictor, prices @ use)
+        policy = Policy(*made_for, prices @ use)
         allocation = policy.of_costs(predicted)
         if all(c.exact or c.holds(c.used(allocation), len(predicted)) for c in constraints):
             return policy
-    return Policy(run.point.run_id, weights, run.agents, predictor, solved.prices @ use)
+    return Policy(*made_for, solved.prices @ use)
 
 
 def _as_share(constraint: Constraint, batch: int) -> Constraint:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from l2d.data.cache import store
 from l2d.data.errors import DataError, UsageError
+from l2d.rejector.costs import CostWeights
+from l2d.rejector.grid import GridPoint
 from l2d.rejector.policies.cost_prediction import CostPredictor
 from l2d.rejector.policies.dual_prices import cheapest
 
@@ -19,10 +21,13 @@ class Policy:
 
     Attributes:
         run_id: of the run whose scores it takes, with ``weights``, the digest of its parameters.
+        query_costs, task_weights: the setting that the scores were of. Runs of one fit share their parameters.
     """
 
     run_id: str
     weights: str
+    query_costs: list[float]
+    task_weights: dict[str, float]
     agents: list[str]
     predictor: CostPredictor
     agent_prices: np.ndarray
@@ -31,6 +36,15 @@ class Policy:
         """Agents (n,) from a rejector's scores (n, agents), which are -inf where an agent is unavailable."""
         there = np.isfinite(scores) if available is None else available
         return self.of_costs(self.predictor.predict(scores, there))
+
+    def point_of(self, point: GridPoint) -> GridPoint:
+        """A run's point, at the setting that the prices were made for."""
+        return replace(
+            point,
+            beta=tuple(zip(self.agents, self.query_costs, strict=True)),
+            query_costs=tuple(self.query_costs),
+            weights=CostWeights(tuple(self.task_weights.items())),
+        )
 
     def of_costs(self, predicted: np.ndarray) -> np.ndarray:
         """Agents (n,) from predicted costs (n, agents)."""

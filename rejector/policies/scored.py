@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 
 from l2d.data.cache import store
+from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError, UsageError
+from l2d.rejector.losses import allocate
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS
@@ -48,13 +51,16 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     """A split out of a run's ``allocations.parquet``, checksums verified.
 
     Where a guard holds the fallback, the file has the scores of that constant: then samples are scored again without
-    it, which takes the run's cache.
+    it. So are those of a run at another setting than its files. Both take the run's cache.
 
     Raises:
         CorruptPart: the file is damaged.
         DataError: the run has no such split.
         UsageError: the cache is needed and not there.
     """
+    free = run.rejector.unguarded()
+    if run.moved or free is not run.rejector:
+        return _scored_again(run, free, split)
     agents = range(len(run.agents))
     names = ["sample_id", "split", "agent_index", *(f"score_{j}" for j in agents), *(f"cost_{j}" for j in agents)]
     table = store.read_table(run.path / ALLOCATIONS_FILE, names)
@@ -65,18 +71,26 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     def matrix(name: str, missing: float) -> np.ndarray:
         return np.stack([table[f"{name}_{j}"].fill_null(missing).to_numpy().astype(np.float64) for j in agents], axis=1)
 
-    ids, free = table["sample_id"].to_pylist(), run.rejector.unguarded()
-    scores = matrix("score", -np.inf) if free is run.rejector else _scored_again(run, free, split, ids)
-    return ScoredSplit(split, ids, scores, matrix("cost", np.inf), table["agent_index"].to_numpy().astype(np.int64))
+    ids, chosen = table["sample_id"].to_pylist(), table["agent_index"].to_numpy().astype(np.int64)
+    return ScoredSplit(split, ids, matrix("score", -np.inf), matrix("cost", np.inf), chosen)
 
 
-def _scored_again(run: Run, rejector: Rejector, split: str, ids: list[str]) -> np.ndarray:
-    """Scores (n, agents) of a split's samples in the run's order, from its cache."""
-    stream = open_streams(open_cache(run), (split,), column="features", failures=run.rejector.config.failures)[split]
-    found: dict[str, np.ndarray] = {}
-    for names, (features, _) in zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True):
-        found.update(zip(names, rejector.scores_of(split, names, features.numpy()), strict=True))
-    return np.stack([found[name] for name in ids]).astype(np.float64)
+def _scored_again(run: Run, free: Rejector, split: str) -> ScoredSplit:
+    """A split from the run's cache: scores without a guard, costs at the run's setting, and the run's own choices."""
+    cache = open_cache(run)
+    if split not in SPLITS:
+        raise DataError(f"the run has no {split} samples", where=run.path, hint=f"the splits are {', '.join(SPLITS)}")
+    stream = open_streams(cache, (split,), column="features", failures=run.rejector.config.failures)[split]
+    ids, scores, costs, chosen = [], [], [], []
+    for names, (features, raw) in zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True):
+        here = run.point.total_costs(raw, cache.record.tasks)
+        ids += list(names)
+        scores.append(free.scores_of(split, names, features.numpy()))
+        costs.append(here.numpy())
+        own = torch.from_numpy(run.rejector.scores_of(split, names, features.numpy()))
+        chosen.append(allocate(own, here.isfinite()).numpy())
+    parts = (np.concatenate(values).astype(np.float64) for values in (scores, costs))
+    return ScoredSplit(split, ids, *parts, np.concatenate(chosen).astype(np.int64))
 
 
 def score_meaning(run: Run) -> tuple[str, float]:

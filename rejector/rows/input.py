@@ -154,12 +154,14 @@ def check_finite(
     Raises:
         DataError: a feature or cost is not finite, or a cost is negative.
     """
-    if not np.isfinite(features).all():
+    # A sum is finite only if every term is; that of large numbers may overflow, so they are then looked at one by one.
+    with np.errstate(over="ignore", invalid="ignore"):
+        in_doubt = not np.isfinite(features.sum(dtype=features.dtype))
+    if in_doubt and not np.isfinite(features).all():
         sample = sample_id(int((~np.isfinite(features).all(axis=1)).argmax()))
         raise DataError(f"sample {sample!r} has a feature that is not finite", where=cache.path, hint="build it again")
-    bad_costs = ~(np.isfinite(raw) & (raw >= 0))
-    if bad_costs.any():
-        row, agent, task = np.argwhere(bad_costs)[0]
+    if raw.size and not (raw.min() >= 0 and raw.max() < np.inf):  # as neither is where a cost is not a number
+        row, agent, task = np.argwhere(~(np.isfinite(raw) & (raw >= 0)))[0]
         raise DataError(
             f"agent {agents[agent].name!r}: {schema.COST_COLUMNS[cache.record.tasks[task]]} is {raw[row, agent, task]}",
             where=f"sample {sample_id(int(row))!r} in {cache.path}",
@@ -231,6 +233,11 @@ class Tally:
         if self.first is None and failed.any():
             row, agent = np.argwhere(failed)[0]
             self.first = int(agent), sample_id(int(row))
+
+    def add_answered(self, rows: int) -> None:
+        """Count further rows on which everybody has answered."""
+        self.rows += rows
+        self.kept += rows
 
     def check(self, cache: CostCache, split: str, agents: list[AgentRecord], failures: str) -> None:
         """Refuse a split that has no rows, or failures that nobody has said how to treat.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,31 @@ from l2d.data.cache.mapped import MappedPart
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
+
+#: Chunks that are opened at once. Checksums and sums run outside Python's lock.
+THREADS = min(4, os.cpu_count() or 1)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What one chunk says of itself; found in a thread, so none of it depends on other chunks.
+
+    Attributes:
+        inputs, costs: its parts.
+        width: of its inputs.
+        of_split: which split each row is of, dictionary-coded text.
+        failed: where agents and references have no answer, bool (n, agents + references); None: nowhere.
+        worst: the highest cost of each task on training samples, (tasks,).
+        seen: sum and number of training rows that the model has shown.
+    """
+
+    inputs: MappedPart
+    costs: list[MappedPart]
+    width: int
+    of_split: pa.Array
+    failed: np.ndarray | None
+    worst: np.ndarray
+    seen: tuple[np.ndarray | float, int]
 
 
 class CacheParts:
@@ -57,8 +85,9 @@ class CacheParts:
         self._worst = np.zeros(len(self._cost_columns), np.float32)
         self._seen: tuple[np.ndarray | float, int] = 0.0, 0  # sum and number of training rows that the model has shown
         tallies = {split: Tally(self._missing, len(self._agents)) for split in splits}
-        for chunk in range(cache.record.num_chunks):
-            self._open(chunk, tallies)
+        with ThreadPoolExecutor(THREADS, thread_name_prefix="opening") as pool:
+            for chunk, opened in enumerate(pool.map(self._opened, range(cache.record.num_chunks))):
+                self._add(chunk, opened, tallies)
         for split, tally in tallies.items():
             tally.check(cache, split, self._agents, failures)
         self.is_mapped = all(part.is_mapped for part in self._inputs)
@@ -95,31 +124,48 @@ class CacheParts:
         kept, rows = self._kept[split][chunk], len(self.cache.record.chunk_rows(chunk))
         return None if kept is None else np.flatnonzero(np.unpackbits(np.frombuffer(kept, np.uint8), count=rows))
 
-    def _open(self, chunk: int, tallies: dict[str, Tally]) -> None:
-        """Open and check the parts of a chunk, and note which rows are of which split."""
-        cache, costs = self.cache, []
+    def _opened(self, chunk: int) -> _Opened:
+        """Open and check the parts of a chunk."""
+        cache = self.cache
         samples = cache.samples(chunk, ["split"])
         ids = store.facts_of(samples)["ids"]
         owner = "samples" if self._shown_by is None else self._shown_by
         shown = schema.samples_part(cache.path, chunk)
         if self._shown_by is not None:
             shown = schema.predictions_part(cache.path, self._shown_by, chunk)
-        self._inputs.append(self._map(shown, chunk, owner, self.looks_at.columns, ids))
+        inputs = self._map(shown, chunk, owner, self.looks_at.columns, ids)
+        costs = []
         for agent in self._agents:
             part = schema.costs_part(cache.path, agent.name, chunk, cache.record.cost_digest)
             costs.append(self._map(part, chunk, agent.name, tuple(self._cost_columns), ids))
-        features, raw, failed = self._read(chunk, costs, None)
+        features, raw, failed = self._values(inputs, costs)
         check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw, self._agents)
-        self.width = max(self.width, features.shape[1])
-        self._note_training(samples["split"], features, raw, failed)
+        of_split = samples["split"].combine_chunks()
+        training = _is(of_split, "train")
+        worst = raw.max(axis=(0, 1), where=training[:, None, None], initial=0)  # failures are zeros here
+        seen: tuple[np.ndarray | float, int] = 0.0, 0
+        if self._shown_by is not None and features.shape[1]:
+            rows = features[training & ~self._unseen(failed)]
+            seen = rows.sum(axis=0, dtype=np.float64), len(rows)
+        return _Opened(inputs, costs, features.shape[1], of_split, failed if failed.any() else None, worst, seen)
+
+    def _add(self, chunk: int, opened: _Opened, tallies: dict[str, Tally]) -> None:
+        """Take in a chunk, in their order, and note which rows are of which split."""
+        self._inputs.append(opened.inputs)
+        self._costs.append(opened.costs[: self.shape[0]])
+        self.width = max(self.width, opened.width)
+        self._worst = np.maximum(self._worst, opened.worst)
+        self._seen = self._seen[0] + opened.seen[0], self._seen[1] + opened.seen[1]
         for split, tally in tallies.items():
-            kept = _is(samples["split"], split)
-            rows = np.flatnonzero(kept)
-            tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])))
-            kept &= self._missing.kept(failed)
+            kept = _is(opened.of_split, split)
+            if opened.failed is None:
+                tally.add_answered(int(kept.sum()))
+            else:
+                rows = np.flatnonzero(kept)
+                tally.add(opened.failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])))
+                kept &= self._missing.kept(opened.failed)
             self.counts[split][chunk] = kept.sum()
             self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
-        self._costs.append(costs[: self.shape[0]])
 
     def _map(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...], ids: str) -> MappedPart:
         mapped, found = self.cache.map_part(part, chunk, owner, columns)
@@ -131,22 +177,17 @@ class CacheParts:
         self, chunk: int, costs: list[MappedPart], rows: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of a chunk (all if None): inputs, raw costs of the agents whose parts are given, where these failed."""
+        if rows is None:
+            return self._values(self._inputs[chunk], costs)
         values = self._inputs[chunk].read()
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
-        if rows is None:
-            return self.looks_at.rows(values, len(raw)), raw, failed
         taken = {name: _take(column, rows) for name, column in values.items()}
         return self.looks_at.rows(taken, len(rows)), raw[rows], failed[rows]
 
-    def _note_training(
-        self, of_split: pa.ChunkedArray, features: np.ndarray, raw: np.ndarray, failed: np.ndarray
-    ) -> None:
-        """The highest costs of training samples, and the mean of what the model has shown of them."""
-        training = _is(of_split, "train")
-        self._worst = np.maximum(self._worst, raw[training].max(axis=(0, 1), initial=0))  # failures are zeros here
-        if self._shown_by is not None and features.shape[1]:
-            seen = features[training & ~self._unseen(failed)]
-            self._seen = self._seen[0] + seen.sum(axis=0, dtype=np.float64), self._seen[1] + len(seen)
+    def _values(self, inputs: MappedPart, costs: list[MappedPart]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All rows of some parts, as :meth:`_read`."""
+        raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
+        return self.looks_at.rows(inputs.read(), len(raw)), raw, failed
 
     def _unseen(self, failed: np.ndarray) -> np.ndarray:
         """Where there are no features because the agent that shows them failed, bool (n,)."""
@@ -172,5 +213,5 @@ def _take(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray 
     return taken.view(np.float32).reshape(len(rows), -1)
 
 
-def _is(of_split: pa.ChunkedArray, split: str) -> np.ndarray:
-    return pc.equal(of_split, split).to_numpy()
+def _is(of_split: pa.Array, split: str) -> np.ndarray:
+    return pc.equal(of_split, split).to_numpy(zero_copy_only=False)

@@ -19,7 +19,7 @@ from l2d.data.cache import schema
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError
 from l2d.data.samples.tokens import token_sizes
-from l2d.rejector.costs import CostWeights
+from l2d.rejector.costs import CostWeights, Priced
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.unlabelled import InputRecord
@@ -33,7 +33,9 @@ class Run:
     """A run read back: its folder, the rejector, the cache it was trained on, and what it looks at.
 
     ``input`` is None for runs saved before they kept it: see :func:`input_of`. So is ``seen``, what
-    :class:`l2d.rejector.rows.foreign.Foreign` compares inputs with.
+    :class:`l2d.rejector.rows.foreign.Foreign` compares inputs with. ``prices`` are the agents', in order, None where
+    they are not known. A run that has ``moved`` is at another setting than its files: see
+    :func:`l2d.rejector.runs.elsewhere.at_setting`.
     """
 
     path: Path
@@ -43,6 +45,14 @@ class Run:
     agents: list[str]
     input: InputRecord | None
     seen: dict | None = None
+    prices: tuple[float | None, ...] = ()
+    moved: bool = False
+
+    @property
+    def priced(self) -> list[Priced]:
+        """The agents with their prices."""
+        prices = self.prices or (None,) * len(self.agents)
+        return [Priced(name, price) for name, price in zip(self.agents, prices, strict=True)]
 
     @property
     def point(self) -> GridPoint:
@@ -87,6 +97,7 @@ def load_run(path: Path) -> Run:
             facts["agents"],
             looks_at,
             facts.get("seen"),
+            tuple(facts.get("prices", ())),
         )
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error

@@ -61,6 +61,7 @@ def save_runs(
             **rejector.facts(),
             "history": rejector.history,
             "agents": [agent.name for agent in cache.agents],
+            "prices": [agent.price for agent in cache.agents],
             "input": asdict(InputRecord.of(cache, INPUT_OF[rejector.config.network])),
             "cache": {
                 "path": str(cache.path.resolve()),

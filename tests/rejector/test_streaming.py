@@ -499,6 +499,19 @@ def test_bad_input_is_refused_as_by_tables(tmp_path, what):
     assert errors[1].hint
 
 
+@pytest.mark.parametrize("stray", [None, np.nan, np.inf])
+def test_features_whose_sum_overflows_are_looked_at_one_by_one(tmp_path, stray):
+    features = np.full((230, 5), 3e38, np.float32)
+    if stray is None:
+        assert len(open_streams(write_cache(tmp_path, change={"features": features}), ("train",))["train"])
+        return
+    features[77, 2], features[78, 2] = stray, -stray
+    cache = write_cache(tmp_path, change={"features": features})
+    with pytest.raises(L2DError, match="has a feature that is not finite") as caught:
+        open_streams(cache, ("train",))
+    assert cache.samples(1, ["sample_id"])["sample_id"][27].as_py() in str(caught.value)
+
+
 def test_failures_elsewhere_do_not_refuse_a_split(tmp_path):
     failed = np.zeros((230, 3), dtype=bool)
     failed[200:, 1] = True

@@ -40,28 +40,44 @@ FIELDS = ("diagnoses", "procedures")
 class CodesConfig(Strict):
     """``[dataset.diagnoses]``, ``[dataset.procedures]``: what becomes of a table's codes."""
 
-    prefix: Annotated[int, Field(ge=1)] | None = None  # keep so many characters of each ICD code; all if None
-    max_length: Annotated[int, Field(ge=1)] = 40  # codes a network looks at, the first of a visit
+    prefix: Annotated[int, Field(ge=1)] | None = None
+    """Characters kept of each ICD code; all if not given."""
+    max_length: Annotated[int, Field(ge=1)] = 40
+    """Codes that a network looks at: the first of a visit."""
 
 
 class Mimic4Config(Strict):
     """``[dataset]`` of MIMIC-IV's layout. A sample is a visit that is followed by another of the same patient."""
 
     kind: Literal["mimic4"] = "mimic4"
-    path: Path  # the folder that holds `hosp`, or the one with CLIF's Parquet files
+    path: Path
+    """The folder that holds `hosp`, or the one with CLIF's Parquet files."""
     layout: Literal["mimic4", "clif"] = "mimic4"
-    stay: Stay = "categories"  # target_reg: PyHealth's ten categories, days, or log2(1 + days)
-    require: list[Table] = ["diagnoses", "procedures"]  # a visit needs a row in each of these tables
-    ccs: Path | list[Path] | None = None  # files that map ICD procedure codes to CCS; codes stay as they are if None
-    unmapped: Literal["keep", "drop"] = "keep"  # codes of a version that a CCS file maps, but not in the file
-    negatives: Annotated[float, Field(gt=0)] | None = None  # so many survivors for each death; all of them if None
-    seed: int = 42  # of that choice
-    min_count: Annotated[int, Field(ge=1)] = 2  # training visits that must have a code; rarer ones are <unk>
+    """MIMIC-IV's files, or the Common Longitudinal ICU Format."""
+    stay: Stay = "categories"
+    """Length of stay as PyHealth's ten categories, in days, or as `log2(1 + days)`."""
+    require: list[Table] = ["diagnoses", "procedures"]
+    """A visit needs a row in each of these tables."""
+    ccs: Path | list[Path] | None = None
+    """Files that map ICD procedure codes to CCS; codes stay as they are if not given."""
+    unmapped: Literal["keep", "drop"] = "keep"
+    """What becomes of codes of a version that a CCS file maps, but not this code."""
+    negatives: Annotated[float, Field(gt=0)] | None = None
+    """Survivors kept for each death; all if not given."""
+    seed: int = 42
+    """Draws the survivors that are kept."""
+    min_count: Annotated[int, Field(ge=1)] = 2
+    """Codes of fewer training visits than this become `<unk>`."""
     diagnoses: CodesConfig = CodesConfig()
+    """What becomes of diagnoses, see below."""
     procedures: CodesConfig = CodesConfig()
+    """What becomes of procedures, see below."""
     split: PatientSplit = PatientSplit()
+    """Shares of the patients, see below."""
     features: CodeFeatures | None = None
+    """Codes as numbers, for `two_head` and `--rejector mlp`, see below; none if not given."""
     clusters: CodeClusters | None = None
+    """k-means on the training split, as column `cluster`, see below; none if not given."""
 
 
 def load_mimic4(config: Mimic4Config, name: str) -> Dataset:

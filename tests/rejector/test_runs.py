@@ -278,7 +278,7 @@ def test_damage_anywhere_in_the_cache_is_found_before_anything_is_trained(cache,
     settings = {"methods": ["multi-task"], "weights": [], "betas": [], "nus": [1.0], "seeds": [0]}
     points = make_grid(cache, **settings)
     trained = []
-    monkeypatch.setattr("l2d.rejector.sweep.train_grid", lambda *given, **more: trained.append(given))
+    monkeypatch.setattr("l2d.rejector.training.points.train_grid", lambda *given, **more: trained.append(given))
     parts = sorted(cache.parts())
     assert len(parts) > 4
     for part in parts:

@@ -70,12 +70,12 @@ class Plain(nn.Module):
         fields = zip(self.embeddings, self.summaries, self.encoders, rows.split([n for _, n in SIZES], 1), strict=True)
         for embedding, summary, encoder, codes in fields:
             tokens = torch.cat([summary.expand(len(codes), 1, -1), embedding(codes)], dim=1)
-            padding = torch.cat([torch.zeros(len(codes), 1, dtype=torch.bool), codes == 0], dim=1)
+            padding = torch.cat([codes.new_zeros(len(codes), 1, dtype=torch.bool), codes == 0], dim=1)
             seen.append(encoder(tokens, src_key_padding_mask=padding)[:, 0])
         return self.head(torch.cat(seen, dim=1))
 
 
-def grid(features: Tensor, costs: Tensor, batch: int, hidden: int, layers: int) -> float:
+def grid(features: Tensor, costs: Tensor, batch: int, hidden: int, layers: int, *, device: str = "cpu") -> float:
     """Seconds for one epoch of the grid, together."""
     tables = [
         CostTable(split=split, ids=[], features=x, raw=raw[:, :, None], sizes=SIZES)
@@ -92,26 +92,38 @@ def grid(features: Tensor, costs: Tensor, batch: int, hidden: int, layers: int) 
     ]  # fmt: skip
     config = TrainConfig(network="token_transformer", hidden=hidden, layers=layers, epochs=1, batch_size=batch)
     start = time.perf_counter()
-    train_grid(points, *tables, config, tasks=["cla"])
+    train_grid(points, *tables, config, tasks=["cla"], device=device)
+    _finish(device)
     return time.perf_counter() - start
 
 
-def one_by_one(make: Callable[[], nn.Module], features: Tensor, costs: Tensor, batch: int, *, loader: bool) -> float:
+def one_by_one(
+    make: Callable[[], nn.Module], features: Tensor, costs: Tensor, batch: int, *, loader: bool, device: str = "cpu"
+) -> float:
     """Seconds for one epoch of as many networks one after another, from training one."""
     rows, start = features.long(), time.perf_counter()
-    network = make()
+    if not loader:
+        rows, costs = rows.to(device), costs.to(device)
+    network = make().to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     if loader:
         batches = iter(DataLoader(TensorDataset(rows, costs), batch_size=batch, shuffle=True))
     else:
-        batches = ((rows[i], costs[i]) for i in torch.randperm(len(rows)).split(batch))
+        batches = ((rows[i], costs[i]) for i in torch.randperm(len(rows), device=device).split(batch))
     for x, total in batches:
+        x, total = x.to(device), total.to(device)
         tau = total.sum(1, keepdim=True) - total
         loss = -(tau * network(x).log_softmax(1)).sum(1).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    _finish(device)
     return (time.perf_counter() - start) * len(BETAS) * SEEDS
+
+
+def _finish(device: str) -> None:
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def main() -> None:

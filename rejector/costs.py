@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from l2d.data.cache.reader import AgentRecord
 from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.methods import METHODS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from l2d.data.cache.reader import AgentRecord
 
 
 @dataclass(frozen=True)

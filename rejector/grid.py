@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.costs import CostWeights, expression_costs, query_costs, total_costs
@@ -17,6 +16,8 @@ from l2d.rejector.methods import METHODS
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from l2d.data.cache.reader import CostCache
 
 LONGEST_NAME = 120
 

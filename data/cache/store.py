@@ -18,14 +18,17 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
 from l2d.data.errors import CorruptPart, DataError
+
+if TYPE_CHECKING:
+    import polars as pl
 
 TEMPORARY_SUFFIX = ".tmp"
 DIGEST_FIELD = "sha256_of_the_above"

@@ -12,19 +12,21 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
 
+if TYPE_CHECKING:  # a rejector reads lists that are encoded already
+    import polars as pl
+
+    Lists = pl.Series | Iterable[Sequence[str | None] | None]
+
 PAD, UNKNOWN = "<pad>", "<unk>"
 SPECIAL = (PAD, UNKNOWN)
 FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")  # part of a column's name in SQL
-
-Lists = pl.Series | Iterable[Sequence[str | None] | None]
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Tokens:
             lists: one a sample; a missing list has no codes, and missing or empty codes are left out.
             vocabulary: as :func:`fit_vocabulary` gives it.
         """
+        import polars as pl
+
         counts, codes = _flat(lists)
         known = pl.DataFrame({"code": list(vocabulary[2:]), "index": np.arange(2, len(vocabulary), dtype=np.int32)})
         known = known.cast({"code": pl.String})  # of an empty list polars knows no type
@@ -149,6 +153,8 @@ def fit_vocabulary(lists: Lists, min_count: int = 1) -> tuple[str, ...]:
         lists: those of the training rows alone.
         min_count: what is rarer is ``<unk>``.
     """
+    import polars as pl
+
     codes = _flat(lists)[1].rename("code")
     counted = codes.filter(~codes.is_in(SPECIAL)).value_counts(name="count").filter(pl.col("count") >= min_count)
     return SPECIAL + tuple(counted.sort(["count", "code"], descending=[True, False])["code"].to_list())
@@ -189,6 +195,8 @@ def token_rows(fields: Sequence[Tokens], max_lengths: Sequence[int]) -> np.ndarr
 
 def _flat(lists: Lists) -> tuple[np.ndarray, pl.Series]:
     """How many codes each list has, int64 (n,), and all of them in order."""
+    import polars as pl
+
     if not isinstance(lists, pl.Series):
         lists = pl.Series([None if codes is None else list(codes) for codes in lists], dtype=pl.List(pl.String))
     lists = lists.cast(pl.List(pl.String)).fill_null([])

@@ -8,18 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from l2d.data.cache import schema
 from l2d.data.cache.columns import dense_matrix, numbers
-from l2d.data.cache.reader import AgentRecord, CostCache
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.images import decode_thumbnails
 from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
 from l2d.rejector.settings import INPUT_HINT
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import AgentRecord, CostCache
 
 #: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed;
 #: charge a failure the worst cost of its task that any answer has on the training split; or mask it, so that the agent

@@ -6,6 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -14,9 +15,11 @@ import pyarrow.compute as pc
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import REBUILD_HINT
 from l2d.data.cache.mapped import MappedPart
-from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import CostCache
 
 #: Chunks that are opened at once. Checksums and sums run outside Python's lock.
 THREADS = min(4, os.cpu_count() or 1)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from l2d.data.cache.reader import CostCache
 from l2d.data.samples.standardise import standardisation_of_parts
 from l2d.rejector.rows.parts import CacheParts
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import CostCache
 
 #: What is done to rows once they are read: (features (n, W), raw (n, A, T)) -> the same rows, of any width and shape,
 #: float32 on the CPU. Row by row, whatever rows stand beside one; and without writing to what is given.

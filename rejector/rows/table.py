@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,12 @@ from torch import Tensor
 
 from l2d.data.cache import schema
 from l2d.data.cache.columns import dense_matrix, numbers
-from l2d.data.cache.reader import AgentRecord, CostCache
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
+
+if TYPE_CHECKING:
+    from l2d.data.cache.reader import AgentRecord, CostCache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,8 @@
-"""The command line: which commands there are, in which panel; signals and exit codes. It registers, decides nothing."""
+"""The command line: which commands there are, in which panel. It registers, decides nothing."""
 
 from __future__ import annotations
 
-import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +12,8 @@ import typer
 from l2d.cache_builder.commands import build
 from l2d.cache_builder.commands_import import import_tables
 from l2d.data.commands import audit, digits, fetch, mimic, push, status, verify
-from l2d.data.errors import L2DError, UsageError, nearest
-from l2d.data.terminal.errors import TyperUsageError, in_our_voice
+from l2d.data.errors import UsageError, nearest
+from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
 from l2d.rejector.commands.judge import choose, evaluate, report, theory
 from l2d.rejector.commands.query import query
@@ -123,38 +121,9 @@ for name, command in PRACTICE.items():
 app.add_typer(practice, name="data", rich_help_panel="Practice data")
 
 
-class Interrupted(BaseException):
-    """SIGINT or SIGTERM arrived; not an Exception, so that nothing on the way takes it for an agent's failure."""
-
-
 def main() -> None:
     """Entry point: errors the user can act on become one message and their exit code."""
-
-    def interrupt(number: int, _: object) -> None:
-        raise Interrupted(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
-    try:
-        sys.exit(app(prog_name="l2d", standalone_mode=False))
-    except L2DError as error:
-        say(f"error: {error}")
-        sys.exit(error.exit_code)
-    except typer.Exit as error:
-        sys.exit(error.exit_code)
-    except TyperUsageError as error:  # a wrong option or argument
-        ours = in_our_voice(error)
-        if ours is None:
-            error.show()  # the help, of a command that was given nothing
-        else:
-            say(f"error: {ours}")
-        sys.exit(error.exit_code)
-    except BrokenPipeError:  # the reader of our stdout, `head` say, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except Interrupted as stopped:
-        say(f"\ninterrupted; what is finished is kept. To go on: {shlex.join(['l2d', *sys.argv[1:]])}")
-        sys.exit(128 + stopped.args[0])
+    run_as_command(lambda: app(prog_name="l2d", standalone_mode=False), again=["l2d", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

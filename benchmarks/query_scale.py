@@ -50,7 +50,7 @@ def make_world(folder: Path, samples: int, runs: int) -> None:
     generator, cache = np.random.default_rng(0), folder / "cache"
     record = CacheRecord(
         name="random", num_samples=samples, chunk_size=CHUNK, tasks=["cla"], classes=["no", "yes"], unit_reg="",
-        inputs={}, keep=[], agents=AGENTS, costs={}, defaults={}, fingerprint={},
+        inputs={}, keep=[], agents=AGENTS, costs={"cla": {"kind": "zero_one"}}, defaults={}, fingerprint={},
     )  # fmt: skip
     store.commit_json(schema.cache_file(cache), asdict(record))
     ids = pa.array([f"s{row:07d}" for row in range(samples)])

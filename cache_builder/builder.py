@@ -27,6 +27,7 @@ from l2d.cache_builder.samples import sample_columns
 from l2d.cache_builder.trial import try_agents
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
+from l2d.data.cache.mapped import read_back
 from l2d.data.cache.reader import CacheRecord
 from l2d.data.device import resolve_device
 from l2d.data.errors import AgentFailure, CorruptPart, DataError, UsageError
@@ -312,8 +313,7 @@ class Build:
         return {name: store.read_table(schema.predictions_part(self.out, name, chunk)) for name in agent.needs}
 
     def write_predictions(self, name: str, chunk: int, answers: Answers, *, replace: bool = False) -> None:
-        ids = self.dataset.batch(self.record.chunk_rows(chunk)).ids
-        table = pa.table({"sample_id": pa.array(ids, pa.string()), **answers.to_columns()})
+        table = pa.table({"sample_id": self._ids(chunk), **answers.to_columns()})
         path = schema.predictions_part(self.out, name, chunk)
         store.remove(schema.seal_file(path))
         for seal in schema.agent_folder(self.out, name).glob("costs-*.seal.json"):
@@ -341,7 +341,7 @@ class Build:
                     hint=f"delete {schema.agent_folder(self.out, name)} to have it asked again",
                 )
         costs = self.recipe.costs.compute(answers, batch, len(self.dataset.classes), agent.charged)
-        columns = {"sample_id": pa.array(batch.ids, pa.string())}
+        columns = {"sample_id": self._ids(chunk)}
         failed = answers.is_failure
         for task, values in costs.items():
             good = failed | (np.isfinite(values) & (values >= 0))
@@ -367,16 +367,17 @@ class Build:
             self.report.unfinished.append(str(parts[0].parent.relative_to(self.out)))
             return
         facts = {}
-        for chunk, part in enumerate(parts):
-            table = store.read_table(part)  # what is sealed has been read back once, every checksum verified
-            if store.facts_of(table).get("ids") != self._ids_digest(chunk):
-                raise CorruptPart("holds other samples than its chunk", where=part, hint=REBUILD_HINT)
-            facts[part.name] = {
-                "rows": table.num_rows,
-                "bytes": os.path.getsize(part),
-                "sha256": sha256_of(part),
-                "skeleton": skeleton_digest(part),
-            }
+        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            found = pool.map(lambda part: (read_back(part), sha256_of(part)), parts)
+            for (chunk, part), (header, sha256) in zip(enumerate(parts), found, strict=True):
+                if header.facts.get("ids") != self._ids_digest(chunk):
+                    raise CorruptPart("holds other samples than its chunk", where=part, hint=REBUILD_HINT)
+                facts[part.name] = {
+                    "rows": header.rows,
+                    "bytes": os.path.getsize(part),
+                    "sha256": sha256,
+                    "skeleton": header.skeleton,
+                }
         store.commit_json(file, {"parts": facts})
 
     def _frozen_arrays(self, agent: Agent, index: int, fingerprint: dict) -> tuple[dict | None, dict]:
@@ -420,11 +421,15 @@ class Build:
         parts = [schema.predictions_part(self.out, name, k) for name in names for k in range(self.record.num_chunks)]
         return schema.digest([skeleton_digest(part) for part in parts])
 
+    def _ids(self, chunk: int) -> pa.Array:
+        """Sample ids of a chunk, text."""
+        rows = self.record.chunk_rows(chunk)
+        return self.dataset.id_column[rows.start : rows.stop]
+
     def _ids_digest(self, chunk: int) -> str:
         """Digest of a chunk's sample ids, worked out once for all agents."""
         if chunk not in self.ids_digests:
-            rows = self.record.chunk_rows(chunk)
-            self.ids_digests[chunk] = schema.ids_digest(self.dataset.ids[rows.start : rows.stop])
+            self.ids_digests[chunk] = schema.ids_digest(self._ids(chunk))
         return self.ids_digests[chunk]
 
     def _facts(self, owner: str, chunk: int) -> dict[str, str]:

@@ -52,6 +52,7 @@ def import_tables(
     reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
     scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Lowest and highest score.")] = "0,1",
     paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
+    unit_paid: Annotated[str | None, typer.Option(help="What that is in, such as USD; as it stands there.")] = None,
     cla_from: Annotated[str | None, typer.Option(help="Whose class counts for agents that give none.")] = None,
     cla_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
     reg_from: Annotated[str | None, typer.Option(help="Whose number counts for agents that give none.")] = None,
@@ -59,7 +60,9 @@ def import_tables(
     repeats: Annotated[
         Repeats, typer.Option(help="Which of several answers of one agent about one sample counts.")
     ] = Repeats.refuse,
-    model: Annotated[str | None, typer.Option(help="Agent 0, free. Default: a network trained here.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Agent 0, yours: free. Default: a network trained here; none.")
+    ] = None,
     features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
@@ -103,7 +106,7 @@ def import_tables(
         files[0], files[-1], id_column, answers_id=answers_id, ids=ids and ids.value, target=target,
         target_reg=target_reg, annotator=annotator, agents=values(agents, str, "--agents") if agents else [],
         cla=cla, prob=values(prob, str, "--prob") if prob and "," in prob else prob, normalise=normalise, reg=reg,
-        scale=(bounds[0], bounds[1]), paid=paid, repeats=repeats.value, model=model,
+        scale=(bounds[0], bounds[1]), paid=paid, unit_paid=unit_paid, repeats=repeats.value, model=model,
         lent={task: name for task, name in (("cla", cla_from), ("reg", reg_from)) if name is not None},
         charged={task: cost for task, cost in (("cla", cla_cost), ("reg", reg_cost)) if cost is not None},
         columns=values(features, str, "--features") if features else [], missing=missing or [],

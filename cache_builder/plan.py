@@ -16,7 +16,7 @@ OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what
 KEEP_HINT = ", or --keep-answers {} to keep what it has answered"
 
 #: Fields of an agent's record that stand in ``agent.json`` only where they say something.
-WHERE_SET = ("seconds", "paid", "partial", "lent", "charged")
+WHERE_SET = ("seconds", "paid", "paid_each", "partial", "lent", "charged", "unit_paid")
 
 #: Fields an agent's fingerprint gains while it is built: weights it froze, and agents it averages.
 LATE_FIELDS = ("frozen", "asked")
@@ -31,6 +31,7 @@ def make_record(recipe: Recipe, dataset: Dataset) -> CacheRecord:
         tasks=recipe.costs.tasks,
         classes=list(dataset.classes),
         unit_reg=dataset.unit_reg,
+        unit_paid=recipe.unit_paid,
         inputs=dataset.inputs | rejector_inputs(recipe, dataset),
         keep=list(dataset.keep),
         agents=[agent.name for agent in recipe.agents],
@@ -61,7 +62,9 @@ def measured_in(record: dict) -> dict[str, float]:
 
 
 def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str, float | None]) -> AgentRecord:
-    """``agent.json`` as this recipe would write it. Asking the model is free, unless the recipe says ``free = false``.
+    """``agent.json`` as this recipe would write it.
+
+    Asking the model is free, unless the recipe says what it is paid, or ``free = false``.
 
     A price that is not known, or not yet, is None and never 0.
 
@@ -69,8 +72,10 @@ def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str
         measured: those of :data:`MEASURES` that are known by now.
     """
     config = agent.config
-    price = measured.get(config.price) if isinstance(config.price, str) else config.price
-    free = index == 0 if config.free is None else config.free
+    each = config.paid if isinstance(config.paid, int | float) else None
+    known = measured if each is None else {**measured, "paid": float(each)}
+    price = known.get(config.price) if isinstance(config.price, str) else config.price
+    free = index == 0 and config.paid is None if config.free is None else config.free
     return AgentRecord(
         name=config.name,
         index=index,
@@ -83,6 +88,7 @@ def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str
         partial=agent.partial,
         lent=dict(agent.lenders),
         charged=dict(agent.charged),
+        paid_each=None if each is None or "paid" in measured else float(each),
         **{name: measured.get(name) for name in MEASURES},
     )
 

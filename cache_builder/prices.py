@@ -36,10 +36,12 @@ def require_price(agent: Agent, out: Path, num_chunks: int) -> None:
     can = {
         "gflops": type(agent).gflops is not Agent.gflops,
         "seconds": agent.timed or getattr(agent.config, "seconds", None) is not None,
-        "paid": agent.config.kind == "python" or getattr(agent.config, "paid", None) is not None,
+        "paid": agent.config.kind == "python" or agent.config.paid is not None,
     }
     file = schema.agent_file(out, name)
     if file.is_file() and price in measured_in(store.read_json(file)):
+        return
+    if price == "paid" and isinstance(agent.config.paid, int | float):
         return
     if not can[price]:
         raise _unknown(agent, f"price = {price!r}, which agents of kind {agent.config.kind!r} do not know")
@@ -83,7 +85,8 @@ def record_notes(agent: Agent, out: Path, predictions: list[Path], timed: dict[s
         said = mean_note(there, note)
         if said is not None:
             measured[note] = said
-        if agent.config.price == note and measured.get(note) is None and len(there) == len(predictions):
+        stated = note == "paid" and isinstance(agent.config.paid, int | float)
+        if agent.config.price == note and measured.get(note) is None and len(there) == len(predictions) and not stated:
             raise _unknown(agent, f"price = {note!r}, but its answers do not say it")
     write_record(file, agent_record(agent, written["index"], written["fingerprint"], measured))
 

@@ -61,6 +61,8 @@ class Recipe(BaseModel):
 
     name: str
     description: str = ""
+    unit_paid: str = ""
+    """The one unit that all answers are paid in, such as `USD`."""
     dataset: InstanceOf[Strict]  # a dataset's configuration, by its kind
     costs: InstanceOf[Strict]  # CostConfig, or DetectionCosts for images
     agents: Annotated[list[AgentConfig], Field(min_length=1)]
@@ -90,8 +92,8 @@ class Recipe(BaseModel):
                 raise ValueError(f"[defaults] lambda names {task!r}; the tasks are {self.costs.tasks}")
         if isinstance(self.defaults.beta, dict):
             for agent in self.defaults.beta:
-                if agent not in names[1:]:
-                    raise ValueError(f"[defaults] beta names {agent!r}; the experts are {names[1:]}")
+                if agent not in names and agent != "paid":
+                    raise ValueError(f"[defaults] beta names {agent!r}; the agents are {names}, or `paid`")
         for position, agent in enumerate(self.agents):
             self._has_lenders(agent, self.agents[:position])
             for other in getattr(agent, "of", []):

@@ -21,8 +21,8 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
     """
     batch = dataset.batch(rows)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        "sample_id": pa.array(batch.ids, pa.string()),
-        "split": pa.array(dataset.split[rows.start : rows.stop].tolist(), pa.string()),
+        "sample_id": dataset.id_column[rows.start : rows.stop],
+        "split": dataset.split_column[rows.start : rows.stop],
     }
     for name in ("target_cla", "target_reg"):
         values = getattr(batch, name)

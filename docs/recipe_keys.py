@@ -27,7 +27,8 @@ Which keys may a recipe have, and what are their defaults? [Recipes](recipe.md) 
 are refused, and the nearest known one is suggested. *SQL* is an expression over the columns of your table. This page is
 written by `.venv/bin/python docs/reference.py`; `make lint` checks that it is up to date.
 
-At the top of a recipe: `name` (by default the file's name) and `description`, both for people.
+At the top of a recipe: `name` (by default the file's name) and `description`, both for people, and `unit_paid`, the one
+unit that all answers are paid in, such as `USD`.
 """
 
 #: Base classes whose keys several kinds share: heading, and the words that kinds refer to it by.

@@ -1,4 +1,8 @@
-"""From raw cached costs to the total cost ``c_j``: task weights ``lambda``, query costs ``beta``, or SQL."""
+"""From raw cached costs to the total cost ``c_j``: task weights ``lambda``, query costs ``beta``, prices, or SQL.
+
+:func:`total_costs` is the one place where a total is formed. What each answer was paid is one more raw cost, and what a
+unit of money is worth in loss is its weight.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from l2d.data.cache.paid import PAID, unpriced
 from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.methods import METHODS
@@ -16,7 +21,7 @@ from l2d.rejector.methods import METHODS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from l2d.data.cache.reader import AgentRecord
+    from l2d.data.cache.reader import AgentRecord, CostCache
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,43 @@ class CostWeights:
             )
         return CostWeights(tuple((name, weight if name == task else 0.0) for name, weight in self.by_task))
 
-    def vector(self) -> np.ndarray:
-        """(tasks,) float32."""
-        return np.array([weight for _, weight in self.by_task], dtype=np.float32)
-
     def __str__(self) -> str:
         return ",".join(f"{task}={weight:g}" for task, weight in self.by_task)
+
+
+def worth_of_money(
+    beta: float | dict[str, float], agents: Sequence[str]
+) -> tuple[float | None, float | dict[str, float]]:
+    """Units of loss for a unit of money, as ``--beta paid=2.0`` says it, and what is left of ``beta``.
+
+    None where prices per sample are not asked for; 0 asks for them and charges nothing. An agent of the name ``paid``
+    is that agent.
+
+    Raises:
+        UsageError: it is negative or infinite.
+    """
+    if not isinstance(beta, dict) or PAID not in beta or PAID in agents:
+        return None, beta
+    worth, rest = float(beta[PAID]), {name: value for name, value in beta.items() if name != PAID}
+    if not (math.isfinite(worth) and worth >= 0):
+        raise UsageError(f"beta paid={worth}", hint="units of loss for a unit of money, a number >= 0")
+    return worth, rest
+
+
+def require_prices(cache: CostCache) -> None:
+    """Refuse a cache of which nothing says what an agent's answers were paid.
+
+    Raises:
+        UsageError: names the agents.
+    """
+    unknown = unpriced(cache)
+    if unknown:
+        raise UsageError(
+            f"--beta paid=…, but nothing says what answers of {', '.join(unknown)} were paid",
+            where=cache.path,
+            hint="name the column in the recipe (paid = …), or a number for every answer; free = true where it is; "
+            "or leave agents out with --only",
+        )
 
 
 class Priced(NamedTuple):
@@ -115,8 +151,9 @@ def total_costs(raw: Tensor, weights: Tensor, beta: Tensor) -> Tensor:
     """``c_j = sum_task lambda_task * cost_task,j + beta_j``.
 
     Args:
-        raw: (..., B, A, T).
-        weights: ``lambda``, (..., T); leading dimensions are those of a grid.
+        raw: (..., B, A, T); with prices one more, what was paid.
+        weights: ``lambda``, (..., T); leading dimensions are those of a grid. With prices one more, units of loss for a
+            unit of money.
         beta: (..., A).
 
     Returns:

@@ -158,8 +158,8 @@ def onnx_model(
     ``tokens`` (batch, width) int64: of each field, in order, the first ``max_length`` codes' indices in its vocabulary,
     filled up with 0; ``input`` in the metadata of :func:`export_run` has both.
     Outputs: ``scores`` (batch, agents) float32; ``agent`` (batch,) int64, their argmax, ties to the lowest index.
-    Metadata: ``agents``, ``query_costs``, ``method``, ``lambda``, ``nu``, ``l2d_version`` and ``facts``, texts as they
-    are and all else as JSON.
+    Metadata: ``agents``, ``query_costs``, ``paid`` (units of loss for a unit of money), ``method``, ``lambda``,
+    ``nu``, ``l2d_version`` and ``facts``, texts as they are and all else as JSON.
 
     Args:
         agents: their names, in order.
@@ -181,6 +181,7 @@ def onnx_model(
     described = {
         "agents": agents,
         "query_costs": list(point.query_costs),
+        "paid": point.paid,
         "method": point.method,
         "lambda": dict(point.weights.by_task),
         "nu": point.nu,

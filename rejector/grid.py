@@ -11,7 +11,14 @@ import numpy as np
 
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.costs import CostWeights, expression_costs, query_costs, total_costs
+from l2d.rejector.costs import (
+    CostWeights,
+    expression_costs,
+    query_costs,
+    require_prices,
+    total_costs,
+    worth_of_money,
+)
 from l2d.rejector.methods import METHODS
 
 if TYPE_CHECKING:
@@ -27,7 +34,8 @@ class GridPoint:
     """One rejector to train.
 
     ``weights`` is what it is evaluated on; :meth:`CostWeights.trained_on` says what its ``method`` trains on.
-    ``beta`` is as the user gave it; ``query_costs`` is what that means for each agent.
+    ``beta`` is as the user gave it; ``query_costs`` is what that means for each agent, beside what its answers are
+    paid: ``paid`` says how many units of loss a unit of money is worth, and None that prices per sample do not count.
     """
 
     run_id: str
@@ -38,6 +46,36 @@ class GridPoint:
     nu: float
     seed: int
     cost: str | None = None  # SQL expression in place of the weighted sum
+    paid: float | None = None
+
+    def cost_weights(self, *, train: bool = False) -> np.ndarray:
+        """Weights of the columns of raw costs, float64: of tasks (or the one cost of ``--cost``), and of what is paid.
+
+        Args:
+            train: those that its method trains on.
+        """
+        weights = self.weights.trained_on(self.method) if train else self.weights
+        values = [1.0] if self.cost is not None else [weight for _, weight in weights.by_task]
+        return np.array(values + ([] if self.paid is None else [self.paid]), dtype=np.float64)
+
+    def charged(self, raw: Tensor) -> Tensor:
+        """What it takes to ask each agent, in units of loss: ``beta`` and what the answer is paid, (n, agents).
+
+        Args:
+            raw: raw costs, (n, agents, columns).
+        """
+        charged = raw.double().new_tensor(self.query_costs).expand(raw.shape[:2])
+        return charged if self.paid is None else charged + self.paid * raw[:, :, -1].double()
+
+    @property
+    def charges(self) -> bool:
+        """Whether asking costs anything."""
+        return any(self.query_costs) or bool(self.paid)
+
+    @property
+    def charge_order(self) -> tuple[float, float]:
+        """How dear asking is, to put settings in order."""
+        return self.paid or 0.0, sum(self.query_costs)
 
     @property
     def setting(self) -> tuple:
@@ -50,32 +88,23 @@ class GridPoint:
             return ",".join(f"{name}={value:g}" for name, value in self.beta)
         return f"{self.beta:g}"
 
-    def task_weights(self, *, train: bool = False) -> np.ndarray:
-        """Weight of each of the costs of :meth:`raw_costs`, float32 (tasks,): ``lambda``; 1 for ``--cost``.
-
-        ``train``: those that its method trains on.
-        """
-        if self.cost is not None:
-            return np.ones(1, np.float32)
-        return (self.weights.trained_on(self.method) if train else self.weights).vector()
-
     def raw_costs(self, raw: Tensor, tasks: list[str]) -> Tensor:
-        """Raw costs by task (n, A, T); with ``--cost`` the one cost that takes their place (n, A, 1)."""
+        """Raw costs by task (n, A, T); with ``--cost`` the one cost in their place (n, A, 1). Prices come behind."""
         if self.cost is None:
             return raw
         import torch
 
-        return torch.from_numpy(expression_costs(raw.numpy(), tasks, self.cost))
+        found = torch.from_numpy(expression_costs(raw[:, :, : len(tasks)].float().numpy(), tasks, self.cost))
+        return found if self.paid is None else torch.cat([found.to(raw.dtype), raw[:, :, len(tasks) :]], dim=2)
 
     def total_costs(self, raw: Tensor, tasks: list[str], *, free: bool = False) -> Tensor:
         """Total costs (n, A) that it is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``.
 
-        Infinite where an agent is unavailable. ``free``: without query costs, for any number of agents.
+        In the bits of ``raw``: with prices it has one more column, what was paid, and is float64. Infinite where an
+        agent is unavailable. ``free``: without query costs, for any number of agents.
         """
-        import torch
-
-        beta = torch.zeros(raw.shape[1]) if free else torch.tensor(self.query_costs)
-        costs = total_costs(self.raw_costs(raw, tasks), torch.from_numpy(self.task_weights()), beta)
+        beta = raw.new_zeros(raw.shape[1]) if free else raw.new_tensor(self.query_costs)
+        costs = total_costs(self.raw_costs(raw, tasks), raw.new_tensor(self.cost_weights().tolist()), beta)
         return costs.masked_fill(costs.isnan(), math.inf)
 
 
@@ -135,7 +164,10 @@ def make_grid(
             nu = 1.0
         weight.trained_on(method)  # refuses methods whose task is not there
         frozen = tuple(sorted(beta.items())) if isinstance(beta, dict) else float(beta)
-        costs = tuple(query_costs(beta, cache.agents).tolist())
+        paid, rest = worth_of_money(beta, [agent.name for agent in cache.agents])
+        if paid is not None:
+            require_prices(cache)
+        costs = tuple(query_costs(rest, cache.agents).tolist())
         point = GridPoint(
             run_id="",
             method=method,
@@ -145,6 +177,7 @@ def make_grid(
             nu=float(nu),
             seed=int(seed),
             cost=cost,
+            paid=paid,
         )
         parts = [method, f"beta={point.beta_text}", *([f"nu={nu:g}"] if METHODS[method].has_nu else [])]
         if len(parsed_weights) > 1:

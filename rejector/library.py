@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from l2d.data.cache.audit import leaks
+from l2d.data.cache.paid import missing_prices
 from l2d.data.cache.reader import CostCache
 from l2d.data.device import resolve_device
 from l2d.data.errors import UsageError, nearest
@@ -172,6 +173,9 @@ def _train(
     points = make_grid(found, **{**grid, "methods": methods})
     folders = [folder_of(point) for point in points]
     if is_first():
+        if any(point.paid is not None for point in points):
+            for name, count in missing_prices(found).items():
+                tell(f"{name}: nothing says what {count:,} of its answers were paid, so it is not asked there")
         for leak in leaks(found)[:1]:
             tell(f"warning: {leak.check}: {leak.what} (see: l2d audit {found.path})")
     done = train_points(

@@ -17,7 +17,7 @@ from l2d.rejector.methods import METHODS
 from l2d.rejector.runs.files import RUN_FILE, cache_fingerprint
 from l2d.rejector.runs.saving import save_runs
 from l2d.rejector.settings import TrainConfig
-from l2d.rejector.trained import Job, load_trainer
+from l2d.rejector.trained import Job, TrainerModule, load_trainer
 from l2d.rejector.training.checkpoint import EVERY
 from l2d.rejector.training.distributed import is_first
 
@@ -92,23 +92,32 @@ def sweep(
         progress=progress,
         narrate=narrate,
     )
-    trainers = list(dict.fromkeys(METHODS[point.method].trainer for point, _ in todo))
-    jobs = []
-    for trainer in trainers:
-        members = [(point, folder) for point, folder in todo if METHODS[point.method].trainer == trainer]
-        jobs.append((load_trainer(trainer), replace(job, todo=members)))
-    for module, part in jobs:
-        module.check(part.points, cache, config)
+    jobs = _jobs(job)
+    for trainer, part in jobs:
+        trainer.check(part.points, part.cache, config)
     seconds, left_out = 0.0, 0
-    for module, part in jobs:
-        with closing(module.train(part)) as batches:
+    for trainer, part in jobs:
+        with closing(trainer.train(part)) as batches:
             begun = time.perf_counter()
             for done in batches:
-                seconds, left_out = seconds + time.perf_counter() - begun, done.left_out
-                save_runs(done.rejectors, done.folders, cache, done.rows, seconds=done.seconds, overwrite=overwrite)
+                seconds, left_out = seconds + time.perf_counter() - begun, max(left_out, done.left_out)
+                save_runs(
+                    done.rejectors, done.folders, part.cache, done.rows, seconds=done.seconds, overwrite=overwrite
+                )
                 begun = time.perf_counter()
             seconds += time.perf_counter() - begun
     return SweepReport(folders, len(todo), seconds, left_out)
+
+
+def _jobs(job: Job) -> list[tuple[TrainerModule, Job]]:
+    """The job in parts by what trains them. Prices are a further cost that is learnt: those points train apart."""
+    jobs = []
+    for priced in (False, True):
+        members = [(point, folder) for point, folder in job.todo if (point.paid is not None) == priced]
+        for trainer in dict.fromkeys(METHODS[point.method].trainer for point, _ in members):
+            todo = [(point, folder) for point, folder in members if METHODS[point.method].trainer == trainer]
+            jobs.append((load_trainer(trainer), replace(job, todo=todo, cache=job.cache.with_prices(priced))))
+    return jobs
 
 
 def default_method(cache: CostCache, config: TrainConfig, *, nus: Sequence[float] = (1.0,)) -> str:
@@ -128,8 +137,9 @@ def _require_same(folder: Path, point: GridPoint, config: TrainConfig, cache: Co
         and facts.get("point", {}).get("run_id") == point.run_id
         and facts["point"].get("weights") == dict(point.weights.by_task)
         and facts["point"].get("query_costs") == list(point.query_costs)
+        and facts["point"].get("paid") == point.paid
         and facts["point"].get("cost") == point.cost
-        and facts.get("cache", {}).get("fingerprint") == cache_fingerprint(cache)
+        and facts.get("cache", {}).get("fingerprint") == cache_fingerprint(cache.with_prices(point.paid is not None))
     )
     if not same:
         raise DataError(

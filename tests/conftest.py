@@ -191,6 +191,39 @@ def workshop(tmp_path: Path) -> Workshop:
     return Workshop(tmp_path)
 
 
+# --- commands -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def l2d(monkeypatch, capfd):
+    """Run a command in this process: returns (exit code, stdout, stderr)."""
+    import sys
+
+    from l2d import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        out, err = capfd.readouterr()
+        return stopped.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def l2d_done(l2d):
+    """Run a command in this process that has to succeed: returns its stdout."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = l2d(*arguments)
+        assert code == 0, (arguments, err)
+        return out
+
+    return run
+
+
 # --- stage two ------------------------------------------------------------------------------------------------------
 
 

@@ -38,7 +38,9 @@ class AgentConfig(Strict):
     what is recorded of its answers. `unknown` is not 0.
     """
     free: bool | None = None
-    """Asking it costs nothing, whatever its `price`. By default true for the model and false for the others."""
+    """Asking it costs nothing, whatever its `price`. By default so for a model that is not said to be `paid`."""
+    paid: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """What every answer is paid, in the recipe's `unit_paid`. Agents that are a file may name a column."""
     reference: bool = False
     """Reported beside the agents, never allocated to."""
     timeout: Annotated[float, Field(gt=0)] | None = None
@@ -89,7 +91,7 @@ class Agent(ABC):
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {
-        "name", "description", "price", "free", "reference", "timeout", "cla_cost", "reg_cost", "expected",
+        "name", "description", "price", "free", "paid", "reference", "timeout", "cla_cost", "reg_cost", "expected",
     }  # fmt: skip
     repeatable: ClassVar[bool] = False  # asking again costs nothing: its answers lie in a file, or are drawn
 

@@ -58,8 +58,8 @@ class TableAnswersConfig(AgentConfig):
     """Column with the number."""
     seconds: str | None = None
     """Column: how long the answer took."""
-    paid: str | None = None
-    """Column: what the answer cost, in any one unit."""
+    paid: str | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    """Column: what the answer cost, in the recipe's `unit_paid`; or a number, for every answer alike."""
     labels: dict[str, str] = {}
     """A label as written -> a class: `{ yse = "yes" }`."""
     missing: list[str] = []
@@ -145,17 +145,18 @@ class TableAnswersAgent(Agent):
         if config.prob is not None:
             columns |= {f"prob_{k}": one for k, one in enumerate(self._prob(rows, dataset.classes))}
         for key in ("reg", "seconds", "paid"):
-            if getattr(config, key) is not None:
+            if isinstance(getattr(config, key), str):
                 columns[key] = numbers(getattr(config, key), key)
-        several = len(at) - len(np.unique(at))
+        several = int((np.bincount(at, minlength=1) > 1).any()) and len(at) - len(np.unique(at))
         if several:
             counts = (
                 "which fill each other's gaps" if config.repeats == "refuse" else f"of which {RULES[config.repeats]}"
             )
             self.remarks.append(f"{several:,} rows are about a sample that has one already, {counts}")
-        table = one_row_each(
-            pl.DataFrame(columns), config.repeats, file.where, lambda k: dataset.ids[k], whole=config.annotator is None
-        )
+        table = pl.DataFrame(columns)
+        if several:
+            whole = config.annotator is None
+            table = one_row_each(table, config.repeats, file.where, lambda k: dataset.ids[k], whole=whole)
 
         def spread(values: np.ndarray) -> np.ndarray:
             whole = np.full((len(dataset), *values.shape[1:]), np.nan)

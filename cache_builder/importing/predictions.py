@@ -66,6 +66,7 @@ def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft
         folder,
         say,
         of_answers=_of_answers(source, answers, names, table),
+        unit_paid=source.unit_paid or "",
     )
     if source.target is not None:
         lines += [
@@ -121,10 +122,11 @@ def _agent_blocks(
         return [[*common, f"each = {each}   # an agent for each", *key_lines(keys), *priced]]
     blocks = []
     for name in sorted(names, key=lambda name: name != source.model):
+        mine = ["free = true             # it is yours: asking it costs nothing"] if name == source.model else []
         own = {key: value for key, value in keys.items() if TASK_OF.get(key, key) not in lacking[name]}
         stand_ins = [line for task in lacking[name] for line in answers.stand_in(name, task)]
         blocks.append(
-            [*answers.one_lines(name, own)[:1], *common, *answers.one_lines(name, own)[1:], *stand_ins, *priced]
+            [*answers.one_lines(name, own)[:1], *common, *answers.one_lines(name, own)[1:], *stand_ins, *priced, *mine]
         )
     return blocks
 

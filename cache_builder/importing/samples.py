@@ -138,6 +138,7 @@ def dataset_lines(
     *,
     of_answers: dict[str, str],
     target_reg: str | None = None,
+    unit_paid: str = "",
 ) -> list[str]:
     """The ``[dataset]`` of a recipe; what is left out of its features is told.
 
@@ -146,6 +147,7 @@ def dataset_lines(
         folder: where the recipe will lie.
         of_answers: columns that are known only afterwards -> why.
         target_reg: SQL, in place of the column that the source names.
+        unit_paid: what answers were paid in.
     """
     split = split_column(table)
     taken = {source.id, source.target, source.target_reg, split}
@@ -168,6 +170,8 @@ def dataset_lines(
     say(f"features: {some(features, 20)}")
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
     lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
+    if unit_paid:
+        lines.insert(1, f"unit_paid = {toml_text(unit_paid)}      # what answers were paid in")
     lines += ["[dataset]", f"path = {relative(path, folder)}", f"id = {toml_text(quoted(source.id))}"]
     if gaps and not source.columns:
         listed = (f"{toml_text(name)} = [{', '.join(map(toml_text, texts))}]" for name, texts in gaps.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,22 +59,23 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
     )
     low, high = source.scale
     facts = {name: _facts(answers, found, name, source.scale) for name in found.names}
-    prices = {name: price for name, (_, price, _) in facts.items() if price is not None}
-    model = source.model or (min(prices, key=prices.get) if prices else found.names[0])
-    if model not in found.names:
-        raise unknown_agent(model, "--model", found.names, source.answers)
+    first = source.model or found.names[0]
+    if first not in found.names:
+        raise unknown_agent(first, "--model", found.names, source.answers)
+    unit = _unit(source, found)
     say(f"{source.answers}: {len(found.names)} agents, scores in {_column(found.score, answers)}")
     for name, (mean, price, count) in facts.items():
-        paid = "" if found.paid is None else ", price not known" if price is None else f", mean price {price:.6g}"
+        paid = "" if found.paid is None else ", price not known" if price is None else f", {_paid_text(price, unit)}"
         say(f"  {name}: mean score {mean:.4f} of {count:,}{paid}")
-    if source.model is not None:
+    if found.paid is not None:
         say(
-            f"the model, agent 0, is {model}; asking it is free, since it is the model (free = false: it has its price)"
+            f"what an answer was paid is in {_column(found.paid, answers)}, read as it stands there: "
+            + (f"{unit} for one answer (--unit-paid: another)" if unit else "in which unit, --unit-paid says")
         )
-    elif prices:
-        say(f"the model, agent 0, is {model}, the cheapest; it has its price like the others (--model NAME is free)")
+    if source.model is not None:
+        say(f"the model, agent 0, is {first}; asking it is free, as you say (free = false: it has its price)")
     else:
-        say(f"the model, agent 0, is {model}, the first; no price is known (--model NAME: another)")
+        say(f"no agent is the model: {first}, the first, is agent 0 and is not free (--model NAME: yours, which is)")
     samples_file = folder / f"{out}.samples.parquet" if made else None
     lines = dataset_lines(
         source,
@@ -82,6 +84,7 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
         folder,
         say,
         of_answers=_of_answers(source, answers, found, table, of_agents),
+        unit_paid=unit,
         target_reg=f'"{high!r}"      # the best score; the cost of a score is its distance from it',
     )
     lines += ["", "[costs.reg]", 'kind = "absolute"']
@@ -93,24 +96,39 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
         ]
     common = answers.common_lines(folder, answers.id_rule(as_text(table[source.id]), say))
     blocks = []
-    for name in sorted(found.names, key=lambda name: name != model):
+    for name in sorted(found.names, key=lambda name: name != first):
         columns = {"reg": found.score}
         price = ['price = "unknown"      # no answer says what it cost']
         if found.paid is not None and facts[name][1] is not None:
             columns["paid"] = found.paid
-            price = ['price = "paid"         # its mean']
-        free = (
-            ["free = false          # it is one of several, not yours"]
-            if name == model and source.model is None
-            else []
-        )
+            price = ['price = "paid"         # its mean, for a `beta` that is one number']
+        free = []
+        if name == first:
+            free = ["free = false          # it is one of several, not yours"]
+            if source.model is not None:
+                free = ["free = true           # it is yours: asking it costs nothing"]
         lines_of_one = answers.one_lines(name, columns)
         blocks.append([lines_of_one[0], *common, *lines_of_one[1:], *price, *free])
     return Draft("\n".join(fill(lines, blocks)) + "\n", table if made else None, samples_file)
 
 
+def _unit(source: Source, found: Found) -> str:
+    """What answers were paid in: as the command says, or as the names of the columns do."""
+    if source.unit_paid is not None or found.paid is None:
+        return source.unit_paid or ""
+    words = set(re.split(r"[^a-z]+", found.paid.replace(HOLE, "").lower()))
+    return "USD" if words & {"usd", "dollar", "dollars"} or found.paid == PIPE else ""
+
+
+def _paid_text(price: float, unit: str) -> str:
+    """A mean price so that a factor of a thousand would be noticed."""
+    return f"mean price {price:.6g}" + (f" {unit}, {1000 * price:.4g} {unit} a thousand answers" if unit else "")
+
+
 def _column(pattern: str, answers: Answers) -> str:
-    return "a column each" if answers.annotator is None and pattern == HOLE else f"the column {pattern!r}"
+    if answers.annotator is None and HOLE in pattern:
+        return "a column each" + ("" if pattern == HOLE else f", {pattern.replace(HOLE, 'NAME')!r}")
+    return f"the column {pattern!r}"
 
 
 def _long(source: Source, answers: Answers) -> Found:

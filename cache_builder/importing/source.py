@@ -34,9 +34,11 @@ class Source:
         annotator: column of a long file of answers that says whose they are.
         cla, prob, reg: columns of ``answers``; of a wide file with ``{}`` for the agent's name. ``prob`` may be a
             column for each class, in order.
-        paid: column of ``answers`` with what an answer cost.
+        paid: column of ``answers`` with what an answer cost, in ``unit_paid``; None: a column of a known name.
+        unit_paid: what that is in, such as ``USD``; None: what the column's name says.
         agents: of a wide file: the agents, where they cannot be told from features.
-        model: the agent that is asked first and for nothing, agent 0; a network is trained if there is none.
+        model: the agent that is asked first and for nothing, agent 0. If there is none, a network is trained, or of
+            scores no agent is the model: the file's first is agent 0, and has its price like the others.
         columns: the rejector's features, SQL or columns; every usable column of ``features`` if empty.
         labels: a label as written -> a class.
         missing: texts that are missing answers.
@@ -60,6 +62,7 @@ class Source:
     prob: str | list[str] | None = None
     reg: str | None = None
     paid: str | None = None
+    unit_paid: str | None = None
     agents: list[str] = field(default_factory=list)
     model: str | None = None
     columns: list[str] = field(default_factory=list)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.contents import Contents
 from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from l2d.data.cache.mapped import MappedPart
 from l2d.data.cache.records import AgentRecord, CacheRecord, checked, checked_seal
@@ -22,6 +23,9 @@ class CostCache:
     Args:
         path: the cache's folder.
 
+    Attributes:
+        priced: whether rows that are read from it have a last column of raw costs, what each answer was paid.
+
     Raises:
         UsageError: there is no cache at ``path``.
         FingerprintMismatch: it was written with another schema version.
@@ -30,6 +34,7 @@ class CostCache:
 
     def __init__(self, path: Path | str):
         self.path = Path(path)
+        self.priced = False
         self.record = read_cache_record(self.path)
         self._seals: dict[Path, dict[str, dict] | None] = {}
         self.all_agents: list[AgentRecord] = []
@@ -57,6 +62,12 @@ class CostCache:
         known = {*names, *(reference.name for reference in self.references)}
         view.all_agents = chosen + [reference for reference in self.references if known >= set(reference.queries)]
         view._unrecorded = []
+        return view
+
+    def with_prices(self, priced: bool = True) -> CostCache:
+        """This cache, with what each answer was paid as the last column of raw costs; see data/cache/paid.py."""
+        view = copy.copy(self)
+        view.priced = priced
         return view
 
     @property
@@ -139,15 +150,22 @@ class CostCache:
             )
 
     def verify(self) -> int:
-        """Read every part back and compare it with its seal byte by byte. Returns the number of parts.
+        """Read every part back, compare it with its seal byte by byte, and check what its rows hold.
+
+        Returns the number of parts. What rows must satisfy is in :mod:`l2d.data.cache.contents`.
 
         Raises:
             IncompleteCache: parts or seals are missing.
             CorruptPart: names the first file that is not what was written.
         """
-        parts = self.verify_files()
-        for _ in self.chunks([agent.name for agent in self.all_agents]):
-            pass
+        parts, contents = self.verify_files(), Contents(self.record)
+        names = [agent.name for agent in self.all_agents]
+        for chunk, (samples, predictions, costs) in enumerate(self.chunks(names)):
+            contents.check_samples(samples, schema.samples_part(self.path, chunk))
+            for name, predicted, cost in zip(names, predictions, costs, strict=True):
+                contents.check_predictions(predicted, schema.predictions_part(self.path, name, chunk))
+                contents.check_costs(cost, schema.costs_part(self.path, name, chunk, self.record.cost_digest))
+        contents.check_ids(schema.samples_part(self.path, 0).parent)
         for agent in self.all_agents:
             frozen, file = agent.fingerprint.get("frozen"), schema.frozen_file(self.path, agent.name)
             if frozen is not None and (not file.is_file() or sha256_of(file)[:16] != frozen):

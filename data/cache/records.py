@@ -9,9 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Required
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
 from l2d.data.cache import schema
 from l2d.data.errors import CorruptPart
@@ -21,6 +22,7 @@ MOST_ROWS = 1 << 31  # of a chunk
 MOST_AGENTS = 100_000
 MOST_WIDTH = 1 << 24  # numbers in a row of features
 
+_OPEN = ConfigDict(extra="allow", allow_inf_nan=False)
 _STRICT = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 Text = Annotated[str, Field(max_length=1 << 20)]
@@ -29,6 +31,47 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Number = Annotated[float, Field(ge=0)]
 Task = Annotated[str, Field(pattern="^(cla|reg|map)$")]
+
+
+class _Encoded(TypedDict, total=False):
+    """What a source column became: other fields are the encoder's own (:mod:`l2d.data.samples.features`)."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]  # how pydantic is told
+    type: Required[Name]
+    name: Text
+    expression: Text
+    indicator: bool
+    categories: Annotated[list[Any], Field(min_length=1, max_length=MOST_WIDTH)]
+    medians: Annotated[list[float], Field(max_length=MOST_WIDTH)]
+
+
+class _Dense(TypedDict, total=False):
+    """How the rows of features were made."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    width: Annotated[int, Field(ge=1, le=MOST_WIDTH)]
+    names: list[Text] | None
+    encoder: list[_Encoded] | None
+    agent: Name | None
+
+
+class _Read(TypedDict, total=False):
+    """What became of a source table's columns, in words."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    columns: list[Text]
+    notes: list[Text]
+
+
+class _Inputs(TypedDict, total=False):
+    """Input column -> how it was made; and facts of the dataset, such as its category_ids."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    features: _Dense
+    tokens: dict[str, Any]
+    image: dict[str, Any]
+    table: _Read
+    annotations: _Read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +83,10 @@ class CacheRecord:
     name: Text
     num_samples: Count
     chunk_size: Annotated[int, Field(ge=1, le=MOST_ROWS)]
-    tasks: list[Task]  # the tasks with a cost, in the order of schema.TASKS
+    tasks: Annotated[list[Task], Field(min_length=1)]  # the tasks with a cost, in the order of schema.TASKS
     classes: list[Text]  # class index -> name; empty without a classification task
     unit_reg: Text  # what target_reg is measured in
-    inputs: dict[str, Any]  # input column -> how it was made; and facts of the dataset, such as its category_ids
+    inputs: _Inputs
     keep: list[Name]  # columns of the source table that are kept for SQL
     #: Names of all agents and references, in order: the cache is complete when all have answered.
     agents: Annotated[list[Name], Field(max_length=MOST_AGENTS)]
@@ -51,6 +94,7 @@ class CacheRecord:
     defaults: dict[str, Any]  # the recipe's lambda and beta, used where the user names none
     fingerprint: dict[str, Any]  # of the dataset: field -> value
     schema_version: int = schema.SCHEMA_VERSION
+    unit_paid: Text = ""  # the one unit that all agents' answers are paid in, such as USD; empty: not said
 
     @property
     def num_chunks(self) -> int:
@@ -79,11 +123,13 @@ class CacheRecord:
         if self.tasks != [task for task in schema.TASKS if task in self.tasks]:
             wrong.append(f"tasks = {self.tasks}")
         wrong += [f"costs of {task}" for task in self.tasks if not isinstance(self.costs.get(task), dict)]
-        made = {name: self.inputs.get(name, {}) for name in schema.INPUT_COLUMNS}
-        wrong += [f"inputs.{name} = {how!r}" for name, how in made.items() if not isinstance(how, dict)]
-        width = made["features"].get("width", 1) if isinstance(made["features"], dict) else 1
-        if type(width) is not int or not 1 <= width <= MOST_WIDTH:
-            wrong.append(f"inputs.features.width = {width!r}")
+        made = self.inputs.get("features", {})
+        names, width = made.get("names"), made.get("width")
+        if names and width is not None and len(names) != width:
+            wrong.append(f"{len(names)} names of {width} features")
+        for each in made.get("encoder") or ():
+            if each["type"] == "CategoricalFeature" and not {"name", "categories"} <= set(each):
+                wrong.append("an encoder of categories without them")
         weights = self.defaults.get("lambda", {})
         if not isinstance(weights, dict) or not all(_is_number(weight) for weight in weights.values()):
             wrong.append(f"defaults.lambda = {weights!r}")
@@ -116,6 +162,7 @@ class AgentRecord:
     gflops: Number | None = None  # of one answer, where known
     seconds: Number | None = None  # of one answer: the mean of what its answers say, or as measured by the build
     paid: float | None = None  # for one answer: the mean of what its answers say
+    paid_each: Number | None = None  # for every answer alike, as the recipe says
     partial: bool = False
     lent: dict[Task, Name] = field(default_factory=dict)  # task -> the agent whose answer counts for it
     charged: dict[Task, float] = field(default_factory=dict)  # task that it does not answer -> the cost of that

@@ -130,24 +130,31 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def ids_digest(ids: list[str] | pl.Series) -> str:
+def ids_digest(ids: list[str] | pl.Series | pa.Array) -> str:
     """SHA-256 of sample ids in order: equal digests mean the same samples in the same order."""
     return hashlib.sha256(ids_bytes(ids)).hexdigest()
 
 
-def ids_bytes(ids: list[str] | pl.Series) -> np.ndarray:
+def ids_bytes(ids: list[str] | pl.Series | pa.Array) -> np.ndarray:
     """Texts as bytes, each after its length in 4 bytes, so that ("ab", "c") is not ("a", "bc"); uint8."""
-    array = pa.array(ids, pa.large_string()) if isinstance(ids, list) else ids.to_arrow().cast(pa.large_string())
+    if isinstance(ids, list):
+        array = pa.array(ids, pa.large_string())
+    else:
+        array = (ids if isinstance(ids, pa.Array) else ids.to_arrow()).cast(pa.large_string())
     if not len(array):
         return np.empty(0, dtype=np.uint8)
     _, offsets, data = array.buffers()
     ends = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1]
     text = np.frombuffer(data or b"", dtype=np.uint8)[ends[0] : ends[-1]]
+    sizes = np.diff(ends)
+    lengths = sizes.astype("<u4").view(np.uint8).reshape(-1, 4)
+    if (sizes == sizes[0]).all():  # as ids often are, and then 20 times as fast
+        return np.concatenate([lengths, text.reshape(len(array), sizes[0])], axis=1).ravel()
     starts = ends[:-1] - ends[0] + 4 * np.arange(len(array))  # of the lengths, among the texts before them
     places = (starts[:, None] + np.arange(4)).ravel()
     found = np.empty(len(text) + 4 * len(array), dtype=np.uint8)
     is_text = np.ones(len(found), dtype=bool)
     is_text[places] = False
-    found[places] = np.diff(ends).astype("<u4").view(np.uint8)
+    found[places] = lengths.ravel()
     found[is_text] = text
     return found

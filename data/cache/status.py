@@ -12,7 +12,7 @@ from l2d.data.cache.reader import CostCache
 
 def column_lines(cache: CostCache) -> list[str]:
     """What became of the source table's columns, and what was read in a special way."""
-    sources = [cache.record.inputs.get(name, {}) for name in ("table", "annotations")]
+    sources = [cache.record.inputs.get("table", {}), cache.record.inputs.get("annotations", {})]
     return [line for facts in sources for line in (*facts.get("columns", []), *facts.get("notes", []))]
 
 

@@ -62,6 +62,7 @@ def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False
     Raises:
         DataError: the disk is full, not writable, or has no hard links. Nothing is left under the final name.
     """
+    sweep_beside(path)
     temporary = _temporary(path)
     try:
         _make_folder(path.parent)
@@ -244,6 +245,7 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
     """
     if path.exists() and not replace:
         raise DataError("this folder is there already", where=path, hint="choose another --out, or type --overwrite")
+    sweep_beside(path)
     temporary = _temporary(path)
     try:
         _make_folder(path.parent)
@@ -265,8 +267,26 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
 
 def sweep_orphans(folder: Path) -> list[Path]:
     """Remove temporary files that a dead process of this machine left beneath ``folder``; returns what went."""
+    return _sweep(folder.rglob(f".*{TEMPORARY_SUFFIX}"))
+
+
+#: Folders that this process has looked through already.
+_SWEPT: set[Path] = set()
+
+
+def sweep_beside(path: Path) -> None:
+    """Remove what a dead process of this machine left in the folder of ``path``; once a process for each folder."""
+    folder = path.parent
+    if folder in _SWEPT or not folder.is_dir():
+        return
+    _SWEPT.add(folder)
+    with suppress(OSError):  # a folder that cannot be listed can still be written to
+        _sweep(folder.glob(f".*{TEMPORARY_SUFFIX}"))
+
+
+def _sweep(found: Iterable[Path]) -> list[Path]:
     swept = []
-    for temporary in folder.rglob(f".*{TEMPORARY_SUFFIX}"):
+    for temporary in found:
         host, process = _owner(temporary)
         ours = process == os.getpid() and temporary not in _LIVE  # a container gives each process the same number
         if host == socket.gethostname() and process is not None and (ours or not _alive(process)):
@@ -349,8 +369,10 @@ def _fsync(path: Path) -> None:
 
 def _owner(temporary: Path) -> tuple[str, int | None]:
     """Host and process that a temporary name says it belongs to: ``.NAME.HOST.PID.UUID.tmp``."""
-    stem, _, _ = temporary.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")
+    stem, _, unique = temporary.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")
     stem, _, process = stem.rpartition(".")
+    if len(unique) != 32:
+        return "", None
     matches = stem.endswith("." + socket.gethostname())  # a host name may itself contain dots
     return (socket.gethostname() if matches else ""), int(process) if process.isdigit() else None
 

@@ -34,7 +34,7 @@ def is_row_number(column: pl.Series) -> bool:
     """
     if len(column) < FEWEST_ROWS or column.null_count():
         return False
-    if column.dtype.is_float() and column.is_finite().all() and (column == column.round(0)).all():
+    if column.dtype.is_float() and _are_whole(column.head(FEWEST_ROWS)) and _are_whole(column):
         column = column.cast(pl.Int64, strict=False)
     if not column.dtype.is_integer() or column.null_count():
         return False
@@ -43,6 +43,10 @@ def is_row_number(column: pl.Series) -> bool:
         return False
     ordered = in_a_row and (column.cast(pl.Int64).diff().drop_nulls().abs() == 1).all()
     return bool(ordered or (in_a_row and column.min() in (0, 1)) or named)
+
+
+def _are_whole(numbers: pl.Series) -> bool:
+    return bool(numbers.is_finite().all() and (numbers == numbers.round(0)).all())
 
 
 def why_not(column: pl.Series) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from l2d.data.cache import schema
 from l2d.data.cache.integrity import sha256_of
@@ -74,7 +75,7 @@ class Dataset:
         if not self.ids:
             raise DataError("the dataset has no samples", where=self.name, hint="check the path and `where`")
         first: dict[str, int] = {}
-        for position, sample_id in enumerate(self.ids):
+        for position, sample_id in enumerate(self.ids if len(set(self.ids)) < len(self.ids) else ()):
             if sample_id in first:
                 raise DataError(
                     f"sample id {sample_id!r} stands at rows {first[sample_id]} and {position}",
@@ -109,6 +110,17 @@ class Dataset:
         """Boolean mask of the training split, (n,)."""
         return self.split == "train"
 
+    @cached_property
+    def id_column(self) -> pa.Array:
+        """The ids as a column of text, which parts of the cache hold slices of."""
+        return pa.array(self.ids, pa.string())
+
+    @cached_property
+    def split_column(self) -> pa.Array:
+        """The splits as a column of text."""
+        codes = sum(code * (self.split == name) for code, name in enumerate(schema.SPLITS))
+        return pa.array(schema.SPLITS, pa.string()).take(pa.array(codes, pa.int8()))
+
     def batch(self, rows: range, answers: dict[str, Any] | None = None) -> Batch:
         """The samples at ``rows``, ready for an agent."""
         part = slice(rows.start, rows.stop)
@@ -129,13 +141,13 @@ class Dataset:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Which samples, in which order: with another one, nothing of a cache can be kept."""
-        return {"samples": len(self.ids), "ids_and_order": schema.ids_digest(self.ids)}
+        return {"samples": len(self.ids), "ids_and_order": schema.ids_digest(self.id_column)}
 
     @cached_property
     def content(self) -> Lazy:
         """Digest of everything else an agent may have looked at; each agent says which of these it reads."""
         found: dict[str, Callable[[], Any]] = {
-            "split": lambda: schema.ids_digest(self.split.tolist())[:16],
+            "split": lambda: schema.ids_digest(self.split_column)[:16],
             "target_cla": lambda: _content(self.target_cla),
             "target_reg": lambda: _content(self.target_reg),
             "features": lambda: _content(self.features),

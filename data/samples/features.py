@@ -16,6 +16,7 @@ from l2d.data.samples.standardise import lost_in_32_bits
 
 MISSING_CATEGORY = "(missing)"
 MOST_CATEGORIES = 100  # a text column of more is more likely a mistake
+COLUMNS_AT_ONCE, ROWS_AT_ONCE = 16, 4096  # that are put side by side: a cache line of a row, what a core's cache holds
 MOST_ELEMENTS = 65_536  # of a list: more is more likely something else than an embedding
 
 
@@ -90,19 +91,31 @@ class FeatureEncoder:
 
     @classmethod
     def fit(
-        cls, table: pl.DataFrame, expressions: list[str], *, reading: Mapping[str, Any] | None = None
+        cls,
+        table: pl.DataFrame,
+        expressions: list[str],
+        *,
+        rows: np.ndarray | None = None,
+        reading: Mapping[str, Any] | None = None,
     ) -> FeatureEncoder:
         """Fit on the training rows.
 
         Args:
-            table: training rows.
+            table: with the training rows.
+            rows: which of the table's they are, bool (n,); all if None.
             expressions: SQL expressions over the columns, optionally ``… AS name``; text becomes a category.
             reading: how a text file's cells were read.
 
         Raises:
             DataError: an expression fails, gives what cannot be a feature, or is empty in training.
         """
-        fitted = [_fitted(evaluate_rows(table, expression), expression) for expression in expressions]
+        chosen = None if rows is None else pl.Series(rows)
+
+        def training(expression: str) -> pl.DataFrame:  # the columns of one feature, so that no copy of all is held
+            part = table.select(columns_of(expression) or table.columns)
+            return part if chosen is None else part.filter(chosen)
+
+        fitted = [_fitted(evaluate_rows(training(expression), expression), expression) for expression in expressions]
         needed = {name for expression in expressions for name in columns_of(expression)}
         encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
         if len(set(encoder.names)) != len(encoder.names):
@@ -121,12 +134,18 @@ class FeatureEncoder:
                 a 32-bit float.
         """
         matrix, place = np.empty((table.height, len(self.names)), np.float32), 0
+        waiting: list[np.ndarray] = []  # columns that are written side by side: a cache line of a row, not a cell of it
         with np.errstate(over="ignore"):  # refused below
             for feature in self.features:
                 for values in _encoded(table, feature, first_row):
-                    width = 1 if values.ndim == 1 else values.shape[1]
-                    matrix[:, place : place + width] = values if values.ndim == 2 else values[:, None]
-                    place += width
+                    if values.ndim == 1:
+                        waiting.append(values.astype(np.float32))
+                    if values.ndim == 2 or len(waiting) == COLUMNS_AT_ONCE:
+                        place = _write_columns(matrix, place, waiting)
+                    if values.ndim == 2:
+                        matrix[:, place : place + values.shape[1]] = values
+                        place += values.shape[1]
+            _write_columns(matrix, place, waiting)
         if not np.isfinite(matrix).all():
             row, column = np.argwhere(~np.isfinite(matrix))[0]
             raise DataError(
@@ -189,6 +208,16 @@ def check_features(table: pl.DataFrame, expressions: list[str]) -> None:
             listed = ", ".join(f'"{text}"' for text in found.strays[:3]) + (", …" if len(found.strays) > 3 else "")
             hint = f'[dataset] missing = {{ "{name}" = [{listed}] }} makes it a number; {hint}'
         raise DataError(f"feature {name!r} {found.what}", hint=hint)
+
+
+def _write_columns(matrix: np.ndarray, place: int, columns: list[np.ndarray]) -> int:
+    """Write columns side by side from ``place`` on, and forget them. Returns the place behind them."""
+    stop = place + len(columns)
+    for start in range(0, len(matrix) if columns else 0, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        np.stack([column[rows] for column in columns], axis=1, out=matrix[rows, place:stop])
+    columns.clear()
+    return stop
 
 
 def _fitted(column: pl.Series, expression: str) -> Feature:

@@ -30,20 +30,40 @@ def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, 
     Raises:
         DataError: a split would have no samples.
     """
-    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
+    hashes = _hashes(ids, salt)
     edges = np.cumsum(fractions)[:2]
     splits = np.empty(len(ids), dtype="<U10")
-    members: dict[object, list[int]] = {}
-    for position, stratum in enumerate(strata):
-        members.setdefault(stratum, []).append(position)
-    for stratum, positions in members.items():
-        positions.sort(key=hashes.__getitem__)
+    for stratum, positions in _members(strata).items():
+        positions = positions[_ascending(hashes[positions])]
         seed = hashlib.sha256(f"{salt}:{stratum!r}".encode()).digest()[:8]
         offset = int.from_bytes(seed, "little") / 2**64  # else strata of one or two would never be tested
         quantiles = (np.arange(len(positions)) + offset) / len(positions)
         splits[positions] = np.array(SPLITS)[np.searchsorted(edges, quantiles, side="right")]
     require_all_splits(splits)
     return splits
+
+
+def _members(strata: list[object]) -> dict[object, np.ndarray]:
+    """Positions of the samples of each stratum, ascending."""
+    if len(set(strata)) == 1:
+        return {strata[0]: np.arange(len(strata))}
+    found: dict[object, list[int]] = {}
+    for position, stratum in enumerate(strata):
+        found.setdefault(stratum, []).append(position)
+    return {stratum: np.array(positions) for stratum, positions in found.items()}
+
+
+def _hashes(ids: list[str], salt: str) -> np.ndarray:
+    """``SHA-256(salt:id)`` of each id as four numbers, the first counting most: uint64 (n, 4)."""
+    joined = b"".join(hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids)
+    return np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 4)
+
+
+def _ascending(hashes: np.ndarray) -> np.ndarray:
+    """Positions of hashes in their order."""
+    order = np.argsort(hashes[:, 0], kind="stable")
+    first = hashes[order, 0]
+    return np.lexsort(hashes.T[::-1]) if (first[1:] == first[:-1]).any() else order  # equal in 64 bits: by the others
 
 
 #: Spellings of the splits, in small letters. ``eval`` is often the only set beside train and test.
@@ -112,9 +132,8 @@ def validation_share(ids: list[str], share: float, salt: str) -> np.ndarray:
 
     The same on every machine and in any order of the ids; at least one, and not all of them.
     """
-    hashes = [hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids]
     count = min(max(round(share * len(ids)), 1), len(ids) - 1)
-    return np.array(sorted(sorted(range(len(ids)), key=hashes.__getitem__)[:count]), dtype=np.int64)
+    return np.sort(_ascending(_hashes(ids, salt))[:count]).astype(np.int64)
 
 
 def require_all_splits(

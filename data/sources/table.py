@@ -199,7 +199,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
 
     encoder, features, tokens, inputs, how = None, None, None, {}, reading.to_json(config.missing)
     if config.features:
-        encoder = FeatureEncoder.fit(table.filter(pl.Series(train)), config.features, reading=how)
+        encoder = FeatureEncoder.fit(table, config.features, rows=train, reading=how)
         features = encoder.transform(table)
         inputs["features"] = {"kind": "dense", "width": len(encoder.names), **encoder.to_json()}
     if config.tokens:
@@ -226,7 +226,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
             raise DataError("the table has a column 'cluster' already", hint="rename it: [dataset.clusters] adds one")
         space = features
         if config.clusters.features:
-            space = FeatureEncoder.fit(table.filter(pl.Series(train)), config.clusters.features).transform(table)
+            space = FeatureEncoder.fit(table, config.clusters.features, rows=train).transform(table)
         mean, std = standardisation(space[train])
         settings = config.clusters.model_dump(exclude={"features"})
         cluster, facts = fit_clusters((space - mean) / std, train, **settings)

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from decimal import Decimal
 
+from l2d.data.terminal.safe import printable
+
 
 def table_text(rows: Sequence[dict | None], *, title: str | None = None, columns: list[str] | None = None) -> str:
     """An aligned table: numbers to the right, a row of dashes where a row is None."""
@@ -16,10 +18,16 @@ def table_text(rows: Sequence[dict | None], *, title: str | None = None, columns
 
     shown = [row for row in rows if row is not None]
     names = columns or (list(shown[0]) if shown else [])
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="bold")
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        title=title and Text(printable(title)),
+        title_justify="left",
+        title_style="bold",
+    )
     for name in names:
         numeric = all(_is_numeric(row[name]) for row in shown)
-        table.add_column(Text(name), justify="right" if numeric and shown else "left", no_wrap=True)
+        table.add_column(Text(printable(name)), justify="right" if numeric and shown else "left", no_wrap=True)
     for row in rows:
         if row is None:
             table.add_section()
@@ -48,7 +56,7 @@ def format_value(value: object) -> str:
         return f"{len(value):,} bytes"
     if isinstance(value, list) and len(value) > 6:
         return "[" + ", ".join(format_value(v) for v in value[:6]) + f", … {len(value)} in all]"
-    return str(value)
+    return printable(str(value))
 
 
 def _is_numeric(value: object) -> bool:

@@ -7,10 +7,12 @@ from collections.abc import Callable
 
 import typer
 
+from l2d.data.terminal.safe import printable
+
 
 def say(text: str, *, bold: bool = False) -> None:
-    """Narration, to stderr."""
-    typer.secho(text, err=True, bold=bold)
+    """Narration, to stderr. Control characters in names are written out."""
+    typer.secho(printable(text), err=True, bold=bold)
 
 
 def quote(path: object) -> str:
@@ -35,7 +37,7 @@ class Bars:
 
         for bar in self.bars:
             bar.close()
-        self.bars.append(tqdm(total=samples, desc=agent, unit=f" {unit}", disable=None))
+        self.bars.append(tqdm(total=samples, desc=printable(agent), unit=f" {unit}", disable=None))
         return self.bars[-1].update
 
     def epochs(self, total: int) -> Callable[[int, int, float], None]:

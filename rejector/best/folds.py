@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import numpy as np
 
 FOLDS = 5
+ROWS_AT_ONCE = 4096
+#: Columns that trees are grown on at most.
+MOST_TARGETS = 40
 
 
 def fold_of(ids: Sequence[str], folds: int = FOLDS) -> np.ndarray:
@@ -37,16 +40,59 @@ def contrasts(costs: np.ndarray, answered: np.ndarray) -> tuple[np.ndarray, np.n
     return np.where(there, finite - mean[:, None, :], 0.0), mean
 
 
+class Judge:
+    """How far predicted contrasts are from the true ones, each task counting alike.
+
+    Args:
+        costs: (n, agents, tasks).
+        answered: bool (n, agents).
+    """
+
+    def __init__(self, costs: np.ndarray, answered: np.ndarray):
+        self._costs, self._answered = costs, answered
+        total = np.zeros(costs.shape[2])
+        for start in range(0, len(costs), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            total += (contrasts(costs[rows], answered[rows])[0] ** 2).sum(axis=(0, 1))
+        self._scale = np.where(total > 0, total, np.inf)
+        self.told_apart = bool((total > 0).any())
+
+    def __call__(self, predicted: np.ndarray, rows: slice | np.ndarray) -> float:
+        """Squared errors of some rows, (n of them, agents, tasks), as a share of what is to be explained of all."""
+        there = self._answered[rows]
+        missed = contrasts(predicted, there)[0] - contrasts(self._costs[rows], there)[0]
+        return float(((missed**2).sum(axis=(0, 1)) / self._scale).sum())
+
+
 def tree_targets(costs: np.ndarray, answered: np.ndarray, share_of_mean: float = 0.3) -> np.ndarray:
     """What trees are grown on: contrasts between agents, and a little of what all agents' costs share.
 
     An allocation depends on contrasts alone, so splits are chosen by them; leaves hold costs. Each task counts alike.
 
     Returns:
-        (n, (agents + 1) * tasks).
+        float32 (n, (agents + 1) * tasks), or (n, MOST_TARGETS) where these are more.
     """
-    difference, mean = contrasts(costs, answered)
-    scale = np.sqrt(np.mean(difference**2, axis=(0, 1)))
+    n, agents, tasks = costs.shape
+    found = np.empty((n, agents + 1, tasks), np.float32)
+    for start in range(0, n, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        found[rows, :agents], found[rows, agents] = contrasts(costs[rows], answered[rows])
+    scale = np.sqrt(np.square(found[:, :agents], dtype=np.float64).mean(axis=(0, 1)))
     scale = np.where(scale > 0, scale, 1.0)
-    common = share_of_mean * np.sqrt(costs.shape[1]) * (mean - mean.mean(axis=0)) / scale
-    return np.concatenate([(difference / scale).reshape(len(costs), -1), common], axis=1)
+    found[:, :agents] /= scale.astype(np.float32)
+    common = share_of_mean * np.sqrt(agents) / scale
+    found[:, agents] = (found[:, agents] - found[:, agents].mean(axis=0, dtype=np.float64)) * common
+    return _fewer(found.reshape(n, -1))
+
+
+def _fewer(targets: np.ndarray) -> np.ndarray:
+    """Of more than :data:`MOST_TARGETS` columns random sums.
+
+    Splits chosen by sums with random weights are about those chosen by all columns (Joly, Geurts and Wehenkel, *Random
+    Forests with Random Projections of the Output Space*, ECML 2014).
+    """
+    count = targets.shape[1]
+    if count <= MOST_TARGETS:
+        return targets
+    weights = np.random.default_rng(count).standard_normal((count, MOST_TARGETS)) / np.sqrt(MOST_TARGETS)
+    return targets @ weights.astype(np.float32)

@@ -134,6 +134,7 @@ class Graph:
             level = self.node("Sub", level, common)
             parts.append(self.node("Mul", level, self.constant(model.stacking.common[number])))
         found = self.node("Add", self._sum(parts), self.constant(model.stacking.mean))
+        found = self.node("Mul", found, self.constant(model.factor))
         if model.known.all():
             return found
         return self.node("Where", self.constant(model.known[None, :, None]), found, self._unknown(found, model))
@@ -160,7 +161,7 @@ class Graph:
             return self.node("Identity", self.repeated(features, scores))
         from onnx import TensorProto
 
-        weights = rejector.point.task_weights().astype(np.float64)
+        weights = rejector.weights
         total = self.node("Mul", self.costs(features, rejector.predictor.model), self.constant(weights))
         total = self.node("ReduceSum", total, self.constant(np.array([2], np.int64)), keepdims=0)
         total = self.node("Add", total, self.constant(np.array(rejector.point.query_costs, np.float64)))

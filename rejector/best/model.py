@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 
-from l2d.rejector.best.folds import FOLDS, contrasts, fold_of, tree_targets
-from l2d.rejector.best.linear import PENALTIES as RIDGE_PENALTIES
-from l2d.rejector.best.linear import Basis, Ridge, fit_ridge, in_blocks
+from l2d.rejector.best import linear, trees
+from l2d.rejector.best.flattery import flattery
+from l2d.rejector.best.folds import FOLDS, ROWS_AT_ONCE, Judge, fold_of
+from l2d.rejector.best.linear import Basis, Ridge, in_blocks
 from l2d.rejector.best.stacking import Stacking
-from l2d.rejector.best.trees import PENALTIES as TREE_PENALTIES
-from l2d.rejector.best.trees import Forest, Grown, grow
+from l2d.rejector.best.trees import Forest
 
 MORE = 1e-3
 FEWEST = 2 * FOLDS  # samples; fewer are described by the agents' mean costs alone
@@ -31,6 +33,8 @@ class CostModel:
         forests, ridges: one a fold, fitted on the samples of the other folds.
         means: the same of the agents' means, float64 (folds, agents, tasks).
         stacking: how they are combined: trees, ridge, means.
+        factor: what predictions are multiplied by, since samples that an agent was fitted on flatter it, float64
+            (agents, tasks); see :mod:`l2d.rejector.best.flattery`. ``mean`` has it already.
     """
 
     num_agents: int
@@ -42,12 +46,17 @@ class CostModel:
     ridges: tuple[Ridge, ...]
     means: np.ndarray
     stacking: Stacking | None
+    factor: np.ndarray
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Raw costs of new samples, the mean over folds: float32 (n, width) -> float64 (n, agents, tasks)."""
+    def predict(self, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
+        """Raw costs of new samples, the mean over folds: float32 (n, width) -> float64 (n, agents, tasks).
+
+        Args:
+            threads: of rows at once; a row's bits do not depend on them.
+        """
         if self.basis is None:
             return np.tile(self.mean, (len(x), 1, 1))
-        return self._combined(x, range(len(self.forests)))
+        return self._combined(x, range(len(self.forests)), threads)
 
     def predict_unseen(self, x: np.ndarray, ids: Sequence[str]) -> np.ndarray:
         """The same of samples it was fitted on, each by the fold that has not seen it."""
@@ -59,26 +68,50 @@ class CostModel:
             found[rows] = self._combined(x[rows], [number])
         return found
 
-    def _combined(self, x: np.ndarray, folds: Sequence[int]) -> np.ndarray:
-        found = self.stacking(self._members(x, folds))
+    def _combined(self, x: np.ndarray, folds: Sequence[int], threads: int = 1) -> np.ndarray:
+        """Block by block, so that no more than the answer grows with the rows."""
+        found = np.empty((len(x), self.num_agents, self.num_tasks))
+        weights = sum(self.ridges[fold].weights for fold in folds) / len(folds)
+        intercept = sum(self.ridges[fold].intercept for fold in folds) / len(folds)
+        ridge = Ridge(weights, intercept)
+        compiled = self.forests[0].worth_compiling(len(x))
+        if compiled:
+            for fold in folds:
+                self.forests[fold].compiled  # noqa: B018 - made once, before threads ask for it
+
+        def block(start: int) -> None:
+            rows = slice(start, start + ROWS_AT_ONCE)
+            found[rows] = self._block(x[rows], folds, ridge, compiled)
+
+        starts = range(0, len(x), ROWS_AT_ONCE)
+        if threads > 1 and len(starts) > 1:
+            with one_thread_a_product(), ThreadPoolExecutor(threads) as pool:
+                list(pool.map(block, starts))
+        else:
+            for start in starts:
+                block(start)
+        return found
+
+    def _block(self, x: np.ndarray, folds: Sequence[int], ridge: Ridge, compiled: bool) -> np.ndarray:
+        shape = (len(x), self.num_agents, self.num_tasks)
+        by_tree = sum(self.forests[fold].predict(x, compiled=compiled) for fold in folds) / len(folds)
+        by_ridge = in_blocks(lambda rows: ridge(self.basis(rows)), x, len(ridge.intercept))
+        means = np.broadcast_to(self.means[list(folds)].mean(axis=0), shape)
+        found = self.stacking([by_tree.reshape(shape), by_ridge.reshape(shape), means]) * self.factor
         if not self.known.all():
             dearest = found[:, self.known].max(axis=1, keepdims=True)
             found[:, ~self.known] = np.maximum(self.mean[~self.known], a_little_more(dearest))
         return found
 
-    def _members(self, x: np.ndarray, folds: Sequence[int]) -> list[np.ndarray]:
-        """Trees', ridge's and means' predictions, each the mean over some folds: (n, agents, tasks)."""
-        shape = (len(x), self.num_agents, self.num_tasks)
-        forest = sum(self.forests[fold].predict(x) for fold in folds) / len(folds)
-        weights = sum(self.ridges[fold].weights for fold in folds) / len(folds)
-        intercept = sum(self.ridges[fold].intercept for fold in folds) / len(folds)
-        ridge = in_blocks(lambda rows: self.basis(rows) @ weights + intercept, x, len(intercept))
-        means = np.broadcast_to(self.means[list(folds)].mean(axis=0), shape)
-        return [forest.reshape(shape), ridge.reshape(shape), means]
-
 
 def fit_costs(
-    x: np.ndarray, raw: np.ndarray, ids: Sequence[str], *, seed: int = 0, threads: int | None = None
+    x: np.ndarray,
+    raw: np.ndarray,
+    ids: Sequence[str],
+    *,
+    held: np.ndarray | None = None,
+    seed: int = 0,
+    threads: int | None = None,
 ) -> CostModel:
     """Fit on training and validation samples.
 
@@ -88,52 +121,32 @@ def fit_costs(
         x: features, float32 (n, width).
         raw: raw costs, (n, agents, tasks), NaN where an agent has no answer.
         ids: of the samples; their folds are drawn from these.
+        held: which samples no agent can have been fitted on (validation), bool (n,); None: nothing is known of that.
         seed: of the trees and of the projections.
         threads: for growing trees; None: one.
     """
     answered = ~np.isnan(raw).any(axis=2)
     n, num_agents, num_tasks = raw.shape
-    costs = np.where(answered[:, :, None], raw, 0.0).astype(np.float64)
+    costs = np.where(answered[:, :, None], raw, 0).astype(np.float32)
     unknown = _unknown(costs)
     mean, known = agent_means(costs, answered, unknown), answered.any(axis=0)
     fold = fold_of(ids)
     seen = [fold != number for number in range(FOLDS)]
     varied = len(x) and x.shape[1] and bool((x != x[0]).any())
-    told_apart = bool((np.abs(contrasts(costs, answered)[0]) > 0).any())
     enough = n >= FEWEST and all(rows.sum() >= 2 and (~rows).any() for rows in seen)
-    if not (varied and told_apart and enough):
-        return CostModel(num_agents, num_tasks, mean, known, None, (), (), np.zeros((0, num_agents, num_tasks)), None)
-    shape = (n, num_agents, num_tasks)
-    flat, there = costs.reshape(n, -1), np.repeat(answered, num_tasks, axis=1)
-    targets, basis = tree_targets(costs, answered), Basis.of(x, seed)
-    inputs = basis(x)
-    grown: list[Grown] = []
-    ridges: list[list[Ridge]] = []
-    by_tree = np.empty((len(TREE_PENALTIES), n, flat.shape[1]))
-    by_ridge = np.empty((len(RIDGE_PENALTIES), n, flat.shape[1]))
-    means = np.empty((FOLDS, num_agents, num_tasks))
-    for number, rows in enumerate(seen):
-        trees = grow(x[rows], targets[rows], seed=seed * FOLDS + number, threads=threads)
-        means[number] = agent_means(costs[rows], answered[rows], unknown)
-        unseen = means[number].ravel()
-        grown.append(Grown.of(trees, x[rows], flat[rows], there[rows], unseen))
-        by_tree[:, ~rows] = grown[-1].predict(x[~rows])
-        ridges.append(fit_ridge(inputs[rows], flat[rows], there[rows], unseen))
-        for position, ridge in enumerate(ridges[-1]):
-            by_ridge[position, ~rows] = inputs[~rows] @ ridge.weights + ridge.intercept
-    best_tree = _best(by_tree.reshape(-1, *shape), costs, answered)
-    best_ridge = _best(by_ridge.reshape(-1, *shape), costs, answered)
-    members = [by_tree[best_tree].reshape(shape), by_ridge[best_ridge].reshape(shape), means[fold]]
+    if not (varied and enough and Judge(costs, answered).told_apart):
+        factor = flattery(lambda rows: np.broadcast_to(mean, costs[rows].shape), costs, answered, held)
+        none = np.zeros((0, num_agents, num_tasks))
+        return CostModel(num_agents, num_tasks, mean * factor, known, None, (), (), none, None, factor)
+    means = np.stack([agent_means(costs[rows], answered[rows], unknown) for rows in seen])
+    basis = Basis.of(x, seed)
+    forests, by_tree = trees.cross_fit(x, costs, answered, fold, means, seed=seed, threads=threads)
+    ridges, by_ridge = linear.cross_fit(x, basis, costs, answered, fold, means)
+    members = [by_tree, by_ridge, means[fold].astype(np.float32)]
+    stacking = Stacking.fit(members, costs, answered)
+    factor = flattery(lambda rows: stacking([member[rows] for member in members]), costs, answered, held)
     return CostModel(
-        num_agents,
-        num_tasks,
-        mean,
-        known,
-        basis,
-        tuple(one.with_penalty(best_tree) for one in grown),
-        tuple(found[best_ridge] for found in ridges),
-        means,
-        Stacking.fit(members, costs, answered),
+        num_agents, num_tasks, mean * factor, known, basis, tuple(forests), tuple(ridges), means, stacking, factor
     )
 
 
@@ -154,11 +167,8 @@ def a_little_more(cost: np.ndarray) -> np.ndarray:
     return cost + MORE * np.abs(cost) + MORE
 
 
-def _best(predictions: np.ndarray, costs: np.ndarray, answered: np.ndarray) -> int:
-    """Whose contrasts are nearest to the true ones, each task counting alike: (candidates, n, agents, tasks)."""
-    wanted, _ = contrasts(costs, answered)
-    scale = np.maximum((wanted**2).mean(axis=(0, 1)), 1e-30)
-    errors = [
-        float((((contrasts(one, answered)[0] - wanted) ** 2).mean(axis=(0, 1)) / scale).sum()) for one in predictions
-    ]
-    return int(np.argmin(errors))
+def one_thread_a_product() -> AbstractContextManager:
+    """Matrix products on one thread each, while rows are worked on by several."""
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1, user_api="blas")

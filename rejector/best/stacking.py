@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from l2d.rejector.best.folds import contrasts
+from l2d.rejector.best.folds import ROWS_AT_ONCE, contrasts
 
 
 @dataclass(frozen=True)
@@ -42,26 +42,31 @@ class Stacking:
             costs: (n, agents, tasks).
             answered: bool (n, agents).
         """
-        from scipy.optimize import nnls
-
-        tasks = costs.shape[2]
-        wanted, mean = contrasts(costs, answered)
-        parts = [contrasts(predicted, answered) for predicted in predictions]
-        shape = (len(predictions), tasks)
-        difference, common, centre = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        for task in range(tasks):
-            columns = np.stack([part[answered][:, task] for part, _ in parts], axis=1)
-            difference[:, task] = _weights(nnls, columns, wanted[answered][:, task])
-            levels = np.stack([level[:, task] for _, level in parts], axis=1)
-            centre[:, task] = levels.mean(axis=0)
-            common[:, task] = _weights(nnls, levels - centre[:, task], mean[:, task] - mean[:, task].mean())
-        # The common part is predicted of all agents, also where some have not answered.
-        every = [contrasts(predicted, np.ones_like(answered))[1] for predicted in predictions]
-        centre = np.stack([level.mean(axis=0) for level in every])
+        models, tasks, n = len(predictions), costs.shape[2], len(costs)
+        products = np.zeros((tasks, models + 1, models + 1))  # of contrasts, over all answers; the true ones last
+        levels = np.zeros((tasks, models + 1, models + 1))  # of the samples' mean costs
+        level_sums, every = np.zeros((tasks, models + 1)), np.zeros((models, tasks))
+        blocks = [slice(start, start + ROWS_AT_ONCE) for start in range(0, n, ROWS_AT_ONCE)]
+        for rows in blocks:
+            members = [predicted[rows].astype(np.float64) for predicted in predictions]
+            parts = [contrasts(one, answered[rows]) for one in [*members, costs[rows].astype(np.float64)]]
+            for task in range(tasks):
+                columns = np.stack([part[:, :, task].ravel() for part, _ in parts], axis=1)
+                level = np.stack([mean[:, task] for _, mean in parts], axis=1)
+                products[task] += columns.T @ columns
+                levels[task] += level.T @ level
+                level_sums[task] += level.sum(axis=0)
+            # The common part is predicted of all agents, also where some have not answered.
+            every += np.stack([one.mean(axis=1).sum(axis=0) for one in members])
+        levels -= level_sums[:, :, None] * level_sums[:, None, :] / n
+        difference, common = (np.stack([_weights(gram) for gram in grams], axis=1) for grams in (products, levels))
         offset = np.zeros(tasks)
-        found = cls(difference, common, offset, centre)
-        residual = np.where(answered[:, :, None], costs - found(predictions), 0.0)
-        offset[:] = residual.sum(axis=(0, 1)) / max(1, answered.sum())
+        found = cls(difference, common, offset, every / n)
+        missed = np.zeros(tasks)
+        for rows in blocks:
+            residual = costs[rows] - found([predicted[rows] for predicted in predictions])
+            missed += np.where(answered[rows][:, :, None], residual, 0.0).sum(axis=(0, 1))
+        offset[:] = missed / max(1, answered.sum())
         return found
 
     def __call__(self, predictions: Sequence[np.ndarray]) -> np.ndarray:
@@ -74,11 +79,13 @@ class Stacking:
         return total + self.mean
 
 
-def _weights(nnls, columns: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Non-negative least squares through the normal equations: of as many rows as there are models."""
-    gram = columns.T @ columns
-    trace = float(np.trace(gram))
-    if trace == 0:
-        return np.zeros(columns.shape[1])
-    factor = np.linalg.cholesky(gram + 1e-9 * trace * np.eye(len(gram)))
-    return nnls(factor.T, np.linalg.solve(factor, columns.T @ wanted))[0]
+def _weights(gram: np.ndarray) -> np.ndarray:
+    """Non-negative least squares of the last column on the others, from the sums of their products."""
+    from scipy.optimize import nnls
+
+    columns, wanted = gram[:-1, :-1], gram[:-1, -1]
+    trace = float(np.trace(columns))
+    if trace <= 0:
+        return np.zeros(len(columns))
+    factor = np.linalg.cholesky(columns + 1e-9 * trace * np.eye(len(columns)))
+    return nnls(factor.T, np.linalg.solve(factor, wanted))[0]

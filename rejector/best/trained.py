@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -21,6 +21,9 @@ from l2d.rejector.trained import Rejector
 
 if TYPE_CHECKING:
     from l2d.rejector.rows.table import CostTable
+
+#: Mean price of each agent's answers, (agents,), in a state: they are predicted in units of it.
+PAID_MEAN = "paid_mean"
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -99,8 +102,22 @@ class TrainedBest(Rejector):
         return -self.total(raw).astype(np.float32)
 
     def total(self, raw: np.ndarray) -> np.ndarray:
-        """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights and query costs."""
-        return (raw * self.point.task_weights().astype(np.float64)).sum(axis=2) + np.array(self.point.query_costs)
+        """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights, query costs and prices."""
+        return (raw * self.weights).sum(axis=2) + np.array(self.point.query_costs)
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What a unit of each predicted cost weighs, (agents, tasks): prices are predicted as shares of their means."""
+        weights = np.tile(self.point.cost_weights(), (len(self.point.query_costs), 1))
+        if PAID_MEAN in self.state:
+            weights[:, -1] *= self.state[PAID_MEAN]
+        return weights
+
+    def predicted_prices(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray | None:
+        """What each agent's answer is predicted to be paid, in money, (n, agents); None where the run has no prices."""
+        if PAID_MEAN not in self.state:
+            return None
+        return self.predictor(split, ids, features)[:, :, -1] * self.state[PAID_MEAN]
 
     def at(self, point: GridPoint) -> TrainedBest:
         """What training at other query costs or task weights would have made: the same models, a guard of its own."""
@@ -146,13 +163,14 @@ class TrainedBest(Rejector):
 def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
     """The arrays of a cost model by name: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
     arrays = {"feature_mean": mean, "feature_std": std, "mean": model.mean, "known": model.known, "means": model.means}
+    arrays["factor"] = model.factor
     if model.basis is not None:
         arrays |= {f"basis.{name}": value for name, value in vars(model.basis).items()}
         arrays |= {f"stacking.{name}": value for name, value in vars(model.stacking).items()}
         arrays["ridge.weights"] = np.stack([ridge.weights for ridge in model.ridges])
         arrays["ridge.intercept"] = np.stack([ridge.intercept for ridge in model.ridges])
         for fold, forest in enumerate(model.forests):
-            arrays |= {f"trees.{fold}.{name}": value for name, value in vars(forest).items()}
+            arrays |= {f"trees.{fold}.{field.name}": getattr(forest, field.name) for field in fields(Forest)}
     return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
 
 
@@ -165,7 +183,7 @@ def model_of(arrays: Mapping[str, np.ndarray]) -> CostModel:
     mean, known = arrays["mean"], arrays["known"]
     num_agents, num_tasks = mean.shape
     if "ridge.weights" not in arrays:
-        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None)
+        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None, arrays["factor"])
     ridges = zip(arrays["ridge.weights"], arrays["ridge.intercept"], strict=True)
     return CostModel(
         num_agents,
@@ -177,4 +195,5 @@ def model_of(arrays: Mapping[str, np.ndarray]) -> CostModel:
         tuple(Ridge(*ridge) for ridge in ridges),
         arrays["means"],
         Stacking(**group("stacking.")),
+        arrays["factor"],
     )

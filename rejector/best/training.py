@@ -17,7 +17,7 @@ from l2d.data.samples.standardise import standardisation
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.reliability import reliability
-from l2d.rejector.best.trained import FITTED_ON, TrainedBest, state_of
+from l2d.rejector.best.trained import FITTED_ON, PAID_MEAN, TrainedBest, state_of
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.stream import Stream, open_streams
 from l2d.rejector.rows.subset import training_rows
@@ -63,18 +63,35 @@ def train(job: Job) -> Iterator[Trained]:
     names = [agent.name for agent in cache.agents]
     streams = open_streams(cache, SPLITS, column="features", failures=config.failures)
     left_out = sum(stream.left_out for stream in streams.values())
-    ids, x, raw = _rows(streams, config, job.points[0].seed, job.narrate)
+    ids, x, raw, held = _rows(streams, config, job.points[0].seed, job.narrate)
     for seed, cost in dict.fromkeys((point.seed, point.cost) for point in job.points):
         members = [(point, folder) for point, folder in job.todo if (point.seed, point.cost) == (seed, cost)]
         points, folders = [point for point, _ in members], [folder for _, folder in members]
         begun = time.perf_counter()
         seen = points[0].raw_costs(torch.from_numpy(raw), tasks).numpy()
-        model = fit_costs(x, seen, ids, seed=seed, threads=torch.get_num_threads())
-        found = rejectors_of(model, points, ids, x, seen, names, config)
+        means = mean_prices(seen[:, :, -1]) if cache.priced else None
+        if means is not None:
+            seen = np.concatenate([seen[:, :, :-1], (seen[:, :, -1] / means)[:, :, None]], axis=2)
+        model = fit_costs(x, seen, ids, held=held, seed=seed, threads=torch.get_num_threads())
+        found = rejectors_of(model, points, ids, x, seen, names, config, held=held, paid_mean=means)
         seconds = time.perf_counter() - begun
         if job.narrate is not None:
             narrate_guard([rejector for rejector in found if rejector.guard["holds"]], names, job.narrate)
         yield Trained(rejectors=found, folders=folders, rows=streams, seconds=seconds, left_out=left_out)
+
+
+def mean_prices(paid: np.ndarray) -> np.ndarray:
+    """Mean price of each agent's answers, (agents,), 1 where that is 0 or not known.
+
+    Prices of agents differ by orders of magnitude. Models share what they learn between agents, so each price is put to
+    them as a share of its agent's mean: an error is then small beside that agent's own price.
+
+    Args:
+        paid: (n, agents), NaN where an answer is missing.
+    """
+    known = ~np.isnan(paid)
+    means = np.where(known, paid, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    return np.where(means > 0, means, 1.0)
 
 
 def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[str], None]) -> None:
@@ -90,8 +107,8 @@ def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[
 
 def _rows(
     streams: dict[str, Stream], config: TrainConfig, seed: int, narrate: Callable[[str], None] | None
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Ids, features and raw costs of the samples that are fitted."""
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
+    """Ids, features, raw costs, and which are of validation, of the samples that are fitted."""
     total = sum(len(streams[split]) for split in FITTED_ON)
     most = MOST
     if config.memory is not None:
@@ -112,8 +129,9 @@ def _rows(
                 kept &= chosen[position : position + len(names)]
             position += len(names)
             ids += [name for name, keep in zip(names, kept, strict=True) if keep]
-            parts.append((features.numpy()[kept], raw.numpy()[kept]))
-    return ids, np.concatenate([x for x, _ in parts]), np.concatenate([raw for _, raw in parts])
+            parts.append((features.numpy()[kept], raw.numpy()[kept], np.full(int(kept.sum()), split == "validation")))
+    x, raw, held = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return ids, x, raw, held
 
 
 def rejectors_of(
@@ -124,13 +142,24 @@ def rejectors_of(
     raw: np.ndarray,
     names: list[str],
     config: TrainConfig,
+    *,
+    held: np.ndarray | None = None,
+    paid_mean: np.ndarray | None = None,
 ) -> list[TrainedBest]:
     """The rejector of each point, with its guard, from a fitted model and the samples it was fitted on.
 
-    ``raw``: what was fitted, (n, agents, tasks).
+    Args:
+        raw: what was fitted, (n, agents, tasks).
+        held: which samples are new to every agent; the others' costs are what they would be on new ones, as far as
+            the model can tell.
+        paid_mean: of each agent's prices, (agents,), where the last of these costs is a price in units of it.
     """
     state = state_of(model, *standardisation(x))
+    if paid_mean is not None:
+        state[PAID_MEAN] = paid_mean
     unseen = model.predict_unseen(x, ids).astype(np.float32)
+    if held is not None:
+        raw = np.where(held[:, None, None], raw, raw * model.factor)
     state |= {"held_out.predicted": unseen, "held_out.costs": raw.astype(np.float32)}
     fallback = None if config.fallback is None else names.index(config.fallback)
     about: dict[str, object] = {"samples": len(x)}

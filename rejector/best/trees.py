@@ -8,12 +8,20 @@ Shrinkage*, ICML 2022, equation 2): ``v = parent + (mean - mean of parent) / (1 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
+from l2d.rejector.best.folds import FOLDS, Judge, tree_targets
+
 TREES, LEAF, FEATURES = 40, 5, 0.5
+#: Leaves are larger where rows are many, so that a tree has some thousand leaves at most whatever the rows.
+ROWS_TO_A_LEAF = 2500
+MOST_FEATURES = 200  # tried for a split
+#: Held-out rows that are enough to choose a penalty by.
+ENOUGH = 2000
 #: Penalties among which cross-fitting chooses.
 PENALTIES = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 #: Rows times trees from which on scikit-learn's compiled traversal is worth importing. Both find the same leaves.
@@ -39,21 +47,33 @@ class Forest:
     threshold: np.ndarray
     values: np.ndarray
 
-    def predict(self, x: np.ndarray) -> np.ndarray:
-        """Mean over trees: float32 (n, width) -> float64 (n, outputs). A row's bits do not depend on other rows."""
+    def predict(self, x: np.ndarray, *, compiled: bool | None = None) -> np.ndarray:
+        """Mean over trees: float32 (n, width) -> float64 (n, outputs). A row's bits do not depend on other rows.
+
+        Args:
+            compiled: by scikit-learn's traversal, which has to be imported; None: where that is worth it.
+        """
         total = np.zeros((len(x), self.values.shape[1]))
-        for leaves in self.leaves(x):
-            total += self.values[leaves]
+        for leaves in self.leaves(x, compiled):
+            total += self.values.take(leaves, axis=0)
         return total / len(self.roots)
 
-    def leaves(self, x: np.ndarray):
+    def leaves(self, x: np.ndarray, compiled: bool | None = None) -> Iterator[np.ndarray]:
         """Row of ``values`` that each sample reaches, int64 (n,), tree by tree."""
         x = np.ascontiguousarray(x, np.float32)
-        compiled = len(x) * len(self.roots) >= COMPILED_FROM
-        ends = [*self.roots[1:].tolist(), len(self.left)]
-        for start, end in zip(self.roots.tolist(), ends, strict=True):
-            node = _compiled_leaves(self, start, end, x) if compiled else _walk(self, start, x)
+        compiled = self.worth_compiling(len(x)) if compiled is None else compiled
+        for number, root in enumerate(self.roots.tolist()):
+            node = self.compiled[number].apply(x) + root if compiled else walk(self, root, x)
             yield -1 - self.left[node].astype(np.int64)
+
+    def worth_compiling(self, samples: int) -> bool:
+        return samples * len(self.roots) >= COMPILED_FROM
+
+    @cached_property
+    def compiled(self) -> list:
+        """Trees of scikit-learn."""
+        ends = [*self.roots[1:].tolist(), len(self.left)]
+        return [compiled_tree(self, start, end) for start, end in zip(self.roots.tolist(), ends, strict=True)]
 
     def check(self, width: int) -> None:
         """Refuse arrays that no tree consists of.
@@ -82,7 +102,7 @@ class Forest:
             raise ValueError("these arrays are not trees")
 
 
-def _walk(forest: Forest, root: int, x: np.ndarray) -> np.ndarray:
+def walk(forest: Forest, root: int, x: np.ndarray) -> np.ndarray:
     """Position of the leaf that each row reaches, level by level."""
     node = np.full(len(x), root, np.int64)
     rows = np.arange(len(x))
@@ -95,8 +115,8 @@ def _walk(forest: Forest, root: int, x: np.ndarray) -> np.ndarray:
     return node
 
 
-def _compiled_leaves(forest: Forest, start: int, end: int, x: np.ndarray) -> np.ndarray:
-    """The same by scikit-learn's traversal."""
+def compiled_tree(forest: Forest, start: int, end: int):
+    """One tree as scikit-learn's; its ``apply`` finds the leaves that :func:`walk` does."""
     from sklearn.tree._tree import NODE_DTYPE, Tree
 
     nodes = np.zeros(end - start, NODE_DTYPE)
@@ -105,10 +125,57 @@ def _compiled_leaves(forest: Forest, start: int, end: int, x: np.ndarray) -> np.
     nodes["right_child"] = np.where(is_leaf, -1, forest.right[start:end] - start)
     nodes["feature"] = np.where(is_leaf, -2, forest.feature[start:end])
     nodes["threshold"] = forest.threshold[start:end]
-    tree = Tree(x.shape[1], np.ones(1, np.intp), 1)
+    tree = Tree(int(forest.feature[start:end].max(initial=0)) + 1, np.ones(1, np.intp), 1)
     values = np.zeros((len(nodes), 1, 1))
     tree.__setstate__({"max_depth": 0, "node_count": len(nodes), "nodes": nodes, "values": values})
-    return tree.apply(x) + start
+    return tree
+
+
+def cross_fit(
+    x: np.ndarray,
+    costs: np.ndarray,
+    answered: np.ndarray,
+    fold: np.ndarray,
+    unknown: np.ndarray,
+    *,
+    seed: int,
+    threads: int | None = None,
+) -> tuple[list[Forest], np.ndarray]:
+    """Trees of each fold, grown on the other folds' rows; the penalty is the one whose held-out contrasts are best.
+
+    It is chosen on as many folds as :data:`ENOUGH` rows take; the others' leaves are worked out for it alone.
+
+    Args:
+        x: float32 (n, width).
+        costs: (n, agents, tasks).
+        answered: bool (n, agents).
+        fold: int64 (n,).
+        unknown: what an agent is taken to cost that no row tells of, (folds, agents, tasks).
+        seed: of the first fold's trees; the others' follow.
+
+    Returns:
+        Forests, and what each predicts of the rows it has not seen: float32 (n, agents, tasks).
+    """
+    shape, judge, targets = costs.shape, Judge(costs, answered), tree_targets(costs, answered)
+    flat, there = costs.reshape(len(x), -1), np.repeat(answered, shape[2], axis=1)
+    penalties, losses, judged = PENALTIES, np.zeros(len(PENALTIES)), 0
+    grown: list[Grown] = []
+    for number in range(FOLDS):
+        seen, others = fold != number, fold == number
+        trees = grow(x[seen], targets[seen], seed=seed * FOLDS + number, threads=threads)
+        unseen = unknown[number].ravel()
+        grown.append(Grown.of(trees, x[seen], flat[seen], there[seen], unseen, penalties=penalties))
+        if len(penalties) > 1:
+            held_out = grown[-1].predict(x[others])
+            losses += [judge(one.reshape(-1, *shape[1:]), others) for one in held_out]
+            judged += int(others.sum())
+            if judged >= ENOUGH or number == FOLDS - 1:
+                penalties = (PENALTIES[int(losses.argmin())],)
+                grown = [one.only(int(losses.argmin())) for one in grown]
+    forests, predicted = [one.forest for one in grown], np.empty(flat.shape, np.float32)
+    for number, forest in enumerate(forests):
+        predicted[fold == number] = forest.predict(x[fold == number])
+    return forests, predicted.reshape(shape)
 
 
 def grow(x: np.ndarray, targets: np.ndarray, *, seed: int, trees: int = TREES, threads: int | None = None) -> list:
@@ -116,7 +183,11 @@ def grow(x: np.ndarray, targets: np.ndarray, *, seed: int, trees: int = TREES, t
     from sklearn.ensemble import ExtraTreesRegressor
 
     model = ExtraTreesRegressor(
-        trees, min_samples_leaf=LEAF, max_features=FEATURES, random_state=seed % 2**32, n_jobs=threads
+        trees,
+        min_samples_leaf=max(LEAF, len(x) // ROWS_TO_A_LEAF),
+        max_features=min(FEATURES, MOST_FEATURES / x.shape[1]),
+        random_state=seed % 2**32,
+        n_jobs=threads,
     )
     return [tree.tree_ for tree in model.fit(x, targets).estimators_]
 
@@ -136,6 +207,8 @@ class Grown:
         costs: np.ndarray,
         answered: np.ndarray,
         unknown: np.ndarray | float = 0.0,
+        *,
+        penalties: Sequence[float] = PENALTIES,
     ) -> Grown:
         """Fill trees.
 
@@ -146,12 +219,12 @@ class Grown:
             answered: bool (n, outputs); other costs do not matter.
             unknown: what an output is taken to be that no sample tells of, (outputs,) or one number.
         """
-        costs = np.where(answered, costs, 0.0)
+        costs = np.where(answered, costs, 0)
         roots, arrays, values, nodes, leaves = [], [], [], 0, 0
         for tree in trees:
             left, right = tree.children_left.astype(np.int64), tree.children_right.astype(np.int64)
             is_leaf = left < 0
-            shrunk = _shrunken(left, right, tree.apply(x), costs, answered, unknown)[:, is_leaf]
+            shrunk = _shrunken(left, right, tree.apply(x), costs, answered, unknown, penalties)[:, is_leaf]
             number = np.cumsum(is_leaf) - 1 + leaves
             arrays.append(
                 (
@@ -169,17 +242,17 @@ class Grown:
         return cls(Forest(np.array(roots, np.int32), *joined, values[0]), values)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
-        """Under each penalty: float64 (penalties, n, outputs)."""
-        total = np.zeros((len(self.values), len(x), self.values.shape[2]))
+        """Under each penalty: float32 (penalties, n, outputs)."""
+        total = np.zeros((len(self.values), len(x), self.values.shape[2]), np.float32)
         for leaves in self.forest.leaves(x):
             total += self.values[:, leaves]
         return total / len(self.forest.roots)
 
-    def with_penalty(self, position: int) -> Forest:
+    def only(self, position: int) -> Grown:
         """The trees with the costs of one penalty."""
-        whole = self.forest
-        values = np.ascontiguousarray(self.values[position])
-        return Forest(whole.roots, whole.left, whole.right, whole.feature, whole.threshold, values)
+        whole, values = self.forest, np.ascontiguousarray(self.values[position])
+        forest = Forest(whole.roots, whole.left, whole.right, whole.feature, whole.threshold, values)
+        return Grown(forest, values[None])
 
 
 def _shrunken(
@@ -189,6 +262,7 @@ def _shrunken(
     costs: np.ndarray,
     answered: np.ndarray,
     unknown: np.ndarray | float,
+    penalties: Sequence[float],
 ) -> np.ndarray:
     """Shrunken mean costs of every node of one tree: (penalties, nodes, outputs)."""
     count, outputs = len(left), costs.shape[1]
@@ -207,11 +281,11 @@ def _shrunken(
         for sums in (total, number):
             sums[inner] = sums[left[inner]] + sums[right[inner]]
     mean = np.divide(total, number, out=np.zeros_like(total), where=number > 0)
-    found = np.empty((len(PENALTIES), count, outputs))
+    found = np.empty((len(penalties), count, outputs))
     found[:, 0] = np.where(number[0] > 0, mean[0], unknown)
     for inner in parents:
         for child in (left[inner], right[inner]):
             step = np.where(number[child] > 0, mean[child] - mean[inner], 0.0)
-            for position, penalty in enumerate(PENALTIES):
+            for position, penalty in enumerate(penalties):
                 found[position, child] = found[position, inner] + step / (1 + penalty / np.maximum(number[inner], 1))
     return found

@@ -12,7 +12,6 @@ import typer
 from l2d.data.errors import UsageError
 from l2d.data.sizes import parse_size
 from l2d.data.terminal.options import ReplaceOption
-from l2d.data.terminal.progress import say
 
 
 class QueryFormat(StrEnum):
@@ -40,7 +39,7 @@ def query(
     overwrite: ReplaceOption = False,
     memory_limit: Annotated[
         str | None,
-        typer.Option(help="What DuckDB may hold, such as 4GB; more goes to disk. Default: 60 % of all."),
+        typer.Option(help="What a query may hold, such as 4GB; more goes to disk. Default: no limit."),
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Seconds a query may take, its output included. Default: no limit.")
@@ -62,11 +61,12 @@ def query(
 
         l2d query my.cache my.runs
     """  # fmt: skip
-    from l2d.rejector.sql.prompt import Console, read_statements, run_prompt, run_script
-    from l2d.rejector.sql.query import QuerySession, check_target
+    from l2d.rejector.sql.child import Request, run_apart
 
     paths, sql = _paths_and_sql(arguments)
     if out is not None:
+        from l2d.rejector.sql.query import check_target
+
         if format is not None:
             raise UsageError("--format and --out together", hint="the suffix of --out says how it is written")
         check_target(out, overwrite=overwrite)
@@ -74,27 +74,29 @@ def query(
         raise UsageError("--overwrite without --out", hint="it is about the file of --out")
     interactive = sql is None and sys.stdin.isatty() and sys.stdout.isatty()
     if out is not None and sql is None:
+        from l2d.rejector.sql.prompt import read_statements
+
         statements = [] if interactive else list(read_statements(iter(sys.stdin)))
         if len(statements) != 1:
             raise UsageError("--out takes the result of one query", hint='l2d query PATH "SQL" --out FILE')
         sql = statements[0]
-    limit = None if memory_limit is None else parse_size(memory_limit, "--memory-limit")
-    with QuerySession(paths, memory_limit=limit, timeout=timeout) as session:
-        for note in session.notes:
-            say(f"note: {note}")
-        if out is not None:
-            rows = session.run(sql).save(out, overwrite=overwrite)
-            say(f"wrote {out}: {rows:,} rows")
-            return
-        formats = [(format or QueryFormat.table).value]
-        formats += [name.value for name in QueryFormat if name not in (*formats, QueryFormat.parquet)]
-        console = Console(session, _print_result, formats)
-        if sql is not None:
-            _print_result(session.run(sql), formats[0])
-        elif interactive:
-            run_prompt(console, lambda error: say(f"error: {error}"))
-        else:
-            run_script(console, sys.stdin)
+    request = Request(
+        paths=[str(path) for path in paths],
+        sql=sql,
+        format=(format or QueryFormat.table).value,
+        out=None if out is None else str(out),
+        overwrite=overwrite,
+        memory_limit=None if memory_limit is None else parse_size(memory_limit, "--memory-limit"),
+        timeout=timeout,
+    )
+    if timeout is not None and not timeout > 0:
+        raise UsageError(f"a timeout of {timeout} s", hint="give a number of seconds above 0")
+    if timeout is None and memory_limit is None:
+        from l2d.rejector.sql.answer import answer
+
+        answer(request, memory_limit=None)
+    else:
+        run_apart(request, interactive=interactive)
 
 
 def _paths_and_sql(arguments: list[str]) -> tuple[list[Path], str | None]:
@@ -105,13 +107,6 @@ def _paths_and_sql(arguments: list[str]) -> tuple[list[Path], str | None]:
     if not paths:
         raise UsageError("a query, but no path before it", hint='l2d query CACHE "SELECT * FROM agents"')
     return [Path(path) for path in paths], last
-
-
-def _print_result(result, format: str) -> None:
-    from l2d.data.terminal.render import TABLE_ROWS, print_batches
-
-    if not print_batches(result.schema, result, format):
-        say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")
 
 
 def _is_there(text: str) -> bool:

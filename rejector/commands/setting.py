@@ -9,7 +9,10 @@ import typer
 from l2d.data.errors import UsageError
 from l2d.data.terminal.options import pairs, values
 
-BETA_HELP = "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs."
+BETA_HELP = (
+    "Query cost: one number (the dearest expert's; others scale by price), or name=value pairs. paid=2.0 charges every "
+    "answer what it was paid: 2 units of loss for a unit of money."
+)
 LAMBDA_HELP = "Task weights, such as cla=1,reg=0.2. Default: the recipe's."
 ELSEWHERE = "In place of the run's, without training again (method best)."
 
@@ -20,10 +23,19 @@ OtherLambdaOption = Annotated[
 
 
 def betas(texts: list[str]) -> list[float | dict[str, float]]:
-    """Query costs as they are typed: numbers by commas, or name=value pairs, one setting a text."""
+    """Query costs as they are typed: numbers by commas, or name=value pairs, one setting a text.
+
+    ``paid=0,1,10`` is one name with several values: a setting each.
+    """
     found: list[float | dict[str, float]] = []
     for text in texts:
-        found += [pairs(text, "--beta")] if "=" in text else values(text, float, "--beta")
+        name, _, given = text.partition("=")
+        if "=" not in text:
+            found += values(text, float, "--beta")
+        elif "," in given and "=" not in given:
+            found += [{name.strip(): value} for value in values(given, float, "--beta")]
+        else:
+            found.append(pairs(text, "--beta"))
     return found
 
 

@@ -86,7 +86,9 @@ def sweep(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     config: TrainConfig,
     method: Annotated[str | None, typer.Option(help=METHOD_HELP + " One or more, by commas.")] = None,
-    beta: Annotated[list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas; may be repeated.")] = None,
+    beta: Annotated[
+        list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas, also paid=0,1,10; may be repeated.")
+    ] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
     nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
     cost: CostOption = None,
@@ -105,6 +107,8 @@ def sweep(
         l2d sweep support2.cache --out runs --method multi-task,classification-only,regression-only
 
         l2d sweep support2.cache --out betas --beta 0,0.05,0.1,0.2,0.4 --seeds 4
+
+        l2d sweep routerbench.cache --out runs --beta paid=0,1,10,100,1000
 
         l2d sweep digits.cache --only model,expert_5 --out others --method knn,confidence,mozannar_sontag,realizable
 

@@ -23,7 +23,7 @@ class OperatingPoint:
         name: a method, an agent, a reference, or ``oracle``.
         kind: ``rejector``, ``agent``, ``reference`` or ``oracle``.
         beta: the query cost it was trained for, as the user gave it; empty for agents and references.
-        cost: mean price of the queries a sample takes, in the unit of the recipe's ``price``.
+        cost: mean price of the queries a sample takes, in the unit of :class:`CostQuality`.
         quality: the metric.
         std: of the quality over seeds; 0 for one seed.
         seeds: how many.
@@ -49,6 +49,8 @@ class CostQuality:
     Attributes:
         metric: its name in the results; ``task_loss`` is the deferral loss without query costs.
         lower_is_better: of the metric.
+        unit: of costs: of what answers were paid, such as USD; empty where nothing says it, or where costs are in the
+            recipe's relative ``price``.
         points: the rejectors', in order of cost.
         baselines: each agent, each reference, and the oracle at each ``beta``.
         pareto: positions in ``points`` that no other of them dominates.
@@ -60,6 +62,7 @@ class CostQuality:
 
     metric: str
     lower_is_better: bool
+    unit: str
     points: list[OperatingPoint]
     baselines: list[OperatingPoint]
     pareto: list[int]
@@ -88,31 +91,28 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
         raise UsageError(f"no metric {metric!r} here", hint=nearest(metric, metrics_of(evaluations)))
     if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
         raise UsageError("these runs are of several caches", hint="draw one curve a cache")
-    prices = {agent.name: agent.price for agent in evaluations[0].cache.all_agents}
-    unknown = [name for name, price in prices.items() if price is None]
-    if unknown:
-        raise UsageError(f"the price of {', '.join(unknown)} is not known", hint="give the `price` in the recipe")
+    prices, unit = prices_of(evaluations[0])
     points: list[tuple[OperatingPoint, np.ndarray | None]] = []
     baselines = _constants(evaluations[0], metric, prices)
     oracles: set[tuple] = set()
     for members in by_setting(evaluations).values():
         first, point = members[0], members[0].run.point
         setting = f"{point.cost or point.weights}, nu={point.nu:g}"
-        values = [_quality(e, e.result["allocation"], e.result["deferral_loss"], e.result, metric) for e in members]
+        values = [_quality(e, e.allocation, e.losses, e.result, metric) for e in members]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        cost = float(np.mean([_mean_price(evaluation.result["allocation"], prices) for evaluation in members]))
+        cost = float(np.mean([mean_price(evaluation.allocation, prices) for evaluation in members]))
         by_sample = [_by_sample(e, e.allocation, e.losses, metric) for e in members]
         found = OperatingPoint(
             point.method, "rejector", point.beta_text, cost, float(np.mean(values)), spread, len(values), setting
         )
         points.append((found, None if by_sample[0] is None else np.mean(by_sample, axis=0)))
         oracle, same = first.result["oracle"], (point.beta_text, str(point.cost or point.weights))
-        bound = _quality(first, oracle["allocation"], first.result["oracle_loss"], oracle, metric)
+        allocation, losses = first.baselines.oracle_allocation, first.baselines.losses["oracle"]
+        bound = _quality(first, allocation, losses, oracle, metric)
         if bound is not None and same not in oracles:
             oracles.add(same)
-            cost = _mean_price(oracle["allocation"], prices)
+            cost = mean_price(allocation, prices)
             found = OperatingPoint("oracle", "oracle", point.beta_text, cost, bound, setting=setting)
-            allocation, losses = first.baselines.oracle_allocation, first.baselines.losses["oracle"]
             baselines.append((found, _by_sample(first, allocation, losses, metric)))
     points.sort(key=lambda pair: pair[0].cost)
     groups = evaluations[0].measured.groups
@@ -132,11 +132,34 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
         if high > low:
             means = (sign * mean_quality(hull, low, high), sign * mean_quality(agents_hull, low, high))
     pareto = pareto_set(np.array([p.cost for p in points]), sign * np.array([p.quality for p in points])).tolist()
-    return CostQuality(metric, lower, points, baselines, pareto, hull * flipped, agents_hull * flipped, means)
+    return CostQuality(metric, lower, unit, points, baselines, pareto, hull * flipped, agents_hull * flipped, means)
+
+
+def prices_of(evaluation: Evaluation) -> tuple[np.ndarray, str]:
+    """What asking each agent about each sample costs (n, agents), NaN where it is not known, and its unit.
+
+    What answers were paid, where that is known of every agent; else the recipe's ``price``.
+
+    Raises:
+        UsageError: neither is known of an agent.
+    """
+    measured = evaluation.measured
+    if measured.prices is not None:
+        return measured.prices, evaluation.cache.record.unit_paid
+    unknown = [agent.name for agent in evaluation.cache.agents if agent.price is None]
+    if unknown:
+        raise UsageError(f"the price of {', '.join(unknown)} is not known", hint="give the `price` in the recipe")
+    prices = np.array([agent.price for agent in evaluation.cache.agents], np.float64)
+    return np.broadcast_to(prices, (len(evaluation.losses), len(prices))), ""
+
+
+def mean_price(allocation: np.ndarray, prices: np.ndarray) -> float:
+    """Mean price of an allocation (n,), over the answers whose price is known."""
+    return float(np.nanmean(prices[np.arange(len(allocation)), allocation]))
 
 
 def _constants(
-    evaluation: Evaluation, metric: str, prices: dict[str, float]
+    evaluation: Evaluation, metric: str, prices: np.ndarray
 ) -> list[tuple[OperatingPoint, np.ndarray | None]]:
     """Each agent and reference that has the metric, as a constant policy: what it costs includes who stands in for it.
 
@@ -144,7 +167,7 @@ def _constants(
     """
     found, baselines = [], evaluation.baselines
     names = evaluation.measured.names
-    by_agent = np.array([prices[name] for name in names]), np.array(evaluation.run.point.query_costs)
+    by_agent, rows = (prices, evaluation.charged), np.arange(len(prices))
     for agent in evaluation.cache.agents + evaluation.cache.references:
         alone = evaluation.result["agents"][agent.name]
         if metric != "task_loss" and metric not in alone:
@@ -153,27 +176,40 @@ def _constants(
         own = baselines.gaps.get(agent.name)
         paid = []  # price and query cost of each sample
         for each in by_agent:
-            asked = sum(each[names.index(name)] * ~baselines.gaps.get(name, np.False_) for name in queried)
-            paid.append(asked if own is None else np.where(own, each[baselines.fallback], asked))
+            gaps = [baselines.gaps.get(name, np.False_) for name in queried]
+            asked = sum(
+                (np.where(gap, 0.0, each[:, names.index(name)]) for name, gap in zip(queried, gaps, strict=True)),
+                start=np.zeros(len(rows)),
+            )
+            paid.append(asked if own is None else np.where(own, each[rows, baselines.fallback], asked))
         if metric == "task_loss":
             samples = baselines.alone[agent.name].astype(np.float64) - paid[1]
             value = float(samples.mean())
         else:
             value, samples = alone[metric], evaluation.measured.sample_metrics(None, [agent.name]).get(metric)
-        found.append((OperatingPoint(agent.name, agent.role, "", float(np.mean(paid[0])), value), samples))
+        found.append((OperatingPoint(agent.name, agent.role, "", float(np.nanmean(paid[0])), value), samples))
     return found
 
 
-def _quality(evaluation: Evaluation, shares: dict[str, float], loss: float, result: dict, metric: str) -> float | None:
-    """Metric of an allocation: from its mean loss, or among its metrics."""
-    return loss - _paid(shares, evaluation) if metric == "task_loss" else result["metrics"].get(metric)
+def _quality(
+    evaluation: Evaluation, allocation: np.ndarray, losses: np.ndarray, result: dict, metric: str
+) -> float | None:
+    """Metric of an allocation: from its losses, or among its metrics."""
+    if metric == "task_loss":
+        return float(_task_losses(evaluation, allocation, losses).mean())
+    return result["metrics"].get(metric)
 
 
 def _by_sample(evaluation: Evaluation, allocation: np.ndarray, losses: np.ndarray, metric: str) -> np.ndarray | None:
     """Metric of each sample (n,), None where it is no mean over samples."""
     if metric == "task_loss":
-        return losses - np.array(evaluation.run.point.query_costs)[allocation]
+        return _task_losses(evaluation, allocation, losses)
     return evaluation.measured.sample_metrics(allocation, evaluation.measured.names).get(metric)
+
+
+def _task_losses(evaluation: Evaluation, allocation: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Losses (n,) without what asking took."""
+    return losses - evaluation.charged[np.arange(len(allocation)), allocation]
 
 
 def _with_intervals(
@@ -187,14 +223,3 @@ def _with_intervals(
             point = replace(point, interval=(interval.low, interval.high))
         found.append(point)
     return found
-
-
-def _paid(shares: dict[str, float], evaluation: Evaluation) -> float:
-    """Mean query cost of a sample, ``sum_j share_j beta_j``, in the unit of the deferral loss."""
-    names = [agent.name for agent in evaluation.cache.agents]
-    query_costs = dict(zip(names, evaluation.run.point.query_costs, strict=True))
-    return sum(share * query_costs.get(name, 0.0) for name, share in shares.items())
-
-
-def _mean_price(shares: dict[str, float], prices: dict[str, float]) -> float:
-    return sum(share * prices[name] for name, share in shares.items())

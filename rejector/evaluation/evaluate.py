@@ -45,7 +45,7 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         run = load_run(path)
         cache, failures = open_cache(run), run.rejector.config.failures  # every run is checked against its cache
         column = INPUT_OF[run.rejector.config.network]
-        key = (run.cache_path, tuple(run.agents), failures, column)
+        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced)
         if key not in tables:
             splits = tuple(dict.fromkeys((split, VALIDATION)))
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)
@@ -57,7 +57,8 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         evaluations.append(_evaluate(run, cache, measured, scores))
     same_samples: dict[tuple, list[int]] = {}
     for position, evaluation in enumerate(evaluations):
-        key = (evaluation.run.cache_path, evaluation.run.rejector.config.failures, len(evaluation.losses))
+        run = evaluation.run
+        key = (run.cache_path, run.rejector.config.failures, len(evaluation.losses), run.point.paid is not None)
         same_samples.setdefault(key, []).append(position)
     for positions in same_samples.values():
         found = compare([evaluations[position] for position in positions])
@@ -98,6 +99,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
         "coverage": float(rates[0]),
         "metrics": measured.metrics(allocation.numpy(), names),
+        **paid_result(measured, allocation.numpy()),
         "agents": _alone(cache, measured, baselines),
         "oracle": {
             "allocation": _shares(baselines.oracle_allocation, names),
@@ -127,6 +129,16 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)
 
 
+def paid_result(measured: Measured, allocation: np.ndarray) -> dict[str, Any]:
+    """``paid``: what answers of an allocation were paid in money, whatever a run charges for it; nothing if unknown."""
+    if measured.prices is None:
+        return {}
+    chosen = measured.prices[np.arange(len(allocation)), allocation]
+    known = chosen[~np.isnan(chosen)]
+    found = {"unit": measured.cache.record.unit_paid, "mean": float(known.mean()) if len(known) else None}
+    return {"paid": found | {"total": float(known.sum()), "unknown": len(chosen) - len(known)}}
+
+
 def _shares(allocation: np.ndarray, names: list[str]) -> dict[str, float]:
     rates = allocation_rates(torch.from_numpy(allocation), len(names))
     return dict(zip(names, rates.tolist(), strict=True))
@@ -146,5 +158,7 @@ def _alone(cache: CostCache, measured: Measured, baselines: Baselines) -> dict[s
             own = losses[~baselines.gaps[agent.name]]
             found["mean_cost_answered"] = float(own.mean(dtype=np.float64)) if len(own) else None
             found["stand_in"] = next(name for name in baselines.order if name != agent.name)
+        if measured.prices is not None and agent.name in measured.names:
+            found["mean_paid"] = float(np.nanmean(measured.prices[:, measured.names.index(agent.name)]))
         alone[agent.name] = found | measured.metrics_alone(agent.name)
     return alone

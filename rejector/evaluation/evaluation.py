@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,16 @@ class Evaluation:
     deferred: np.ndarray
     baselines: Baselines
     measured: Measured
+
+    @cached_property
+    def charged(self) -> np.ndarray:
+        """What asking each agent about each sample takes, in units of loss: ``beta`` and price; float64 (n, agents)."""
+        return self.run.point.charged(self.measured.table.raw).numpy()
+
+    @property
+    def task_losses(self) -> np.ndarray:
+        """Deferral loss of each sample without what asking took, float64 (n,)."""
+        return self.losses - self.charged[np.arange(len(self.losses)), self.allocation]
 
     @property
     def kept(self) -> np.ndarray:

@@ -38,6 +38,8 @@ class Measured:
         choice_raw: raw costs of the validation split, float32 (m, agents, tasks).
         confidence: of the model on the evaluated split and on validation, float64 (n,) and (m,); None where it gives no
             probabilities.
+        prices: what each agent's answer to each sample was paid, float64 (n, agents), in the unit that the cache says;
+            NaN where one answer's is not known; None where an agent's never is, or no answer is paid anything.
         groups: of the samples, see :func:`l2d.rejector.evaluation.groups.read_groups`.
     """
 
@@ -49,6 +51,9 @@ class Measured:
         self.confidence = None
         if all("pred_prob" in table.predictions[self.names[0]] for table in tables.values()):
             self.confidence = self._confidence(tables[split]), self._confidence(tables[VALIDATION])
+        paid = self.table.paid
+        known = paid is not None and bool((~np.isnan(paid)).any(axis=0).all() and np.nansum(paid) > 0)
+        self.prices = paid if known else None
         self.groups: np.ndarray | None = None
         self._known: dict[tuple, dict[str, float]] = {}
         self._alone: dict[str, dict[str, float]] = {}
@@ -87,7 +92,7 @@ class Measured:
 
     def baselines(self, point: GridPoint) -> Baselines:
         """Of a point; points with the same costs share them."""
-        key = (point.weights, point.query_costs, point.cost)
+        key = (point.weights, point.query_costs, point.cost, point.paid)
         if key not in self._baselines:
             self._baselines[key] = self._baselines_of(point)
         return self._baselines[key]
@@ -101,7 +106,8 @@ class Measured:
         policies = constant(costs, instead)
         alone = dict(zip(names, policies.T.contiguous().numpy(), strict=True))
         gaps = {names[j]: costs[:, j].isinf().numpy() for j in costs.isinf().any(dim=0).nonzero()[:, 0].tolist()}
-        queries = torch.where(costs.isfinite(), torch.tensor(point.query_costs), 0.0)  # the unavailable are not asked
+        charged = point.charged(self.table.raw).to(costs.dtype)
+        queries = torch.where(costs.isfinite(), charged, 0.0)  # the unavailable are not asked
         references = point.total_costs(self.table.reference_raw, tasks, free=True)
         for position, reference in enumerate(self.cache.references):
             asked = [names.index(name) for name in reference.queries if name in names]
@@ -117,7 +123,7 @@ class Measured:
                 losses["confidence"] = threshold_losses(sure, costs.numpy(), *threshold)
         if self.averages is not None:
             raw = averaged_costs(self.averages, self.table.targets, tasks, self.costs)
-            free = replace(point, query_costs=(0.0,))
+            free = replace(point, query_costs=(0.0,), paid=None)
             cost = free.total_costs(torch.from_numpy(raw)[:, None], tasks)[:, 0]
             losses["averaging"] = (cost + queries.sum(dim=1)).double().numpy()
         choice_instead = choice_costs.gather(1, fallback(choice_costs, order)[:, None])[:, 0]

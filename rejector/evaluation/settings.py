@@ -38,7 +38,7 @@ def settings_of(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
             point.nu,
         )
 
-    return sorted(groups.values(), key=lambda members: (*key(members), sum(members[0].run.point.query_costs)))
+    return sorted(groups.values(), key=lambda members: (*key(members), *members[0].run.point.charge_order))
 
 
 def method_title(method: str) -> str:
@@ -52,8 +52,11 @@ def rejector_title(members: list[Evaluation]) -> str:
     notes = [method_title(run.point.method)]
     if run.rejector.has_classifier:
         notes.append("own classifier")
-    if not METHODS[run.point.method].pays_queries and any(run.point.query_costs):
+    method = METHODS[run.point.method]
+    if not method.pays_queries and run.point.charges:
         notes.append("trained without query costs")
+    elif run.point.paid and (method.classes_only or run.rejector.has_classifier):
+        notes.append("trained without prices")
     return ", ".join(notes)
 
 

@@ -47,12 +47,13 @@ def train(job: Job) -> Iterator[Trained]:
     left_out = cache.record.num_samples - sum(len(table) for table in tables.values())
     for point, folder in job.todo:
         begun, method = time.perf_counter(), METHODS[point.method]
-        charged = any(point.query_costs) and not method.pays_queries
-        if charged and point.method not in said and job.narrate is not None:
+        if job.narrate is not None and point.method not in said and point.charges:
             said.add(point.method)
-            job.narrate(
-                f"{point.method} knows no query costs: it trains without, and is charged for them when evaluated"
-            )
+            charged = "and is charged for them when evaluated"
+            if not method.pays_queries:
+                job.narrate(f"{point.method} knows no query costs: it trains without, {charged}")
+            elif point.paid and (method.classes_only or method.trains_classifier(job.config.classifier)):
+                job.narrate(f"{point.method} knows no prices that differ by sample: it trains without, {charged}")
         trained = train_method(
             point,
             tables["train"],

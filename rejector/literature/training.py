@@ -79,11 +79,11 @@ class _Job:
         target, right = None, None
         if self.method.classes_only or self.own:
             target = torch.from_numpy(table.targets["target_cla"].astype(np.int64))
-            wrong = table.raw[:, :, self.tasks.index("cla")]
+            wrong = table.raw[:, :, self.tasks.index("cla")].float()
             right = (1 - wrong[:, 1:]).nan_to_num(nan=0.0)
             costs = (wrong + self.query_costs).nan_to_num(nan=math.inf)
         else:
-            costs = self.point.total_costs(table.raw, self.tasks)
+            costs = self.point.total_costs(table.raw, self.tasks).float()
         if self.own:
             costs = torch.cat([torch.zeros(len(costs), 1), costs[:, 1:]], dim=1)
         given = self.method.classifier == "given" and not self.own

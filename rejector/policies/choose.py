@@ -13,6 +13,7 @@ import numpy as np
 
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.results import Shown
+from l2d.rejector.evaluation.cost_quality import mean_price
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 
@@ -162,7 +163,7 @@ def choose(paths: list[Path], targets: list[Target], *, prefer: str | None = Non
     evaluations = evaluate_runs(paths, "validation")
     if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
         raise UsageError("the runs are of different caches", hint="choose among the runs of one sweep")
-    settings = sorted(by_setting(evaluations).values(), key=lambda members: sum(members[0].run.point.query_costs))
+    settings = sorted(by_setting(evaluations).values(), key=lambda members: members[0].run.point.charge_order)
     known = [_mean(members) for members in settings]
     if prefer is None:
         about_resources = all(t.quantity in RESOURCES or t.quantity.startswith("share_") for t in targets)
@@ -187,18 +188,22 @@ def choose(paths: list[Path], targets: list[Target], *, prefer: str | None = Non
 def quantities_of(evaluation: Evaluation) -> dict[str, float]:
     """What a target may be about: of one run on one split.
 
-    ``coverage``: share the model keeps; ``budget``: mean price per input, in the recipe's prices, ``gflops`` likewise;
+    ``coverage``: share the model keeps; ``budget``: mean price per input, what answers were paid where that is known
+    and otherwise in the recipe's prices; ``gflops`` likewise;
     ``share_AGENT``; ``deferral_loss``; ``task_cost``: that less the query costs ``beta``, so what the answers alone
     cost, which runs of different ``beta`` can be compared by; and every task metric.
     """
     result, agents = evaluation.result, evaluation.cache.agents
     shares = np.array(list(result["allocation"].values()))
     found = {"coverage": float(shares[0])}
-    for name, values in (("budget", [a.price for a in agents]), ("gflops", [a.gflops for a in agents])):
+    if evaluation.measured.prices is not None:
+        found["budget"] = mean_price(evaluation.allocation, evaluation.measured.prices)
+    by_agent = {} if "budget" in found else {"budget": [agent.price for agent in agents]}
+    for name, values in (by_agent | {"gflops": [agent.gflops for agent in agents]}).items():
         if all(value is not None for value in values) and any(values):
             found[name] = float(shares @ np.array(values))
     found["deferral_loss"] = result["deferral_loss"]
-    found["task_cost"] = result["deferral_loss"] - float(shares @ np.array(evaluation.run.point.query_costs))
+    found["task_cost"] = float(evaluation.task_losses.mean())
     found |= {f"share_{name}": share for name, share in result["allocation"].items()}
     return found | {name: value for name, value in result["metrics"].items() if isinstance(value, int | float)}
 
@@ -240,7 +245,7 @@ def _best(candidates: list[Candidate], targets: list[Target], prefer: str) -> in
 def _comparable(prefer: str, settings: list[list[Evaluation]]) -> None:
     """Refuse to compare costs that weigh tasks differently."""
     weights = {(members[0].run.point.weights, members[0].run.point.cost) for members in settings}
-    betas = {members[0].run.point.query_costs for members in settings}
+    betas = {(members[0].run.point.query_costs, members[0].run.point.paid) for members in settings}
     if (prefer in ("task_cost", "deferral_loss") and len(weights) > 1) or (
         prefer == "deferral_loss" and len(betas) > 1
     ):

@@ -262,11 +262,11 @@ def _policy(
     made_for = (*where, dict(run.point.weights.by_task), run.agents, predictor)
     for nudge in NUDGES:
         prices = solved.prices * np.where(exact, 1.0, 1.0 + nudge)
-        policy = Policy(*made_for, prices @ use)
+        policy = Policy(*made_for, prices @ use, run.point.paid)
         allocation = policy.of_costs(predicted)
         if all(c.exact or c.holds(c.used(allocation), len(predicted)) for c in constraints):
             return policy
-    return Policy(*made_for, solved.prices @ use)
+    return Policy(*made_for, solved.prices @ use, run.point.paid)
 
 
 def _as_share(constraint: Constraint, batch: int) -> Constraint:

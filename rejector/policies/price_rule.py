@@ -21,7 +21,7 @@ class Policy:
 
     Attributes:
         run_id: of the run whose scores it takes, with ``weights``, the digest of its parameters.
-        query_costs, task_weights: the setting that the scores were of. Runs of one fit share their parameters.
+        query_costs, task_weights, paid: the setting that the scores were of. Runs of one fit share their parameters.
     """
 
     run_id: str
@@ -31,6 +31,7 @@ class Policy:
     agents: list[str]
     predictor: CostPredictor
     agent_prices: np.ndarray
+    paid: float | None = None
 
     def allocate(self, scores: np.ndarray, available: np.ndarray | None = None) -> np.ndarray:
         """Agents (n,) from a rejector's scores (n, agents), which are -inf where an agent is unavailable."""
@@ -43,6 +44,7 @@ class Policy:
             point,
             beta=tuple(zip(self.agents, self.query_costs, strict=True)),
             query_costs=tuple(self.query_costs),
+            paid=self.paid,
             weights=CostWeights(tuple(self.task_weights.items())),
         )
 

@@ -67,7 +67,9 @@ def bins_by(columns: pa.Table, expression: str) -> Bins:
     except (duckdb.Error, AttributeError) as error:  # the latter: no SELECT
         unknown = re.search(r'column "([^"]+)" not found', str(error), re.IGNORECASE)
         hint = nearest(unknown[1] if unknown else "", columns.column_names, "the columns are")
-        raise UsageError(f"--by {expression!r}: {str(error).splitlines()[0]}", hint=hint) from error
+        said = str(error).splitlines()[0].partition(" Error: ")  # DuckDB's own words, without its name for the error
+        problem = f"there is no column {unknown[1]!r}" if unknown else said[2] or said[0]
+        raise UsageError(f"--by {expression!r}: {problem}", hint=hint) from error
     finally:
         connection.close()
     if found.num_columns != 1 or len(found) != len(columns):

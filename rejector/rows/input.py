@@ -196,9 +196,13 @@ class Missing:
         """Where an agent without an answer has failed, bool (n, agents)."""
         return missing & ~self._is_masked
 
-    def kept(self, missing: np.ndarray) -> np.ndarray:
-        """Rows that can be learnt from, bool (n,): somebody is available and, with ``drop``, nobody failed."""
-        kept = ~self.unavailable(missing)[:, self._is_agent].all(axis=1)
+    def kept(self, missing: np.ndarray, unpriced: np.ndarray | bool = False) -> np.ndarray:
+        """Rows that can be learnt from, bool (n,): somebody is available and, with ``drop``, nobody failed.
+
+        Args:
+            unpriced: where an agent cannot be asked, since what its answer was paid is not known, bool (n, agents).
+        """
+        kept = ~(self.unavailable(missing) | unpriced)[:, self._is_agent].all(axis=1)
         return kept & ~self.failed(missing).any(axis=1) if self.drops else kept
 
 
@@ -225,12 +229,12 @@ class Tally:
     def __post_init__(self):
         self.failed = np.zeros(self.agents, np.int64)
 
-    def add(self, missing: np.ndarray, sample_id: Callable[[int], str]) -> None:
-        """Count further rows, of which ``missing`` (bool (n, agents)) says who has no answer."""
+    def add(self, missing: np.ndarray, sample_id: Callable[[int], str], unpriced: np.ndarray | bool = False) -> None:
+        """Count further rows: ``missing`` (bool (n, agents)) says which agent has no answer, ``unpriced`` no price."""
         failed = self.missing.failed(missing)
         self.rows += len(missing)
-        self.kept += int(self.missing.kept(missing).sum())
-        self.unavailable += int(self.missing.unavailable(missing).any(axis=1).sum())
+        self.kept += int(self.missing.kept(missing, unpriced).sum())
+        self.unavailable += int((self.missing.unavailable(missing) | unpriced).any(axis=1).sum())
         self.failed += failed.sum(axis=0)
         if self.first is None and failed.any():
             row, agent = np.argwhere(failed)[0]

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import REBUILD_HINT
 from l2d.data.cache.mapped import MappedPart
+from l2d.data.cache.paid import PAID, prices_of
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
@@ -30,19 +31,21 @@ class _Opened:
     """What one chunk says of itself; found in a thread, so none of it depends on other chunks.
 
     Attributes:
-        inputs, costs: its parts.
+        inputs, costs, paid: its parts; the last of a cache with prices.
         width: of its inputs.
         of_split: which split each row is of, dictionary-coded text.
-        failed: where agents and references have no answer, bool (n, agents + references); None: nowhere.
+        gaps: where agents and references have no answer, and where nothing says what theirs was paid, bool (n, agents +
+            references) each; None: nowhere.
         worst: the highest cost of each task on training samples, (tasks,).
         seen: sum and number of training rows that the model has shown.
     """
 
     inputs: MappedPart
     costs: list[MappedPart]
+    paid: list[MappedPart]
     width: int
     of_split: pa.Array
-    failed: np.ndarray | None
+    gaps: tuple[np.ndarray, np.ndarray] | None
     worst: np.ndarray
     seen: tuple[np.ndarray | float, int]
 
@@ -59,7 +62,7 @@ class CacheParts:
     Attributes:
         counts: split -> rows of each chunk that are kept, int64 (chunks,).
         width: of a row's input.
-        shape: of a row's raw costs: (agents, tasks).
+        shape: of a row's raw costs: (agents, tasks), and one more column, what was paid, of a cache with prices.
         has_unavailable: whether an agent is unavailable on any of these rows.
         left_out: split -> rows that are not kept.
         is_mapped: whether inputs are views of mapped files, so that reading them again costs nothing.
@@ -79,13 +82,14 @@ class CacheParts:
         self._missing = Missing(self._agents, failures)
         self._cost_columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         self._shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
-        self.shape = (len(cache.agents), len(self._cost_columns))
+        self.shape = (len(cache.agents), len(self._cost_columns) + cache.priced)
         self.width = 0
         self.counts = {split: np.zeros(cache.record.num_chunks, np.int64) for split in splits}
         self._kept: dict[str, list[bytes | None]] = {split: [] for split in splits}  # a bit a row; None: all of them
         self._inputs: list[MappedPart] = []
         self._costs: list[list[MappedPart]] = []
-        self._worst = np.zeros(len(self._cost_columns), np.float32)
+        self._paid: list[list[MappedPart]] = []  # what answers were paid, of a cache with prices
+        self._worst = np.zeros(self.shape[1], np.float64 if cache.priced else np.float32)
         self._seen: tuple[np.ndarray | float, int] = 0.0, 0  # sum and number of training rows that the model has shown
         tallies = {split: Tally(self._missing, len(self._agents)) for split in splits}
         with ThreadPoolExecutor(THREADS, thread_name_prefix="opening") as pool:
@@ -102,13 +106,15 @@ class CacheParts:
 
         Returns:
             Inputs float32 (n, width), a read-only view of the mapped file where it can be; raw costs of the agents
-            float32 (n, agents, tasks), NaN where an agent is unavailable.
+            float32 (n, agents, tasks), NaN where an agent is unavailable; with prices float64 (n, agents, tasks + 1).
 
         Raises:
             CorruptPart: a part cannot be read, or has been replaced.
         """
         rows = self._rows(split, chunk)
         features, raw, missing = self._read(chunk, self._costs[chunk], rows)
+        if self.cache.priced:
+            raw[np.isnan(raw).any(axis=2)] = np.nan
         if missing.any():
             raw[missing] = self._worst
             agents = self._missing.of_agents(self.shape[0])
@@ -141,32 +147,44 @@ class CacheParts:
         for agent in self._agents:
             part = schema.costs_part(cache.path, agent.name, chunk, cache.record.cost_digest)
             costs.append(self._map(part, chunk, agent.name, tuple(self._cost_columns), ids))
-        features, raw, failed = self._values(inputs, costs)
-        check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw, self._agents)
+        paid = []
+        if cache.priced:
+            for agent in self._agents:
+                part = schema.predictions_part(cache.path, agent.name, chunk)
+                paid.append(self._map(part, chunk, agent.name, (PAID,), ids))
+        features, raw, failed = self._values(inputs, costs, paid)
+        raw_costs = raw[:, :, : len(self._cost_columns)]
+        check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw_costs, self._agents)
         of_split = samples["split"].combine_chunks()
-        training = _is(of_split, "train")
-        worst = raw.max(axis=(0, 1), where=training[:, None, None], initial=0)  # failures are zeros here
+        training, known = _is(of_split, "train")[:, None, None], True
+        unpriced = np.zeros_like(failed)
+        if cache.priced:
+            unpriced = np.isnan(raw[:, :, -1])
+            known = ~np.isnan(raw)
+        worst = raw.max(axis=(0, 1), where=training & known, initial=0)  # failures are zeros here
         seen: tuple[np.ndarray | float, int] = 0.0, 0
         if self._shown_by is not None and features.shape[1]:
-            rows = features[training & ~self._unseen(failed)]
+            rows = features[training[:, 0, 0] & ~self._unseen(failed)]
             seen = rows.sum(axis=0, dtype=np.float64), len(rows)
-        return _Opened(inputs, costs, features.shape[1], of_split, failed if failed.any() else None, worst, seen)
+        gaps = (failed, unpriced) if failed.any() or unpriced.any() else None
+        return _Opened(inputs, costs, paid, features.shape[1], of_split, gaps, worst, seen)
 
     def _add(self, chunk: int, opened: _Opened, tallies: dict[str, Tally]) -> None:
         """Take in a chunk, in their order, and note which rows are of which split."""
         self._inputs.append(opened.inputs)
         self._costs.append(opened.costs[: self.shape[0]])
+        self._paid.append(opened.paid[: self.shape[0]])
         self.width = max(self.width, opened.width)
         self._worst = np.maximum(self._worst, opened.worst)
         self._seen = self._seen[0] + opened.seen[0], self._seen[1] + opened.seen[1]
         for split, tally in tallies.items():
             kept = _is(opened.of_split, split)
-            if opened.failed is None:
+            if opened.gaps is None:
                 tally.add_answered(int(kept.sum()))
             else:
-                rows = np.flatnonzero(kept)
-                tally.add(opened.failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])))
-                kept &= self._missing.kept(opened.failed)
+                rows, (failed, unpriced) = np.flatnonzero(kept), opened.gaps
+                tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])), unpriced[rows])
+                kept &= self._missing.kept(failed, unpriced)
             self.counts[split][chunk] = kept.sum()
             self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
 
@@ -181,16 +199,27 @@ class CacheParts:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of a chunk (all if None): inputs, raw costs of the agents whose parts are given, where these failed."""
         if rows is None:
-            return self._values(self._inputs[chunk], costs)
+            return self._values(self._inputs[chunk], costs, self._paid[chunk])
         values = self._inputs[chunk].read()
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
+        if self.cache.priced:
+            raw = self._with_prices(raw, failed, self._paid[chunk])
         taken = {name: _take(column, rows) for name, column in values.items()}
         return self.looks_at.rows(taken, len(rows)), raw[rows], failed[rows]
 
-    def _values(self, inputs: MappedPart, costs: list[MappedPart]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _values(
+        self, inputs: MappedPart, costs: list[MappedPart], paid: list[MappedPart]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All rows of some parts, as :meth:`_read`."""
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
+        if self.cache.priced:
+            raw = self._with_prices(raw, failed, paid)
         return self.looks_at.rows(inputs.read(), len(raw)), raw, failed
+
+    def _with_prices(self, raw: np.ndarray, failed: np.ndarray, paid: list[MappedPart]) -> np.ndarray:
+        """Raw costs with what was paid behind them, float64 (n, agents, tasks + 1)."""
+        prices = prices_of(self._agents[: raw.shape[1]], [part.read() for part in paid], failed)
+        return np.concatenate([raw, prices], axis=2)
 
     def _unseen(self, failed: np.ndarray) -> np.ndarray:
         """Where there are no features because the agent that shows them failed, bool (n,)."""

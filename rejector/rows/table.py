@@ -13,6 +13,7 @@ from torch import Tensor
 
 from l2d.data.cache import schema
 from l2d.data.cache.columns import dense_matrix, numbers
+from l2d.data.cache.paid import prices_of
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
@@ -28,11 +29,13 @@ class CostTable:
     Attributes:
         features: the rejector's input, float32 (n, width): dense, small images as 3 x side x side in [0, 1], or padded
             token lists side by side.
-        raw: raw costs, float32 (n, agents, tasks); NaN where an agent is unavailable.
+        raw: raw costs, float32 (n, agents, tasks); NaN where an agent is unavailable. Of a cache with prices float64
+            (n, agents, tasks + 1): what each answer was paid is last.
         targets: target column -> array (n,), or Boxes of n images.
         predictions: agent or reference name -> prediction column -> the same.
         reference_raw: raw costs of the references, float32 (n, references, tasks), NaN as above.
         failed: where an agent or reference (in this order) has no answer, bool (n, agents + references).
+        paid: what each agent's answer was paid, float64 (n, agents), NaN where that is not known; with predictions.
         sizes: of the fields of token lists that a row of features is, see
             :func:`l2d.data.samples.tokens.token_sizes`; else none.
     """
@@ -45,6 +48,7 @@ class CostTable:
     predictions: dict[str, dict[str, np.ndarray | Boxes]] = field(default_factory=dict)
     reference_raw: Tensor | None = None
     failed: np.ndarray | None = None
+    paid: np.ndarray | None = None
     sizes: tuple[tuple[int, int], ...] = ()
 
     def __len__(self) -> int:
@@ -86,13 +90,15 @@ def load_tables(
         tally = Tally(missing, len(agents))
         if chunks.ids[split]:
             raw, failed = chunks.join(chunks.raw, split), chunks.join(chunks.failed, split)
-            tally.add(failed, chunks.ids[split].__getitem__)
+            unpriced = np.isnan(raw[:, :, -1])  # what its answer was paid is not known: it cannot be asked there
+            tally.add(failed, chunks.ids[split].__getitem__, unpriced)
         tally.check(cache, split, agents, failures)
-        keep = missing.kept(failed)
+        keep = missing.kept(failed, unpriced)
         if failed.any():
             instead = np.where(missing.unavailable(failed)[:, :, None], np.nan, chunks.worst)
             raw = np.where(failed[:, :, None], instead, raw)
-        raw = raw.astype(np.float32, copy=False)[keep]
+        raw[unpriced] = np.nan
+        raw = raw.astype(np.float64 if cache.priced else np.float32, copy=False)[keep]
         tables[split] = CostTable(
             split=split,
             ids=[sample for sample, kept in zip(chunks.ids[split], keep, strict=True) if kept],
@@ -100,6 +106,7 @@ def load_tables(
             raw=torch.from_numpy(raw[:, : len(cache.agents)].copy()),
             reference_raw=torch.from_numpy(raw[:, len(cache.agents) :].copy()),
             failed=failed[keep],
+            paid=chunks.join(chunks.paid, split)[keep] if predictions else None,
             sizes=chunks.looks_at.sizes,
             targets={name: join(values[split])[keep] for name, values in chunks.targets.items()},
             predictions={
@@ -135,23 +142,26 @@ class _Chunks:
         self, cache: CostCache, agents: list[AgentRecord], predictions: bool, column: str, splits: tuple[str, ...]
     ):
         self.ids: dict[str, list[str]] = {split: [] for split in schema.SPLITS}
-        self.features, self.unseen, self.raw, self.failed = (_by_split() for _ in range(4))
+        self.features, self.unseen, self.raw, self.failed, self.paid = (_by_split() for _ in range(5))
         self.targets: dict[str, dict[str, list]] = {}
         self.predictions: dict[str, dict[str, dict[str, list]]] = {agent.name: {} for agent in agents}
         names = [agent.name for agent in agents]
         self.looks_at = RejectorInput(column, cache.record.inputs[column])
         shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
-        self.worst = np.zeros(len(columns))
+        self.worst = np.zeros(len(columns) + cache.priced)
         held = {*splits, *(["train"] if shown_by is not None else [])}  # their mean stands in for what is not shown
         for samples, predicted, costs in cache.chunks(names):
             shown = samples if shown_by is None else predicted[names.index(shown_by)]
             features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown))
             raw, failed = read_costs(costs, columns)
             check_finite(cache, lambda row, ids=samples["sample_id"]: ids[row].as_py(), features, raw, agents)
+            if cache.priced:
+                raw = np.concatenate([raw, prices_of(agents, predicted, failed)], axis=2)
             unseen = failed[:, names.index(shown_by)] if shown_by is not None else np.zeros(len(raw), dtype=bool)
             of_split = np.array(samples["split"].to_pylist())
-            self.worst = np.maximum(self.worst, raw[of_split == "train"].max(axis=(0, 1), initial=0))  # failures are 0
+            training = np.nan_to_num(raw[of_split == "train"])
+            self.worst = np.maximum(self.worst, training.max(axis=(0, 1), initial=0))  # failures are 0
             rows_of = {split: np.flatnonzero(of_split == split) for split in schema.SPLITS if split in held}
             for split, rows in rows_of.items():
                 self.ids[split] += samples["sample_id"].take(rows).to_pylist()
@@ -160,6 +170,10 @@ class _Chunks:
                     parts[split].append(values[rows])
             if predictions:
                 self._add_predictions(samples, predicted, agents, rows_of)
+                count = len(cache.agents)
+                paid = prices_of(agents[:count], predicted[:count], failed[:, :count])[:, :, 0]
+                for split, rows in rows_of.items():
+                    self.paid[split].append(paid[rows])
 
     def _add_predictions(
         self,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from l2d.data.errors import UsageError
-from l2d.rejector.costs import CostWeights, query_costs
+from l2d.rejector.costs import CostWeights, query_costs, worth_of_money
 from l2d.rejector.methods import METHODS
 from l2d.rejector.runs.run import Run
 
@@ -21,7 +21,8 @@ def at_setting(run: Run, beta: Beta | None = None, weights: dict[str, float] | N
     """The run at other query costs, at other task weights, or both; itself where neither is given.
 
     Args:
-        beta: what the dearest expert costs, the others scaled by their prices; or agent -> query cost.
+        beta: what the dearest expert costs, the others scaled by their prices; or agent -> query cost, and ``paid`` ->
+            units of loss for a unit of money, of a run that predicts prices.
         weights: ``lambda`` by task; tasks that are not named weigh 0.
 
     Raises:
@@ -45,10 +46,18 @@ def at_setting(run: Run, beta: Beta | None = None, weights: dict[str, float] | N
             )
         point = replace(point, weights=CostWeights.parse(weights, [task for task, _ in point.weights.by_task]))
     if beta is not None:
+        paid, rest = worth_of_money(beta, run.agents)
+        if paid is not None and point.paid is None:
+            raise UsageError(
+                f"--beta paid={paid:g}, but this run predicts no prices",
+                where=run.path,
+                hint="take a run that was trained with them: l2d train CACHE --beta paid=0 --out RUN",
+            )
         point = replace(
             point,
             beta=tuple(sorted(beta.items())) if isinstance(beta, dict) else float(beta),
-            query_costs=tuple(query_costs(beta, run.priced).tolist()),
+            query_costs=tuple(query_costs(rest, run.priced).tolist()),
+            paid=None if point.paid is None else paid or 0.0,
         )
     moved = rejector.at(replace(point, run_id=_name(run, beta, weights)))
     return replace(run, rejector=moved, moved=True)

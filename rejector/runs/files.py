@@ -16,15 +16,26 @@ ALLOCATIONS_FILE = "allocations.parquet"
 BATCH_ROWS = 32_768  # allocated and written at once
 
 
+#: Begins the names of digests of what agents were paid, which only runs that pay prices have.
+PRICES = "prices of "
+
+
 def cache_fingerprint(cache: CostCache) -> dict[str, str]:
-    """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs."""
+    """Tells whether a cache still holds what a run was trained on: digests of its samples and of each agent's costs.
+
+    Of a cache with prices also of what each agent was paid.
+    """
     record = cache.record
     chunks = range(record.num_chunks)
     found = {"samples": [schema.samples_part(cache.path, k) for k in chunks]}
     for agent in cache.agents:
         costs = [schema.costs_part(cache.path, agent.name, k, record.cost_digest) for k in chunks]
         found[f"costs of {agent.name}"] = costs
-    return {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
+    digests = {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
+    for agent in cache.agents if cache.priced else ():
+        said = [skeleton_digest(schema.predictions_part(cache.path, agent.name, k)) for k in chunks]
+        digests[PRICES + agent.name] = schema.digest([said, agent.price == 0, agent.paid_each])
+    return digests
 
 
 def find_runs(path: Path) -> list[Path]:

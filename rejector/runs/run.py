@@ -116,7 +116,7 @@ def open_cache(run: Run) -> CostCache:
             where=run.cache_path,
             hint="move it back, or keep run and cache in the same places relative to each other",
         )
-    cache = CostCache(run.cache_path).only(run.agents)
+    cache = CostCache(run.cache_path).only(run.agents).with_prices(run.point.paid is not None)
     cache.require_complete()
     now = cache_fingerprint(cache)
     changes = {n: (run.cache_fingerprint.get(n), now.get(n)) for n in now if now[n] != run.cache_fingerprint.get(n)}

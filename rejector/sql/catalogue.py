@@ -18,7 +18,7 @@ from pyarrow.fs import LocalFileSystem
 from l2d.data.cache import schema, store
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
-from l2d.rejector.runs.files import ALLOCATIONS_FILE, RUN_FILE, cache_fingerprint, cache_of, read_facts
+from l2d.rejector.runs.files import ALLOCATIONS_FILE, PRICES, RUN_FILE, cache_fingerprint, cache_of, read_facts
 
 #: Text that is the same in a whole file is stored once.
 CONSTANT = pa.dictionary(pa.int32(), pa.string())
@@ -29,13 +29,15 @@ VIEWS = {
     "features": {"cache": CONSTANT, "sample_id": pa.string(), "features": pa.list_(pa.float32())},
     "images": {"cache": CONSTANT, "sample_id": pa.string(), "image": pa.binary()},
     "agents": {"cache": pa.string(), "agent_index": pa.int32(), "agent": pa.string(), "role": pa.string(),
-               "kind": pa.string(), "price": pa.float64(), "description": pa.string()},
+               "kind": pa.string(), "price": pa.float64(), "paid": pa.float64(), "paid_each": pa.float64(),
+               "unit_paid": pa.string(), "description": pa.string()},
     "costs": {"cache": CONSTANT, "agent": CONSTANT, "agent_index": pa.int32(), "sample_id": pa.string()},
     "predictions": {"cache": CONSTANT, "agent": CONSTANT, "agent_index": pa.int32(), "sample_id": pa.string()},
     "allocations": {"cache": CONSTANT, "run_id": CONSTANT, "sample_id": pa.string(), "split": pa.string(),
                     "agent_index": pa.int32(), "agent": pa.string()},
     "runs": {"cache": pa.string(), "run_id": pa.string(), "cache_state": pa.string(), "method": pa.string(),
-             "beta": pa.float64(), "nu": pa.float64(), "seed": pa.int64(), "cost": pa.string(),
+             "beta": pa.float64(), "beta_paid": pa.float64(), "nu": pa.float64(),
+             "seed": pa.int64(), "cost": pa.string(),
              "rejector": pa.string(), "best_epoch": pa.int64(), "validation_risk": pa.float64(), "path": pa.string()},
     "run_agents": {"cache": pa.string(), "run_id": pa.string(), "agent_index": pa.int32(), "agent": pa.string(),
                    "beta": pa.float64()},
@@ -43,7 +45,11 @@ VIEWS = {
 }  # fmt: skip
 
 #: Views that are SQL over others: those.
-DERIVED = {"scores": ("allocations", "runs", "run_agents"), "tokens": ("samples", "vocabularies")}
+DERIVED = {
+    "scores": ("allocations", "runs", "run_agents"),
+    "tokens": ("samples", "vocabularies"),
+    "prices": ("predictions", "agents"),
+}
 VIEW_NAMES = (*VIEWS, *DERIVED)
 
 MACROS = {
@@ -136,6 +142,7 @@ class Catalogue:
         width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
         connection.execute(_long_view(width))
         connection.execute(_token_view(self._token_fields()))
+        connection.execute(_price_view({name for part in self.parts["predictions"] for name in part.columns.names}))
         for statement in _MACRO_SQL:
             connection.execute(statement)
 
@@ -178,6 +185,9 @@ class Catalogue:
                     "role": agent.role,
                     "kind": agent.kind,
                     "price": agent.price,
+                    "paid": agent.paid if agent.paid_each is None else agent.paid_each,
+                    "paid_each": agent.paid_each,
+                    "unit_paid": cache.record.unit_paid or None,
                     "description": agent.description,
                 }
             )
@@ -223,7 +233,7 @@ class _Places:
 
     def __init__(self, caches: list[CostCache], labels: list[str]):
         self.caches = dict(zip(labels, caches, strict=True))
-        self._fingerprints: dict[str, dict[str, str]] = {}
+        self._fingerprints: dict[tuple[str, bool], dict[str, str]] = {}
 
     def label_of(self, folder: Path, facts: dict) -> tuple[str, str]:
         """The `cache` of a run's rows, and whether that cache is ``here``, ``changed`` or ``absent``."""
@@ -232,20 +242,20 @@ class _Places:
         near = sorted(self.caches, key=lambda label: self.caches[label].path != place)
         near = [label for label in near if self.caches[label].path == place or self.caches[label].record.name == name]
         for label in near:
-            now = self._fingerprint(label)
+            now = self._fingerprint(label, priced=any(name.startswith(PRICES) for name in trained_on))
             if all(now.get(subject) == digest for subject, digest in trained_on.items()):
                 return label, "here"
         if near and self.caches[near[0]].path == place:
             return f"{near[0]} before it was built again", "changed"
         return (str(place) if name in self.caches else name), "absent"
 
-    def _fingerprint(self, label: str) -> dict[str, str]:
-        if label not in self._fingerprints:
+    def _fingerprint(self, label: str, *, priced: bool) -> dict[str, str]:
+        if (label, priced) not in self._fingerprints:
             try:
-                self._fingerprints[label] = cache_fingerprint(self.caches[label])
+                self._fingerprints[label, priced] = cache_fingerprint(self.caches[label].with_prices(priced))
             except FileNotFoundError:  # it is being built
-                self._fingerprints[label] = {}
-        return self._fingerprints[label]
+                self._fingerprints[label, priced] = {}
+        return self._fingerprints[label, priced]
 
 
 def _run_row(folder: Path, facts: dict, names: dict[str, str]) -> dict:
@@ -258,6 +268,7 @@ def _run_row(folder: Path, facts: dict, names: dict[str, str]) -> dict:
         "seed": point["seed"],
         **{f"lambda_{task}": weight for task, weight in point["weights"].items()},
         **{f"beta_{index}": value for index, value in enumerate(point["query_costs"])},
+        "beta_paid": point.get("paid"),
         "cost": point["cost"],
         "rejector": training["network"],
         "best_epoch": facts["best_epoch"],
@@ -407,6 +418,21 @@ def _token_view(fields: list[str]) -> str:
     return (
         f"CREATE TEMP VIEW tokens AS SELECT t.cache, t.sample_id, t.field, t.position, v.code "
         f"FROM ({' UNION ALL '.join(lists)}) t JOIN vocabularies v USING (cache, field, code_index)"
+    )
+
+
+def _price_view(columns: set[str]) -> str:
+    """What each answer of an agent was paid, null where that is not known; see :func:`l2d.data.cache.paid.paid_by`.
+
+    Args:
+        columns: that predictions have.
+    """
+    said = "coalesce(p.paid, a.paid_each)" if "paid" in columns else "a.paid_each"
+    answered = "p.failure IS NULL" if "failure" in columns else "false"  # no predictions at all
+    return (
+        f"CREATE TEMP VIEW prices AS SELECT p.cache, p.agent, p.agent_index, p.sample_id, "
+        f"CASE WHEN a.price = 0 THEN 0 ELSE {said} END::DOUBLE AS paid FROM predictions p "
+        f"JOIN agents a ON p.cache = a.cache AND p.agent = a.agent WHERE a.role = 'agent' AND {answered}"
     )
 
 

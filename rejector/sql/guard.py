@@ -2,7 +2,8 @@
 
 Two layers, each enough against nearly every attack: a statement must be a query whose table functions are harmless; and
 DuckDB has no file access, no extensions, no look-up of Python variables, and locked settings, for pyarrow reads the
-views. DuckDB has no boundary inside its process, so this guards against accidents and injected text; it is no sandbox.
+views. DuckDB has no boundary inside its process, so this guards against accidents and injected text; it is not a
+sandbox. Limits of memory and time are kept by a process of its own: see :mod:`l2d.rejector.sql.child`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ TABLE_FUNCTIONS = {
     "summary", "unnest",
 }  # fmt: skip
 
-_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(?=[\s(])", re.IGNORECASE)
+_EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\(\s*(FORMAT|ANALYZE)\b[\w\s,]*\))?(?=[\s(])", re.IGNORECASE)
 _ALLOWED = "only queries are allowed: SELECT, FROM, WITH, VALUES, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 
 

@@ -56,7 +56,10 @@ class Console:
         text = text.strip()
         if text.startswith("."):
             return self._command(*text.rstrip("; \t").split())
-        self.show(self.session.run(text), self.format)
+        try:
+            self.show(self.session.run(text), self.format)
+        finally:
+            self.session.idle()
         return True
 
     def _command(self, name: str, *arguments: str) -> bool:

@@ -48,18 +48,32 @@ class QuerySession:
         memory_limit: bytes DuckDB may hold (60 % of the machine's if None); beyond them it spills into a private
             folder, which goes with the session. What pyarrow reads ahead comes on top.
         timeout: seconds a query may take, its output included; None for as long as it needs.
+        announce: told until when (of ``time.monotonic``) a query may run as it begins, and None once it has ended.
+        folder: where to spill; a private one of its own if None.
+
+    Both limits are DuckDB's own, which it keeps nearly always: one huge value is made in one piece. ``l2d query`` adds
+    a process that can be ended, see :mod:`l2d.rejector.sql.child`.
 
     Raises:
         UsageError: nothing is found, or a limit is not positive.
         CorruptPart: a file is damaged.
     """
 
-    def __init__(self, paths: list[Path], *, memory_limit: int | None = None, timeout: float | None = None):
+    def __init__(
+        self,
+        paths: list[Path],
+        *,
+        memory_limit: int | None = None,
+        timeout: float | None = None,
+        announce: Callable[[float | None], None] | None = None,
+        folder: Path | None = None,
+    ):
         if timeout is not None and not timeout > 0:
             raise UsageError(f"a timeout of {timeout} s", hint="give a number of seconds above 0")
         self.paths, self.memory_limit, self.timeout = paths, memory_limit, timeout
+        self._announce = announce or (lambda moment: None)
         self.catalogue = Catalogue(paths)
-        self._spill = tempfile.TemporaryDirectory(prefix="l2d-query-")  # ours alone: mode 0700
+        self._spill = tempfile.TemporaryDirectory(prefix="l2d-query-", dir=folder)  # ours alone: mode 0700
         self._thread = ThreadPoolExecutor(1)
         self._reader: pa.RecordBatchReader | None = None
         try:
@@ -81,6 +95,10 @@ class QuerySession:
         self._thread.shutdown()
         self.connection.close()
         self._spill.cleanup()
+
+    def idle(self) -> None:
+        """Say that no query is at work."""
+        self._announce(None)
 
     @property
     def notes(self) -> list[str]:
@@ -105,6 +123,7 @@ class QuerySession:
         import duckdb
 
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
+        self._announce(deadline)
         try:
             text = admitted(sql)
         except duckdb.Error as error:
@@ -158,9 +177,8 @@ class QuerySession:
 
         text = str(error).strip()
         if isinstance(error, duckdb.OutOfMemoryException) or text.startswith("Out of Memory Error"):
-            limit = self.connection.execute("SELECT current_setting('memory_limit')").fetchone()[0]
             return UsageError(
-                f"the query needs more memory than {limit}: {text.splitlines()[0]}",
+                f"the query needs more memory than it may have: {text.splitlines()[0]}",
                 hint="ask for less at once, or give a higher --memory-limit",
             )
         # What fails once a result is being read comes as an OSError of pyarrow's, DuckDB's own mistakes included.

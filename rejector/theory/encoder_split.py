@@ -108,8 +108,13 @@ def encoder_split(cache: CostCache, tables: dict[str, CostTable], split: str, po
         point: gives ``lambda``, or the cost expression.
     """
     model, tasks = cache.agents[0], cache.record.tasks
-    free = replace(point, query_costs=(0.0,))
-    as_is = free.total_costs(tables[split].raw[:, :1], tasks)[:, 0].double().numpy()
+    free = replace(point, query_costs=(0.0,), paid=None)
+
+    def own(name: str) -> torch.Tensor:
+        """What the model's answers cost, as tasks, (n,)."""
+        return free.total_costs(tables[name].raw[:, :1, : len(tasks)].float(), tasks)[:, 0]
+
+    as_is = own(split).double().numpy()
     everything = ("heads", "best", "separate")
     if not set(tasks) <= {"cla", "reg"} or not {f"target_{task}" for task in tasks} <= set(tables["train"].targets):
         reason = "the answers are boxes: their heads cannot be fitted on one row of features a sample"
@@ -125,7 +130,7 @@ def encoder_split(cache: CostCache, tables: dict[str, CostTable], split: str, po
     network = None if shown else frozen_network(cache)
     reasons: dict[str, str] = {}
     judge = _Judge(cache, tables, split, free)
-    candidates = {"as it is": {name: free.total_costs(tables[name].raw[:, :1], tasks)[:, 0] for name in judge.names}}
+    candidates = {"as it is": {name: own(name) for name in judge.names}}
     refitted = None
     if shown or network is not None:
         represented = {

@@ -204,16 +204,18 @@ def agent_costs(
     weights: dict[str, float] | None,
     settings: dict,
     tasks: list[str],
+    paid: float | None = None,
 ) -> list[AgentCosts]:
     """What the bound needs, from the training rows.
 
     Args:
-        raw: raw costs (n, A, tasks), NaN where an agent is unavailable.
+        raw: raw costs (n, A, tasks), NaN where an agent is unavailable; with prices one more column.
         costs: total costs (n, A), not finite there.
         query_costs: ``beta_j`` of each agent.
         weights: ``lambda`` by task; None where another expression is the cost.
         settings: the cache's cost table.
         tasks: of the last dimension of ``raw``.
+        paid: units of loss for a unit of money, where answers are charged what they were paid; a cost like another.
     """
     found = []
     for agent, query_cost in enumerate(query_costs):
@@ -228,6 +230,8 @@ def agent_costs(
                 for position, task in enumerate(tasks)
                 if task != "cla"
             )
+            if paid is not None:
+                largest += paid * float(raw[rows, agent, -1].max())
             error_rate = float(raw[rows, agent, tasks.index("cla")].mean())
         found.append(
             AgentCosts(

@@ -90,7 +90,7 @@ class _Training:
         self.mean, self.std = _standardisation(train)
 
         def prepare(features: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-            return (features - self.mean) / self.std, points[0].raw_costs(raw, tasks)
+            return (features - self.mean) / self.std, points[0].raw_costs(raw, tasks).float()
 
         self.seeds = sorted({point.seed for point in points})
         self.rows = Shuffled(train, config.batch_size, self.seeds, memory=config.memory, prepare=prepare, device=device)
@@ -246,7 +246,7 @@ def _stacks(
     return [
         kind(
             points[start:stop],
-            torch.from_numpy(np.stack([point.task_weights(train=True) for point in points[start:stop]])),
+            torch.from_numpy(np.stack([point.cost_weights(train=True) for point in points[start:stop]])).float(),
             network=config.network,
             width=width,
             num_agents=len(points[0].query_costs),

@@ -185,20 +185,6 @@ def test_scores_of_routerbench_and_of_a_long_table_are_the_same(tmp_path):
     )
 
 
-@pytest.fixture
-def l2d(monkeypatch, capfd):
-    """Run a command in this process: returns (exit code, stderr)."""
-
-    def run(*arguments: str) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["l2d", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        return stopped.value.code or 0, capfd.readouterr().err
-
-    return run
-
-
 def test_three_commands_from_two_files_to_a_report(tables, l2d, monkeypatch):
     monkeypatch.chdir(tables)
     lines = (tables / "votes.csv").read_text().splitlines()
@@ -207,15 +193,15 @@ def test_three_commands_from_two_files_to_a_report(tables, l2d, monkeypatch):
     (tables / "votes.csv").write_text("\n".join(lines) + "\n")
     command = ["import", "predictions", "features.csv", "votes.csv", "--id", "case no", "--target", "ill"]
     command += ["--out", "my.cache"]
-    code, told = l2d(*command)
+    code, _, told = l2d(*command)
     assert code == 3
     assert all(word in told for word in ("'Ann'", "'yse'", f"votes.csv, row {row + 1}", "--label yse=yes"))
-    code, told = l2d(*command, "--label", "yse=yes")
+    code, _, told = l2d(*command, "--label", "yse=yes")
     assert code == 0, told
     assert "no answer: Bob on 50 samples, Cleo on 100 samples" in told
-    code, told = l2d("sweep", "my.cache", "--out", "my.runs", "--seeds", "1", "--epochs", "3")
+    code, _, told = l2d("sweep", "my.cache", "--out", "my.runs", "--seeds", "1", "--epochs", "3")
     assert code == 0, told
-    code, told = l2d("report", "my.runs", "--out", "report.html")
+    code, _, told = l2d("report", "my.runs", "--out", "report.html")
     assert code == 0, told
     assert "Cleo" in (tables / "report.html").read_text()
 

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 from conftest import RECIPE, refused
 
-from l2d import cli
 from l2d.data.cache.status import status_rows
 from l2d.data.errors import AgentFailure, DataError, FingerprintMismatch, UsageError
 
@@ -187,18 +186,8 @@ def evaluated(l2d, runs: str) -> dict:
     return found[0] if isinstance(found, list) else found
 
 
-def test_lent_and_charged_through_the_whole_command_line(workshop, monkeypatch, capfd):
+def test_lent_and_charged_through_the_whole_command_line(workshop, l2d, l2d_done, monkeypatch):
     """Two files of answers, one of diagnoses alone: import, status, query, sweep, evaluate, report, route."""
-
-    def l2d(*arguments: str) -> str:
-        monkeypatch.setattr("sys.argv", ["l2d", *arguments])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, told = capfd.readouterr()
-        assert stopped.value.code in (0, None), told
-        return out
-
     monkeypatch.chdir(workshop.folder)
     table = workshop.table.with_columns(died=pl.col("died").cast(pl.String))
     table.select("id", "x1", "ward", "died", "stay").write_csv("features.csv")
@@ -207,29 +196,26 @@ def test_lent_and_charged_through_the_whole_command_line(workshop, monkeypatch, 
     pl.concat([both, alone], how="diagonal").write_csv("votes.csv")
     command = ["import", "predictions", "features.csv", "votes.csv", "--id", "id", "--target", "died"]
     command += ["--target-reg", "stay", "--annotator", "who", "--out", "c"]
-    monkeypatch.setattr("sys.argv", ["l2d", *command])
-    with pytest.raises(SystemExit) as stopped:
-        cli.main()
-    assert stopped.value.code == DataError.exit_code
-    assert "Bob does not answer the task 'reg'" in capfd.readouterr().err
-    l2d(*command, "--reg-from", "Ann")
-    rows = {row["agent"]: row for row in json.loads(l2d("status", "c", "--format", "json"))}
+    code, _, told = l2d(*command)
+    assert (code, "Bob does not answer the task 'reg'" in told) == (DataError.exit_code, True)
+    l2d_done(*command, "--reg-from", "Ann")
+    rows = {row["agent"]: row for row in json.loads(l2d_done("status", "c", "--format", "json"))}
     assert rows["Bob"]["not its own"] == "reg of Ann"
     query = "SELECT agent, avg(cost_reg) AS cost, avg(abs(pred_reg - target_reg)) AS off FROM costs JOIN predictions "
     query += "USING (cache, agent, sample_id) JOIN samples USING (cache, sample_id) WHERE agent <> 'model' "
-    found = {row["agent"]: row for row in json.loads(l2d("query", "c", query + "GROUP BY 1", "--format", "json"))}
+    found = {row["agent"]: row for row in json.loads(l2d_done("query", "c", query + "GROUP BY 1", "--format", "json"))}
     assert found["Ann"]["cost"] == pytest.approx(found["Bob"]["cost"])
     off = float((table["stay"] - table["stay_good"]).abs().mean())
     assert found["Bob"]["off"] == pytest.approx(off, rel=1e-5)
-    l2d("sweep", "c", "--out", "runs", "--seeds", "1", "--epochs", "3")
-    result = evaluated(l2d, "runs")
+    l2d_done("sweep", "c", "--out", "runs", "--seeds", "1", "--epochs", "3")
+    result = evaluated(l2d_done, "runs")
     assert np.isfinite(result["agents"]["Bob"]["mean_absolute_error"])
     assert result["agents"]["Bob"]["mean_absolute_error"] == result["agents"]["Ann"]["mean_absolute_error"]
-    l2d("report", "runs", "--out", "report.html")
-    l2d(*command[:-1], "d", "--reg-cost", "2.5")
-    l2d("sweep", "d", "--out", "druns", "--seeds", "1", "--epochs", "3")
-    result = evaluated(l2d, "druns")
+    l2d_done("report", "runs", "--out", "report.html")
+    l2d_done(*command[:-1], "d", "--reg-cost", "2.5")
+    l2d_done("sweep", "d", "--out", "druns", "--seeds", "1", "--epochs", "3")
+    result = evaluated(l2d_done, "druns")
     assert "mean_absolute_error" not in result["agents"]["Bob"]
     assert "accuracy" in result["agents"]["Bob"]
-    l2d("report", "druns", "--out", "charged.html")
+    l2d_done("report", "druns", "--out", "charged.html")
     assert "Bob" in (workshop.folder / "charged.html").read_text()

@@ -95,10 +95,19 @@ def test_a_module_with_its_weights(workshop, net, weights, form):
 
 
 def test_the_encoded_features_are_the_input_where_no_columns_are_named(workshop, net):
-    width = workshop.recipe(RECIPE) and 2 + 1 + 3  # x1, x2 and whether it is missing, three wards
+    """The module adds them up with weights of its own, so that its answer tells which it got, and in which order."""
+    (workshop.folder / "weigh.py").write_text(
+        "import torch\n\nclass Weigh(torch.nn.Module):\n    def forward(self, x):\n"
+        "        value = x @ torch.arange(1.0, 1 + x.shape[1])\n        return torch.stack([value, -value], 1), value\n"
+    )
     text = ENTRY.replace('columns = ["x1", "x2"]\n', "").replace('weights = "net.safetensors"', "")
-    workshop.build(RECIPE + text + f"options = {{ width = {width} }}\n")
-    assert np.isfinite(workshop.predictions("net")["pred_reg"]).all()
+    workshop.build(RECIPE + text.replace("net:Net", "weigh:Weigh"))
+    table, train = workshop.table, workshop.column("samples", "split") == "train"
+    seen = table["x2"].fill_null(table.filter(train)["x2"].median()).to_numpy()
+    wards = [(table["ward"] == ward).to_numpy() for ward in ("a", "b", "c")]
+    columns = [table["x1"], seen, table["x2"].is_null(), *wards]
+    expected = sum(weight * np.asarray(column, float) for weight, column in enumerate(columns, 1))
+    np.testing.assert_allclose(workshop.predictions("net")["pred_reg"], expected, rtol=1e-5, atol=1e-5)
 
 
 def test_changed_weights_and_changed_code_are_noticed(workshop, net):

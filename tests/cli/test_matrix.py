@@ -6,7 +6,6 @@ Parts of this are tested elsewhere, number by number. Here the command line is f
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from l2d import cli
 from l2d.data.sources.chexpert import COLUMNS, FINDINGS
 from l2d.data.sources.cifar10 import CLASSES
 from l2d.data.sources.mimic4.generator import write_mimic4
@@ -154,44 +152,28 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def l2d(monkeypatch, capfd):
-    """Run a command in this process; it has to succeed. Returns its stdout."""
-
-    def run(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert not stopped.value.code, (arguments, err)
-        return out
-
-    return run
-
-
 @pytest.mark.parametrize("kind", KINDS)
-def test_from_files_to_decisions(kind, tmp_path, l2d):
+def test_from_files_to_decisions(kind, tmp_path, l2d_done):
     make, networks = KINDS[kind]
     (tmp_path / "seer.py").write_text(SEER)
     (tmp_path / "r.toml").write_text(make(tmp_path))
     cache = tmp_path / "cache"
-    l2d("build", tmp_path / "r.toml", "--out", cache)
-    l2d("verify", cache)
-    l2d("status", cache)
+    l2d_done("build", tmp_path / "r.toml", "--out", cache)
+    l2d_done("verify", cache)
+    l2d_done("status", cache)
     small = ("--method", "multi-task", "--epochs", 1, "--hidden", 16, "--beta", 0.1)
     for network in networks:
         run = tmp_path / f"run {network}"
-        l2d("train", cache, "--out", run, "--rejector", network, *small)
-        result = json.loads(l2d("evaluate", run, "--format", "json"))
+        l2d_done("train", cache, "--out", run, "--rejector", network, *small)
+        result = json.loads(l2d_done("evaluate", run, "--format", "json"))
         costs = {name: agent["mean_cost"] for name, agent in result["agents"].items()}
         right = costs.get("seer", costs.get("all"))
         assert right == pytest.approx(0.1)  # never wrong, and beta
         assert sum(result["allocation"].values()) == pytest.approx(1)
-        l2d("report", run, "--out", tmp_path / f"{network}.html")
+        l2d_done("report", run, "--out", tmp_path / f"{network}.html")
         assert (tmp_path / f"{network}.html").stat().st_size > 10_000
-        l2d("route", run, cache, "--out", tmp_path / f"{network}.csv")
+        l2d_done("route", run, cache, "--out", tmp_path / f"{network}.csv")
         routed = pl.read_csv(tmp_path / f"{network}.csv", infer_schema=False)
-        answer = json.loads(l2d("query", cache, "SELECT count(*) AS n FROM samples", "--format", "json"))
+        answer = json.loads(l2d_done("query", cache, "SELECT count(*) AS n FROM samples", "--format", "json"))
         assert len(routed) == answer[0]["n"]
         assert set(routed["agent"]) <= set(costs)

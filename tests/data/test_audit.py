@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import polars as pl
@@ -245,17 +244,7 @@ def test_digests_tell_inputs_apart():
     assert later[0] == images[4] != images[3]  # by position in the cache
 
 
-def test_the_command_and_the_line_before_training(tmp_path, monkeypatch, capfd):
-    from l2d import cli
-
-    def l2d(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        return stopped.value.code or 0, out, err
-
+def test_the_command_and_the_line_before_training(tmp_path, l2d):
     table = patients(200).with_columns(families(200, 2))
     copies = table.head(50).with_columns(pl.format("copy{}", pl.col("id")).alias("id"))
     cache = cache_of(tmp_path, pl.concat([table, copies]))

@@ -104,7 +104,6 @@ def test_it_says_that_it_is_semi_synthetic(folder):
     assert "semi-synthetic" in text.lower()
     assert "seed 3" in text
     assert "14 test" in text
-    assert "semi-synthetic" in digits.__doc__
 
 
 def test_every_real_digit_is_handed_to_one_set():

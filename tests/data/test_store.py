@@ -89,10 +89,10 @@ def test_the_sweep_removes_what_dead_processes_of_this_machine_left_and_nothing_
     here, dead = socket.gethostname(), dead_process()
 
     def leave(host, process, folder=False):
-        path = tmp_path / "samples" / f".0.parquet.{host}.{process}.abcdef{store.TEMPORARY_SUFFIX}"
+        path = tmp_path / "samples" / f".0.parquet.{host}.{process}.{'ab' * 16}{store.TEMPORARY_SUFFIX}"
         if folder:
             (path / "deep").mkdir(parents=True)
-            (path / "deep" / f".1.{host}.{process}.ffff{store.TEMPORARY_SUFFIX}").write_bytes(b"x")
+            (path / "deep" / f".1.{host}.{process}.{'ff' * 16}{store.TEMPORARY_SUFFIX}").write_bytes(b"x")
         else:
             path.write_bytes(b"x")
         return path

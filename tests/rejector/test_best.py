@@ -10,11 +10,11 @@ from sklearn.ensemble import ExtraTreesRegressor
 from l2d.rejector.best.folds import FOLDS, contrasts, fold_of
 from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.linear import PENALTIES as RIDGE_PENALTIES
-from l2d.rejector.best.linear import Basis, fit_ridge
+from l2d.rejector.best.linear import Basis, Inputs, _fits, _shared
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.stacking import Stacking
 from l2d.rejector.best.trained import model_of, state_of
-from l2d.rejector.best.trees import PENALTIES, Forest, Grown, _compiled_leaves, _walk, grow
+from l2d.rejector.best.trees import PENALTIES, Forest, Grown, compiled_tree, grow, walk
 
 
 def world(rows: int, *, agents: int = 3, tasks: int = 1, seed: int = 0, width: int = 6):
@@ -37,7 +37,7 @@ def test_a_forest_predicts_what_scikit_learn_does():
     x, raw, _, _ = world(400)
     costs = raw[:, :, 0]
     trees = grow(x, costs, seed=3, trees=15)
-    forest = Grown.of(trees, x, costs, np.ones_like(costs, bool)).with_penalty(0)
+    forest = Grown.of(trees, x, costs, np.ones_like(costs, bool)).only(0).forest
     model = ExtraTreesRegressor(15, min_samples_leaf=5, max_features=0.5, random_state=3).fit(x, costs)
     new = world(300, seed=9)[0]
     np.testing.assert_allclose(forest.predict(new), model.predict(new), atol=1e-6)
@@ -51,7 +51,8 @@ def test_both_traversals_find_the_same_leaves():
     new[0, 0] = forest.threshold[forest.left >= 0][0]  # on a threshold: left
     ends = [*forest.roots[1:].tolist(), len(forest.left)]
     for start, end in zip(forest.roots.tolist(), ends, strict=True):
-        assert (_walk(forest, start, new) == _compiled_leaves(forest, start, end, new)).all()
+        assert (walk(forest, start, new) == compiled_tree(forest, start, end).apply(new) + start).all()
+    np.testing.assert_array_equal(forest.predict(new, compiled=True), forest.predict(new, compiled=False))
 
 
 def test_shrunken_costs_follow_the_formula_node_by_node():
@@ -78,17 +79,37 @@ def test_shrunken_costs_follow_the_formula_node_by_node():
                 assert predicted[row, output] == pytest.approx(value, abs=1e-6)
 
 
-def test_ridge_equals_the_normal_equations_on_answered_rows():
-    x, raw, _, _ = world(300, seed=2)
-    costs, answered = raw[:, :, 0], np.random.default_rng(1).random((300, 3)) < 0.6
+@pytest.mark.parametrize("rows", [300, 900], ids=["fewer rows than inputs", "more"])
+@pytest.mark.parametrize("agents", [3, 80], ids=["own equations", "shared"])
+def test_ridge_equals_the_normal_equations_on_answered_rows(rows, agents):
+    x, raw, ids, _ = world(rows, agents=agents, seed=2)
+    costs, answered, fold = raw[:, :, 0], np.random.default_rng(1).random((rows, agents)) < 0.6, fold_of(ids)
+    answered[:, 2] = True
     inputs = Basis.of(x, 0)(x)
-    for penalty, ridge in zip(RIDGE_PENALTIES, fit_ridge(inputs, costs, answered), strict=True):
-        for output in range(3):
-            z, y = inputs[answered[:, output]], costs[answered[:, output], output]
-            centred = z - z.mean(axis=0)
-            weights = np.linalg.solve(centred.T @ centred + penalty * np.eye(z.shape[1]), centred.T @ (y - y.mean()))
-            np.testing.assert_allclose(ridge.weights[:, output], weights, atol=1e-8)
-            assert ridge.intercept[output] == pytest.approx(y.mean() - z.mean(axis=0) @ weights)
+    found = _fits(Inputs(x, Basis.of(x, 0)), costs, answered, fold, np.zeros((FOLDS, agents)))
+    for number in (0, 3):
+        for position, penalty in enumerate(RIDGE_PENALTIES):
+            for output in range(3) if agents == 3 else (2,):  # equations that are shared are exact of all rows
+                counted = answered[:, output] & (fold != number)
+                z, y = inputs[counted], costs[counted, output]
+                centred = z - z.mean(axis=0)
+                weights = np.linalg.solve(
+                    centred.T @ centred + penalty * np.eye(z.shape[1]), centred.T @ (y - y.mean())
+                )
+                ridge = found[number][position]
+                np.testing.assert_allclose(ridge.weights[:, output], weights, atol=1e-8)
+                assert ridge.intercept[output] == pytest.approx(y.mean() - z.mean(axis=0) @ weights)
+
+
+def test_shared_equations_are_near_an_agents_own_where_answers_are_missing_at_random():
+    x, raw, ids, _ = world(4000, agents=3, seed=2)
+    costs, answered = raw[:, :, 0], np.random.default_rng(1).random((4000, 3)) < 0.5
+    inputs = Inputs(x, Basis.of(x, 0))
+    own = _fits(inputs, costs, answered, fold_of(ids), np.zeros((FOLDS, 3)))[0][2]
+    shared = _shared(inputs, costs, answered, fold_of(ids) != 0)[2]
+    z = Basis.of(x, 0)(x)
+    own, shared = own(z), z @ shared[0] + shared[1]
+    assert np.corrcoef(own.ravel(), shared.ravel())[0, 1] > 0.98
 
 
 def test_stacking_leaves_good_predictions_alone_and_shrinks_noise():
@@ -114,18 +135,24 @@ def test_seen_samples_are_predicted_by_the_fold_that_has_not_seen_them():
     """Each fold's models are those of scikit-learn and of the normal equations on the other folds' samples alone."""
     x, raw, ids, _ = world(300, seed=1)
     model, fold = fit_costs(x, raw, ids), fold_of(ids)
-    costs, everybody = raw[:, :, 0], np.ones((300, 3), bool)
+    costs = raw[:, :, 0]
     for number in range(FOLDS):
         seen = fold != number
         np.testing.assert_allclose(model.means[number][:, 0], costs[seen].mean(axis=0))
-        others = [fit_ridge(Basis.of(x, 0)(x[seen]), costs[seen], everybody[seen])[k].weights for k in range(3)]
+        z = Basis.of(x, 0)(x[seen])
+        z, y = z - z.mean(axis=0), costs[seen] - costs[seen].mean(axis=0)
+        others = [np.linalg.solve(z.T @ z + penalty * np.eye(z.shape[1]), z.T @ y) for penalty in RIDGE_PENALTIES]
         assert any(np.allclose(model.ridges[number].weights, weights) for weights in others)
     expected = np.empty_like(raw)
     for number in range(FOLDS):
         rows = fold == number
-        members = model._members(x[rows], [number])
+        members = [
+            model.forests[number].predict(x[rows])[:, :, None],
+            model.ridges[number](Basis.of(x, 0)(x[rows]))[:, :, None],
+            np.broadcast_to(model.means[number], (rows.sum(), 3, 1)),
+        ]
         expected[rows] = model.stacking(members)
-    np.testing.assert_array_equal(model.predict_unseen(x, ids), expected)
+    np.testing.assert_allclose(model.predict_unseen(x, ids), expected, atol=1e-12)
 
 
 def test_a_row_has_the_same_bits_alone_and_among_others():
@@ -224,3 +251,49 @@ def test_arrays_that_are_not_trees_are_refused():
             bad.check(x.shape[1])
     with pytest.raises(ValueError, match="not trees"):
         forest.check(1)
+
+
+# --- agents that were fitted on training samples ----------------------------------------------------------------------
+
+
+def flattered(rows: int = 6000, *, by: float, agents: int = 3, seed: int = 0):
+    """A world in which training samples (three of four) show the first agent's errors times ``by`` only."""
+    x, raw, ids, expected = world(rows, agents=agents, seed=seed)
+    held = np.arange(rows) % 4 == 3
+    hidden = np.random.default_rng(9).random(rows) >= by
+    raw[hidden & ~held, 0] = 0
+    return x, raw, ids, held, expected
+
+
+def test_an_agent_that_was_fitted_on_the_training_samples_is_seen_through():
+    x, raw, ids, held, _ = flattered(by=0.6)
+    model, blind = fit_costs(x, raw, ids, held=held), fit_costs(x, raw, ids)
+    new, _, _, truth = world(4000, seed=1)
+    np.testing.assert_allclose(model.factor[1:], 1, atol=0.06)
+    assert abs(model.predict(new)[:, 0].mean() / truth[:, 0].mean() - 1) < 0.05
+    assert blind.predict(new)[:, 0].mean() / truth[:, 0].mean() < 0.8
+    assert (blind.factor == 1).all()
+
+    def paid(found):
+        return truth[np.arange(len(new)), found.predict(new)[:, :, 0].argmin(axis=1)].mean()
+
+    assert paid(model) < paid(blind) - 0.002
+
+
+def test_where_no_agent_is_flattered_little_is_corrected():
+    """By chance alone the ratios differ: of forty agents none is corrected by more than a fraction of its error."""
+    x, raw, ids, held, _ = flattered(3000, by=1.0, agents=40)
+    factor = fit_costs(x, raw, ids, held=held).factor[:, 0]
+    ratio = raw[held, :, 0].mean(axis=0) / raw[~held, :, 0].mean(axis=0)
+    assert np.abs(factor - 1).mean() < 0.4 * np.abs(ratio - 1).mean()
+
+
+def test_a_flattered_constant_is_not_fallen_back_on():
+    """Where nothing can be told apart, the constant is the agent that is cheapest on new samples."""
+    random = np.random.default_rng(0)
+    held = np.arange(4000) % 4 == 3
+    raw = (random.random((4000, 2, 1)) < np.array([0.3, 0.25])[:, None]).astype(np.float32)
+    raw[~held & (random.random(4000) < 0.6), 0] = 0  # the first seems to cost 0.12 on training samples
+    x, ids = np.ones((4000, 2), np.float32), [str(row) for row in range(4000)]
+    assert fit_costs(x, raw, ids, held=held).predict(x)[0, :, 0].argmin() == 1
+    assert fit_costs(x, raw, ids).predict(x)[0, :, 0].argmin() == 0

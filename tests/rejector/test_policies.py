@@ -174,24 +174,6 @@ def test_wrong_options_are_refused(run, agents):
 # --- the command line -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def l2d(monkeypatch, capfd):
-    """Run a command in this process: returns (exit code, stdout, stderr)."""
-    import sys
-
-    from l2d import cli
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return call
-
-
 def test_the_command_prints_one_object_and_writes_what_it_allocated(run, l2d, tmp_path):
     out = tmp_path / "allocations.parquet"
     arguments = ["policy", run.path, "--coverage", 0.4, "--capacity", "expert=0.3,asked=5", "--mode", "batch"]

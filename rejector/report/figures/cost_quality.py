@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from l2d.rejector.evaluation.cost_quality import OperatingPoint, cost_quality, metrics_of
+from l2d.rejector.evaluation.cost_quality import OperatingPoint, cost_quality, mean_price, metrics_of, prices_of
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.evaluation.settings import BASELINE_TITLES, METHOD_OF_PAPER
 from l2d.rejector.report.figures import charts
@@ -20,16 +20,19 @@ TASK_LOSS = "task_loss"  # the deferral loss without query costs
 def quality_for_cost(layout: Layout) -> Figure | None:
     """Cost-quality curves, with Pareto set and hull. None where no agent has a price, or one's is not known."""
     evaluations = [evaluation for members in layout.groups for evaluation in members]
-    prices = [agent.price for agent in evaluations[0].cache.all_agents]
-    if not any(prices) or None in prices:
+    prices = [agent.price for agent in evaluations[0].cache.agents]
+    paid = evaluations[0].measured.prices is not None
+    if not paid and (not any(prices) or None in prices):
         return None
+    unit = evaluations[0].cache.record.unit_paid if paid else ""
+    scale = f"in {unit or 'the unit that answers say'}" if paid else "in the unit of the recipe’s prices"
     metrics = [*(m for m in main_metrics(layout.focus) if m in metrics_of(evaluations)), TASK_LOSS]
     return Figure(
         name="cost-quality",
         title="Quality for cost",
         panels=[_panel(layout, metric) for metric in metrics[-3:]],
         lead="Each point is a way to answer everything. Better is up, cheaper is left.",
-        note="Cost: mean price of the queries of one sample, in the unit of the recipe’s prices. Strong points: the "
+        note=f"Cost: mean price of the queries of one sample, {scale}. Strong points: the "
         "Pareto set, rejectors that no other beats in both; soft ones are beaten. Line: the non-decreasing hull, what "
         "a coin between two rejectors reaches; dashed: that of the agents alone. Squares: agents alone. Circles: the "
         "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, of metrics that are no "
@@ -60,8 +63,9 @@ def _panel(layout: Layout, metric: str) -> Panel:
         "system-line": [{"x": x, "y": scaled(metric, y)} for x, y in found.hull.tolist()],
         "bound": [{"x": x, "y": scaled(metric, y)} for x, y in found.agents_hull.tolist()],
     }
+    x_title = "mean price of the queries of a sample" + (f" ({found.unit})" if found.unit else "")
     chart = charts.scatter(
-        charts.near(points, "x"), x_title="mean price of the queries of a sample", y_title=title, agents=layout.cast,
+        charts.near(points, "x"), x_title=x_title, y_title=title, agents=layout.cast,
         lines={style: line for style, line in lines.items() if len(line) > 1}, down=found.lower_is_better,
     )  # fmt: skip
     told = "; ".join(f"{row['name']}: {row['y']:.4g} at {row['x']:.4g}" for row in points)
@@ -88,15 +92,16 @@ def _point(point: OperatingPoint, metric: str, name: str, kind: str) -> dict[str
 def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
     """Random shares, the confidence threshold and the average of all agents, as far as they have the metric."""
     first = focus[0]
-    prices = np.array([agent.price for agent in first.cache.agents])
+    prices, _ = prices_of(first)
     result, beta = first.result, first.run.point.beta_text
     known = _baseline_losses(focus)
-    costs = {"random_same_shares": float(np.mean([prices[member.allocation].mean() for member in focus]))}
+    each = np.nanmean(prices, axis=0)
+    costs = {"random_same_shares": float(np.mean([each[member.allocation].mean() for member in focus]))}
     if "confidence" in known:
-        expert = first.measured.names.index(result["confidence"]["expert"])
-        costs["confidence"] = (1 - result["confidence"]["coverage"]) * float(prices[expert])
+        expert, threshold = first.baselines.threshold
+        costs["confidence"] = mean_price(np.where(first.measured.confidence[0] < threshold, expert, 0), prices)
     if "averaging" in known:
-        costs["averaging"] = float((np.isfinite(first.baselines.costs.numpy()) @ prices).mean())
+        costs["averaging"] = float((np.isfinite(first.baselines.costs.numpy()) * np.nan_to_num(prices)).sum(1).mean())
     intervals = paired_intervals(known.values(), first.measured.groups)
     found = []
     for (name, losses), interval in zip(known.items(), intervals, strict=True):
@@ -111,17 +116,19 @@ def _baselines(focus: Group, metric: str) -> list[OperatingPoint]:
 def _baseline_losses(focus: Group) -> dict[str, np.ndarray]:
     """Loss of each sample without query costs, float64 (n,), by baseline; of those that everybody answers for."""
     first = focus[0]
-    query_costs = np.array(first.run.point.query_costs)
+    charged = first.charged
     finite = np.isfinite(first.baselines.costs.numpy())
     found = {}
     if finite.all():
-        paid = [query_costs[member.allocation].mean() for member in focus]
-        random = [member.against["random_same_shares"] - cost for member, cost in zip(focus, paid, strict=True)]
+        random = [
+            member.against["random_same_shares"] - charged @ np.array(list(member.result["allocation"].values()))
+            for member in focus
+        ]
         found["random_same_shares"] = np.mean(random, axis=0)
         if "confidence" in first.against:
             expert, threshold = first.baselines.threshold
-            deferred = first.measured.confidence[0] < threshold
-            found["confidence"] = first.against["confidence"] - query_costs[expert] * deferred
+            asked = np.where(first.measured.confidence[0] < threshold, expert, 0)
+            found["confidence"] = first.against["confidence"] - charged[np.arange(len(asked)), asked]
     if "averaging" in first.against:
-        found["averaging"] = first.against["averaging"] - finite @ query_costs
+        found["averaging"] = first.against["averaging"] - (finite * np.nan_to_num(charged)).sum(axis=1)
     return found

@@ -65,7 +65,13 @@ def _bound_inputs(subject: Subject):
         return None
     weights = None if run.point.cost is not None else dict(run.point.weights.by_task)
     agents = agent_costs(
-        table.raw.numpy()[usable], costs[usable], run.point.query_costs, weights, record.costs, record.tasks
+        table.raw.numpy()[usable],
+        costs[usable],
+        run.point.query_costs,
+        weights,
+        record.costs,
+        record.tasks,
+        run.point.paid,
     )
     losses = chosen_costs(run.rejector.scores(table.features[usable].numpy()).astype(np.float64), costs[usable])
     return scores, agents, float(losses.mean()), float(costs[np.isfinite(costs)].max())

@@ -1,0 +1,60 @@
+"""What ``l2d query`` does once its arguments are known: one query, a script from stdin, or a prompt."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from l2d.data.terminal.progress import say
+from l2d.rejector.sql.child import Request
+from l2d.rejector.sql.prompt import Console, run_prompt, run_script
+from l2d.rejector.sql.query import QuerySession, Result
+
+FORMATS = ["table", "json", "jsonl", "csv", "parquet"]
+
+
+def answer(
+    request: Request,
+    *,
+    memory_limit: int | None,
+    announce: Callable[[float | None], None] | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Print or save the answer to a request.
+
+    Args:
+        memory_limit: bytes for DuckDB.
+        announce, folder: see :class:`l2d.rejector.sql.query.QuerySession`.
+
+    Raises:
+        L2DError: as :meth:`QuerySession.run`.
+    """
+    with QuerySession(
+        [Path(path) for path in request.paths],
+        memory_limit=memory_limit,
+        timeout=request.timeout,
+        announce=announce,
+        folder=folder,
+    ) as session:
+        for note in session.notes:
+            say(f"note: {note}")
+        if request.out is not None:
+            rows = session.run(request.sql or "").save(Path(request.out), overwrite=request.overwrite)
+            say(f"wrote {request.out}: {rows:,} rows")
+            return
+        console = Console(session, print_result, [request.format, *(f for f in FORMATS[:-1] if f != request.format)])
+        if request.sql is not None:
+            print_result(session.run(request.sql), request.format)
+        elif sys.stdin.isatty() and sys.stdout.isatty():
+            run_prompt(console, lambda error: say(f"error: {error}"))
+        else:
+            run_script(console, sys.stdin)
+
+
+def print_result(result: Result, format: str) -> None:
+    """Print a result to stdout; of a table its first rows, which is said."""
+    from l2d.data.terminal.render import TABLE_ROWS, print_batches
+
+    if not print_batches(result.schema, result, format):
+        say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")

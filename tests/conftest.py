@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from pathlib import Path
 
 import hypothesis
 import numpy as np
 import polars as pl
 import pytest
+from recipes import AVERAGE, CLUSTER, COLUMN, HARD, HEAD, MODEL, RECIPE, STAGE_TWO_RECIPE, Recipe, agent
 
 # The gate draws the same examples everywhere and always; `make fuzz` draws new ones, many more where a test sets no
 # number of its own.
@@ -43,60 +43,12 @@ def write_table(folder: Path, rows: int = 240, seed: int = 0) -> Path:
     return path
 
 
-RECIPE = """
-[dataset]
-kind = "table"
-path = "patients.parquet"
-id = "id"
-target_cla = "died"
-classes = ["no", "yes"]
-target_reg = "stay"
-features = ["x1", "x2", "ward"]
-keep = ["ward"]
-split = { stratify = ["died"] }
-
-[costs.cla]
-kind = "zero_one"
-
-[costs.reg]
-kind = "smooth_l1"
-clamp = 5.0
-
-[defaults]
-lambda = { cla = 1.0, reg = 0.2 }
-
-[build]
-chunk_size = 50
-batch_size = 20
-
-[[agents]]
-name = "model"
-kind = "column"
-prob = "risk_bad"
-reg = "stay_bad"
-
-[[agents]]
-name = "expert"
-kind = "column"
-prob = "risk_good"
-reg = "stay_good"
-price = 2.0
-
-[[agents]]
-name = "cheap"
-kind = "column"
-cla = "CASE WHEN x1 > 0 THEN 'yes' ELSE 'no' END"
-reg = "stay_bad"
-price = 1.0
-"""
-
-
 @pytest.fixture
 def recipe_file(tmp_path: Path) -> Path:
     """A recipe of three column agents over a small table, written to a temporary folder."""
     write_table(tmp_path)
     path = tmp_path / "recipe.toml"
-    path.write_text(textwrap.dedent(RECIPE), encoding="utf-8")
+    path.write_text(RECIPE, encoding="utf-8")
     return path
 
 
@@ -235,23 +187,6 @@ def _one_torch_thread():
     torch.set_num_threads(1)
 
 
-STAGE_TWO_RECIPE = (
-    RECIPE
-    + """
-[[agents]]
-name = "asked"
-kind = "python"
-file = "asked.py"
-price = 4.0
-
-[[agents]]
-name = "everyone"
-kind = "average"
-of = ["expert", "cheap"]
-reference = true
-"""
-)
-
 ASKED = """
 from pathlib import Path
 
@@ -320,7 +255,6 @@ def make_runs():
     return make
 
 
-#: A recipe with an agent of every kind, in pieces.
 COUNTED = '''
 def ask(batch, log):
     """Writes down every sample it is asked about."""
@@ -330,42 +264,13 @@ def ask(batch, log):
     return {"prob": [[1 - x, x] for x in p], "reg": batch.columns["stay_good"].to_numpy()}
 '''
 
-HEAD = """
-[dataset]
-kind = "table"
-path = "patients.parquet"
-id = "id"
-target_cla = "died"
-classes = ["no", "yes"]
-target_reg = "stay"
-features = ["x1", "x2", "ward"]
-keep = ["ward"]
-[dataset.clusters]
-features = ["x1", "x2"]
-count = 4
-[costs.cla]
-kind = "brier"
-[costs.reg]
-kind = "smooth_l1"
-beta = 0.5
-clamp = 5.0
-[build]
-chunk_size = 50
-batch_size = 20
-"""
-MODEL = '[[agents]]\nname = "model"\nkind = "two_head"\nhidden = [8]\nepochs = 2\n'
-CALLED = '[[agents]]\nname = "called"\nkind = "python"\nfile = "called.py"\noptions = { log = "LOG" }\n'
-COLUMN = '[[agents]]\nname = "column"\nkind = "column"\nprob = "risk_bad"\nreg = "stay_bad"\n'
-HARD = '[[agents]]\nname = "hard"\nkind = "column"\ncla = "CASE WHEN x1 > 0 THEN \'yes\' ELSE \'no\' END"\nreg = "x1"\n'
-CLUSTER = '[[agents]]\nname = "sim"\nkind = "cluster_expert"\nright_cla = [1, 3]\nright_reg = [2]\n'
-AVERAGE = '[[agents]]\nname = "all"\nkind = "average"\nof = ["model", "called", "hard"]\nreference = true\n'
-
 
 @pytest.fixture
-def text(workshop) -> str:
+def recipe(workshop) -> Recipe:
+    """A recipe with an agent of every kind; the one that is called writes down the samples it was asked about."""
     (workshop.folder / "called.py").write_text(COUNTED)
-    called = CALLED.replace("LOG", str(workshop.folder / "log"))
-    return HEAD + MODEL + called + COLUMN + HARD + CLUSTER + AVERAGE
+    called = agent("called", "python", file="called.py", options={"log": str(workshop.folder / "log")})
+    return HEAD.plus(MODEL, called, COLUMN, HARD, CLUSTER, AVERAGE)
 
 
 def load_patients(folder: Path, table: pl.DataFrame, **changes):

@@ -98,6 +98,7 @@ def test_frames_of_pandas_too(work, tmp_path):
         l2d.import_table([], answers, out=tmp_path / "q", id="case", target="truth")
 
 
+@pytest.mark.slow
 def test_from_a_sweep_to_a_report(work, tmp_path, capfd):
     folder, cache = work
     runs = l2d.sweep(
@@ -133,6 +134,7 @@ def test_from_a_sweep_to_a_report(work, tmp_path, capfd):
     assert {row["agent"] for row in routed.rows()} == {"nurse", "doctor"}
 
 
+@pytest.mark.slow
 def test_the_readme_s_python_runs(tmp_path, monkeypatch):
     """On tables of the names that it gives; the grid is the README's own, the epochs fewer."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

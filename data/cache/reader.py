@@ -187,8 +187,8 @@ class CostCache:
                 raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
         return parts
 
-    def check_part(self, part: Path) -> None:
-        """Compare a part's skeleton with its seal, before another reader opens it with page checksums on.
+    def check_part(self, part: Path) -> str:
+        """Compare a part's skeleton with its seal, before another reader opens it. Returns the skeleton.
 
         Raises:
             CorruptPart: it is not the part that was sealed.
@@ -196,6 +196,7 @@ class CostCache:
         sealed, found = self._sealed(part), skeleton_digest(part)
         if sealed is not None and found != sealed["skeleton"]:
             raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
+        return found
 
     def _sealed(self, part: Path) -> dict | None:
         """What the seal says of a part: rows, bytes, sha256, skeleton. None while its folder is not sealed."""

@@ -60,7 +60,7 @@ class TrainedBest(Rejector):
             ``held_out.costs``, raw costs (n, agents, tasks) float32 of the fitted samples by models that had not seen
             them, and the true ones, NaN where there was no answer.
         guard: what :meth:`l2d.rejector.best.guard.Guard.facts` says.
-        about: facts of the fit for people: samples, what the combination weighs, reliability.
+        about: facts of the fit for people: samples, what the combination weighs.
     """
 
     arrays: ClassVar[Literal["numpy", "torch"]] = "numpy"
@@ -112,6 +112,12 @@ class TrainedBest(Rejector):
         if PAID_MEAN in self.state:
             weights[:, -1] *= self.state[PAID_MEAN]
         return weights
+
+    def as_predicted(self, raw: np.ndarray) -> np.ndarray:
+        """Raw costs (n, agents, tasks) in the units that they are predicted in: prices as shares of their means."""
+        if PAID_MEAN not in self.state:
+            return raw
+        return np.concatenate([raw[:, :, :-1], raw[:, :, -1:] / self.state[PAID_MEAN][:, None]], axis=2)
 
     def predicted_prices(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray | None:
         """What each agent's answer is predicted to be paid, in money, (n, agents); None where the run has no prices."""

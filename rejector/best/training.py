@@ -16,7 +16,6 @@ from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
-from l2d.rejector.best.reliability import reliability
 from l2d.rejector.best.trained import FITTED_ON, PAID_MEAN, TrainedBest, state_of
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.stream import Stream, open_streams
@@ -63,7 +62,7 @@ def train(job: Job) -> Iterator[Trained]:
     names = [agent.name for agent in cache.agents]
     streams = open_streams(cache, SPLITS, column="features", failures=config.failures)
     left_out = sum(stream.left_out for stream in streams.values())
-    ids, x, raw, held = _rows(streams, config, job.points[0].seed, job.narrate)
+    ids, x, raw, held = fitted_rows(streams, config, job.points[0].seed, job.narrate)
     for seed, cost in dict.fromkeys((point.seed, point.cost) for point in job.points):
         members = [(point, folder) for point, folder in job.todo if (point.seed, point.cost) == (seed, cost)]
         points, folders = [point for point, _ in members], [folder for _, folder in members]
@@ -105,7 +104,7 @@ def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[
         )
 
 
-def _rows(
+def fitted_rows(
     streams: dict[str, Stream], config: TrainConfig, seed: int, narrate: Callable[[str], None] | None
 ) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray]:
     """Ids, features, raw costs, and which are of validation, of the samples that are fitted."""
@@ -183,6 +182,5 @@ def rejectors_of(
         chosen = np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)
         loss = float(costs[np.arange(len(costs)), chosen].mean())
         risk = loss + guard.gain if guard.holds else loss
-        facts = {**about, "reliability": reliability(predicted, costs, names)}
-        found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=facts))
+        found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=about))
     return found

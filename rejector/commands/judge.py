@@ -61,6 +61,8 @@ def theory(
 ):
     """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds.
 
+    For a run of method best: whose costs can be predicted, and what each column of the input is worth.
+
     Estimates expected costs, trains the run's settings again on halves of its samples, and refits the model: a minute.
 
     Examples:
@@ -72,7 +74,7 @@ def theory(
     from l2d.data.terminal.render import print_result
     from l2d.rejector.library import theory as diagnose
 
-    say("estimating expected costs, training again on halves, refitting the model; no agent is asked")
+    say("estimating expected costs, training again on halves; no agent is asked")
     found = diagnose(run, split=split.value, device=device)
     print_result(found, format.value)
     if figure is not None:

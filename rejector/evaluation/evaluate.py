@@ -13,10 +13,12 @@ from torch import Tensor
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector.best.reliability import reliability
+from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, random_same_shares
 from l2d.rejector.evaluation.comparisons import compare
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.groups import read_groups
+from l2d.rejector.evaluation.guarded import guard_facts
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.rows.table import load_tables
@@ -119,11 +121,11 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         result["averaging"] = {"agents": names, "metrics": measured.average_metrics(), "same_as": averaged}
     if run.point.cost is not None:
         result["cost"] = run.point.cost
-    guard, predicted = run.rejector.guard, run.rejector.predicted_costs(table)
-    if guard is not None:
+    if isinstance(run.rejector, TrainedBest):
+        guard = guard_facts(run.rejector, table, costs.double().numpy(), losses, measured.groups)
         result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
-    if predicted is not None:
-        result["reliability"] = reliability(predicted, costs.double().numpy(), names)
+        predicted = run.rejector.predicted_costs(table)
+        result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from l2d.rejector.evaluation.comparisons import BOUNDS
 from l2d.rejector.evaluation.evaluation import Evaluation
+from l2d.rejector.evaluation.guarded import guard_in_words
 from l2d.rejector.evaluation.settings import (
     METHOD_OF_PAPER,
     corrected,
@@ -16,6 +17,8 @@ from l2d.rejector.evaluation.settings import (
     varying_settings,
     verdict,
 )
+
+FEW_SLOPES = 3  # agents whose slopes are all told
 
 
 def findings(evaluations: list[Evaluation]) -> list[str]:
@@ -44,11 +47,7 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
         differences = {name: value for name, value in shown_differences(result).items() if name not in BOUNDS}
         verdicts = {name: verdict(result, value) for name, value in differences.items()}
         if result.get("guard", {}).get("holds"):
-            guard = result["guard"]
-            sentences.append(
-                f"{subject}: choosing agents does not pay (held-out gain {guard['gain']:+.4f} ± "
-                f"{guard['standard_error']:.4f}), so the run always asks {guard['fallback']}."
-            )
+            sentences.append(f"{subject}: {guard_in_words(result['guard'], result['num_samples'])}")
             continue
         few = [text for text in verdicts.values() if text.startswith("too few")]
         if few:
@@ -78,9 +77,22 @@ def predicted_in_words(result: dict) -> str | None:
     if not agents:
         return None
     worst = max(agents, key=lambda name: agents[name]["error"])
-    slopes = [about["slope"] for about in agents.values() if about["slope"] is not None]
-    spread = f", slopes {min(slopes):.2f} to {max(slopes):.2f} (1 is calibrated)" if slopes else ""
-    return f"Predicted costs are off by at most {agents[worst]['error']:.3f} on average ({worst}){spread}."
+    off, chance = agents[worst]["error"], agents[worst]["error_by_chance"]
+    text = f"Predicted costs are off by {off:.3f} or less, on average of ten bins ({worst}; {chance:.3f} by chance)"
+    varying = {name: about for name, about in agents.items() if about["slope"] is not None}
+    if not varying:
+        return f"{text}; they vary too little for a slope."
+    ends = sorted(varying, key=lambda name: varying[name]["slope"])
+    few = ends if len(ends) <= FEW_SLOPES else [ends[0], ends[-1]]
+    told = ", ".join(
+        f"{name} {about['slope']:.2f} [{about['slope_low']:.2f}, {about['slope_high']:.2f}]"
+        for name, about in varying.items()
+        if name in few
+    )
+    which = "" if len(few) == len(ends) else f", lowest and highest of {len(ends)}"
+    left = len(agents) - len(varying)
+    rest = f"; {left} vary too little" if left and len(agents) > 1 else ""
+    return f"{text}. Slope of paid on predicted costs, 1 if calibrated{which}: {told}{rest}."
 
 
 def in_words(baseline: str, result: dict) -> str:

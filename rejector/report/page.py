@@ -24,6 +24,7 @@ from l2d.rejector.report.cast import Cast
 from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.cost_quality import quality_for_cost
+from l2d.rejector.report.figures.costs import importance, reliability
 from l2d.rejector.report.figures.rejectors import Figure, compare
 from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
@@ -65,7 +66,10 @@ def figures_of(layout: Layout, by: list[str] | None = None) -> list[Figure]:
     return _figures(layout, decisions_of(layout.focus), by)[0]
 
 
-def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tuple[list[Figure], Any]:
+def _figures(
+    layout: Layout, decisions: Decisions, by: list[str] | None, *, worth: bool = True
+) -> tuple[list[Figure], Any]:
+    """The figures, and the columns that samples can be grouped by. ``worth``: with what columns are worth."""
     columns = sample_columns(layout.focus, decisions.ids)
     if by:
         chosen = [bins_by(columns, expression) for expression in by]
@@ -75,6 +79,7 @@ def _figures(layout: Layout, decisions: Decisions, by: list[str] | None) -> tupl
         others = columns.drop_columns(known) if known else columns
         chosen += most_telling(others, decisions, most=2 - len(chosen))
     made = [sweep(layout), compare(layout), quality_for_cost(layout), risk_for_coverage(layout, decisions)]
+    made += [reliability(layout), importance(layout, layout.focus[0].result["split"]) if worth else None]
     made += [by_group(layout, decisions, bins, number) for number, bins in enumerate(chosen, start=1)]
     return [figure for figure in made if figure is not None], columns
 
@@ -168,7 +173,7 @@ def _section(
 ) -> dict[str, Any]:
     layout = lay_out(members)
     decisions = decisions_of(layout.focus)
-    figures, columns = _figures(layout, decisions, by)
+    figures, columns = _figures(layout, decisions, by, worth=not theory)  # of the theory it is a part
     tables: dict[str, list[dict[str, Any]]] = {}
     if theory:
         from l2d.rejector.report.figures.theory import theory_part  # brings scikit-learn

@@ -8,6 +8,7 @@ from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
+from l2d.rejector.runs.record import check_run
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"
@@ -71,6 +72,7 @@ def read_facts(path: Path) -> dict:
     """
     try:
         facts = store.read_json(path / RUN_FILE)
+        check_run(facts, path / RUN_FILE)
         digests = facts["digests"]
         found = {
             WEIGHTS_FILE: sha256_of(path / WEIGHTS_FILE),

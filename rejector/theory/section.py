@@ -12,13 +12,16 @@ from typing import Any
 
 import numpy as np
 
+from l2d.rejector.best.trained import TrainedBest
+from l2d.rejector.runs.run import load_run, one_run
 from l2d.rejector.theory.bayes import FOLDS
 from l2d.rejector.theory.finding import Finding
+from l2d.rejector.theory.of_costs import PREDICTABLE, SHOWN, WORTH, cost_section
 from l2d.rejector.theory.parts.deferral import LOSS, deferral_findings
 from l2d.rejector.theory.parts.learning import LEARNING, bound_curve_of, learning_findings
 from l2d.rejector.theory.parts.model import MODEL, model_findings
 from l2d.rejector.theory.parts.surrogate import SURROGATE, surrogate_findings
-from l2d.rejector.theory.subject import Subject, examine
+from l2d.rejector.theory.subject import Subject, examine, one_thread
 
 #: Parts of the deferral loss above the oracle's -> what to do about them.
 ADVICE = {
@@ -41,6 +44,10 @@ def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed
     Raises:
         UsageError: as :func:`l2d.rejector.theory.subject.examine`.
     """
+    run = load_run(one_run(path))
+    if isinstance(run.rejector, TrainedBest):
+        with one_thread():
+            return cost_section(run, split, seed=seed)
     subject = examine(path, split, device=device, seed=seed)
     run, config = subject.run, subject.run.rejector.config
     parts = {title: {finding.key: finding for finding in found} for title, found in all_parts(subject).items()}
@@ -136,14 +143,18 @@ def theory_rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def shown_parts(section: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """A section as tables for people: title -> rows of text."""
-    facts = [section["run_id"], f"{section['split']} split, {section['num_samples']:,} samples", section["network"]]
-    facts += [f"nu {section['nu']:g}" if section["nu"] is not None else f"loss {section['loss']}"]
+    """A section as tables for people: title -> rows of text. Of more than a few agents or columns, some."""
+    facts = [section["run_id"], f"{section['split']} split, {section['num_samples']:,} samples"]
+    if section["network"] is not None:
+        facts += [section["network"]]
+        facts += [f"nu {section['nu']:g}" if section["nu"] is not None else f"loss {section['loss']}"]
     facts += ["recentred"] if section["recentre"] else []
     tables = {}
     for number, (part, findings) in enumerate(section["parts"].items()):
-        title = part if number else f"{', '.join(facts)}\n\n{part}"
-        tables[title] = [
+        some, title = list(findings.values()), part
+        if part in (PREDICTABLE, WORTH) and len(some) > SHOWN:
+            some, title = some[:SHOWN], f"{part} ({SHOWN} of {len(findings)}; --format csv has all)"
+        tables[title if number else f"{', '.join(facts)}\n\n{title}"] = [
             {
                 "quantity": finding["title"],
                 "value": "" if finding["value"] is None else _number(finding["value"]),
@@ -152,7 +163,7 @@ def shown_parts(section: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
                 else f"[{_number(finding['low'])}, {_number(finding['high'])}]",
                 "what it says": finding["says"],
             }
-            for finding in findings.values()
+            for finding in some
         ]
     return tables
 

@@ -87,6 +87,6 @@ def network_of(rejector: Rejector) -> TrainedNetwork:
     if not isinstance(rejector, TrainedNetwork):
         raise UsageError(
             f"a run of method {rejector.point.method!r} is more than one network",
-            hint="this needs a run of --method multi-task, classification-only or regression-only",
+            hint="this needs a run of best, multi-task, classification-only or regression-only",
         )
     return rejector

@@ -7,7 +7,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, refused
+from conftest import refused
+from recipes import RECIPE
 
 from l2d.data.cache.status import status_rows
 from l2d.data.errors import DataError, FingerprintMismatch, UsageError

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, refused
+from conftest import refused
+from recipes import RECIPE
 
 from l2d.cache_builder.agents._matching import canonical
 from l2d.data.errors import DataError, UsageError

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -31,6 +32,7 @@ odd = (
 @given(cla=odd, prob=odd, reg=odd)
 @example(cla=[0, 1, 1], prob=None, reg=[0.0, 1.0, 2.0])
 @example(cla=None, prob=[[0.5, 0.5]] * 3, reg=[math.nan, 1, 1])
+@pytest.mark.slow
 def test_checked_answers_are_finite_and_in_range_or_refused(cla, prob, reg):
     failure = answers = None
     try:

@@ -50,6 +50,7 @@ def same_ap(targets, detections, thresholds, **options) -> None:
 
 @settings(max_examples=500, deadline=None)
 @given(SMALL_IMAGES)
+@pytest.mark.slow
 def test_coco_is_pycocotools_where_everything_ties(images):
     same_ap(*images, EXACT)
 
@@ -93,6 +94,7 @@ def same_as_loops(images, protocol, thresholds, cap=None, confident=0.5) -> None
 @pytest.mark.parametrize("protocol", ["coco", "voc2012", "voc2007"])
 @settings(max_examples=200, deadline=None)
 @given(images=SMALL_IMAGES, confident=st.sampled_from([0.3, 0.5, 0.6, 0.95]), cap=st.sampled_from([None, 1, 2]))
+@pytest.mark.slow
 def test_every_protocol_is_its_definition_where_everything_ties(protocol, images, confident, cap):
     same_as_loops(images, protocol, (0.5, 2 / 3, 1.0), cap, confident)
 
@@ -284,6 +286,7 @@ def pycocotools_matches(targets, detections, threshold, use_classes) -> list[int
 
 @settings(max_examples=200, deadline=None)
 @given(SMALL_IMAGES, st.sampled_from(EXACT), st.sampled_from([0.0, 0.6]))
+@pytest.mark.slow
 def test_matching_without_classes_is_pycocotools_with_one_class(images, threshold, confident):
     match = match_any_class(*images, threshold, confident)
     one = [Boxes(**{**vars(boxes), "label": np.zeros_like(boxes.label)}) for boxes in images]

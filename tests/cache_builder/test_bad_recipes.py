@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import RECIPE, Workshop, refused
+from conftest import Workshop, refused
+from recipes import RECIPE
 
 from l2d.data.errors import AgentFailure, DataError, UsageError
 

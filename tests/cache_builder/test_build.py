@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import polars as pl
 import pytest
-from conftest import AVERAGE, COLUMN, HARD, HEAD
+from recipes import COLUMN, HEAD, Recipe, agent, changed
 
 from l2d.data.errors import FingerprintMismatch, IncompleteCache, L2DError
 
@@ -23,8 +23,8 @@ def unchanged(before: dict, after: dict, but: str = "\0") -> bool:
     }
 
 
-def test_every_agent_answers_the_same_samples_in_the_same_order(workshop, text):
-    report = workshop.build(text)
+def test_every_agent_answers_the_same_samples_in_the_same_order(workshop, recipe):
+    report = workshop.build(recipe)
     cache = workshop.cache()
     assert report.asked == dict.fromkeys(NAMES, ROWS)
     assert report.predictions_written == report.costs_written == dict.fromkeys(NAMES, 3)
@@ -60,17 +60,17 @@ def assert_costs(workshop, folder: str, cla: str, beta: float, clamp: float):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_costs_follow_from_the_written_predictions_and_the_source_table(workshop, text):
-    workshop.build(text)
+def test_costs_follow_from_the_written_predictions_and_the_source_table(workshop, recipe):
+    workshop.build(recipe)
     assert_costs(workshop, workshop.costs_folder(), "brier", 0.5, 5.0)
     np.testing.assert_allclose(workshop.column("samples", "target_reg"), workshop.table["stay"], rtol=1e-6)
     np.testing.assert_array_equal(workshop.column("samples", "target_cla"), workshop.table["died"])
 
 
-def test_a_second_build_asks_nothing_and_touches_no_file(workshop, text):
-    workshop.build(text)
+def test_a_second_build_asks_nothing_and_touches_no_file(workshop, recipe):
+    workshop.build(recipe)
     before = workshop.files()
-    report = workshop.build(text)
+    report = workshop.build(recipe)
     assert report.asked == report.predictions_written == report.costs_written == dict.fromkeys(NAMES, 0)
     assert report.fitted == []
     assert len(workshop.log()) == ROWS
@@ -78,11 +78,12 @@ def test_a_second_build_asks_nothing_and_touches_no_file(workshop, text):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_agent_whose_parts_are_gone_is_the_only_one_asked_again(workshop, text, name):
-    workshop.build(text)
+@pytest.mark.slow
+def test_an_agent_whose_parts_are_gone_is_the_only_one_asked_again(workshop, recipe, name):
+    workshop.build(recipe)
     before = workshop.files()
     shutil.rmtree(workshop.folder / "cache" / "agents" / name / "predictions")
-    report = workshop.build(text)
+    report = workshop.build(recipe)
     assert report.asked == {**dict.fromkeys(NAMES, 0), name: ROWS}
     assert len(workshop.log()) == (2 if name == "called" else 1) * ROWS
     after = workshop.files()
@@ -90,22 +91,23 @@ def test_an_agent_whose_parts_are_gone_is_the_only_one_asked_again(workshop, tex
     assert {k: content for k, (_, content) in after.items()} == {k: content for k, (_, content) in before.items()}
 
 
-def test_a_single_missing_part_is_asked_for_alone(workshop, text):
-    workshop.build(text)
+@pytest.mark.slow
+def test_a_single_missing_part_is_asked_for_alone(workshop, recipe):
+    workshop.build(recipe)
     before = workshop.files()
     (workshop.folder / "cache" / "agents" / "called" / "predictions" / "00001.parquet").unlink()
     with pytest.raises(IncompleteCache, match=r"is missing.*|files are missing.*called/predictions/00001"):
         workshop.cache().require_complete()
-    assert workshop.build(text).asked == {**dict.fromkeys(NAMES, 0), "called": 50}
+    assert workshop.build(recipe).asked == {**dict.fromkeys(NAMES, 0), "called": 50}
     assert workshop.log()[ROWS:] == workshop.table["id"][50:100].to_list()
     assert unchanged(before, workshop.files(), but="agents/called/")
     workshop.cache().verify()
 
 
-def test_an_agent_added_at_the_end_leaves_the_others_untouched(workshop, text):
-    workshop.build(text)
+def test_an_agent_added_at_the_end_leaves_the_others_untouched(workshop, recipe):
+    workshop.build(recipe)
     before = workshop.files()
-    report = workshop.build(text + COLUMN.replace('"column"\nkind', '"late"\nkind'))
+    report = workshop.build(recipe.plus(changed(COLUMN, {"name": "late"})))
     assert report.asked == {**dict.fromkeys(NAMES, 0), "late": ROWS}
     after = workshop.files()
     assert all(after[name] == content for name, content in before.items() if name != "cache.json")
@@ -114,11 +116,12 @@ def test_an_agent_added_at_the_end_leaves_the_others_untouched(workshop, text):
     workshop.cache().verify()
 
 
-def test_another_cost_table_asks_no_agent_and_costs_are_the_new_ones(workshop, text):
-    workshop.build(text)
+@pytest.mark.slow
+def test_another_cost_table_asks_no_agent_and_costs_are_the_new_ones(workshop, recipe):
+    workshop.build(recipe)
     before = workshop.files()
-    changed = text.replace('"brier"', '"absolute"').replace("beta = 0.5", "beta = 2.0").replace("= 5.0", "= 3.0")
-    report = workshop.build(changed)
+    costs = {"costs.cla.kind": "absolute", "costs.reg.beta": 2.0, "costs.reg.clamp": 3.0}
+    report = workshop.build(recipe.but(costs))
     assert report.asked == report.predictions_written == dict.fromkeys(NAMES, 0)
     assert report.costs_written == dict.fromkeys(NAMES, 3)
     assert len(workshop.log()) == ROWS
@@ -137,35 +140,35 @@ def test_another_cost_table_asks_no_agent_and_costs_are_the_new_ones(workshop, t
 
 def test_a_cost_for_a_task_an_agent_never_answered_is_refused_and_not_a_crash(workshop):
     (workshop.folder / "one.py").write_text("def ask(batch):\n    return {'cla': [0] * len(batch.ids)}\n")
-    text = HEAD.replace('[costs.reg]\nkind = "smooth_l1"\nbeta = 0.5\nclamp = 5.0\n', "")
-    text += '[[agents]]\nname = "one"\nkind = "python"\nfile = "one.py"\n'
-    workshop.build(text)
+    one_task = HEAD.but({"costs.reg": None}).plus(agent("one", "python", file="one.py"))
+    workshop.build(one_task)
     with pytest.raises(L2DError, match="one"):
-        workshop.build(text.replace("[build]", "[costs.reg]\n[build]"))
+        workshop.build(one_task.but({"costs.reg": {}}))
 
 
-def swap(text: str) -> str:
-    return text.replace(COLUMN + HARD, HARD + COLUMN)
+def swap(recipe: Recipe) -> Recipe:
+    return recipe.only("model", "called", "hard", "column", "sim", "all")
 
 
 CHANGES = {
-    "hidden": (lambda text: text.replace("[8]", "[9]"), "hidden", [8], [9]),
-    "chunk size": (lambda text: text.replace("= 50", "= 60"), "chunk_size", 50, 60),
-    "data": (lambda text: text, "target_reg", None, None),
-    "features": (lambda text: text.replace('"x2", "ward"]', '"x2"]'), "dataset.features", None, ["x1", "x2"]),
-    "column": (lambda text: text.replace('"risk_bad"', '"x1 * 0"'), "prob", "risk_bad", "x1 * 0"),
+    "hidden": ({"agents.model.hidden": [9]}, "hidden", [8], [9]),
+    "chunk size": ({"build.chunk_size": 60}, "chunk_size", 50, 60),
+    "data": ({}, "target_reg", None, None),
+    "features": ({"dataset.features": ["x1", "x2"]}, "dataset.features", None, ["x1", "x2"]),
+    "column": ({"agents.column.prob": "x1 * 0"}, "prob", "risk_bad", "x1 * 0"),
 }
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_a_cache_of_something_else_is_refused_and_nothing_is_touched(workshop, text, what):
-    workshop.build(text)
+@pytest.mark.slow
+def test_a_cache_of_something_else_is_refused_and_nothing_is_touched(workshop, recipe, what):
+    workshop.build(recipe)
     before = workshop.files()
     change, field, old, new = CHANGES[what]
     if what == "data":
         workshop.edit_data()
     with pytest.raises(FingerprintMismatch, match=field) as caught:
-        workshop.build(change(text))
+        workshop.build(recipe.but(change))
     changes = caught.value.changes
     assert (old or changes[field][0], new if new is not None else changes[field][1]) == changes[field]
     assert changes[field][0] != changes[field][1]
@@ -183,13 +186,14 @@ def timeless(name: str, content: bytes) -> object:
 
 
 @pytest.mark.parametrize("what", CHANGES)
-def test_overwriting_gives_what_a_fresh_build_gives(workshop, text, what):
-    workshop.build(text)
+@pytest.mark.slow
+def test_overwriting_gives_what_a_fresh_build_gives(workshop, recipe, what):
+    workshop.build(recipe)
     if what == "data":
         workshop.edit_data()
-    changed = CHANGES[what][0](text)
-    workshop.build(changed, overwrite=True)
-    workshop.build(changed, out="fresh")
+    other = recipe.but(CHANGES[what][0])
+    workshop.build(other, overwrite=True)
+    workshop.build(other, out="fresh")
     files, fresh = workshop.files(), workshop.files("fresh")
     assert {k: timeless(k, v[1]) for k, v in files.items() if k in fresh} == {
         k: timeless(k, v[1]) for k, v in fresh.items()
@@ -200,51 +204,52 @@ def test_overwriting_gives_what_a_fresh_build_gives(workshop, text, what):
     workshop.cache().verify()
 
 
-def test_agents_may_be_reordered_left_out_and_taken_in_again_without_being_asked(workshop, text):
-    workshop.build(text)
+@pytest.mark.slow
+def test_agents_may_be_reordered_left_out_and_taken_in_again_without_being_asked(workshop, recipe):
+    workshop.build(recipe)
     asked = len(workshop.log())
-    for changed in (swap(text), text.replace(AVERAGE, ""), text):
-        report = workshop.build(changed)
+    for other in (swap(recipe), recipe.without("all"), recipe):
+        report = workshop.build(other)
         assert set(report.asked.values()) == {0}
-        names = [agent.name for agent in workshop.recipe(changed).agents]
+        names = [agent.name for agent in workshop.recipe(other).agents]
         assert [agent.name for agent in workshop.cache().all_agents] == names
         assert [agent.index for agent in workshop.cache().all_agents] == list(range(len(names)))
         workshop.cache().verify()
     assert len(workshop.log()) == asked
 
 
-def test_only_agents_that_read_what_changed_are_asked_again(workshop, text):
-    workshop.build(text)
-    fewer = text.replace('features = ["x1", "x2", "ward"]', 'features = ["x1", "x2"]')
-    report = workshop.build(fewer, overwrite=True)
+@pytest.mark.slow
+def test_only_agents_that_read_what_changed_are_asked_again(workshop, recipe):
+    workshop.build(recipe)
+    report = workshop.build(recipe.but({"dataset.features": ["x1", "x2"]}), overwrite=True)
     read = {name for name, samples in report.asked.items() if samples}
     assert read == {"model", "called", "all"}  # two_head and python read features; the average is made of theirs
-    kept = text.replace('keep = ["ward"]', 'keep = ["ward", "x1"]')
-    assert kept != text
-    workshop.build(text, out="kept")
+    kept = recipe.but({"dataset.keep": ["ward", "x1"]})
+    workshop.build(recipe, out="kept")
     assert set(workshop.build(kept, out="kept", overwrite=True).asked.values()) == {0}
     workshop.cache("kept").verify()
 
 
-def test_a_changed_agent_may_keep_its_answers_if_it_is_said_so(workshop, text):
-    workshop.build(text)
+@pytest.mark.slow
+def test_a_changed_agent_may_keep_its_answers_if_it_is_said_so(workshop, recipe):
+    workshop.build(recipe)
     before = workshop.predictions("hard")
-    changed = text.replace(HARD, HARD.replace("> 0", "> 0.5"))
-    assert changed != text
+    other = recipe.but({"agents.hard.cla": "CASE WHEN x1 > 0.5 THEN 'yes' ELSE 'no' END"})
     with pytest.raises(FingerprintMismatch, match="--keep-answers hard"):
-        workshop.build(changed)
-    assert set(workshop.build(changed, keep_answers=["hard"]).asked.values()) == {0}
+        workshop.build(other)
+    assert set(workshop.build(other, keep_answers=["hard"]).asked.values()) == {0}
     assert all((workshop.predictions("hard")[name] == values).all() for name, values in before.items())
-    assert set(workshop.build(changed).asked.values()) == {0}
+    assert set(workshop.build(other).asked.values()) == {0}
     workshop.cache().verify()
 
 
-def test_a_discarded_agent_is_gone_before_its_record_changes(workshop, text, monkeypatch):
+@pytest.mark.slow
+def test_a_discarded_agent_is_gone_before_its_record_changes(workshop, recipe, monkeypatch):
     """A kill while an agent is discarded must not leave its old answers under the new fingerprint."""
     import shutil
 
-    workshop.build(text)
-    changed = text.replace("[8]", "[9]")
+    workshop.build(recipe)
+    other = recipe.but({"agents.model.hidden": [9]})
 
     class Killed(BaseException):
         pass
@@ -254,46 +259,47 @@ def test_a_discarded_agent_is_gone_before_its_record_changes(workshop, text, mon
 
     monkeypatch.setattr(shutil, "rmtree", kill)
     with pytest.raises(Killed):
-        workshop.build(changed, overwrite=True)
+        workshop.build(other, overwrite=True)
     monkeypatch.undo()
-    report = workshop.build(changed, overwrite=True)
+    report = workshop.build(other, overwrite=True)
     assert report.fitted == ["model"]
     assert report.asked["model"] == ROWS
-    workshop.build(changed, out="fresh")
+    workshop.build(other, out="fresh")
     np.testing.assert_array_equal(
         workshop.predictions("model")["pred_reg"], workshop.predictions("model", "fresh")["pred_reg"]
     )
 
 
-def test_a_cache_whose_last_agent_has_not_begun_is_not_complete(workshop, text):
-    workshop.build(text)
-    longer = text + COLUMN.replace('"column"\nkind', '"late"\nkind').replace('reg = "', 'reg = "1 / 0 + ')
+@pytest.mark.slow
+def test_a_cache_whose_last_agent_has_not_begun_is_not_complete(workshop, recipe):
+    workshop.build(recipe)
+    longer = recipe.plus(changed(COLUMN, {"name": "late", "reg": "1 / 0 + stay_bad"}))
     with pytest.raises(L2DError):
         workshop.build(longer)
     workshop.cache().verify()  # refused before anything was written
     (workshop.folder / "boom.py").write_text("def ask(batch):\n    raise SystemExit(0)\n")
     with pytest.raises(L2DError, match="SystemExit"):
-        workshop.build(text + '\n[[agents]]\nname = "boom"\nkind = "python"\nfile = "boom.py"\n')
+        workshop.build(recipe.plus(agent("boom", "python", file="boom.py")))
     for check in (workshop.cache().require_complete, workshop.cache().verify):
         with pytest.raises(IncompleteCache):
             check()
 
 
-def test_price_and_description_may_change_without_asking_anyone(workshop, text):
-    workshop.build(text)
-    report = workshop.build(text.replace('name = "hard"', 'name = "hard"\nprice = 7.5\ndescription = "dear"'))
+def test_price_and_description_may_change_without_asking_anyone(workshop, recipe):
+    workshop.build(recipe)
+    report = workshop.build(recipe.but({"agents.hard.price": 7.5, "agents.hard.description": "dear"}))
     assert report.asked == dict.fromkeys(NAMES, 0)
     assert (workshop.cache().agent("hard").price, workshop.cache().agent("hard").description) == (7.5, "dear")
 
 
-def test_an_edited_column_that_is_only_kept_for_sql_is_noticed(workshop, text):
-    workshop.build(text)
+@pytest.mark.slow
+def test_an_edited_column_that_is_only_kept_for_sql_is_noticed(workshop, recipe):
+    workshop.build(recipe)
     before = workshop.files()
     workshop.table.with_columns(ward=workshop.table["ward"].reverse()).write_parquet(
         workshop.folder / "patients.parquet"
     )
-    features = text.replace('features = ["x1", "x2", "ward"]', 'features = ["x1", "x2"]')
-    assert features != text
+    features = recipe.but({"dataset.features": ["x1", "x2"]})
     workshop.build(features, out="without")  # the column is no feature here
     workshop.table.write_parquet(workshop.folder / "patients.parquet")
     with pytest.raises(FingerprintMismatch, match="column ward"):

@@ -128,6 +128,7 @@ def runs(built, scenes) -> list[Path]:
     return folders
 
 
+@pytest.mark.slow
 def test_the_cache_holds_boxes_costs_and_small_images(built):
     assert built.record.tasks == ["map"]
     assert built.record.num_samples == COUNTS["train"] + COUNTS["val"] + COUNTS["test"]
@@ -271,6 +272,7 @@ def test_a_changed_image_is_noticed(scenes, built, tmp_path):
         build(recipe(folder, dataset="image_size = 16"), folder / "cache")
 
 
+@pytest.mark.slow
 def test_recipes_that_cannot_work_are_refused(scenes):
     without = RECIPE.replace('features = ["features"]\n', "")
     with pytest.raises(UsageError, match="nothing to look at"):
@@ -317,6 +319,7 @@ def test_bad_detections_are_refused_naming_the_sample(scenes, tmp_path, spoil, s
     assert "sample" in str(failure.value)
 
 
+@pytest.mark.slow
 def test_a_recorded_failure_of_the_model_leaves_the_rejector_the_mean_to_look_at(scenes, tmp_path):
     shutil.copytree(scenes / "devkit", tmp_path / "devkit")
     first = (tmp_path / "devkit" / "VOCdigits" / "ImageSets" / "Main" / "test.txt").read_text().split()[0]
@@ -346,6 +349,7 @@ def test_sql_sees_boxes_features_and_images(built):
     assert len(present) > 0
 
 
+@pytest.mark.slow
 def test_the_report_has_the_papers_table_and_figure(runs, scenes):
     import subprocess
 

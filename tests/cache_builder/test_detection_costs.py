@@ -116,6 +116,7 @@ def test_more_than_a_hundred_detections_count_only_for_voc():
 
 @settings(max_examples=200, deadline=None)
 @given(SMALL_IMAGES, st.sampled_from([0.5, 2 / 3, 1.0]), st.sampled_from([0.0, 0.6]))
+@pytest.mark.slow
 def test_class_and_box_costs_are_their_definitions_where_everything_ties(images, iou, confident):
     targets, detections = images
     cost = ObjectClassCost(iou=iou, confident=confident).compute(detections, targets)

@@ -132,6 +132,7 @@ def by_torchvision(architecture: str, path: Path, min_score: float, size: int | 
         ("ssdlite320_mobilenet_v3_large", 0.01, None),
     ],
 )
+@pytest.mark.slow
 def test_published_weights_answer_as_torchvision_does(images, hub, architecture, min_score, size):
     published(architecture, hub)
     keys = {} if size is None else {"min_size": size}
@@ -275,6 +276,7 @@ def test_files_of_all_kinds_hold_the_same_weights(tmp_path, own_weights, images,
         assert name.endswith("num_batches_tracked") or torch.equal(value, weights[name])
 
 
+@pytest.mark.slow
 def test_weights_that_do_not_fit_are_refused_naming_file_and_key(tmp_path, own_weights, images):
     weights = torch.load(own_weights, weights_only=True)["model"]
     dataset, key = make_dataset(images), "roi_heads.box_predictor.cls_score.weight"
@@ -402,6 +404,7 @@ def project(tmp_path, own_weights) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_corrupt_jpeg_stops_the_build_or_is_recorded(project):
     recipe = load_recipe(str(project / "recipe.toml"))
     image = project / "VOCdevkit" / "VOC2012" / "JPEGImages" / "6.jpg"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import RECIPE, refused
+from conftest import refused
+from recipes import RECIPE
 
 from l2d.cache_builder.dry_run import dry_run
 from l2d.data.errors import DataError

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from conftest import RECIPE, Workshop, no_temporaries, refused
+from conftest import Workshop, no_temporaries, refused
+from recipes import RECIPE
 
 from l2d.data.errors import AgentFailure, IncompleteCache, UsageError
 
@@ -72,6 +73,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.slow
 def test_a_failing_agent_is_named_finished_chunks_stay_and_the_build_resumes(workshop, mode):
     text = python_recipe(workshop, mode)
     refused(lambda: workshop.build(text), AgentFailure, "'robot'", *MODES[mode])

@@ -185,6 +185,7 @@ def test_scores_of_routerbench_and_of_a_long_table_are_the_same(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_three_commands_from_two_files_to_a_report(tables, l2d, monkeypatch):
     monkeypatch.chdir(tables)
     lines = (tables / "votes.csv").read_text().splitlines()

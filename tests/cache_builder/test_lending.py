@@ -7,7 +7,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, refused
+from conftest import refused
+from recipes import RECIPE
 
 from l2d.data.cache.status import status_rows
 from l2d.data.errors import AgentFailure, DataError, FingerprintMismatch, UsageError
@@ -116,6 +117,7 @@ def test_a_doctor_with_gaps_in_a_file_of_diagnoses(workshop):
             assert found["cost_reg"][row] == everyone["cost_reg"][row]
 
 
+@pytest.mark.slow
 def test_what_an_agent_has_answered_is_kept_when_its_lender_changes(workshop):
     log = workshop.folder / "log"
     (workshop.folder / "api.py").write_text(ASKED.format(log=log))
@@ -186,6 +188,7 @@ def evaluated(l2d, runs: str) -> dict:
     return found[0] if isinstance(found, list) else found
 
 
+@pytest.mark.slow
 def test_lent_and_charged_through_the_whole_command_line(workshop, l2d, l2d_done, monkeypatch):
     """Two files of answers, one of diagnoses alone: import, status, query, sweep, evaluate, report, route."""
     monkeypatch.chdir(workshop.folder)

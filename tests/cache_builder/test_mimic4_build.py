@@ -69,6 +69,7 @@ def predictions(cache: CostCache, agent: str) -> pl.DataFrame:
     )
 
 
+@pytest.mark.slow
 def test_experts_are_right_on_the_papers_clusters_and_nowhere_else(cache):
     assert cache.verify() > 0
     assert sorted(predictions(cache, "expert_1")["cluster"].unique()) == [1, 2, 3, 4, 5, 6]

@@ -11,8 +11,9 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from conftest import RECIPE, refused
+from conftest import refused
 from PIL import Image
+from recipes import RECIPE
 from torch import nn
 
 from l2d.cache_builder.agents import config_class, make_agent
@@ -84,6 +85,7 @@ def check_answers(workshop, net: nn.Module, out: str = "cache") -> None:
 
 @pytest.mark.parametrize("weights", ["net.safetensors", "net.pth"])
 @pytest.mark.parametrize("form", ["tuple", "dict", "one"])
+@pytest.mark.slow
 def test_a_module_with_its_weights(workshop, net, weights, form):
     text = ENTRY.replace("net.safetensors", weights) + f'options = {{ form = "{form}" }}\nbatch_size = 7\n'
     workshop.build(RECIPE + text)
@@ -149,6 +151,7 @@ def test_changed_weights_and_changed_code_are_noticed(workshop, net):
         ('factory = "', 'file = "net.pt2"\nfactory = "', UsageError, ["give `factory`, or `file`"]),
     ],
 )
+@pytest.mark.slow
 def test_a_module_that_does_not_fit_is_named(workshop, net, old, new, kind, words):
     refused(lambda: workshop.build(RECIPE + ENTRY.replace(old, new)), kind, *words)
 

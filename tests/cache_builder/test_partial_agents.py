@@ -7,7 +7,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, refused
+from conftest import refused
+from recipes import RECIPE
 
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache import schema
@@ -64,6 +65,7 @@ def test_where_a_partial_agent_is_silent_it_has_neither_answer_nor_cost(workshop
     workshop.cache().verify()
 
 
+@pytest.mark.slow
 def test_only_failures_are_asked_again(workshop):
     (workshop.folder / "caller.py").write_text(CALLER.format(mode="raise"))
     text = RECIPE + CALLED + 'version = "1"\n'
@@ -85,6 +87,7 @@ def test_a_gap_of_an_agent_that_is_not_partial_is_wrong(workshop):
     refused(lambda: workshop.build(RECIPE + PARTIAL.replace("partial = true\n", "")), AgentFailure, "'reader'")
 
 
+@pytest.mark.slow
 def test_an_average_is_over_those_who_answer(workshop):
     (workshop.folder / "caller.py").write_text(CALLER.format(mode="ok"))
     mean = '\n[[agents]]\nname = "mean"\nkind = "average"\nof = ["reader", "caller"]\nreference = true\n'

@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import RECIPE, refused
+from conftest import refused
+from recipes import RECIPE
 
 from l2d.data.errors import AgentFailure, FingerprintMismatch, UsageError
 
@@ -55,6 +56,7 @@ def modules(workshop):
     return workshop
 
 
+@pytest.mark.slow
 def test_a_file_finds_what_lies_beside_it_and_a_factory_what_lies_beside_the_recipe(modules):
     path = list(sys.path)
     report = modules.build(RECIPE + FILE + FACTORY)
@@ -71,6 +73,7 @@ def test_a_file_finds_what_lies_beside_it_and_a_factory_what_lies_beside_the_rec
     ("name", "text", "agent"),
     [("deep/late.py", "CLASS = 0\n", "mine"), ("pack/scale.py", "SCALE = 3.0\n", "made")],
 )
+@pytest.mark.slow
 def test_what_an_agent_imports_is_part_of_it(modules, name, text, agent):
     modules.build(RECIPE + FILE + FACTORY)
     (modules.folder / "unrelated.py").write_text("1 / 0")
@@ -88,6 +91,7 @@ def test_what_an_agent_imports_is_part_of_it(modules, name, text, agent):
         )
 
 
+@pytest.mark.slow
 def test_a_version_speaks_for_what_is_imported(modules):
     text = RECIPE + FACTORY + 'version = "1"\n'
     modules.build(text)
@@ -112,6 +116,7 @@ def test_a_factory_that_does_not_work_is_named(modules, old, new, kind, words):
     refused(lambda: modules.build(text), kind, *words)
 
 
+@pytest.mark.slow
 def test_prices_and_seconds_that_an_agent_reports_are_kept_and_may_be_its_price(modules):
     (modules.folder / "paid.py").write_text(
         "def ask(batch):\n    x1 = batch.columns['x1'].to_numpy()\n"

@@ -8,7 +8,9 @@ import subprocess
 import sys
 
 import pytest
-from conftest import RECIPE
+from recipes import RECIPE
+
+pytestmark = pytest.mark.slow
 
 pytest.importorskip("ray")
 

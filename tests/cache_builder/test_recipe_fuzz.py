@@ -7,9 +7,10 @@ import json
 import shutil
 import tomllib
 
-from conftest import RECIPE, no_temporaries
+from conftest import no_temporaries
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recipes import RECIPE
 
 from l2d.data.errors import L2DError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, no_temporaries, refused
+from conftest import no_temporaries, refused
+from recipes import RECIPE
 
 from l2d.cache_builder.asking import time_limit
 from l2d.data.errors import AgentFailure, DataError, UsageError
@@ -64,6 +65,7 @@ def asked(workshop) -> list[str]:
 
 
 @pytest.mark.parametrize("mode", ["raise", "nan", "hang"])
+@pytest.mark.slow
 def test_recorded_failures_are_the_samples_that_fail_and_no_other(workshop, flaky, mode):
     (workshop.folder / "mode").write_text(mode)
     if mode == "hang":
@@ -92,6 +94,7 @@ def test_recorded_failures_are_the_samples_that_fail_and_no_other(workshop, flak
     assert workshop.build(flaky).asked["flaky"] == 0  # a recorded failure is an answer until it is asked again
 
 
+@pytest.mark.slow
 def test_without_recording_the_build_stops_and_keeps_what_is_finished(workshop, flaky):
     (workshop.folder / "bad").write_text("p0063")
     error = refused(lambda: workshop.build(flaky), AgentFailure, "'flaky'", "overloaded")
@@ -103,6 +106,7 @@ def test_without_recording_the_build_stops_and_keeps_what_is_finished(workshop, 
     assert not set(asked(workshop)[before:]) & {f"p{row:04d}" for row in range(50)}  # the first chunk is not paid twice
 
 
+@pytest.mark.slow
 def test_failures_are_asked_again_alone(workshop, flaky):
     workshop.build(flaky, on_failure="record")
     before = len(asked(workshop))
@@ -117,6 +121,7 @@ def test_failures_are_asked_again_alone(workshop, flaky):
     load_tables(workshop.cache(), ("train",))  # nothing is refused any more
 
 
+@pytest.mark.slow
 def test_an_average_of_a_failure_is_a_failure_and_follows_when_it_is_answered(workshop, flaky):
     text = flaky + '\n[[agents]]\nname = "mean"\nkind = "average"\nof = ["expert", "flaky"]\nreference = true\n'
     workshop.build(text, on_failure="record")
@@ -130,6 +135,7 @@ def test_an_average_of_a_failure_is_a_failure_and_follows_when_it_is_answered(wo
     np.testing.assert_allclose(workshop.predictions("mean")["pred_reg"], np.mean(members, axis=0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(workshop, flaky):
     (workshop.folder / "mode").write_text("ok")
     small = flaky.replace("options = { ", "options = { largest = 6, ")
@@ -147,6 +153,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(workshop, f
     assert report.failed["flaky"] == len(workshop.table)
 
 
+@pytest.mark.slow
 def test_training_refuses_failures_unless_told_how_to_treat_them(workshop, flaky):
     workshop.build(flaky, on_failure="record")
     cache = workshop.cache()
@@ -171,6 +178,7 @@ def test_training_refuses_failures_unless_told_how_to_treat_them(workshop, flaky
 
 
 @pytest.mark.parametrize("failures", ["drop", "worst"])
+@pytest.mark.slow
 def test_a_rejector_is_trained_and_evaluated_with_the_treatment_it_was_told(workshop, flaky, failures):
     workshop.build(flaky, on_failure="record")
     cache = workshop.cache()

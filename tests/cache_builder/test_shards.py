@@ -9,7 +9,8 @@ import subprocess
 import sys
 
 import pytest
-from conftest import RECIPE, no_temporaries
+from conftest import no_temporaries
+from recipes import RECIPE
 
 from l2d.cache_builder.engines.shards import Shard
 from l2d.data.cache.reader import CostCache
@@ -60,6 +61,7 @@ def test_a_plain_build_finishes_what_shards_have_left_and_asks_nothing_again(wor
     workshop.cache("divided").verify()
 
 
+@pytest.mark.slow
 def test_shards_at_the_same_time_on_one_folder(workshop):
     workshop.build(RECIPE + AVERAGE, "whole")
     recipe, out = workshop.folder / "recipe.toml", workshop.folder / "divided"
@@ -78,6 +80,7 @@ def test_shards_at_the_same_time_on_one_folder(workshop):
     assert no_temporaries(workshop)
 
 
+@pytest.mark.slow
 def test_devices_by_commas_are_processes_that_share_the_work(workshop):
     workshop.build(RECIPE + AVERAGE, "whole")
     command = [sys.executable, "-m", "l2d.cli", "build", str(workshop.folder / "recipe.toml"), "--device", "cpu,cpu"]

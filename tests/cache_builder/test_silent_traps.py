@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE, Workshop, refused
+from conftest import Workshop, refused
+from recipes import RECIPE
 
 from l2d.data.errors import DataError, FingerprintMismatch
 from l2d.rejector.evaluation.evaluate import evaluate_runs
@@ -41,6 +42,7 @@ def test_classes_cannot_rename_a_text_target(workshop):
     refused(lambda: workshop.build(text), DataError, "cannot rename", "died")
 
 
+@pytest.mark.slow
 def test_a_column_that_only_a_python_agent_may_have_read_is_noticed(workshop):
     code = "def ask(batch):\n    return {'cla': [0] * len(batch.ids), 'reg': batch.columns['note'].to_list()}\n"
     (workshop.folder / "reader.py").write_text(code)
@@ -55,6 +57,7 @@ def test_a_column_that_only_a_python_agent_may_have_read_is_noticed(workshop):
     assert {name for name, samples in report.asked.items() if samples} == {"reader"}
 
 
+@pytest.mark.slow
 def test_a_run_is_not_evaluated_on_costs_it_was_not_trained_on(workshop):
     code = "def ask(batch):\n    assert 'p0005' not in batch.ids\n"
     code += "    return {'cla': [0] * len(batch.ids), 'reg': [1.0] * len(batch.ids)}\n"

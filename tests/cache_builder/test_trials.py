@@ -123,6 +123,7 @@ def test_a_measured_price_put_on_a_finished_cache_is_measured_or_refused(folder)
 # --- corrections ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_an_error_advises_can_be_done_and_the_same_command_goes_on(folder):
     (folder / "broken.py").write_text("def ask(batch):\n    return {'clas': [0] * len(batch.ids)}\n")
     broken = 'name = "broken"\nkind = "python"\nfile = "broken.py"'
@@ -138,6 +139,7 @@ def test_what_an_error_advises_can_be_done_and_the_same_command_goes_on(folder):
         build(recipe(folder, COUNTED, broken), folder / "cache")
 
 
+@pytest.mark.slow
 def test_the_dataset_may_be_corrected_while_no_agent_has_answered(folder):
     (folder / "broken.py").write_text("def ask(batch):\n    return {'clas': [0] * len(batch.ids)}\n")
     broken = 'name = "broken"\nkind = "python"\nfile = "broken.py"'
@@ -157,6 +159,7 @@ def test_a_function_that_is_not_defined_is_refused_before_others_are_asked(folde
     assert asked(folder) == 0
 
 
+@pytest.mark.slow
 def test_paths_in_options_are_relative_to_the_recipe(folder, monkeypatch):
     (folder / "made.py").write_text(
         "import json, pathlib\n"
@@ -183,6 +186,7 @@ def test_paths_in_options_are_relative_to_the_recipe(folder, monkeypatch):
 # --- expected answers -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_expected_answers_are_compared_before_anything_is_asked(folder):
     net = program(folder, "net", torch.nn.Identity(), training=False) + '\nexpected = "answers.csv"'
     rows = pl.read_csv(folder / "t.csv").head(5)

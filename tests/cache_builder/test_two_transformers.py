@@ -72,6 +72,7 @@ def shop(tmp_path) -> Workshop:
 
 
 @pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.slow
 def test_both_tasks_are_learnt(shop, shared):
     shop.build(RECIPE.replace("layers = 1", "layers = 1\nshared = true") if shared else RECIPE)
     found, table = shop.predictions("model"), stays()

@@ -46,6 +46,7 @@ def cache(recipe_file: Path, tmp_path: Path, l2d) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_command_has_help_with_examples_and_loads_nothing_heavy():
     for command in COMMANDS:
         code = (
@@ -89,6 +90,7 @@ def test_build_prints_the_status_on_stdout_and_the_story_on_stderr(recipe_file, 
     assert "nothing to ask" in err
 
 
+@pytest.mark.slow
 def test_formats_of_one_result_hold_the_same_values(cache, l2d):
     tables = {format: l2d("status", cache, "--format", format)[1] for format in ("json", "csv")}
     from_json = json.loads(tables["json"])
@@ -100,6 +102,7 @@ def test_formats_of_one_result_hold_the_same_values(cache, l2d):
     assert pq.read_table(io.BytesIO(binary)).to_pylist() == from_json
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_report(cache, tmp_path, l2d):
     run = tmp_path / "run"
     code, out, err = l2d("train", cache, "--out", run, "--epochs", 3, "--beta", 0.1, "--format", "json")
@@ -140,6 +143,7 @@ def test_train_evaluate_and_report(cache, tmp_path, l2d):
         ("read_text('/etc/hostname')", '"read_text" is a table function'),
     ],
 )
+@pytest.mark.slow
 def test_a_wrong_group_is_refused_with_the_columns_there_are(patient_runs, tmp_path, l2d, by, word):
     code, _, err = l2d("report", patient_runs / "linear", "--out", tmp_path / "r.html", "--by", by)
     assert code == 2
@@ -149,6 +153,7 @@ def test_a_wrong_group_is_refused_with_the_columns_there_are(patient_runs, tmp_p
     assert not (tmp_path / "r.html").exists()
 
 
+@pytest.mark.slow
 def test_a_rejector_goes_to_work(cache, recipe_file, tmp_path, l2d):
     run, out, model = tmp_path / "run", tmp_path / "out.csv", tmp_path / "rejector.onnx"
     assert l2d("train", cache, "--out", run, "--epochs", 3, "--rejector", "linear")[0] == 0
@@ -177,6 +182,7 @@ def test_a_rejector_goes_to_work(cache, recipe_file, tmp_path, l2d):
     assert model.stat().st_size == json.loads(printed)[0]["bytes"]
 
 
+@pytest.mark.slow
 def test_a_sweep_is_evaluated_as_a_list_and_is_not_trained_twice(cache, tmp_path, l2d):
     runs = tmp_path / "runs"
     sweep = ["sweep", cache, "--out", runs, "--beta", "0,0.1", "--seeds", 2, "--epochs", 2]

@@ -9,6 +9,8 @@ import sys
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 RECIPE = """
 [dataset]
 kind = "coco"

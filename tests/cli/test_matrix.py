@@ -18,6 +18,8 @@ from l2d.data.sources.chexpert import COLUMNS, FINDINGS
 from l2d.data.sources.cifar10 import CLASSES
 from l2d.data.sources.mimic4.generator import write_mimic4
 
+pytestmark = pytest.mark.slow
+
 COSTS = '\n[costs.cla]\nkind = "zero_one"\n'
 MAP = '\n[costs.map]\nkind = "coco"\n'
 

@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def rows(count: int = 200) -> pl.DataFrame:
     """What the table means, one column of each kind."""

@@ -18,6 +18,8 @@ import pytest
 
 from l2d import cli
 
+pytestmark = pytest.mark.slow
+
 AGENTS = ["triage", "Anna", "Bob", "Cleo"]
 BETA, WEIGHT = 0.25, 0.5
 RECIPE = """

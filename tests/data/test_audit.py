@@ -7,7 +7,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
-from conftest import CLUSTER, COLUMN, HEAD, MODEL, patients, refused
+from conftest import patients, refused
+from recipes import CLUSTER, COLUMN, HEAD, MODEL, Recipe, changed
 
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
@@ -16,7 +17,7 @@ from l2d.data.cache.audit_features import _binned, _explained
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 
-RECIPE = HEAD.replace('keep = ["ward"]', 'keep = ["ward", "family"]') + MODEL + COLUMN + CLUSTER
+RECIPE = HEAD.but({"dataset.keep": ["ward", "family"]}).plus(MODEL, COLUMN, CLUSTER)
 
 
 def cache_of(folder, table: pl.DataFrame, recipe: str = RECIPE) -> CostCache:
@@ -40,6 +41,7 @@ def clean(tmp_path_factory) -> CostCache:
     return cache_of(tmp_path_factory.mktemp("clean"), table.with_columns(families(400, 1)))
 
 
+@pytest.mark.slow
 def test_a_clean_table_gets_no_warning(clean):
     found = levels(audit(clean, groups=("family",)))
     assert found == {
@@ -66,9 +68,9 @@ def test_gaps_are_those_of_the_files(clean):
             assert gap.high - gap.low == pytest.approx(2 * half, rel=1e-3)
 
 
-def with_feature(recipe: str, *names: str) -> str:
-    quoted = ", ".join(f"'{json.dumps(name)}'" for name in names)
-    return recipe.replace('features = ["x1"', f'features = [{quoted}, "x1"', 1)
+def with_feature(recipe: Recipe, *names: str) -> Recipe:
+    quoted = [f'"{name}"' for name in names]
+    return recipe.but({"dataset.features": [*quoted, *recipe.values["dataset"]["features"]]})
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_a_time_of_a_sorted_file_is_a_note(tmp_path):
 def test_features_that_give_away_which_agent_is_right_are_found(tmp_path):
     """The oracle's choice as a category, and an agent's score as a number, as tables of router benchmarks have them."""
     table = patients(600).with_columns(families(600, 1))
-    recipe = RECIPE.replace(MODEL, "")  # whose answers do not change with the features
+    recipe = RECIPE.without("model")  # whose answers do not change with the features
     cache = cache_of(tmp_path, table, recipe)
     agents = [agent.name for agent in cache.agents]
     parts = {
@@ -178,9 +180,7 @@ def test_groups_in_two_splits_are_found(tmp_path):
     assert (finding.level, finding.samples) == ("warning", len(leaked))
     assert f"{len(set(leaked))} of 100 groups" in finding.what
     refused(lambda: audit(cache, groups=("x1",)), UsageError, "no kept column 'x1'", "kept are: ward, family")
-    together = (
-        HEAD.replace('keep = ["ward"]', 'keep = ["ward", "family"]\nsplit = { column = "part" }') + MODEL + COLUMN
-    )
+    together = RECIPE.but({"dataset.split": {"column": "part"}}).only("model", "column")
     parts = ["train", "validation", "test", "train"]
     whole = table.with_columns(families(400, 4), pl.Series("part", [parts[row // 4 % 4] for row in range(400)]))
     (tmp_path / "other").mkdir()
@@ -194,8 +194,8 @@ def test_an_agent_that_has_seen_the_training_targets_is_found(tmp_path):
     split = pl.Series("part", ["train"] * 240 + ["validation"] * 80 + ["test"] * 80)
     memorised = np.where(split == "train", table["died"] * 0.98 + 0.01, table["risk_bad"])
     table = table.with_columns(split, pl.Series("risk_memory", memorised))
-    recipe = RECIPE.replace('keep = ["ward", "family"]', 'keep = ["ward", "family"]\nsplit = { column = "part" }')
-    recipe += COLUMN.replace('name = "column"', 'name = "memory"').replace("risk_bad", "risk_memory")
+    recipe = RECIPE.but({"dataset.split": {"column": "part"}})
+    recipe = recipe.plus(changed(COLUMN, {"name": "memory", "prob": "risk_memory"}))
     found = {finding.check: finding for finding in audit(cache_of(tmp_path, table, recipe))}
     assert found["agent memory"].level == "warning"
     assert "seen their targets" in found["agent memory"].what

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cifar10_files import write_batches
 from conftest import refused
 
 from l2d.cache_builder.agents import make_agent
@@ -16,25 +17,6 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.images import decode_thumbnails
 from l2d.data.sources.cifar10 import CLASSES, Cifar10Config, load_cifar10
-
-
-def write_batches(folder: Path, records: int = 24) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Files of the format, written byte by byte as its page describes them."""
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    found = {}
-    for source in [*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"]:
-        labels, images = rng.permutation(np.arange(records) % 10), rng.integers(256, size=(records, 32, 32, 3))
-        content = bytearray()
-        for label, image in zip(labels, images, strict=True):
-            content.append(label)
-            for colour in range(3):
-                for row in range(32):
-                    content += bytes(image[row, :, colour].tolist())
-        (folder / f"{source}.bin").write_bytes(content)
-        found[source] = labels, images
-    (folder / "batches.meta.txt").write_text("\n".join(CLASSES) + "\n\n")
-    return found
 
 
 @pytest.fixture

@@ -61,7 +61,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1]))
     import tempfile
 
-    from conftest import RECIPE, Workshop
+    from conftest import Workshop
+    from recipes import RECIPE
 
     target = GOLDEN / f"v{schema.SCHEMA_VERSION}"
     if target.exists():

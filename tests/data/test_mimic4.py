@@ -53,6 +53,7 @@ def assert_equals_reference(dataset, expected: dict[str, dict], stay: str) -> No
 
 @pytest.mark.parametrize("stay", ["categories", "days", "log_days"])
 @pytest.mark.parametrize("require", [[], ["diagnoses", "procedures", "prescriptions"]])
+@pytest.mark.slow
 def test_made_up_files_equal_plain_pandas(made_up, stay, require):
     dataset = load(made_up, stay=stay, require=require)
     assert_equals_reference(dataset, reference_samples(made_up, require), stay)

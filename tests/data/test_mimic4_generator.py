@@ -36,6 +36,7 @@ def risk(samples) -> Risk:
     return true_risk(samples["diagnoses"], samples["procedures"])
 
 
+@pytest.mark.slow
 def test_tables_are_as_mimic_has_them(folder):
     admissions, patients = read(folder, "admissions"), read(folder, "patients")
     assert len(patients) == PATIENTS
@@ -74,6 +75,7 @@ def test_the_dead_have_no_later_visit_and_a_date(folder):
     assert (patients["anchor_year"].astype(int)[years.index] == years).all()
 
 
+@pytest.mark.slow
 def test_risk_is_the_sum_that_its_documentation_says(samples, risk):
     """Weights looked up code by code, in plain Python."""
     weights = {}

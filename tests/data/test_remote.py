@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import RECIPE
+from recipes import RECIPE
 
 from l2d.data.cache.integrity import json_digest
 from l2d.data.cache.reader import CostCache

@@ -139,3 +139,27 @@ def test_names_do_not_reach_the_terminal_with_their_control_characters(capsys):
     say(f"error: {name}\n  next: look")
     assert capsys.readouterr().err == "error: agent\\x1b[2J\\x9b31m\\u202e\n  next: look\n"
     assert not set("\x1b\x9b\u202e") & set(table_text([{name: 1, "b": [name]}]))
+
+
+def test_a_run_from_elsewhere_is_understood_or_refused(workshop):
+    """Each place of run.json in turn is missing, of another type, or huge; its digest is right."""
+    from l2d.data.library import opened
+    from l2d.rejector.evaluation.evaluate import evaluate_runs
+    from l2d.rejector.library import train
+    from l2d.rejector.runs.files import RUN_FILE
+
+    workshop.build(RECIPE)
+    run = workshop.folder / "run"
+    train(opened(workshop.folder / "cache"), run, method="multi-task", epochs=1)
+    good = store.read_json(run / RUN_FILE)
+    for path in leaves(good):
+        if not path or path[0] in ("history", "input", "seen"):
+            continue
+        for new in (None, 10**12, "\x1b[31m../..", {"a": 1}, ...):
+            store.commit_json(run / RUN_FILE, changed(good, path, new), replace=True)
+            try:
+                evaluate_runs([run], "test")
+            except L2DError:
+                continue
+            except Exception as error:
+                pytest.fail(f"{'.'.join(map(str, path))} = {new!r}: {error!r}")

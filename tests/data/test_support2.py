@@ -126,6 +126,7 @@ def test_the_physicians_recipe_caches_the_same_figures(judged, tmp_path):
     assert [agent.name for agent in cache.references] == ["average_of_both", "average_of_all"]
 
 
+@pytest.mark.slow
 def test_the_elbow_of_support2_is_six(support2):
     clusters = support2.record.inputs["clusters"]
     assert clusters["count"] == 6

@@ -116,6 +116,7 @@ WORDS = ["x1", "ward", "died", "AVG(", *"()+a1*,", "AS", "'b'", "NULL", "CASE", 
 
 @hypothesis.settings(max_examples=300, deadline=None)
 @hypothesis.given(st.one_of(st.text(max_size=12), st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)))
+@pytest.mark.slow
 def test_whatever_stands_as_an_expression_gives_a_value_a_row_or_is_refused(expression):
     table = patients(10)
     try:

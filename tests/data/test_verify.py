@@ -10,8 +10,9 @@ from l2d.data.errors import CorruptPart
 
 @pytest.mark.parametrize("what", ["predictions", "costs"])
 @pytest.mark.parametrize("swapped", ["chunk", "agent", "task"])
-def test_verify_names_a_part_that_was_swapped_with_another(workshop, text, what, swapped):
-    workshop.build(text)
+@pytest.mark.slow
+def test_verify_names_a_part_that_was_swapped_with_another(workshop, recipe, what, swapped):
+    workshop.build(recipe)
     folders = {"predictions": "predictions", "costs": workshop.costs_folder()}
     agents = workshop.folder / "cache" / "agents"
     victim = agents / "column" / folders[what] / "00000.parquet"
@@ -28,9 +29,10 @@ def test_verify_names_a_part_that_was_swapped_with_another(workshop, text, what,
     assert str(caught.value.where) in (str(victim), str(other))
 
 
-def test_verify_notices_a_sound_part_of_another_build(workshop, text):
-    workshop.build(text)
-    workshop.build(text.replace('"risk_bad"', '"1 - risk_bad"'), out="other")
+@pytest.mark.slow
+def test_verify_notices_a_sound_part_of_another_build(workshop, recipe):
+    workshop.build(recipe)
+    workshop.build(recipe.but({"agents.column.prob": "1 - risk_bad"}), out="other")
     for part, agent in (("predictions", "agents/column"), (workshop.costs_folder(), "agents/column")):
         file = workshop.folder / "cache" / agent / part / "00002.parquet"
         good = file.read_bytes()
@@ -42,11 +44,12 @@ def test_verify_notices_a_sound_part_of_another_build(workshop, text):
     workshop.cache().verify()
 
 
-def test_verify_notices_samples_of_another_build(workshop, text):
+@pytest.mark.slow
+def test_verify_notices_samples_of_another_build(workshop, recipe):
     """Same ids, another target: the costs no longer belong to it."""
-    workshop.build(text)
+    workshop.build(recipe)
     workshop.edit_data()
-    workshop.build(text, out="other")
+    workshop.build(recipe, out="other")
     name = "samples/00000.parquet"
     (workshop.folder / "cache" / name).write_bytes((workshop.folder / "other" / name).read_bytes())
     with pytest.raises(CorruptPart) as caught:
@@ -55,9 +58,9 @@ def test_verify_notices_samples_of_another_build(workshop, text):
 
 
 @pytest.mark.parametrize("what", ["samples", "predictions", "costs"])
-def test_verify_refuses_a_part_with_any_bit_flipped(workshop, text, what):
+def test_verify_refuses_a_part_with_any_bit_flipped(workshop, recipe, what):
     """Flips in the last 1,600 bytes, where the footer is: pages are tested in test_store.py."""
-    workshop.build(text)
+    workshop.build(recipe)
     cache = workshop.cache()
     folder = {"predictions": "agents/called/predictions", "costs": f"agents/called/{workshop.costs_folder()}"}
     part = workshop.folder / "cache" / folder.get(what, what) / "00000.parquet"

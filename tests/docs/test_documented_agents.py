@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from conftest import RECIPE
+from recipes import RECIPE
 
 DOC = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
 #: Of one task alone, which is what the examples answer.

@@ -66,7 +66,8 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> World:
-    from conftest import RECIPE, write_table
+    from conftest import write_table
+    from recipes import RECIPE
 
     folder = tmp_path_factory.mktemp("cookbook")
     write_table(folder)

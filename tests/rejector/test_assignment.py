@@ -94,6 +94,7 @@ def tiny(draw):
 
 @settings(max_examples=60, deadline=None)
 @given(tiny())
+@pytest.mark.slow
 def test_tiny_problems_are_solved_as_enumeration_solves_them(problem):
     costs, constraints = problem
     best = best_by_enumeration(costs, constraints)

@@ -202,6 +202,7 @@ def swept(make_cache, make_runs, tmp_path_factory) -> tuple:
     return cache, runs, evaluate_runs(runs)
 
 
+@pytest.mark.slow
 def test_choices_are_made_on_validation(swept):
     cache, _, evaluations = swept
     table = load_tables(cache, ("validation",), predictions=True)["validation"]

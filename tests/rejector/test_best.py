@@ -177,6 +177,7 @@ def test_a_state_is_read_back_to_the_same_bits(tmp_path):
     np.testing.assert_array_equal(again.predict_unseen(x, ids), model.predict_unseen(x, ids))
 
 
+@pytest.mark.slow
 def test_it_finds_the_better_agent_where_that_can_be_known():
     x, raw, ids, _ = world(3000)
     model = fit_costs(x, raw, ids)
@@ -227,6 +228,7 @@ def test_an_agent_that_never_answers_and_one_that_answers_once():
     assert np.isfinite(found).all()
 
 
+@pytest.mark.slow
 def test_more_features_than_rows_and_many_agents():
     x, raw, ids, _ = world(60, width=200)
     assert np.isfinite(fit_costs(x, raw, ids).predict(x)).all()

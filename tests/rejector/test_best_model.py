@@ -28,6 +28,7 @@ def chosen(model: CostModel, x: np.ndarray) -> np.ndarray:
 # --- the whole model --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_whatever_the_threads():
     x, raw, ids = problem()
     new, _, _ = problem(seed=2)
@@ -128,6 +129,7 @@ def test_an_agent_that_never_answered_is_not_asked():
     assert set(chosen(fit_costs(x[:5], raw[:5], ids[:5]), x)) == {1}
 
 
+@pytest.mark.slow
 def test_five_hundred_agents():
     x, raw, ids = problem(rows=200, agents=500)
     raw[np.random.default_rng(0).random(raw.shape) < 0.1] = np.nan

@@ -55,6 +55,7 @@ def mean(members: list[dict], name: str) -> float:
     [("coverage>=0.3", "task_cost", True), ("budget<=0.8", "task_cost", True), ("task_cost<=0.35", "budget", True),
      ("coverage>=0.1", "budget", False)],
 )  # fmt: skip
+@pytest.mark.slow
 def test_the_best_setting_that_meets_the_target_on_validation_is_chosen(sweep, text, prefer, default):
     target = Target.parse(text)
     choice = choose(sweep, [target], prefer=None if default else prefer)
@@ -99,6 +100,7 @@ def test_a_target_missed_on_test_is_said(sweep, monkeypatch, capfd):
     assert result["prefer"] == "budget"
 
 
+@pytest.mark.slow
 def test_what_cannot_be_chosen_is_refused(sweep):
     with pytest.raises(DataError, match=r"no setting meets coverage>=1\.5") as caught:
         choose(sweep, [Target.parse("coverage>=1.5")])

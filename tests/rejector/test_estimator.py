@@ -70,6 +70,7 @@ CHECKS = [
 @pytest.mark.parametrize(
     "position", range(len(CHECKS)), ids=lambda k: f"{CHECKS[k][0].method}-{CHECKS[k][1].func.__name__}"
 )
+@pytest.mark.slow
 def test_scikit_learns_check(position):
     estimator, check = CHECKS[position]
     check(estimator)
@@ -151,6 +152,7 @@ def test_features_that_32_bits_cannot_hold_are_learnt_as_well_as_standardised_on
     assert found.score(new_moved, new_costs) == pytest.approx(plain.score(new, new_costs), abs=0.01)
 
 
+@pytest.mark.slow
 def test_the_exported_model_takes_the_bits_that_the_features_need():
     onnxruntime = pytest.importorskip("onnxruntime")
     from l2d.rejector.export import onnx_model
@@ -341,6 +343,7 @@ def test_best_learns_whom_to_ask_from_answered_samples_alone():
         rejector.score(features, costs)
 
 
+@pytest.mark.slow
 def test_best_scores_are_negated_costs_with_query_costs():
     features, costs = problem(rows=2000)
     free = DeferralRejector().fit(features, costs)

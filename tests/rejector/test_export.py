@@ -69,6 +69,7 @@ def assert_runs_as_trained(file: Path, run: Path, inputs: pl.DataFrame, pixels_o
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp", "transformer", "best"])
+@pytest.mark.slow
 def test_every_row_of_the_test_split_goes_to_the_same_agent(home, tmp_path, network):
     report = export_run(home / network, tmp_path / "rejector.onnx")
     assert (report.input, report.shape) == ("features", ["batch", 6])
@@ -79,6 +80,7 @@ def test_every_row_of_the_test_split_goes_to_the_same_agent(home, tmp_path, netw
 
 
 @pytest.mark.parametrize("network", ["linear", "mlp", "transformer", "best"])
+@pytest.mark.slow
 def test_missing_numbers_and_empty_batches_are_what_route_makes_of_them_in_every_runtime(home, tmp_path, network):
     """A table with holes, routed; the same features with NaN or infinities in their place, through the file."""
     table = pl.read_parquet(home / "patients.parquet").head(60)
@@ -109,6 +111,7 @@ def test_missing_numbers_and_empty_batches_are_what_route_makes_of_them_in_every
         assert (agent.shape, agent.dtype) == ((0,), np.int64)
 
 
+@pytest.mark.slow
 def test_without_an_encoder_what_is_missing_becomes_the_mean():
     table = make_table(100, seed=1)
     config = TrainConfig(network="linear", epochs=1)
@@ -121,6 +124,7 @@ def test_without_an_encoder_what_is_missing_becomes_the_mean():
     np.testing.assert_array_equal(opened.run(None, {"features": rows})[0], opened.run(None, {"features": filled})[0])
 
 
+@pytest.mark.slow
 def test_images_go_in_as_pixels(detection_runs, tmp_path):
     import io
 
@@ -144,6 +148,7 @@ def test_ties_go_to_the_lowest_agent(home):
     assert model.run(["agent"], {"features": rows})[0].tolist() == [1] * 50
 
 
+@pytest.mark.slow
 def test_the_file_says_what_it_is_and_nothing_of_this_machine(home, exported):
     opened = session(exported)
     facts = opened.get_modelmeta().custom_metadata_map
@@ -179,6 +184,7 @@ def test_the_file_needs_neither_torch_nor_l2d(exported):
     assert (result.returncode, result.stdout) == (0, "(3,)\n"), result.stderr
 
 
+@pytest.mark.slow
 def test_what_is_there_is_replaced_only_when_told_also_by_a_run_of_before_names_were_written_down(home, tmp_path):
     file = tmp_path / "rejector.onnx"
     file.write_bytes(b"the one in use")
@@ -204,6 +210,7 @@ def test_without_the_extra_it_says_what_to_install(home, tmp_path, monkeypatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_model_that_differs_is_never_written(home, tmp_path, monkeypatch):
     """Exporters have been wrong before: what the runtime gives is compared with what torch gives."""
     from l2d.rejector import export

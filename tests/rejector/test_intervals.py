@@ -73,6 +73,7 @@ def test_intervals_are_those_of_scipy(seed):
     assert found.value == pytest.approx(differences.mean())
 
 
+@pytest.mark.slow
 def test_few_samples_get_the_width_of_student_t():
     """Where the plain percentile interval of 8 values is a fifth too narrow."""
     widths = []

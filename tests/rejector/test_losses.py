@@ -244,6 +244,7 @@ def minimise(costs: torch.Tensor, nu: float, steps: int = 1500) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("nu", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0])
+@pytest.mark.slow
 def test_infimum_over_free_scores_is_theorem_4_6_with_its_erratum(nu):
     costs = torch.from_numpy(np.random.default_rng(4).uniform(0.05, 1, (60, 3)))
     lowest = surrogate_deferral_loss(minimise(costs, nu), costs, nu)

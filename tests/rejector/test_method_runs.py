@@ -62,6 +62,7 @@ def answers_of(folder: Path, run: Path) -> pl.DataFrame:
     return found.join(cached, on="sample_id")
 
 
+@pytest.mark.slow
 def test_every_method_is_evaluated_on_its_own_answers(swept, evaluated):
     folder, cache, _ = swept
     names = [agent.name for agent in cache.agents]

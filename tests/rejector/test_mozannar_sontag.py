@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from cifar10_files import write_batches
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, roc_auc_score
-from test_cifar10 import write_batches
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.sources.chexpert import COLUMNS, FINDINGS
@@ -62,6 +62,7 @@ def test_the_table_of_digits_is_scikit_learns(tmp_path):
     np.testing.assert_array_equal(table.drop("digit", "class").to_numpy(), digits.data)
 
 
+@pytest.mark.slow
 def test_the_findings_of_the_slides_on_digits(experiments, tmp_path, capsys):
     """The consistent loss beats MixOfExp and LearnedOracle; its lead over Confidence grows as training data shrink."""
     out = tmp_path / "ms"
@@ -110,6 +111,7 @@ def write_chexpert(root: Path, patients: int = 150) -> Path:
     return root.parent / "features.parquet"
 
 
+@pytest.mark.slow
 def test_chexpert_under_a_coverage_constraint(experiments, tmp_path, monkeypatch):
     features = write_chexpert(tmp_path / "CheXpert-v1.0-small")
     monkeypatch.setattr(experiments, "TASKS", ["Edema", "Pleural Effusion"])

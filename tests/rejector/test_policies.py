@@ -247,6 +247,7 @@ def held(patient_runs, tmp_path_factory):
     return load_run(folder / "held"), load_run(folder / "free")
 
 
+@pytest.mark.slow
 def test_a_guard_that_holds_does_not_hide_costs_from_a_policy(held, agents):
     """Behind the guard every input has the same scores: a budget would be spent on inputs at random."""
     run, free = held

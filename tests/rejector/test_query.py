@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import RECIPE, write_table
+from conftest import write_table
+from recipes import RECIPE
 
 import l2d.rejector.sql.query
 from l2d.cache_builder.builder import build
@@ -276,6 +277,7 @@ def test_hundreds_of_runs_are_told_apart(own):
 # --- damage ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_never_read_as_an_answer(own):
     part = sorted((own / "cache" / "agents" / "expert").glob("costs-*/00001.parquet"))[0]
     sound, sql = part.read_bytes(), "SELECT sum(cost_reg) AS total, count(*) AS n FROM costs"
@@ -461,6 +463,7 @@ def test_a_result_is_not_held(place):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet"])
+@pytest.mark.slow
 def test_a_result_is_saved_whole_or_not_at_all(place, tmp_path, suffix):
     out = tmp_path / f"result{suffix}"
     readers = {".csv": pl.read_csv, ".json": pl.read_json, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}

@@ -6,11 +6,12 @@ import io
 from pathlib import Path
 
 import pytest
-from conftest import RECIPE, write_table
+from conftest import write_table
 from prompt_toolkit.application import create_app_session
 from prompt_toolkit.document import Document
 from prompt_toolkit.input import create_pipe_input
 from prompt_toolkit.output import DummyOutput
+from recipes import RECIPE
 
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe

@@ -15,6 +15,8 @@ import pytest
 
 from l2d.data.cache.reader import CostCache
 from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.evaluation.findings import predicted_in_words
+from l2d.rejector.evaluation.guarded import guard_in_words
 from l2d.rejector.report.allocations import decisions_of, sample_columns
 from l2d.rejector.report.groups import most_telling
 from l2d.rejector.report.page import write_report
@@ -63,6 +65,7 @@ def of_setting(evaluations, **wanted) -> dict:
     return found[0]["over_seeds"]
 
 
+@pytest.mark.slow
 def test_the_sweep_shows_the_evaluations_numbers(page, evaluations):
     specs = specs_of(page)
     for beta in (0.05, 0.1, 0.2, 0.4):
@@ -338,6 +341,7 @@ def crowded(crowd, tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_of_many_agents_a_few_have_a_colour_and_a_table_has_all(crowd, crowded):
     evaluations = evaluate_runs(crowd)
     layout, specs = lay_out(evaluations), specs_of(crowded)
@@ -370,6 +374,7 @@ def test_groups_are_by_what_a_reader_knows_before_numbered_columns(crowd):
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+@pytest.mark.slow
 def test_many_long_names_fit_the_page_and_no_label_lies_on_another(browser, crowded, width, scheme):
     browser.open(crowded, width=width, scheme=scheme, ready=DRAWN)
     assert browser.complaints() == []
@@ -386,3 +391,43 @@ def test_many_long_names_fit_the_page_and_no_label_lies_on_another(browser, crow
         q.left < p.right - 1 && p.top < q.bottom - 2 && q.top < p.bottom - 2).map(([b]) => a + ' on ' + b));
     })"""
     assert browser.ask(overlapping) == []
+
+
+# --- runs that predict costs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("theory", [False, True])
+def test_a_run_that_predicts_costs_shows_them_paid_and_what_columns_are_worth(browser, patient_runs, tmp_path, theory):
+    [evaluation] = evaluate_runs([patient_runs / "best"])
+    page = tmp_path / "report.html"
+    write_report([evaluation], page, theory=theory)
+    specs, result = specs_of(page), evaluation.result
+    names = [name.partition("-")[2] for name in specs]
+    of_agents = [name for name in names if name.startswith("reliability-")]
+    assert len(of_agents) == len(result["allocation"])
+    first = max(result["allocation"], key=result["allocation"].get)
+    drawn = rows_of(specs["cache1-reliability-agent-0"], "agent", "low")
+    assert [row["actual"] for row in drawn] == result["reliability"][first]["actual"]
+    worth = "theory" if theory else "importance"
+    assert {f"{worth}-worth-loss", f"{worth}-worth-explained"} <= set(names)
+    assert len([name for name in names if name.endswith("worth-loss")]) == 1
+    shown = rows_of(specs[f"cache1-{worth}-worth-loss"], "column", "value")
+    assert {row["column"] for row in shown} == {"x1", "x2", "ward"}
+    text = page.read_text(encoding="utf-8")
+    assert predicted_in_words(result) in text
+    browser.open(page, width=390, scheme="light", ready=DRAWN)
+    assert browser.complaints() == []
+    assert browser.ask("document.documentElement.scrollWidth") <= 390
+    empty = "[...document.querySelectorAll('.chart')].filter(c => !c.querySelector('svg path, svg text')).length"
+    assert browser.ask(empty) == 0
+
+
+def test_a_guard_that_holds_has_its_paragraph(patient_runs, tmp_path):
+    from l2d.rejector.library import sweep
+
+    runs = sweep(patient_runs / "cache", tmp_path / "runs", betas=[{"expert": 0.15}], weights={"cla": 1}, guard=1e9)
+    evaluations = evaluate_runs(runs.folders)
+    write_report(evaluations, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert f"The guard holds: {guard_in_words(evaluations[0].result['guard'], len(evaluations[0].losses))}" in text

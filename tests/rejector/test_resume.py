@@ -30,7 +30,8 @@ SETTINGS = {"epochs": 4, "batch_size": 16, "hidden": 16}
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory) -> CostCache:
-    from conftest import RECIPE, write_table
+    from conftest import write_table
+    from recipes import RECIPE
 
     from l2d.cache_builder.builder import build
     from l2d.cache_builder.recipe import load_recipe
@@ -64,6 +65,7 @@ class Killed(BaseException):
 @pytest.mark.parametrize("network", ["mlp", "transformer"])
 @pytest.mark.parametrize(("memory", "batch_size"), [(None, 16), (SMALL["memory"], SMALL["batch_size"])])
 @pytest.mark.parametrize("kills", [[8], [30, 9, 50], [60]])
+@pytest.mark.slow
 def test_training_that_was_killed_goes_on_to_the_same_weights(
     cache, tmp_path, monkeypatch, network, memory, batch_size, kills
 ):
@@ -106,6 +108,7 @@ def test_training_that_was_killed_goes_on_to_the_same_weights(
     torch.testing.assert_close(torch.tensor(curves[0]), torch.tensor(curves[1]), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_process_goes_on_with_the_same_command(cache, tmp_path):
     out = tmp_path / "runs"
     code = (
@@ -179,6 +182,7 @@ def test_patience_stops_a_point_in_a_grid_as_it_stops_alone(cache, tmp_path):
     assert min(epochs) < 60
 
 
+@pytest.mark.slow
 def test_memory_bounds_the_window_and_too_little_is_refused(cache, tmp_path):
     with pytest.raises(UsageError, match="do not hold a window"):
         train(cache, tmp_path / "none", TrainConfig(**SETTINGS, memory=1000))
@@ -191,6 +195,7 @@ def test_memory_bounds_the_window_and_too_little_is_refused(cache, tmp_path):
 
 
 @pytest.mark.parametrize("network", ["mlp", "transformer"])
+@pytest.mark.slow
 def test_two_processes_train_what_one_does(cache, tmp_path, network):
     settings = ["--epochs", "3", "--batch-size", "50", "--seeds", "2", "--hidden", "16", "--rejector", network]
     out = tmp_path / "two"

@@ -13,7 +13,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import STAGE_TWO_RECIPE
+from recipes import STAGE_TWO_RECIPE
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
@@ -165,6 +165,7 @@ def test_a_run_of_before_inputs_were_written_down_needs_its_cache(home, tmp_path
 # --- what comes in ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_csv_values_keep_the_meaning_they_had_in_training(home, make_cache, make_runs, tmp_path, table):
     """A category of digits, a number missing in every row, ids with leading zeros: a file of one row has them all."""
     recipe = STAGE_TWO_RECIPE.replace('"x1", "x2", "ward"]', '"x1", "ln(1 + abs(x2))", "ward"]')
@@ -433,6 +434,7 @@ def test_images_that_cannot_be_used_are_refused_by_row(detection_runs, tmp_path,
         route(runs["conv"], tmp_path / "new.csv", tmp_path / "out.parquet")
 
 
+@pytest.mark.slow
 def test_where_the_model_failed_a_rejector_trained_so_looks_at_the_mean(detection_runs, tmp_path):
     from l2d.cache_builder.builder import build
     from l2d.cache_builder.recipe import load_recipe
@@ -493,6 +495,7 @@ for source in sources:
 """
 
 
+@pytest.mark.slow
 def test_a_file_is_never_in_memory_as_a_whole(home, tmp_path, table):
     """As Parquet in one row group, and as CSV. Read whole, these rows and their features take 150 MiB."""
     rows, generator = 400_000, np.random.default_rng(0)

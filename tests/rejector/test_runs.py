@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import RECIPE, STAGE_TWO_RECIPE
+from recipes import RECIPE, STAGE_TWO_RECIPE
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
@@ -120,6 +120,7 @@ def test_overwrite_never_removes_a_folder_that_is_no_run(cache, rejector, tmp_pa
     ],
     ids=["agent", "cost table", "features"],
 )
+@pytest.mark.slow
 def test_a_cache_that_has_changed_is_refused(cache, make_cache, make_runs, tmp_path, old, new):
     runs = make_runs(cache, tmp_path / "runs")
     evaluate_runs(runs)
@@ -142,6 +143,7 @@ def test_a_run_and_its_cache_moved_together_still_evaluate(cache, make_runs, tmp
     assert evaluate_runs(find_runs(elsewhere / "runs"))[0].result == before
 
 
+@pytest.mark.slow
 def test_a_moved_pair_evaluates_though_another_cache_stands_in_the_old_place(cache, make_cache, make_runs, tmp_path):
     make_runs(cache, tmp_path / "runs")
     elsewhere = tmp_path / "elsewhere"
@@ -273,6 +275,7 @@ def test_a_run_of_before_there_were_some_settings_has_their_defaults(cache, tmp_
             sweep(cache, points, [folder], TrainConfig(hidden=8, epochs=1, **other))
 
 
+@pytest.mark.slow
 def test_damage_anywhere_in_the_cache_is_found_before_anything_is_trained(cache, tmp_path, monkeypatch):
     """Also in parts that only the evaluation afterwards reads: predictions, say."""
     settings = {"methods": ["multi-task"], "weights": [], "betas": [], "nus": [1.0], "seeds": [0]}

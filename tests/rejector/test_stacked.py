@@ -106,6 +106,7 @@ def plain_loop(grid_point: GridPoint, of_seed: int, given: list[tuple], settings
         ("mlp", 2, "one_vs_all", True),
     ],
 )
+@pytest.mark.slow
 def test_300_steps_in_float64_are_those_of_a_plain_loop(network, layers, loss, recentre, monkeypatch):
     """Points in one group, in several groups, and batches cut into blocks of rows are all the same."""
     points = some_points() if loss == "surrogate" else [*some_points()[1:2], point(seed=5, weights=WEIGHTS)]
@@ -124,6 +125,7 @@ def test_300_steps_in_float64_are_those_of_a_plain_loop(network, layers, loss, r
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_300_steps_in_float32_come_as_near_as_float32_can(kind):
     points, given = some_points(), batches(2, 300, rows=64, dtype=torch.float32)
     settings = {"network": "mlp", "layers": 2, "loss": "surrogate", "recentre": False, "dtype": torch.float32}

@@ -275,6 +275,7 @@ def test_with_validation_s_samples_no_gap_is_below_0(two_head):
     assert found.as_is.mean() >= found.heads.mean() >= found.best.mean()
 
 
+@pytest.mark.slow
 def test_a_cost_expression_is_what_the_gaps_are_in(two_head):
     cache = two_head()
     plain, doubled = (
@@ -421,6 +422,7 @@ def test_what_the_bound_needs_of_each_agent():
 # --- benchmarks/consistency.py ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_regret_falls_with_samples_whichever_nu():
     few, many = (experiment.true_regrets(rows, [0.0, 1.0, 1.5], seeds=2, steps=300, hidden=16) for rows in (40, 4000))
     for before, after in zip(few, many, strict=True):
@@ -428,6 +430,7 @@ def test_regret_falls_with_samples_whichever_nu():
         assert after.mean < 0.015
 
 
+@pytest.mark.slow
 def test_a_shift_underfits_and_recentring_takes_it_out():
     settings = {"seeds": 2, "steps": 80, "hidden": 16}
     plain, shifted = (experiment.true_regrets(1000, [0.0, 1.0], shift=shift, **settings) for shift in (0.0, 32.0))

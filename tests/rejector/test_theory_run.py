@@ -70,6 +70,7 @@ KINDS = ["plain", "recentred", "single", "regression", "expression"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.slow
 def test_the_loss_is_the_sum_of_its_parts_and_that_of_evaluate(sections, kind):
     run, section = sections[kind]
     loss = {key: found["value"] for key, found in section["parts"][LOSS].items()}
@@ -127,6 +128,7 @@ def test_the_model_s_part_names_what_it_cannot_know(sections):
     assert model["sharing"]["low"] <= model["sharing"]["value"] <= model["sharing"]["high"]
 
 
+@pytest.mark.slow
 def test_a_transformer_has_no_learning_bound_and_says_so(patient_runs):
     section = theory_section(patient_runs / "transformer", "validation")
     (found,) = section["parts"][LEARNING].values()

@@ -139,6 +139,7 @@ def run(home, cache) -> Path:
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_cache_holds_the_codes_of_the_table(home, cache):
     table = pl.read_csv(home / "stays.csv").select("id", "diagnoses", "note")
     rows = {row["id"]: row for row in table.iter_rows(named=True)}
@@ -323,6 +324,7 @@ def test_a_network_is_pytorchs_own_on_lists_without_padding(layers):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_a_grid_in_float64_is_trained_as_pytorchs_own_one_after_another(monkeypatch):
     """30 steps of AdamW on masked batches of two seeds, the surrogate written out; ours some rows at a time."""
     monkeypatch.setitem(TOKEN_ROWS_AT_ONCE, "cpu", 10)
@@ -403,12 +405,14 @@ def test_the_run_says_what_it_is(cache, run):
     assert facts["input"]["made"] == cache.record.inputs["tokens"]
 
 
+@pytest.mark.slow
 def test_a_point_in_a_grid_is_trained_as_it_is_alone(home, cache, tmp_path):
     together = {path.name: load_file(path / "rejector.safetensors") for path in (home / "runs").iterdir()}
     for point in grid(cache)[1:3]:
         assert_same(train(cache, tmp_path, [point]), {point.run_id: together[point.run_id]})
 
 
+@pytest.mark.slow
 def test_with_dropout_too_and_it_is_for_training_alone(cache, tmp_path, monkeypatch):
     settings = {"dropout": 0.2, "epochs": 2, "layers": 1}
     together = train(cache, tmp_path / "together", **settings)
@@ -504,6 +508,7 @@ def test_files_without_the_lists_are_refused(run, tmp_path):
     assert not (tmp_path / "out.parquet").exists()
 
 
+@pytest.mark.slow
 def test_an_exported_rejector_allocates_every_row_alike(cache, run, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     from l2d.rejector.export import export_run
@@ -532,6 +537,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("memory", "batch_size", "after"), [(None, 16, 20), (SMALL, 4, 70)])
+@pytest.mark.slow
 def test_training_that_was_killed_goes_on_to_the_same_weights(cache, tmp_path, monkeypatch, memory, batch_size, after):
     settings = {"epochs": 2, "batch_size": batch_size, "memory": memory, "layers": 1}
     whole = train(cache, tmp_path / "whole", **settings)
@@ -600,6 +606,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_that_were_killed_go_on_to_what_one_process_trains(cache, tmp_path):
     (tmp_path / "process.py").write_text(PROCESS)
     log, out = tmp_path / "steps", tmp_path / "two"

@@ -213,6 +213,7 @@ def bayes_table(rows: int, seed: int) -> tuple[CostTable, np.ndarray]:
     return table, means
 
 
+@pytest.mark.slow
 def test_regret_to_the_bayes_rejector_falls_with_the_number_of_samples():
     nus, sizes = (0.5, 1.0, 1.5), (60, 500, 6000)
     points = [point(nu=nu, seed=seed, weights=(1.0, 0.0), beta=(0.0, 0.0, 0.0)) for nu in nus for seed in (0, 1)]

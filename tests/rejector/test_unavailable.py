@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from conftest import RECIPE
+from recipes import RECIPE
 from test_stacked import grid_of
 from test_training import TASKS
 
@@ -140,6 +140,7 @@ def test_a_point_has_the_same_bits_in_a_grid_and_alone_where_agents_are_missing(
 
 
 @pytest.mark.parametrize("memory", [None, 20_000])
+@pytest.mark.slow
 def test_masked_samples_are_kept_and_never_go_to_who_is_absent(with_absences, tmp_path, memory):
     cache = with_absences
     with pytest.raises(DataError, match="doctor"):
@@ -172,6 +173,7 @@ def test_masked_samples_are_kept_and_never_go_to_who_is_absent(with_absences, tm
     assert found["oracle_cost"].to_list() == costs.min_horizontal().to_list()
 
 
+@pytest.mark.slow
 def test_a_sql_cost_is_missing_where_its_agent_is(with_absences, tmp_path):
     config = TrainConfig(epochs=1, hidden=16, failures="mask")
     points = grid(with_absences, cost="greatest(cost_cla, cost_reg)")
@@ -180,6 +182,7 @@ def test_a_sql_cost_is_missing_where_its_agent_is(with_absences, tmp_path):
     assert found.filter(pl.col("cost_3").is_null())["sample_id"].sort().to_list() == ABSENT
 
 
+@pytest.mark.slow
 def test_samples_that_nobody_answers_are_left_out(workshop):
     (workshop.folder / "agent.py").write_text(AGENT)
     (workshop.folder / "absent").write_text("p0003 p0004")

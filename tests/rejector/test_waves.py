@@ -51,6 +51,7 @@ def test_what_an_earlier_wave_trained_survives_a_kill_in_a_later_one(cache, tmp_
     assert equal(whole, train(cache, tmp_path / "divided", CONFIG, points, available=available))
 
 
+@pytest.mark.slow
 def test_seeds_that_do_not_fit_beside_each_other_train_one_after_another(cache, tmp_path):  # noqa: F811
     config = TrainConfig(epochs=2, hidden=16, **SMALL)
     points, told = grid(cache, betas=(0.1,), seeds=range(12)), []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from crashes import replay
+
+pytestmark = pytest.mark.slow
 
 
 def test_after_every_crash_parts_are_absent_or_whole_and_the_build_goes_on():

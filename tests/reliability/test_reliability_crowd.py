@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import pytest
 from crowd import crowd, readers
 from small import World, differences
 
 import l2d.cache_builder.builder
 from l2d.data.cache import store
+
+pytestmark = pytest.mark.slow
 
 
 def test_builders_of_one_cache_do_not_disturb_each_other():

@@ -8,6 +8,8 @@ import pytest
 from damage import damages
 from processes import apart
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("reader", ["python", "sql"])
 def test_no_damage_is_read_as_another_value(reader):

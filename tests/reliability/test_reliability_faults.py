@@ -8,6 +8,8 @@ import pytest
 from disk import full_disk
 from faults import WRITES, nth_failures
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_full_disk_is_told_and_nothing_finished_is_lost():
     outcome = full_disk(rows=20)

@@ -9,6 +9,8 @@ from kills import interrupts, kill_forked, kill_real
 from processes import built_apart, errors_of, fork
 from small import World, differences
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("check", "kills"), [(kill_forked, 60), (kill_real, 10)])
 def test_a_killed_build_goes_on_and_ends_as_if_undisturbed(check, kills):

@@ -7,9 +7,12 @@ from typing import Any
 
 import altair as alt
 
+from l2d.rejector.report.cast import Cast
 from l2d.rejector.report.figures import charts
+from l2d.rejector.report.figures.costs import importance_panels, predictable_panel
 from l2d.rejector.report.figures.rejectors import Figure, Panel, panel
 from l2d.rejector.report.shown import Layout
+from l2d.rejector.theory.of_costs import PREDICTABLE
 from l2d.rejector.theory.parts.deferral import LOSS
 from l2d.rejector.theory.section import shown_parts, theory_section
 
@@ -40,9 +43,14 @@ def theory_figure(section: dict[str, Any]) -> Figure:
     """The charts of a section of :func:`l2d.rejector.theory.section.theory_section`.
 
     Left what the run's deferral loss is made of, from the oracle's; right, where the network has one, the learning
-    bound and its terms against the number of training samples.
+    bound and its terms against the number of training samples; of a run that predicts costs, how far they can be
+    predicted and what the columns of the input are worth.
     """
     panels = [_loss_panel(section)] + ([_bound_panel(section)] if section["bound_curve"] else [])
+    if "importances" in section:
+        if any(finding["value"] is not None for finding in section["parts"][PREDICTABLE].values()):
+            panels.append(predictable_panel(section["parts"][PREDICTABLE]))
+        panels += importance_panels(section["importances"]["columns"], Cast([], []))
     notes = [f"Run {section['run_id']}, {section['num_samples']:,} {section['split']} samples.", *section["notes"]]
     return Figure(
         name="theory",

@@ -199,7 +199,7 @@ def _allocations(
     """Record batches of :func:`allocation_schema`; adds to ``counts`` (agents + 1,) on the way."""
     names = pa.array(run.agents)
     rejector = run.rejector if rule is None else run.rejector.unguarded()
-    rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (rejector.width * rejector.config.hidden))
+    rows_at_once = min(ROWS_AT_ONCE, max(1, ACTIVATIONS_AT_ONCE // rejector.activations))
     for ids, features, answering in inputs.batches:
         foreign.see(features)
         parts = [features[start : start + rows_at_once] for start in range(0, len(features), rows_at_once)]

@@ -67,6 +67,11 @@ class Rejector(ABC):
         """How many numbers a row of features has."""
         return len(self.state["feature_mean"])
 
+    @property
+    def activations(self) -> int:
+        """Numbers that scoring a row holds at once, about."""
+        return self.width * self.config.hidden
+
     def scores_of(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray:
         """:meth:`scores` of samples of the cache it was trained on. Some rejectors tell those they have seen apart."""
         return self.scores(features)

@@ -134,6 +134,10 @@ class TrainedBest(Rejector):
     def judged_at(self, point: GridPoint) -> TrainedBest:
         return replace(self, point=point, guard={**self.guard, "holds": False})
 
+    @property
+    def activations(self) -> int:
+        return 1  # many rows take it a fraction of the time
+
     def unguarded(self) -> TrainedBest:
         return self.judged_at(self.point) if self.guard["holds"] else self
 

@@ -68,6 +68,11 @@ class Constraint:
         return f"{self.name} {self.asked}"
 
 
+def use_of(constraints: list[Constraint], agents: int) -> np.ndarray:
+    """What an answer of each agent takes of each constraint, (constraints, agents)."""
+    return np.array([constraint.use for constraint in constraints], np.float64).reshape(len(constraints), agents)
+
+
 def make_constraints(
     agents: list[AgentRecord],
     *,
@@ -131,7 +136,7 @@ def parse_capacity(text: str) -> dict[str, float | int]:
             name = ""
         if not name.strip() or name.strip() in found:
             raise UsageError(
-                f"--capacity {text}: {part!r} is no agent=limit, or its agent is named twice",
+                f"--capacity {text}: expects agent=limit pairs, each agent once; got {part!r}",
                 hint="such as --capacity expert_1=0.3,expert_2=100 (30 % of the samples, 100 samples)",
             )
         found[name.strip()] = number

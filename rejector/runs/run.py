@@ -4,6 +4,7 @@
 
     RUN/run.json               the grid point, training settings, how inputs are made, cache and its fingerprint, curve
     RUN/rejector.safetensors   parameters, and mean and deviation of the training features
+    RUN/text-DIGEST.safetensors  of text features: the cache's file of vocabulary, weights and directions
     RUN/allocations.parquet    per sample: agent, scores, counterfactual costs, deferral cost, oracle agent
 
 A sweep is a folder of such folders.
@@ -69,7 +70,9 @@ def load_run(path: Path) -> Run:
     try:
         point = facts["point"]
         beta = point["beta"]
-        looks_at = InputRecord(**facts["input"]) if "input" in facts else None
+        looks_at = None
+        if "input" in facts:
+            looks_at = InputRecord(**facts["input"], text=schema.text_file(path, facts["input"]["made"]))
         kind = load_trainer(METHODS[point["method"]].trainer).REJECTOR
         rejector = kind.from_facts(
             facts,
@@ -100,7 +103,9 @@ def load_run(path: Path) -> Run:
             tuple(facts.get("prices", ())),
         )
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
-        raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
+        raise CorruptPart(
+            f"was written by another version of l2d: {error!r}", where=path, hint="train it again"
+        ) from error
 
 
 def open_cache(run: Run) -> CostCache:

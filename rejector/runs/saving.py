@@ -52,6 +52,7 @@ def save_runs(
     of_features = _ranges(splits["train"]) if "train" in splits else {}
     written: dict[int, Path] = {}  # runs of one fit share the file of its arrays
     for rejector, folder in zip(rejectors, folders, strict=True):
+        looks_at = InputRecord.of(cache, INPUT_OF[rejector.config.network])
         facts = {
             "run_id": rejector.point.run_id,
             "point": {**asdict(rejector.point), "weights": dict(rejector.point.weights.by_task)},
@@ -62,7 +63,7 @@ def save_runs(
             "history": rejector.history,
             "agents": [agent.name for agent in cache.agents],
             "prices": [agent.price for agent in cache.agents],
-            "input": asdict(InputRecord.of(cache, INPUT_OF[rejector.config.network])),
+            "input": looks_at.to_json(),
             "cache": {
                 "path": str(cache.path.resolve()),
                 "relative_path": os.path.relpath(cache.path.resolve(), folder.resolve()),
@@ -76,7 +77,7 @@ def save_runs(
 
         ranges = of_features if INPUT_OF[rejector.config.network] == "features" else {}
 
-        def fill(temporary: Path, facts=facts, rejector=rejector, ranges=ranges) -> None:
+        def fill(temporary: Path, facts=facts, rejector=rejector, ranges=ranges, looks_at=looks_at) -> None:
             save = import_module(f"safetensors.{rejector.arrays}").save
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
             if id(rejector.state) in written:
@@ -88,6 +89,9 @@ def save_runs(
             store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
             facts = {**facts, "seen": {**ranges, "validation": _shares(table, len(cache.agents))}}
             digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
+            if looks_at.text is not None:
+                store.commit_link(temporary / looks_at.text.name, looks_at.text)
+                digests[looks_at.text.name] = looks_at.made["frozen"]
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 AGENTS = ["model", "expert", "cheap"]
 CHUNK = 65_536
@@ -75,7 +76,13 @@ def make_world(folder: Path, samples: int, runs: int) -> None:
             )
     seals: dict[Path, dict] = {}
     for part in parts:
-        facts = {"rows": 0, "bytes": 0, "sha256": sha256_of(part), "skeleton": skeleton_digest(part)}
+        rows = pq.read_metadata(part).num_rows
+        facts = {
+            "rows": rows,
+            "bytes": part.stat().st_size,
+            "sha256": sha256_of(part),
+            "skeleton": skeleton_digest(part),
+        }
         seals.setdefault(schema.seal_file(part), {})[part.name] = facts
     for seal, facts in seals.items():
         store.commit_json(seal, {"parts": facts})

@@ -27,7 +27,7 @@ LAYERED = ("mlp", "token_transformer")
 
 NETWORK = "The rejector's network"
 LOSS = "What it learns from"
-SCHEDULE = "Optimisation"
+SCHEDULE = "Optimization"
 OTHERS = "Methods of the literature"
 BEST = "Method best"
 
@@ -80,7 +80,7 @@ class TrainConfig:
         None, "Train on part of the split: a share below 1, or a number of rows, drawn by the seed.", panel=LOSS
     )
     guard: float = option(
-        0.5,
+        1.0,
         "Leave the best constant agent only where choosing pays by this many standard errors on held-out samples. "
         "0: no guard.",
         least=0,

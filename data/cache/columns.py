@@ -7,6 +7,12 @@ import pyarrow as pa
 
 from l2d.data.cache import schema
 
+#: Types whose values are an array as they lie. ``to_numpy`` would import pandas wherever it is installed.
+NUMBERS = {
+    pa.int8(): "i1", pa.int16(): "<i2", pa.int32(): "<i4", pa.int64(): "<i8",
+    pa.float32(): "<f4", pa.float64(): "<f8",
+}  # fmt: skip
+
 
 def dense_array(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
     """A float matrix (n, width) as a fixed-width list column, null in the rows of ``missing`` (bool, (n,))."""
@@ -25,4 +31,12 @@ def dense_matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 def numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """A number column as an array, a view where nothing is missing."""
-    return (column.fill_null(0) if column.null_count else column).to_numpy()
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if array.null_count:
+        array = array.fill_null(0)
+    kind = NUMBERS.get(array.type)
+    if kind is None:
+        return array.to_numpy(zero_copy_only=False)
+    if not len(array):
+        return np.empty(0, kind)
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * array.type.bit_width // 8)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import threading
 from array import array
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -84,9 +85,7 @@ class MappedPart:
             skeleton = skeleton_of(source, path)
             file = pq.ParquetFile(source)
             found = file.schema_arrow
-            self.header: PartHeader | None = PartHeader(
-                store.facts_of(found.empty_table()), file.metadata.num_rows, skeleton
-            )
+            self.header: PartHeader | None = PartHeader(store.facts_of(found), file.metadata.num_rows, skeleton)
             self._columns = _shared(tuple((name, _kind(found, name)) for name in columns))
             self._groups = _shared(_group_rows(file.metadata))
             self._starts = self._verified(mapping, file, path)  # where the values of each page begin
@@ -165,8 +164,12 @@ class MappedPart:
         return starts
 
 
-def read_back(path: Path) -> PartHeader:
-    """Compare every checksum of a committed part with its bytes, decoding nothing where the pages are arrays or text.
+def read_back(path: Path, columns: Collection[str] | None = None, *, skeleton: str | None = None) -> PartHeader:
+    """Compare the checksums of a committed part with its bytes, decoding nothing where pages are as we write them.
+
+    Args:
+        columns: whose; all if None.
+        skeleton: that the part has to have.
 
     Raises:
         CorruptPart: the file is damaged or truncated; the message names it.
@@ -175,18 +178,22 @@ def read_back(path: Path) -> PartHeader:
     with corruption_named(path):
         mapping = _map(str(path))
         source = pa.BufferReader(mapping)
-        skeleton = skeleton_of(source, path)
+        found_skeleton = skeleton_of(source, path)
+        if skeleton not in (None, found_skeleton):
+            raise CorruptPart("is not the file that was sealed", where=path, hint=REBUILD_HINT)
         file = pq.ParquetFile(source)
-        found = PartHeader(store.facts_of(file.schema_arrow.empty_table()), file.metadata.num_rows, skeleton)
+        found = PartHeader(store.facts_of(file.schema_arrow), file.metadata.num_rows, found_skeleton)
+        names = [file.metadata.schema.column(leaf).path.partition(".")[0] for leaf in range(file.metadata.num_columns)]
         content = memoryview(mapping).cast("B")
         for group in range(file.metadata.num_row_groups):
-            for leaf in range(file.metadata.num_columns):
+            for leaf, name in enumerate(names):
+                if columns is not None and name not in columns:
+                    continue
                 page = _page(content, file, group, leaf)
                 if page is None:  # of another writer's layout
-                    store.read_table(path)
+                    store.read_table(path, None if columns is None else list(columns))
                     return found
                 if crc32(page.content) != page.checksum:
-                    name = file.metadata.schema.column(leaf).path
                     raise CorruptPart(
                         f"cannot be read back as written: the checksum of {name} differs", where=path, hint=REBUILD_HINT
                     )
@@ -328,5 +335,5 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
 
 def _concatenated(pages: list[np.ndarray]) -> np.ndarray:
     values = np.concatenate(pages)
-    values.flags.writeable = False  # as views are, so that nobody comes to rely on writing
+    values.flags.writeable = False  # as views are, so that no caller relies on writing
     return values

@@ -38,7 +38,7 @@ class CostCache:
         self.record = read_cache_record(self.path)
         self._seals: dict[Path, dict[str, dict] | None] = {}
         self.all_agents: list[AgentRecord] = []
-        self._unrecorded: list[Path] = []  # agents the recipe has and nobody has begun to ask
+        self._unrecorded: list[Path] = []  # agents of the recipe that no build has begun to ask
         for position, name in enumerate(self.record.agents):
             file = schema.agent_file(self.path, name)
             if not file.is_file():
@@ -52,7 +52,7 @@ class CostCache:
             self.all_agents.append(record)
 
     def only(self, names: list[str]) -> CostCache:
-        """This cache with these agents alone, in this order, and the references that ask nobody else.
+        """This cache with these agents alone, in this order, and the references that ask no other agent.
 
         Raises:
             UsageError: one of them is not in the cache.
@@ -132,11 +132,17 @@ class CostCache:
             plan += [schema.costs_part(self.path, agent.name, k, digest) for k in chunks]
         return plan
 
+    @property
+    def text_files(self) -> list[Path]:
+        """The file of what text features were fitted to, if there are any."""
+        file = schema.text_file(self.path, self.record.inputs.get("features", {}))
+        return [] if file is None else [file]
+
     def missing(self) -> list[Path]:
         """Agents' records, parts, and seals of parts that are still to be made."""
         parts = self.parts()
         seals = dict.fromkeys(schema.seal_file(part) for part in parts)
-        return self._unrecorded + [path for path in [*parts, *seals] if not path.is_file()]
+        return self._unrecorded + [path for path in [*self.text_files, *parts, *seals] if not path.is_file()]
 
     def require_complete(self) -> None:
         """Raises :class:`IncompleteCache` unless every agent has answered every sample and all is sealed."""
@@ -180,6 +186,9 @@ class CostCache:
             CorruptPart: names the first part that is not what was written.
         """
         self.require_complete()
+        for file in self.text_files:
+            if sha256_of(file) != self.record.inputs["features"]["frozen"]:
+                raise CorruptPart("is not what was fitted", where=file, hint="restore it, or build again: that fits it")
         parts = self.parts()
         for part in parts:
             sealed = self._sealed(part)
@@ -187,8 +196,8 @@ class CostCache:
                 raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
         return parts
 
-    def check_part(self, part: Path) -> None:
-        """Compare a part's skeleton with its seal, before another reader opens it with page checksums on.
+    def check_part(self, part: Path) -> str:
+        """Compare a part's skeleton with its seal, before another reader opens it. Returns the skeleton.
 
         Raises:
             CorruptPart: it is not the part that was sealed.
@@ -196,6 +205,7 @@ class CostCache:
         sealed, found = self._sealed(part), skeleton_digest(part)
         if sealed is not None and found != sealed["skeleton"]:
             raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
+        return found
 
     def _sealed(self, part: Path) -> dict | None:
         """What the seal says of a part: rows, bytes, sha256, skeleton. None while its folder is not sealed."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from l2d.data.cache import schema
+from l2d.data.cache.columns import numbers
 from l2d.data.cache.reader import CostCache
 
 
@@ -22,7 +24,8 @@ def status_rows(cache: CostCache) -> list[dict]:
     splits = {}
     for chunk in chunks:
         if schema.samples_part(cache.path, chunk).is_file():
-            splits[chunk] = np.array(cache.samples(chunk, ["split"])["split"].to_pylist())
+            of_split = np.array(cache.samples(chunk, ["split"])["split"].to_pylist())
+            splits[chunk] = {split: of_split == split for split in schema.SPLITS}
     rows = []
     row: dict[str, Any]
     for agent in cache.all_agents:
@@ -32,7 +35,7 @@ def status_rows(cache: CostCache) -> list[dict]:
             "agent": agent.name,
             "role": "model" if agent.index == 0 else agent.role,
             "price": agent.price,
-            "samples": sum(len(splits[k]) for k in done),
+            "samples": sum(len(cache.record.chunk_rows(k)) for k in done),
             "parts": f"{len(done)}/{cache.record.num_chunks}",
             "failed": 0,
             "unavailable": 0,
@@ -53,10 +56,16 @@ def status_rows(cache: CostCache) -> list[dict]:
             row["unavailable"] = sum(part.count(schema.NO_ANSWER) for part in reasons)
             row["failed"] -= row["unavailable"]
         for name in names:
+            columns = {k: _with_gaps(costs[k][name]) for k in done}
             for split in schema.SPLITS:
-                each = [costs[k][name].to_numpy()[splits[k] == split] for k in done]
+                each = [columns[k][splits[k][split]] for k in done]
                 values = np.concatenate(each) if each else np.empty(0)
                 values = values[~np.isnan(values)]  # a recorded failure has no cost
                 row[f"{name} {split}"] = float(values.mean(dtype=np.float64)) if len(values) else None
         rows.append(row)
     return rows
+
+
+def _with_gaps(column: pa.ChunkedArray) -> np.ndarray:
+    """Costs, NaN where one is missing."""
+    return column.to_numpy() if column.null_count else numbers(column)

@@ -317,9 +317,9 @@ def column_names(path: Path) -> list[str]:
         return pq.read_schema(path).names
 
 
-def facts_of(table: pa.Table) -> dict[str, str]:
+def facts_of(table: pa.Table | pa.Schema) -> dict[str, str]:
     """What :func:`commit_table` was told the part is. Damaged names and values come out with replacement characters."""
-    metadata = table.schema.metadata or {}
+    metadata = (table if isinstance(table, pa.Schema) else table.schema).metadata or {}
     texts = {name.decode(errors="replace"): value.decode(errors="replace") for name, value in metadata.items()}
     return {name[4:]: value for name, value in texts.items() if name.startswith("l2d.") and name != "l2d.skeleton"}
 

@@ -49,7 +49,7 @@ def route(
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
-    """Allocate inputs that nobody has labelled: which agent each should go to, and every agent's score.
+    """Allocate new inputs: which agent each should go to, and every agent's score.
 
     Reads and writes in batches, so a file of any size will do. The cache that the run was trained on is not needed.
 
@@ -96,7 +96,9 @@ def route(
 
 def policy(
     run: RunArgument,
-    budget: Annotated[float | None, typer.Option(help="Mean price per input, in the recipe's prices.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Mean price per input: in money if the run pays it, else in `price`.")
+    ] = None,
     gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
     coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
     capacity: Annotated[

@@ -139,13 +139,13 @@ def risk_coverage(confidence: np.ndarray, losses: np.ndarray) -> RiskCoverage:
         A curve of n points.
 
     Raises:
-        ValueError: no samples, a confidence that is no number or a loss that is not finite.
+        ValueError: no samples, a confidence that is not a number or a loss that is not finite.
     """
     confidence, losses = np.asarray(confidence, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if not len(losses) or np.isnan(confidence).any() or not np.isfinite(losses).all():
         raise ValueError("confidences must be numbers and losses finite, of at least one sample")
     answered = np.arange(1, len(losses) + 1)
-    risk = np.cumsum(_expected_in_order(confidence, losses)) / answered
+    risk = np.cumsum(expected_in_order(confidence, losses)) / answered
     best = np.cumsum(np.sort(losses)) / answered
     area = float(risk.mean())
     return RiskCoverage(answered / len(losses), risk, area, area - float(best.mean()))
@@ -167,7 +167,7 @@ def deferral_curve(margin: np.ndarray, kept: np.ndarray, deferred: np.ndarray) -
         From coverage 0 to 1, in steps of ``1/n``; ``excess_aurc`` is over the order of ``deferred - kept``.
 
     Raises:
-        ValueError: no samples, a margin that is no number, or no coverage at which everybody has an answer.
+        ValueError: no samples, a margin that is not a number, or no coverage at which every agent has an answer.
     """
     margin, kept, deferred = (np.asarray(values, dtype=np.float64) for values in (margin, kept, deferred))
     if not len(margin) or np.isnan(margin).any():
@@ -183,7 +183,7 @@ def deferral_curve(margin: np.ndarray, kept: np.ndarray, deferred: np.ndarray) -
     change = kept[free] - deferred[free]  # what keeping a sample adds
 
     def risks(order_by: np.ndarray) -> np.ndarray:
-        steps = np.cumsum(_expected_in_order(order_by, change))
+        steps = np.cumsum(expected_in_order(order_by, change))
         return (fixed + deferred[free].sum() + np.concatenate([[0.0], steps])) / len(margin)
 
     risk = risks(margin[free])
@@ -191,7 +191,7 @@ def deferral_curve(margin: np.ndarray, kept: np.ndarray, deferred: np.ndarray) -
     return RiskCoverage(np.arange(first, last + 1) / len(margin), risk, area, area - float(risks(-change).mean()))
 
 
-def _expected_in_order(key: np.ndarray, values: np.ndarray) -> np.ndarray:
+def expected_in_order(key: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values from the highest key to the lowest, each group of equal keys replaced by its mean: (n,)."""
     _, group, counts = np.unique(-key, return_inverse=True, return_counts=True)
     means = np.bincount(group, weights=values) / counts
@@ -216,7 +216,7 @@ def system_curve(evaluation: Evaluation) -> RiskCoverage:
     At the rejector's own coverage it is the evaluation's deferral loss, unless margins are tied there.
 
     Raises:
-        ValueError: a sample nobody has an answer for.
+        ValueError: a sample that no agent answers.
     """
     return deferral_curve(evaluation.margin, evaluation.kept, evaluation.deferred)
 

@@ -57,6 +57,10 @@ def assign(costs: np.ndarray, constraints: list[Constraint], *, where: str = "th
     """
     columns = _columns(costs, where)
     samples = columns.shape[1]
+    if not constraints:
+        allocation, cheapest_costs = cheapest(columns, np.zeros(len(columns)))
+        value = float(cheapest_costs.mean())
+        return Assignment(allocation, value, value, np.zeros(0))
     check_feasible(np.isfinite(columns).T, constraints, where)
     use = np.array([constraint.use for constraint in constraints])
     limits = np.array([constraint.total(samples) for constraint in constraints]) / samples
@@ -163,7 +167,9 @@ def _columns(costs: np.ndarray, where: str) -> np.ndarray:
     columns = np.ascontiguousarray(np.asarray(costs, np.float64).T)
     if np.isnan(columns).any() or not np.isfinite(columns).any(axis=0).all() or (columns == -np.inf).any():
         raise DataError(
-            "a cost is no number, or a sample has no agent", where=where, hint="costs are numbers, or +inf: unavailable"
+            "a cost is not a number, or a sample has no agent",
+            where=where,
+            hint="costs are numbers, or +inf: unavailable",
         )
     return columns
 

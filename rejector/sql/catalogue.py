@@ -1,24 +1,25 @@
 """What SQL sees of caches and runs: the views, the files each is made of, and the macros.
 
-A view is one pyarrow dataset over all files that belong to it, page checksums on. What a file does not say of itself
+A view is all files that belong to it, read as :mod:`l2d.rejector.sql.files` says. What a file does not say of itself
 (whose agent's it is, which run's) is a constant of that file, so a condition on it skips other files unread.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
-from pyarrow.fs import LocalFileSystem
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.known_good import KnownGood, Wanted
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, PRICES, RUN_FILE, cache_fingerprint, cache_of, read_facts
+from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select, text
 
 #: Text that is the same in a whole file is stored once.
 CONSTANT = pa.dictionary(pa.int32(), pa.string())
@@ -93,15 +94,6 @@ def find_sources(paths: list[Path]) -> Sources:
     return sources
 
 
-@dataclass(frozen=True)
-class Part:
-    """A Parquet file of a view: the columns it shows, and its constants."""
-
-    path: Path
-    columns: pa.Schema
-    constants: dict[str, str | int]
-
-
 class Catalogue:
     """The views over the caches and runs beneath some paths.
 
@@ -114,6 +106,8 @@ class Catalogue:
         sources = find_sources(paths)
         self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
         self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
+        self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # by whoever reads them
+        self.known = KnownGood([*sources.caches, *sources.runs])
         self.notes: list[str] = []  # what a user should know before joining
         caches = [CostCache(path) for path in sources.caches]
         labels = _labels([cache.record.name for cache in caches], sources.caches)
@@ -126,18 +120,24 @@ class Catalogue:
         for name, columns in VIEWS.items():
             least = pa.schema(list(columns.items()))
             if name in self.rows:
-                connection.register(name, _table(self.rows[name], least))
+                held = held_rows(connection, name, self.rows[name], least)
+                connection.execute(f"CREATE TEMP VIEW {name} AS FROM {held}")
                 continue
-            datasets = _datasets(self.parts[name], least)
-            if len(datasets) == 1:
-                connection.register(name, datasets[0])
+            groups, selects = groups_of(self.parts[name], least), []
+            for number, group in enumerate(groups, 1):
+                others = [other.columns for other in groups if other is not group]
+                texts = [f"{quoted(c.name)}::VARCHAR AS {quoted(c.name)}" for c in clashes(group.columns, others)]
+                source = f"{name}_{number}"
+                if group.is_plain:
+                    self.unchecked[name] += group.parts
+                    found = f"({select(group, connection, f'{source}_files')})"
+                else:
+                    connection.register(source, dataset(group))
+                    found = quoted(source)
+                selects.append(f"SELECT *{_replacing(texts)} FROM {found}")
+            if not groups:
+                connection.execute(f"CREATE TEMP VIEW {name} AS {rows_as_sql([], least)}")
                 continue
-            selects = []
-            for number, dataset in enumerate(datasets, 1):
-                connection.register(f"{name}_{number}", dataset)
-                others = [other.schema for other in datasets if other is not dataset]
-                texts = ", ".join(f"{quoted(f.name)}::VARCHAR AS {quoted(f.name)}" for f in _clashes(dataset, others))
-                selects.append(f"SELECT *{f' REPLACE ({texts})' if texts else ''} FROM {quoted(f'{name}_{number}')}")
             connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
         width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
         connection.execute(_long_view(width))
@@ -145,6 +145,20 @@ class Catalogue:
         connection.execute(_price_view({name for part in self.parts["predictions"] for name in part.columns.names}))
         for statement in _MACRO_SQL:
             connection.execute(statement)
+
+    def readable(self) -> list[str]:
+        """The files that DuckDB itself may open, none other."""
+        return [str(part.path) for parts in self.unchecked.values() for part in parts]
+
+    def verify(self, names: Iterable[str], stop: Callable[[], bool]) -> None:
+        """Compare the page checksums of the files of some views, as far as nothing else will; each once.
+
+        Raises:
+            CorruptPart: names the file that is damaged.
+            FileNotFoundError: one is gone.
+        """
+        parts = [part for name in names for part in self.unchecked.get(name, [])]
+        self.known.verify([Wanted(p.path, p.skeleton, tuple(p.columns.names)) for p in parts], stop=stop)
 
     def files(self, names: list[str]) -> list[Path]:
         """The files that some views are read from."""
@@ -159,13 +173,13 @@ class Catalogue:
         others = {column.name for some in columns for column in some if not pa.types.is_list(column.type)}
         return [field_ for field_ in fields if schema.token_column(field_) in there - others]
 
-    def _add(self, view: str, path: Path, columns: pa.Schema, constants: dict[str, str | int]) -> None:
-        self.parts[view].append(Part(path, columns, constants))
+    def _add(self, view: str, found: tuple[Path, str], columns: pa.Schema, constants: dict[str, str | int]) -> None:
+        self.parts[view].append(Part(found[0], columns, constants, found[1]))
 
     def _add_cache(self, cache: CostCache, label: str) -> None:
         chunks = range(cache.record.num_chunks)
         for part in _present(cache, [schema.samples_part(cache.path, k) for k in chunks]):
-            columns = _columns_of(part)
+            columns = _columns_of(part[0])
             inputs = [name for name in columns.names if name in schema.INPUT_COLUMNS]
             self._add("samples", part, _without(columns, inputs), {"cache": label})
             for view, column in (("features", "features"), ("images", "image")):
@@ -193,13 +207,13 @@ class Catalogue:
             )
             constants = {"cache": label, "agent": agent.name, "agent_index": agent.index}
             for part in _present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
-                columns = _columns_of(part)
+                columns = _columns_of(part[0])
                 self._add("predictions", part, _without(columns, ["features"]), constants)
                 if "features" in columns.names:  # what the model showed of itself, the rejector's input
                     self._add("features", part, _only(columns, ["sample_id", "features"]), {"cache": label})
             digest = cache.record.cost_digest
             for part in _present(cache, [schema.costs_part(cache.path, agent.name, k, digest) for k in chunks]):
-                self._add("costs", part, _columns_of(part), constants)
+                self._add("costs", part, _columns_of(part[0]), constants)
 
     def _add_runs(self, folders: list[Path], caches: list[CostCache], labels: list[str]) -> None:
         facts = [read_facts(folder) for folder in folders]
@@ -215,7 +229,10 @@ class Catalogue:
                 row = {"cache": label, "run_id": run_id, "agent_index": index, "agent": agent, "beta": beta}
                 self.rows["run_agents"].append(row)
             table = folder / ALLOCATIONS_FILE
-            self._add("allocations", table, _columns_of(table), {"cache": label, "run_id": run_id})
+            skeleton, constants = fact["digests"][ALLOCATIONS_FILE], {"cache": label, "run_id": run_id}
+            self.parts["allocations"].append(
+                Part(table, _columns_of(table), constants, skeleton, tuple(fact["agents"]))
+            )
         if strangers["changed"]:
             self.notes.append(
                 f"{strangers['changed']} runs were trained on a cache that has been built again since: they share no "
@@ -279,29 +296,16 @@ def _run_row(folder: Path, facts: dict, names: dict[str, str]) -> dict:
     return row | {name: value for name, value in settings.items() if name not in row and name != "network"}
 
 
-def _table(rows: list[dict], least: pa.Schema) -> pa.Table:
-    """Rows with all their columns; those of ``least`` have its types even where every value is null."""
-    names = list(dict.fromkeys([name for row in rows for name in row] or least.names))
-    types = {field.name: field.type for field in least}
-    arrays = {name: pa.array([row.get(name) for row in rows], types.get(name)) for name in names}
-    return pa.table(arrays)
-
-
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def verified_format() -> pads.ParquetFileFormat:
-    """Parquet whose page checksums are compared as it is read."""
-    scan = pads.ParquetFragmentScanOptions(page_checksum_verification=True)
-    return pads.ParquetFileFormat(default_fragment_scan_options=scan)
+def _present(cache: CostCache, parts: list[Path]) -> list[tuple[Path, str]]:
+    """Those that are there, each compared with its seal, and their skeletons."""
+    return [(part, cache.check_part(part)) for part in parts if part.is_file()]
 
 
-def _present(cache: CostCache, parts: list[Path]) -> list[Path]:
-    """Those that are there, each compared with its seal."""
-    present = [part for part in parts if part.is_file()]
-    for part in present:
-        cache.check_part(part)
-    return present
+def _replacing(cells: list[str]) -> str:
+    return f" REPLACE ({', '.join(cells)})" if cells else ""
 
 
 def _columns_of(part: Path) -> pa.Schema:
@@ -317,75 +321,6 @@ def _only(columns: pa.Schema, names: list[str]) -> pa.Schema:
 
 def _without(columns: pa.Schema, names: list[str]) -> pa.Schema:
     return pa.schema([field for field in columns if field.name not in names])
-
-
-def _datasets(parts: list[Part], least: pa.Schema) -> list[pads.Dataset | pa.Table]:
-    """The files of a view as one dataset; as several if the same column holds text in one and numbers in another."""
-    groups: list[list] = []  # of [columns, parts]
-    for part in parts:
-        given = [least.field(name) for name in part.constants]
-        columns = pa.schema([*given, *(field for field in part.columns if field.name not in part.constants)])
-        for group in groups:
-            joined = group[0] if group[0].equals(columns) else _unified(group[0], columns)
-            if joined is not None:
-                group[0] = joined
-                group[1].append(part)
-                break
-        else:
-            groups.append([columns, [part]])
-    if not groups:
-        return [least.empty_table()]
-    kind, files = verified_format(), LocalFileSystem()
-    return [
-        pads.FileSystemDataset([_fragment(part, kind, files) for part in members], columns, kind, files)
-        for columns, members in groups
-    ]
-
-
-def _fragment(part: Part, kind: pads.ParquetFileFormat, files: LocalFileSystem) -> pads.Fragment:
-    told = None
-    for name, value in part.constants.items():
-        equal = pads.field(name) == value
-        told = equal if told is None else told & equal
-    return kind.make_fragment(str(part.path), files, told)
-
-
-def _unified(one: pa.Schema, other: pa.Schema) -> pa.Schema | None:
-    """All columns of both, numbers and lists widened; None if a column's types have nothing in common."""
-    fields = {field.name: field.type for field in one}
-    for field_ in other:
-        joined = _joined(fields.get(field_.name, field_.type), field_.type)
-        if joined is None:
-            return None
-        fields[field_.name] = joined
-    return pa.schema(list(fields.items()))
-
-
-def _joined(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    if one.equals(other):
-        return one
-    if pa.types.is_null(one) or pa.types.is_null(other):
-        return other if pa.types.is_null(one) else one
-    integers = [pa.types.is_integer(kind) for kind in (one, other)]
-    if all(is_integer or pa.types.is_floating(kind) for is_integer, kind in zip(integers, (one, other), strict=True)):
-        return pa.int64() if all(integers) else pa.float64()
-    lists = [pa.types.is_list(kind) or pa.types.is_fixed_size_list(kind) for kind in (one, other)]
-    if all(lists) and one.value_type.equals(other.value_type):
-        return pa.list_(one.value_type)  # vectors of other widths
-    return None
-
-
-def _clashes(dataset: pads.Dataset, others: list[pa.Schema]) -> list[pa.Field]:
-    """Columns whose type others do not share."""
-    return [
-        field_
-        for field_ in dataset.schema
-        if any(name == field_.name and _joined(field_.type, kind) is None for o in others for name, kind in _types(o))
-    ]
-
-
-def _types(columns: pa.Schema) -> list[tuple[str, pa.DataType]]:
-    return [(field_.name, field_.type) for field_ in columns]
 
 
 # --- SQL ------------------------------------------------------------------------------------------------------------
@@ -410,7 +345,7 @@ def _long_view(width: int) -> str:
 def _token_view(fields: list[str]) -> str:
     """Codes of every token list, a row for each sample, field and position."""
     lists = [
-        f"SELECT cache, sample_id, {_text(name)} AS field, "
+        f"SELECT cache, sample_id, {text(name)} AS field, "
         f"generate_subscripts({quoted(schema.token_column(name))}, 1)::INTEGER AS position, "
         f"unnest({quoted(schema.token_column(name))}) AS code_index FROM samples"
         for name in fields
@@ -472,13 +407,3 @@ def _labels(names: list[str], paths: list[Path]) -> list[str]:
             depth += 1
         labels.append("/".join(path.parts[-depth:]) if twins else name)
     return labels
-
-
-def _text(value: str) -> str:
-    """A text as SQL writes it."""
-    return "'" + value.replace("'", "''") + "'"
-
-
-def quoted(name: str) -> str:
-    """A name as SQL writes it."""
-    return '"' + name.replace('"', '""') + '"'

@@ -1,9 +1,10 @@
 """What an SQL statement may do here: read the views, and nothing else.
 
-Two layers, each enough against nearly every attack: a statement must be a query whose table functions are harmless; and
-DuckDB has no file access, no extensions, no look-up of Python variables, and locked settings, for pyarrow reads the
-views. DuckDB has no boundary inside its process, so this guards against accidents and injected text; it is not a
-sandbox. Limits of memory and time are kept by a process of its own: see :mod:`l2d.rejector.sql.child`.
+Two layers: a statement must be a query whose table functions are harmless and which names no file; and DuckDB opens no
+file but those of the views, no extensions, no Python variables, and its settings are locked. The second by itself is
+enough against nearly every attack, but would let a part be overwritten. DuckDB has no boundary inside its process, so
+this guards against accidents and injected text; it is not a sandbox. Limits of memory and time are kept by a process of
+its own: see :mod:`l2d.rejector.sql.child`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ TABLE_FUNCTIONS = {
 }  # fmt: skip
 
 _EXPLAIN = re.compile(r"\s*EXPLAIN(\s+ANALYZE)?(\s*\(\s*(FORMAT|ANALYZE)\b[\w\s,]*\))?(?=[\s(])", re.IGNORECASE)
+_FILE = re.compile(r"[/\\]|\.\w+$")  # DuckDB takes a table of such a name for a file
 _ALLOWED = "only queries are allowed: SELECT, FROM, WITH, VALUES, PIVOT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN"
 
 
@@ -66,6 +68,10 @@ def _check_tree(sql: str) -> None:
     if tree.get("error"):
         raise UsageError(f"this is not a query: {tree.get('error_message')}", hint=_ALLOWED)
     for node in _nodes(tree):
+        if str(node.get("type", "")).endswith("_QUERY_NODE"):
+            raise UsageError("a query that changes something in its WITH", hint=_ALLOWED)
+        if node.get("type") == "BASE_TABLE" and _FILE.search(str(node.get("table_name", ""))):
+            raise UsageError(f"{node['table_name']!r} is not a view", hint="files are read through the views alone")
         if node.get("type") == "TABLE_FUNCTION":
             name = str(node["function"].get("function_name", "")).lower()
             if name not in TABLE_FUNCTIONS:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -26,7 +27,7 @@ from l2d.rejector.sql.guard import admitted
 BATCH_ROWS = 65_536
 POLL_SECONDS = 0.2
 _OF_THE_QUERY = re.compile(r"(Invalid Input|Conversion|Out of Range|Out of Memory|Not implemented|Binder) Error")
-_READING = re.compile(r"crc|checksum|deserialize|IOError|reading the stream|get_next", re.IGNORECASE)
+_READING = re.compile(r"crc|checksum|deserialize|IO ?Error|No files found|reading the stream|get_next", re.IGNORECASE)
 
 
 def query(paths: list[Path], sql: str, *, memory_limit: int | None = None, timeout: float | None = None) -> pa.Table:
@@ -46,7 +47,7 @@ class QuerySession:
     Args:
         paths: caches, runs, or folders above them.
         memory_limit: bytes DuckDB may hold (60 % of the machine's if None); beyond them it spills into a private
-            folder, which goes with the session. What pyarrow reads ahead comes on top.
+            folder, which goes with the session.
         timeout: seconds a query may take, its output included; None for as long as it needs.
         announce: told until when (of ``time.monotonic``) a query may run as it begins, and None once it has ended.
         folder: where to spill; a private one of its own if None.
@@ -75,10 +76,14 @@ class QuerySession:
         self.catalogue = Catalogue(paths)
         self._spill = tempfile.TemporaryDirectory(prefix="l2d-query-", dir=folder)  # ours alone: mode 0700
         self._thread = ThreadPoolExecutor(1)
+        self._stopped = threading.Event()  # tells what verifies files that nobody waits for it any more
         self._reader: pa.RecordBatchReader | None = None
         try:
             self.connection = locked_connection(
-                self.catalogue.register, spill=Path(self._spill.name) / "spill", memory_limit=memory_limit
+                self.catalogue.register,
+                files=self.catalogue.readable,
+                spill=Path(self._spill.name) / "spill",
+                memory_limit=memory_limit,
             )
         except BaseException:
             self._thread.shutdown()
@@ -130,6 +135,7 @@ class QuerySession:
             raise self._explained(error, sql) from error
 
         def open_reader() -> pa.RecordBatchReader:
+            self.catalogue.verify(_named(sql), self._stopped.is_set)
             relation = self.connection.sql(text)
             newer = getattr(relation, "to_arrow_reader", None)
             return (newer or relation.fetch_arrow_reader)(BATCH_ROWS)
@@ -143,12 +149,14 @@ class QuerySession:
         """Run a piece of a query in the thread, so that signals are heard meanwhile and end it, as time does."""
         import duckdb
 
+        self._stopped.clear()
         answer, expired = self._thread.submit(work), False
         try:
             while not answer.done():
                 wait([answer], timeout=POLL_SECONDS)
                 if deadline is not None and time.monotonic() > deadline and not answer.done():
                     expired = True
+                    self._stopped.set()
                     self.connection.interrupt()
             found = answer.result()
             if deadline is not None and time.monotonic() > deadline:  # it ended, but too late
@@ -161,6 +169,7 @@ class QuerySession:
         except L2DError:
             raise
         except BaseException:  # a signal's
+            self._stopped.set()
             while not answer.done():  # an interrupt before the query has begun is lost
                 self.connection.interrupt()
                 wait([answer], timeout=POLL_SECONDS)
@@ -259,13 +268,18 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         UsageError: another suffix than those of :data:`l2d.data.terminal.formats.SUFFIXES`, or the file exists.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError("a result is no such file", where=path, hint=f"give a name ending in {', '.join(SUFFIXES)}")
+        raise UsageError(
+            "a result cannot be written to this kind of file",
+            where=path,
+            hint=f"give a name ending in {', '.join(SUFFIXES)}",
+        )
     if path.is_dir() or (path.exists() and not overwrite):
         raise UsageError("this is there already", where=path, hint="give another --out, or type --overwrite")
 
 
 def _named(sql: str) -> list[str]:
-    """The views that a text names (it may do so in a comment: this is for messages alone)."""
+    """The views that a text names, and those they are made of. It may name one in a comment, and read none unnamed: SQL
+    has no other way to write a name of plain letters, and functions that take one as a text are not admitted."""
     words = {word.lower() for word in re.findall(r"\w+", sql)}
     named = [view for view in VIEW_NAMES if view in words]
     return [*named, *(other for view in named for other in DERIVED.get(view, ()))]

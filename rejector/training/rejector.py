@@ -1,4 +1,4 @@
-"""Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimiser.
+"""Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimizer.
 
 Each point has its own initialisation and its own shuffle, both drawn from its seed alone, so a point comes out of a
 grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit.
@@ -236,7 +236,7 @@ class _Training:
         return losses
 
     def _end_epoch(self, epoch: int, map_stacks: Callable) -> None:
-        """Validate, remember who is best, begin a new epoch."""
+        """Validate, remember the best epochs, begin a new one."""
         if not bool(torch.isfinite(self.losses).all()):
             point = self.points[self.order[int((~torch.isfinite(self.losses)).nonzero()[0])]]
             raise DataError(f"the loss of {point.run_id} is not finite in epoch {epoch}", hint="lower --lr")

@@ -30,6 +30,8 @@ from l2d.rejector.sql.query import query
 from l2d.rejector.sweep import sweep
 from l2d.rejector.training.rejector import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"fit": 4, "train": 40, "val": 16, "test": 24}
 
 AGENTS = '''
@@ -302,7 +304,7 @@ def one_without_images(scenes: Path) -> CostCache:
     [
         ('images[0]["scores"] = np.full(len(boxes_of(images)), np.nan)', "scores"),
         ('images[0]["labels"] = np.full(len(boxes_of(images)), 10)', "labels"),
-        ('images[0]["boxes"] = np.asarray(boxes_of(images))[:, [2, 3, 0, 1]]', "no box"),
+        ('images[0]["boxes"] = np.asarray(boxes_of(images))[:, [2, 3, 0, 1]]', "not a box"),
         ('images[0]["boxes"] = np.full((len(boxes_of(images)), 4), np.inf)', "not finite"),
         ("images.pop()", "on 6 images, expected 7"),
         ("images[0].pop('labels')", "boxes of another form"),

@@ -200,7 +200,7 @@ def test_the_command_says_what_cannot_be(run, l2d):
     for arguments, words in (
         (["--budget", 0.2, "--coverage", 0.1], "these cannot be met together: budget <= 0.2 and coverage = 0.1"),
         (["--gflops", 100], "are not known"),
-        (["--capacity", "expert"], "no agent=limit"),
+        (["--capacity", "expert"], "expects agent=limit"),
         ([], "no constraint is given"),
     ):
         code, _, err = l2d("policy", run.path, *arguments)
@@ -259,7 +259,9 @@ def test_a_guard_that_holds_does_not_hide_costs_from_a_policy(held, agents):
         np.testing.assert_array_equal(
             report.predicted, run_policy(free, limits, mode=mode, calibration="implied").predicted
         )
-        np.testing.assert_array_equal(report.allocation, run_policy(free, limits, mode=mode).allocation)
+        np.testing.assert_array_equal(
+            report.allocation, run_policy(free, limits, mode=mode, calibration="implied").allocation
+        )
     assert report.result["rejector"]["allocation"][AGENTS[run.rejector.guard["fallback"]]] == 1  # without a limit
 
 

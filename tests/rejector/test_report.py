@@ -167,6 +167,7 @@ def test_the_page_has_a_place_for_every_chart_and_says_everything_in_words(page,
     assert loads == []
 
 
+@pytest.mark.slow
 def test_a_title_from_the_data_cannot_end_the_script_or_the_markup(evaluations, tmp_path):
     out = tmp_path / "report.html"
     write_report(evaluations, out, by=["CASE WHEN x1 > 0 THEN '</script><b id=injected>' ELSE 'no' END"])
@@ -356,7 +357,7 @@ def test_of_many_agents_a_few_have_a_colour_and_a_table_has_all(crowd, crowded):
         assert sum(drawn.values()) == pytest.approx(100)
         assert drawn["22 others"] == pytest.approx(100 * sum(shares[name]["mean"] for name in cast.others))
     text = crowded.read_text(encoding="utf-8")
-    table = text.split("Who answers</p>")[1].split("</table>")[0]
+    table = text.split("Which agent answers</p>")[1].split("</table>")[0]
     assert all(name in table for name in names)
     places = {row["beta"]: row["at"] for row in rows_of(specs["cache1-sweep-loss"], "series", "at")}
     assert places == {"0": 0.0, "0.01": 0.01, "0.5": 0.5}

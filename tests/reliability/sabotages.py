@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import l2d.rejector.sql.catalogue
+import l2d.rejector.sql.files
 
 
 def commit_in_place(path: Path, write, *, replace: bool = False, pause: float = 0.002) -> bool:
@@ -79,7 +80,8 @@ def trusting():
         stack.enter_context(mock.patch.object(store, "read_table", read_table))
         stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", return_value=None))
         stack.enter_context(mock.patch.object(cache.CostCache, "check_part"))
-        stack.enter_context(mock.patch.object(l2d.rejector.sql.catalogue, "verified_format", pads.ParquetFileFormat))
+        stack.enter_context(mock.patch.object(l2d.rejector.sql.files, "verified_format", pads.ParquetFileFormat))
+        stack.enter_context(mock.patch.object(l2d.rejector.sql.catalogue.Catalogue, "verify"))
         yield
 
 

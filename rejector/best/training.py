@@ -14,6 +14,7 @@ from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError, nearest
 from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
+from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.trained import FITTED_ON, PAID_MEAN, TrainedBest, state_of
@@ -75,6 +76,8 @@ def train(job: Job) -> Iterator[Trained]:
         found = rejectors_of(model, points, ids, x, seen, names, config, held=held, paid_mean=means)
         seconds = time.perf_counter() - begun
         if job.narrate is not None:
+            for line in answering_in_words(found[0].about.get("answering")):
+                job.narrate(line)
             narrate_guard([rejector for rejector in found if rejector.guard["holds"]], names, job.narrate)
         yield Trained(rejectors=found, folders=folders, rows=streams, seconds=seconds, left_out=left_out)
 
@@ -167,6 +170,8 @@ def rejectors_of(
             member: model.stacking.difference[position].round(4).tolist()
             for position, member in enumerate(("trees", "ridge", "means"))
         }
+    if model.answering is not None:
+        about["answering"] = model.answering.facts(names)
     found = []
     for point in points:
         free = TrainedBest(

@@ -356,6 +356,7 @@ def test_best_scores_are_negated_costs_with_query_costs():
     )
 
 
+@pytest.mark.slow
 def test_best_asks_one_agent_where_choosing_does_not_pay():
     generator = np.random.default_rng(0)
     features, costs = generator.normal(size=(300, 3)), generator.random((300, 3)) * [1, 0.5, 1]

@@ -64,7 +64,7 @@ class DeferralRejector(BaseEstimator):
         self,
         *,
         method: str = "best",
-        guard: float = 0.5,
+        guard: float = 1.0,
         fallback: int | None = None,
         nu: float = 1.0,
         weights: Any = None,

@@ -16,7 +16,7 @@ import numpy as np
 
 from l2d.rejector.best.folds import FOLDS, Judge, tree_targets
 
-TREES, LEAF, FEATURES = 40, 5, 0.5
+TREES, LEAF, FEATURES = 20, 5, 1.0
 #: Leaves are larger where rows are many, so that a tree has some thousand leaves at most whatever the rows.
 ROWS_TO_A_LEAF = 2500
 MOST_FEATURES = 200  # tried for a split

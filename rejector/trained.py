@@ -68,6 +68,16 @@ class Rejector(ABC):
         return len(self.state["feature_mean"])
 
     @property
+    def decides(self) -> bool:
+        """Whether inputs have to be looked at: a constant does without."""
+        return True
+
+    @property
+    def decided(self) -> float:
+        """What deciding costs for each input, in units of loss; 0 where prices per sample do not count."""
+        return self.config.router_cost * (self.point.paid or 0.0) if self.decides else 0.0
+
+    @property
     def activations(self) -> int:
         """Numbers that scoring a row holds at once, about."""
         return self.width * self.config.hidden

@@ -148,7 +148,11 @@ class TrainedBest(Rejector):
 
     def guard_of(self, *, z: float, fallback: int | None) -> Guard:
         """The guard at this run's query costs and weights."""
-        return Guard.of(*self.held_out(), z=z, fallback=fallback)
+        return Guard.of(*self.held_out(), z=z, fallback=fallback, decided=self.judged_at(self.point).decided)
+
+    @property
+    def decides(self) -> bool:
+        return not self.guard["holds"]
 
     def facts(self) -> dict[str, Any]:
         return {"guard": self.guard, "best": self.about}

@@ -35,6 +35,7 @@ COMMANDS = [
     "export",
     "demo",
     "data digits",
+    "data prompts",
     "data mimic",
 ]
 

@@ -1,4 +1,4 @@
-"""`l2d demo prompts`: made-up prompts by text and price, from the data, which says that it is made up, to the report."""
+"""`l2d demo prompts`: made-up prompts by text and price, from the data, which says what it is, to the report."""
 
 from __future__ import annotations
 

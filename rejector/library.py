@@ -310,7 +310,7 @@ def route(
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
-    """Allocate inputs that nobody has labelled; see :func:`l2d.rejector.route.route`.
+    """Allocate new inputs; see :func:`l2d.rejector.route.route`.
 
     ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
     """

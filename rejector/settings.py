@@ -80,7 +80,7 @@ class TrainConfig:
         None, "Train on part of the split: a share below 1, or a number of rows, drawn by the seed.", panel=LOSS
     )
     guard: float = option(
-        0.5,
+        1.0,
         "Leave the best constant agent only where choosing pays by this many standard errors on held-out samples. "
         "0: no guard.",
         least=0,
@@ -88,6 +88,12 @@ class TrainConfig:
     )
     fallback: str | None = option(
         None, "The agent that the guard falls back on. Default: the best constant agent.", metavar="AGENT", panel=BEST
+    )
+    router_cost: float = option(
+        0.0,
+        "What deciding costs for one input, in the unit that answers are paid in (with --beta paid=…).",
+        least=0,
+        panel=LOSS,
     )
     failures: Failures = option(
         "refuse",

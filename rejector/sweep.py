@@ -33,8 +33,8 @@ from l2d.rejector.training.waves import free_memory, waves
 class SweepReport:
     """Folders of all points in grid order, how many of them this call trained, in how long, and on how much.
 
-    ``left_out`` counts samples of all splits that were not learnt from: nobody answers them or, if failures are
-    dropped, somebody failed.
+    ``left_out`` counts samples of all splits that were not learnt from: no agent answers them or, if failures are
+    dropped, an agent failed.
     """
 
     folders: list[Path]
@@ -75,6 +75,11 @@ def sweep(
         UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
     config = config.on(cache.record.inputs)
+    if config.router_cost and any(point.paid is None for point in points):
+        raise UsageError(
+            f"--router-cost {config.router_cost:g} is in money, and these runs charge none",
+            hint="say what money is worth: --beta paid=…",
+        )
     if is_first():
         cache.verify_files()  # also what only evaluation reads: damage is found before anything is trained or written
     todo = []

@@ -15,6 +15,7 @@ from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError, nearest
 from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
+from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.trained import FITTED_ON, PAID_MEAN, TrainedBest, state_of
@@ -28,7 +29,7 @@ from l2d.rejector.training.rejector import raw_costs
 
 #: Samples that are fitted at most; of more, a part is drawn by their ids, and all are scored.
 MOST = 100_000
-USED = ("failures", "memory", "train_rows", "guard", "fallback")
+USED = ("failures", "memory", "train_rows", "guard", "fallback", "router_cost")
 
 
 def foreign_settings(config: TrainConfig) -> list[str]:
@@ -89,6 +90,8 @@ def train_best(
         took = time.perf_counter() - begun
         seconds += took
         if narrate is not None:
+            for line in answering_in_words(trained[0].about.get("answering")):
+                narrate(line)
             narrate_guard([rejector for rejector in trained if rejector.guard["holds"]], names, narrate)
         save_runs(trained, [folder for _, folder in members], cache, streams, seconds=took, overwrite=overwrite)
     return seconds, sum(stream.left_out for stream in streams.values())
@@ -182,6 +185,8 @@ def rejectors_of(
             member: model.stacking.difference[position].round(4).tolist()
             for position, member in enumerate(("trees", "ridge", "means"))
         }
+    if model.answering is not None:
+        about["answering"] = model.answering.facts(names)
     found = []
     for point in points:
         free = TrainedBest(
@@ -195,7 +200,7 @@ def rejectors_of(
         )
         guard, (predicted, costs) = free.guard_of(z=config.guard, fallback=fallback), free.held_out()
         chosen = np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)
-        loss = float(costs[np.arange(len(costs)), chosen].mean())
+        loss = float(costs[np.arange(len(costs)), chosen].mean()) + free.decided
         risk = loss + guard.gain if guard.holds else loss
         found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=about))
     return found

@@ -28,7 +28,7 @@ class OperatingPoint:
         std: of the quality over seeds; 0 for one seed.
         seeds: how many.
         setting: what else tells settings apart (``lambda``, ``nu``), for labels.
-        interval: 95 % interval of the quality over samples, low and high; None for a metric that is no mean of samples.
+        interval: 95 % interval of the quality over samples, low and high; None if it is not a mean of samples.
     """
 
     name: str
@@ -98,10 +98,13 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
     for members in by_setting(evaluations).values():
         first, point = members[0], members[0].run.point
         setting = f"{point.cost or point.weights}, nu={point.nu:g}"
-        values = [_quality(e, e.allocation, e.losses, e.result, metric) for e in members]
+        decided = [e.losses - e.run.rejector.decided for e in members]
+        values = [
+            _quality(e, e.allocation, losses, e.result, metric) for e, losses in zip(members, decided, strict=True)
+        ]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        cost = float(np.mean([mean_price(evaluation.allocation, prices) for evaluation in members]))
-        by_sample = [_by_sample(e, e.allocation, e.losses, metric) for e in members]
+        cost = float(np.mean([mean_price(e.allocation, prices) + e.router_paid for e in members]))
+        by_sample = [_by_sample(e, e.allocation, losses, metric) for e, losses in zip(members, decided, strict=True)]
         found = OperatingPoint(
             point.method, "rejector", point.beta_text, cost, float(np.mean(values)), spread, len(values), setting
         )
@@ -161,7 +164,7 @@ def mean_price(allocation: np.ndarray, prices: np.ndarray) -> float:
 def _constants(
     evaluation: Evaluation, metric: str, prices: np.ndarray
 ) -> list[tuple[OperatingPoint, np.ndarray | None]]:
-    """Each agent and reference that has the metric, as a constant policy: what it costs includes who stands in for it.
+    """Each agent and reference that has the metric, as a constant policy: what it costs includes its stand-in.
 
     A metric is of its own answers, as in ``agents`` of the results.
     """
@@ -201,7 +204,7 @@ def _quality(
 
 
 def _by_sample(evaluation: Evaluation, allocation: np.ndarray, losses: np.ndarray, metric: str) -> np.ndarray | None:
-    """Metric of each sample (n,), None where it is no mean over samples."""
+    """Metric of each sample (n,), None where it is not a mean over samples."""
     if metric == "task_loss":
         return _task_losses(evaluation, allocation, losses)
     return evaluation.measured.sample_metrics(allocation, evaluation.measured.names).get(metric)

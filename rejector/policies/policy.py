@@ -204,7 +204,7 @@ def written_policy(
 
 
 def report_tables(result: dict[str, Any]) -> tuple[list[dict], list[dict]]:
-    """A report as two tables: constraints; and who gives which deferral loss at which shares."""
+    """A report as two tables: constraints; and the deferral loss of each way to allocate, with its shares."""
     split = result["split"]
     limits = []
     for row in result["constraints"]:

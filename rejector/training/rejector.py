@@ -59,6 +59,16 @@ class TrainedNetwork:
     history: list[tuple[float, float]]
     sizes: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def decides(self) -> bool:
+        """Whether inputs have to be looked at: a constant does without."""
+        return True
+
+    @property
+    def decided(self) -> float:
+        """What deciding costs for each input, in units of loss; 0 where prices per sample do not count."""
+        return self.config.router_cost * (self.point.paid or 0.0) if self.decides else 0.0
+
     def network(self) -> nn.Module:
         """The network with its parameters. It takes standardised features, or token lists."""
         width, num_agents, config = len(self.state["feature_mean"]), len(self.point.query_costs), self.config
@@ -236,7 +246,7 @@ class _Training:
         return losses
 
     def _end_epoch(self, epoch: int, map_stacks: Callable) -> None:
-        """Validate, remember who is best, begin a new epoch."""
+        """Validate, remember the best epochs, begin a new one."""
         if not bool(torch.isfinite(self.losses).all()):
             point = self.points[self.order[int((~torch.isfinite(self.losses)).nonzero()[0])]]
             raise DataError(f"the loss of {point.run_id} is not finite in epoch {epoch}", hint="lower --lr")

@@ -192,9 +192,9 @@ def _refuse_other_folder(theirs: Pieces, out: Path) -> None:
     here = Folder(out)
     content = here.read(RECORD, MOST_RECORD)
     if content is None:
-        there = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
         begun = _TOP | {PurePosixPath(piece.name).parts[0] for piece in theirs.parts}
-        strange = [name for name in there if name not in begun and not name.endswith(store.TEMPORARY_SUFFIX)]
+        strange = [name for name in names if name not in begun and not name.endswith(store.TEMPORARY_SUFFIX)]
         if strange:
             raise DataError(
                 f"this folder holds something else: {strange[0]}", where=out, hint="give a new or an empty folder"

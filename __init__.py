@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from l2d.data.library import push as push
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
+    from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
     from l2d.rejector.estimator import DeferralRejector as DeferralRejector
     from l2d.rejector.library import choose as choose
     from l2d.rejector.library import evaluate as evaluate
@@ -61,6 +62,7 @@ _NAMES = {
         "UsageError",
     ),
     "l2d.data.library": ("audit", "fetch", "push", "status", "verify"),
+    "l2d.data.samples.text_transformer": ("TextFeatures",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (
         "choose",

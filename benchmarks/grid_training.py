@@ -1,11 +1,15 @@
 """A grid of 28 rejectors (7 betas x 4 seeds) trained together against 28 plain PyTorch trainings one after another.
 
     python benchmarks/grid_training.py [--rows 100000] [--rounds 3] [--only mlp,transformer,growth] [--device cuda]
+    OMP_NUM_THREADS=1 python benchmarks/grid_training.py --only limit
 
-The plain trainings are what a user would write: the same network, loss, optimiser and batch size, once with tensors
+The plain trainings are what a user would write: the same network, loss, optimizer and batch size, once with tensors
 indexed by a permutation and once with TensorDataset and DataLoader. They train 4 (indexing) or 1 (DataLoader) of the 28
 and are scaled. Ratios are taken within a round; tables show their medians. Growth is the exponent of a power law fitted
 to the seconds of one epoch, the least of the rounds: 1 is linear, 0 is free.
+
+``--only limit`` compares processor seconds of the grid on one thread with those of its products of matrices alone: the
+same shapes, as many at once as fit the cache, into memory that is there. No arrangement of the rest can beat that.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import json
 import statistics
 import time
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -25,6 +30,7 @@ from l2d.rejector.grid import GridPoint
 from l2d.rejector.networks import make_network
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.training.stack_mlp import AT_ONCE
 
 BETAS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 SEEDS = 4
@@ -156,6 +162,57 @@ def growth(base: Task, rounds: int) -> dict[str, float]:
     return exponents
 
 
+def products(task: Task) -> float:
+    """Processor seconds of one epoch's products of matrices alone, on this thread; scaled from some steps."""
+    units = [task.width, *[task.hidden] * task.layers, task.agents]
+    points = min(task.points, max(1, AT_ONCE // max(units) // task.batch))
+    rows = [torch.randn(points, task.batch, count) for count in units]
+    weights = [torch.randn(points, before, after) for before, after in pairwise(units)]
+    gradients = [torch.empty_like(weight) for weight in weights]
+    steps = max(1, 2_000_000 // (points * task.batch))
+    start = time.process_time()
+    for _ in range(steps):
+        for depth, weight in enumerate(weights):
+            torch.bmm(rows[depth], weight, out=rows[depth + 1])
+        for depth in reversed(range(len(weights))):
+            torch.bmm(rows[depth].mT, rows[depth + 1], out=gradients[depth])
+            if depth:
+                torch.bmm(rows[depth + 1], weights[depth].mT, out=rows[depth])
+        for values in (*rows, *weights):  # what is multiplied by itself again and again overflows
+            values.fill_(0.5)
+    return (time.process_time() - start) / steps * (task.rows / task.batch) * (task.points / points)
+
+
+def limit(tasks: list[tuple[str, Task]], rounds: int) -> dict[str, float]:
+    """Print what share of the grid's processor time its products of matrices need."""
+    print("\n| rejectors | batch | grid, s | plain, s | products alone, s | GFLOP/s | share | ratio at most |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
+    shares, threads = {}, torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name, task in tasks:
+        found = []
+        for _ in range(rounds):
+            times = []
+            for run in (grid, lambda task: plain(task, loader=False, models=1), products):
+                start = time.process_time()
+                scaled = run(task)
+                times.append(scaled if run is products else time.process_time() - start)
+            found.append(times)
+        ours, one, least = (statistics.median(column) for column in zip(*found, strict=True))
+        units = [task.width, *[task.hidden] * task.layers, task.agents]
+        sizes = [before * after for before, after in pairwise(units)]
+        work = 2 * (3 * sum(sizes) - sizes[0]) * task.rows * task.points  # the first layer has no gradient by its input
+        share = statistics.median(row[2] / row[0] for row in found)
+        most = statistics.median(row[1] * task.points / row[2] for row in found)
+        shares[f"{name}, batch {task.batch}, share"] = round(share, 2)
+        cells = (
+            f"{ours:.2f} | {one * task.points:.2f} | {least:.2f} | {work / least / 1e9:.0f} | {share:.0%} | {most:.1f}"
+        )
+        print(f"| {task.points} {name} | {task.batch} | {cells} |", flush=True)
+    torch.set_num_threads(threads)
+    return shares
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
@@ -173,6 +230,13 @@ def main() -> None:
             for batch in (64, 1024)
         ]
         result |= against_plain(tasks, options.rounds)
+    if "limit" in only:
+        tasks = [
+            (f"mlp, {layers} hidden", Task(rows=rows, batch=batch, layers=layers))
+            for layers in (1, 2)
+            for batch in (64, 1024)
+        ]
+        result |= limit(tasks, options.rounds)
     if "transformer" in only:
         small = {"network": "transformer", "width": 16, "hidden": 32, "device": options.device}
         tasks = [("transformer", Task(rows=rows // n, batch=batch, **small)) for batch, n in ((64, 20), (1024, 10))]

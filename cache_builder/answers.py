@@ -152,7 +152,7 @@ class Answers:
             check.all("prob", np.abs(prob.sum(axis=1) - 1) < 1e-3, prob, "does not sum to 1")
         if self.cla is not None:
             cla = check.finite("cla", self.cla, (len(ids),))
-            check.all("cla", np.isin(cla, np.arange(num_classes)), cla, f"is no class index below {num_classes}")
+            check.all("cla", np.isin(cla, np.arange(num_classes)), cla, f"is not a class index below {num_classes}")
         elif prob is not None:
             cla = prob.argmax(axis=1)
         if self.reg is not None:
@@ -169,7 +169,7 @@ class Answers:
             if getattr(self, name) is not None:
                 noted = notes[name] = np.array(getattr(self, name), dtype=np.float64)
                 where = np.isnan(noted) | (np.isfinite(noted) & (noted >= 0))
-                check.all(name, where, noted, "is no number from 0 on")
+                check.all(name, where, noted, "is not a number from 0 on")
         return Answers(
             **notes,
             cla=None if cla is None else cla.astype(np.int32),
@@ -288,9 +288,9 @@ class _Checker:
         rules = (
             ("boxes", np.isfinite(boxes.xyxy).all(axis=1), boxes.xyxy, "is not finite"),
             ("boxes", (np.abs(boxes.xyxy) <= LARGEST).all(axis=1), boxes.xyxy, "is out of range"),
-            ("boxes", (x2 >= x1) & (y2 >= y1), boxes.xyxy, "is no box: corners are x1, y1, x2, y2"),
+            ("boxes", (x2 >= x1) & (y2 >= y1), boxes.xyxy, "is not a box: corners are x1, y1, x2, y2"),
             ("scores", (boxes.score >= 0) & (boxes.score <= 1), boxes.score, "is outside [0, 1]"),
-            ("labels", known, boxes.label, f"is no class index below {num_classes}"),
+            ("labels", known, boxes.label, f"is not a class index below {num_classes}"),
         )
         for name, good, values, what in rules:
             if not good.all():

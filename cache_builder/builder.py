@@ -106,6 +106,7 @@ def build(
     if overwrite:  # what is to be discarded stays until the agents that come in its place have been tried
         _settle(record, agents, fingerprints, out, keep_answers, overwrite=True)
     write_record(schema.cache_file(out), record)
+    _write_text(out, record, dataset)
     job = Build(
         recipe,
         dataset,
@@ -138,6 +139,18 @@ def _settle(
     if out.exists():
         settle(record, agents, fingerprints, out, overwrite=overwrite, keep_answers=frozenset(keep))
         store.sweep_orphans(out)
+
+
+def _write_text(out: Path, record: CacheRecord, dataset: Dataset) -> None:
+    """Write what text features were fitted to, unless it is there, and remove what earlier ones were."""
+    file = schema.text_file(out, record.inputs.get("features", {}))
+    if file is not None and dataset.frozen is not None:
+        there = file.is_file() and file.read_bytes() == dataset.frozen
+        if not there:
+            store.commit_bytes(file, dataset.frozen, replace=True)
+    for other in out.glob("text-*.safetensors"):
+        if other != file:
+            store.remove(other)
 
 
 @dataclass

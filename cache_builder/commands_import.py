@@ -52,7 +52,7 @@ def import_tables(
     reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
     scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Lowest and highest score.")] = "0,1",
     paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
-    unit_paid: Annotated[str | None, typer.Option(help="What that is in, such as USD; as it stands there.")] = None,
+    unit_paid: Annotated[str | None, typer.Option(help="Unit of --paid, such as USD.")] = None,
     cla_from: Annotated[str | None, typer.Option(help="Whose class counts for agents that give none.")] = None,
     cla_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
     reg_from: Annotated[str | None, typer.Option(help="Whose number counts for agents that give none.")] = None,
@@ -64,10 +64,15 @@ def import_tables(
         str | None, typer.Option(help="Agent 0, yours: free. Default: a network trained here; none.")
     ] = None,
     features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="Column of text to read word by word; may be repeated.")
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
     ] = None,
-    missing: Annotated[list[str] | None, typer.Option(help="A text that is no answer, as NA; may be repeated.")] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option(help="A text that means a missing answer; may be repeated.")
+    ] = None,
     drop_others: Annotated[bool, typer.Option("--drop-others", help="Leave out answers on other samples.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the recipe; write and build nothing.")] = False,
     device: DeviceOption = "auto",
@@ -85,7 +90,7 @@ def import_tables(
 
         l2d import predictions cases.csv votes.csv --id case --target label --annotator reader --out votes.cache
 
-        l2d import scores routerbench.csv --id sample_id --features eval_name --out router.cache
+        l2d import scores routerbench.csv --id sample_id --features eval_name --text prompt --out router.cache
 
         l2d import scores routerbench.csv --id sample_id --out router.cache --dry-run
     """
@@ -109,7 +114,7 @@ def import_tables(
         scale=(bounds[0], bounds[1]), paid=paid, unit_paid=unit_paid, repeats=repeats.value, model=model,
         lent={task: name for task, name in (("cla", cla_from), ("reg", reg_from)) if name is not None},
         charged={task: cost for task, cost in (("cla", cla_cost), ("reg", reg_cost)) if cost is not None},
-        columns=values(features, str, "--features") if features else [], missing=missing or [],
+        columns=values(features, str, "--features") if features else [], text=text or [], missing=missing or [],
         labels=labels(label), others="drop" if drop_others else "refuse",
     )  # fmt: skip
     recipe = out.parent / f"{out.name}.toml"

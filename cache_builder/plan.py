@@ -178,7 +178,7 @@ def settle(
         strangers = [entry.name for entry in out.iterdir() if not entry.name.endswith(store.TEMPORARY_SUFFIX)]
         if strangers and not schema.cache_file(out).is_file():  # another builder may have begun meanwhile
             raise UsageError(
-                f"this folder holds {strangers[0]!r}, so it is no cost cache", where=out, hint="give an empty folder"
+                f"this folder holds {strangers[0]!r}, so it is not a cost cache", where=out, hint="give an empty folder"
             )
         if not schema.cache_file(out).is_file():
             return

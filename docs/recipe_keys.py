@@ -126,7 +126,8 @@ def nested(owner: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseMo
         options += [inner for option in options for inner in typing.get_args(option)]
         for option in options:
             if isinstance(option, type) and issubclass(option, BaseModel):
-                several = typing.get_origin(field.annotation) is dict
+                holders = [field.annotation, *typing.get_args(field.annotation)]
+                several = any(typing.get_origin(h) is dict and option in typing.get_args(h) for h in holders)
                 yield f"{path}.{name}" + (".NAME" if several else ""), option
                 yield from nested(option, f"{path}.{name}")
 

@@ -157,7 +157,8 @@ def onnx_model(
     filled up with 0; ``input`` in the metadata of :func:`export_run` has both.
     Outputs: ``scores`` (batch, agents) float32; ``agent`` (batch,) int64, their argmax, ties to the lowest index.
     Metadata: ``agents``, ``query_costs``, ``paid`` (units of loss for a unit of money), ``method``, ``lambda``,
-    ``nu``, ``l2d_version`` and ``facts``, texts as they are and all else as JSON.
+    ``nu``, ``l2d_version`` and ``facts``, texts as they are and all else as JSON. Text is no input: features of texts
+    are handed in like others, docs/text.md says how they are made where there is no l2d.
 
     Args:
         agents: their names, in order.

@@ -83,14 +83,17 @@ class GridPoint:
 def chosen_agents(cache: CostCache, names: list[str]) -> CostCache:
     """A cache with some of its agents, in its own order, the model among them.
 
+    Agent 0 may be left out where it is one of several: where asking it is not free, and it shows the rejector nothing.
+
     Raises:
         UsageError: an unknown agent, or the model is not named.
     """
     agents = [agent.name for agent in cache.agents]
+    shows = any(made.get("agent") == agents[0] for made in cache.record.inputs.values() if isinstance(made, dict))
     for name in names:
         if name not in agents:
             raise UsageError(f"--only names agent {name!r}", hint=nearest(name, agents, "the agents are"))
-    if agents[0] not in names:
+    if agents[0] not in names and (cache.agents[0].price == 0 or shows):
         raise UsageError(f"--only leaves out the model, {agents[0]!r}", hint=f"--only {','.join([agents[0], *names])}")
     return cache.only([name for name in agents if name in names])
 

@@ -215,7 +215,7 @@ def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Eva
 
 
 def theory(run: Any, *, split: str = "test", device: str = "cpu") -> Theory:
-    """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds."""
+    """Why a rejector falls short: features, class, data, optimization; the model's heads; the paper's bounds."""
     (folder,) = one_folder(run)
     return Theory(theory_section(folder, split, device=resolve_device(device)))
 

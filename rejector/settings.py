@@ -29,7 +29,7 @@ LAYERED = ("mlp", "token_transformer")
 
 NETWORK = "The rejector's network"
 LOSS = "What it learns from"
-SCHEDULE = "Optimisation"
+SCHEDULE = "Optimization"
 OTHERS = "Methods of the literature"
 BEST = "Method best"
 

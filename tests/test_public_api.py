@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 NAMES = {
     "build", "import_table", "status", "verify", "audit", "push", "fetch", "train", "sweep", "evaluate", "theory",
     "choose", "report", "query", "route", "policy", "export", "load_run", "CostCache", "DeferralRejector",
-    "TrainConfig", "L2DError", "UsageError", "DataError", "CorruptPart", "FingerprintMismatch", "IncompleteCache",
-    "AgentFailure",
+    "TrainConfig", "TextFeatures", "L2DError", "UsageError", "DataError", "CorruptPart", "FingerprintMismatch",
+    "IncompleteCache", "AgentFailure",
 }  # fmt: skip
 
 

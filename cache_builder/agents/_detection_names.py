@@ -159,7 +159,7 @@ class LabelNames:
             result = self._ids(which).get(name, -1)
             if "0" in self.config.labels and "0" not in self._ids(which):
                 self.file.refuse(
-                    f"`labels` maps category_id 0, which is none of the dataset's, and does not name {label}",
+                    f"`labels` maps category_id 0, which is not one of the dataset's, and does not name {label}",
                     row,
                     'a file that counts from 0 needs all of its ids there, or categories = "from_0"',
                 )
@@ -171,7 +171,7 @@ class LabelNames:
         if result < 0 and self.config.others == "refuse":
             shown = f"category_id {label}" if self.by_id else f"label {found.names.get(name, label)!r}"
             self.file.refuse(
-                f"{shown} is none of the dataset's",
+                f"{shown} is not one of the dataset's",
                 row,
                 f'map it, labels = {{ "{label}" = "{self.dataset.classes[0]}" }}, or leave such out: others = "drop"',
             )
@@ -184,8 +184,8 @@ class LabelNames:
         numbers = {int(label) for label in present}
         if "0" in present and "0" not in own and max(numbers) < count:
             self.file.refuse(
-                f"category_id 0 is none of the dataset's ({', '.join(list(own)[:5])} …): the file seems to count from "
-                "0",
+                f"category_id 0 is not one of the dataset's ({', '.join(list(own)[:5])} …): the file seems to count "
+                "from 0",
                 row,
                 f'categories = "from_0" reads 0 as {self.dataset.classes[0]!r}, 1 as '
                 f"{self.dataset.classes[min(1, count - 1)]!r} …; else name every id in `labels`",

@@ -135,7 +135,7 @@ class SimulatedAgent(Agent):
         for name in listed:
             if name not in classes:
                 raise UsageError(
-                    f"perfect_on: {name!r} is no class", where=where, hint=f"the classes are {', '.join(classes)}"
+                    f"perfect_on: {name!r} is not a class", where=where, hint=f"the classes are {', '.join(classes)}"
                 )
         return [classes.index(name) for name in listed]
 

@@ -187,7 +187,7 @@ def _refuse_code(file: Path) -> None:
     with zipfile.ZipFile(file) as archive:
         names = archive.namelist()
         if not any(name.endswith("archive_format") for name in names):
-            raise DataError("is no archive of torch.export.save, or one of an old version", where=file, hint=hint)
+            raise DataError("is not an archive of torch.export.save, or one of an old version", where=file, hint=hint)
         for name in names:
             short = name.partition("/")[2]
             if short.startswith("data/aotinductor/") or short.endswith((".so", ".py")):
@@ -202,7 +202,7 @@ def _refuse_code(file: Path) -> None:
                     if key == "use_pickle" and value:
                         raise DataError(f"holds pickled values, see {short}", where=file, hint=hint)
                     if key == "path_name" and ("obj" in str(value)):
-                        raise DataError(f"holds an object that is no tensor, {value}", where=file, hint=hint)
+                        raise DataError(f"holds an object that is not a tensor, {value}", where=file, hint=hint)
                     if key == "expr_str" and not SIZES.fullmatch(str(value)):
                         raise DataError(f"holds a size that is {value!r:.80}", where=file, hint=hint)
 

@@ -47,7 +47,7 @@ class TorchvisionClassifierAgent(ModelAgent):
         known = list_models(module=models)
         if config.architecture not in known:
             raise UsageError(
-                f"architecture {config.architecture!r} is no classifier of torchvision's",
+                f"architecture {config.architecture!r} is not a classifier of torchvision's",
                 where=where,
                 hint=nearest(config.architecture, known),
             )

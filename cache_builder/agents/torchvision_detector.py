@@ -56,7 +56,7 @@ class TorchvisionDetectorAgent(TorchvisionAgent):
         config, where = self.config, f"agent {self.config.name!r}"
         if config.architecture not in architectures():
             others = config.architecture in list_models(module=detection)
-            what = "answers with more than boxes" if others else "is no detector of torchvision's"
+            what = "answers with more than boxes" if others else "is not a detector of torchvision's"
             known = f"choose from {', '.join(architectures())}"
             raise UsageError(
                 f"architecture {config.architecture!r} {what}",

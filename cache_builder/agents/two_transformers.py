@@ -25,7 +25,7 @@ from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
 class TwoTransformersConfig(AgentConfig):
     """``kind = "two_transformers"``: needs token lists. Trained once on the training split, then frozen.
 
-    Optimiser and schedule are the paper's. A tenth of the training samples, chosen by ``seed``, is held out to choose
+    Optimizer and schedule are the paper's. A tenth of the training samples, chosen by ``seed``, is held out to choose
     each network's epoch, so that validation and test stay untouched.
     """
 

@@ -96,7 +96,7 @@ def average_precision(
         ValueError: different numbers of images, or an argument out of its range.
     """
     if protocol not in get_args(Protocol):
-        raise ValueError(f"protocol {protocol!r} is none of {', '.join(get_args(Protocol))}")
+        raise ValueError(f"protocol {protocol!r} is not one of {', '.join(get_args(Protocol))}")
     rule = "coco" if protocol == "coco" else "voc"
     limits = checked_limits(DEFAULT_THRESHOLDS[protocol] if thresholds is None else thresholds, rule)
     if max_detections is None:

@@ -27,6 +27,7 @@ from l2d.data.samples.boxes import BY_BOX, Boxes
 CHUNK_IMAGES = 256
 CHUNK_BOXES = 1 << 15
 BLOCK_PAIRS = 1 << 15
+MOST_CELLS = 6  # into 2^6 parts at most the centres of a group's boxes are sorted
 PACKED_BITS = 63  # of a sort key that fits one integer
 PLAIN_LABELS = 1 << 10  # beyond so many classes their numbers are closed up first
 
@@ -250,37 +251,100 @@ def _candidates(
 
     The operations are those of pycocotools' ``bbIou`` on float64 (x, y, width, height), for equality to the last bit.
     """
-    left_t, top_t, right_t, bottom_t, area_t = _sides(targets, groups.target)
-    left_d, top_d, right_d, bottom_d, area_d = _sides(detections, groups.detection)
-    overlap_needed = least * (1 - 1e-9) * (right_d - left_d)  # less of a detection's width is too low an IoU anyway
-    counts = np.diff(groups.target_first)[groups.group]
+    of_targets, of_detections = _Sides.of(targets, groups.target), _Sides.of(detections, groups.detection)
+    few = np.zeros(len(groups.target), bool) if crowd is None else crowd
+    some = np.flatnonzero(~few)
+    found = _overlapping(of_detections, of_targets, *_near(groups, of_detections, of_targets, some, least), least)
+    if len(some) < len(few):  # a crowd may be much larger than what lies in it, so none is too far away
+        order = np.flatnonzero(few)
+        first = np.searchsorted(order, groups.target_first)
+        counts = np.diff(first)[groups.group]
+        inside = _overlapping(of_detections, of_targets, order, first[groups.group], counts, least, crowds=True)
+        detection, target, iou = (np.concatenate(pair) for pair in zip(found, inside, strict=True))
+        order = np.argsort(detection, kind="stable")
+        found = detection[order], target[order], iou[order]
+    return found
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Boxes side by side, float64 each."""
+
+    left: np.ndarray
+    top: np.ndarray
+    right: np.ndarray
+    bottom: np.ndarray
+    width: np.ndarray
+    area: np.ndarray
+
+    @classmethod
+    def of(cls, boxes: Boxes, rows: np.ndarray) -> _Sides:
+        left, top = boxes.xyxy[:, :2].take(rows, axis=0).T.astype(np.float64, order="C")
+        width, height = boxes.size.take(rows, axis=0).T.astype(np.float64, order="C")
+        return cls(left, top, left + width, top + height, width, width * height)
+
+
+def _near(
+    groups: Groups, detections: _Sides, targets: _Sides, some: np.ndarray, least: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Some targets by group and by where their centres lie; and of each detection the first near it, and how many are.
+
+    With an IoU of ``t`` in the plane, two boxes have at least that of their widths alone; so the centre of the other is
+    no farther away than ``(1 / t - 1) / 2`` widths. Centres are counted in cells, so that what is near is looked up.
+    """
+    num_groups = len(groups.image)
+    group = np.repeat(np.arange(num_groups), np.diff(groups.target_first))[some]
+    centre = targets.left[some] + targets.width[some] / 2
+    start, stop = centre.min(initial=np.inf), centre.max(initial=-np.inf)
+    cells = 1 << min(MOST_CELLS, (4 * len(some) // max(num_groups, 1)).bit_length())
+    scale = cells / (stop - start) if stop > start else 0.0
+    largest = max(np.abs(side).max(initial=0.0) for side in (detections.left, detections.right, targets.right))
+    if not (np.isfinite(largest) and np.isfinite(scale) and scale > 0):  # numbers at the edge of what there is
+        cells, start, scale, largest = 1, 0.0, 0.0, 0.0
+    place = group * cells + np.minimum(((centre - start) * scale).astype(np.int64), cells - 1)
+    begin = np.concatenate([np.zeros(1, np.int64), np.bincount(place, minlength=num_groups * cells).cumsum()])
+    order = some[np.argsort(place, kind="stable")] if cells > 1 else some
+
+    reach = detections.width * ((1 / least - 1) / 2 * (1 + 1e-9)) + 1e-14 * largest  # with room for what is rounded
+    middle = detections.left + detections.width / 2 - start
+    ahead = groups.group * cells
+    low = ahead + ((middle - reach) * scale).clip(0, cells - 1).astype(np.int64)
+    high = ahead + ((middle + reach) * scale).clip(-1, cells - 1).astype(np.int64)
+    first = begin[low]
+    return order, first, np.maximum(begin[high + 1] - first, 0)
+
+
+def _overlapping(
+    detections: _Sides,
+    targets: _Sides,
+    order: np.ndarray,
+    first: np.ndarray,
+    counts: np.ndarray,
+    least: float,
+    *,
+    crowds: bool = False,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """See :func:`_candidates`: of each detection the targets ``order[first : first + counts]`` are looked at."""
+    needed = least * (1 - 1e-9) * (detections.right - detections.left)  # less of its width is too low an IoU anyway
     ends = np.cumsum(counts)
-    lead = groups.target_first[groups.group] - (ends - counts)
+    lead = first - (ends - counts)
     found = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     start = 0
     while start < len(counts):
         done = ends[start] - counts[start]
         stop = max(int(np.searchsorted(ends, done + BLOCK_PAIRS, side="right")), start + 1)
         d = np.repeat(np.arange(start, stop), counts[start:stop])
-        t = np.arange(done, ends[stop - 1]) + lead[d]
-        width = np.minimum(right_d[d], right_t[t]) - np.maximum(left_d[d], left_t[t])
-        some = np.flatnonzero(width > overlap_needed[d])
+        t = order[np.arange(done, ends[stop - 1]) + lead[d]]
+        width = np.minimum(detections.right[d], targets.right[t]) - np.maximum(detections.left[d], targets.left[t])
+        some = np.flatnonzero(width > needed[d])
         d, t, width = d[some], t[some], width[some]
-        height = np.minimum(bottom_d[d], bottom_t[t]) - np.maximum(top_d[d], top_t[t])
+        height = np.minimum(detections.bottom[d], targets.bottom[t]) - np.maximum(detections.top[d], targets.top[t])
         both = width * height  # negative where they do not overlap, which is not enough below
-        either = area_d[d] + area_t[t] - both
-        if crowd is not None and crowd.any():
-            either = np.where(crowd[t], area_d[d], either)
+        either = detections.area[d] if crowds else detections.area[d] + targets.area[t] - both
         some = np.flatnonzero(both > least * (1 - 1e-9) * either)  # without 0 / 0, and few are left to divide
         d, t, iou = d[some], t[some], both[some] / either[some]
         some = np.flatnonzero(iou >= least)
         found.append((d[some], t[some], iou[some]))
         start = stop
-    return tuple(np.concatenate(part) for part in zip(*found, strict=True))
-
-
-def _sides(boxes: Boxes, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Left, top, right, bottom and area of some boxes, float64."""
-    left, top = boxes.xyxy[:, :2].take(rows, axis=0).T.astype(np.float64, order="C")
-    width, height = boxes.size.take(rows, axis=0).T.astype(np.float64, order="C")
-    return left, top, left + width, top + height, width * height
+    detection, target, iou = (np.concatenate(part) for part in zip(*found, strict=True))
+    return detection, target, iou

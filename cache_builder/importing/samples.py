@@ -9,10 +9,11 @@ import polars as pl
 
 from l2d.cache_builder.agents._answer_file import as_text
 from l2d.cache_builder.agents._answer_formats import read_answers
-from l2d.cache_builder.importing.source import Source, need, quoted, relative, some, toml_text
+from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
 from l2d.cache_builder.recipe import BuildConfig
-from l2d.data.errors import DataError
-from l2d.data.samples.columns import INDEX_NAMES, stray_texts, why_not
+from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_not
+from l2d.data.samples.expressions import columns_of, quoted
 from l2d.data.samples.features import MOST_CATEGORIES
 from l2d.data.samples.splits import split_column
 from l2d.data.sources.text_table import FORMATS as TABLES
@@ -43,7 +44,7 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     """
     path = source.features
     made = path.suffix.lower() not in TABLES
-    table = read_answers(path) if made else read_table(path, text=[source.id])[0]
+    table = read_answers(path) if made else read_table(path, text=[source.id, *source.text])[0]
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():
@@ -67,12 +68,13 @@ def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) 
     say(f"{path}: {several:,} of {len(table):,} rows share their {id_column} with another: merged to {len(differs):,}")
     varying = [name for name in comparable if differs[name].any()]
     wanted = {source.target, source.target_reg, *source.columns}
+    read = {name for expression in source.text for name in [expression, *columns_of(expression)]}
     if long:
-        left = [name for name in varying if name not in wanted]
+        left = [name for name in varying if name not in wanted | read]
         say(f"columns that differ between the rows of one sample belong to the answers: {some(left, 20)}")
-        names, varying = [name for name in names if name not in left], [name for name in varying if name in wanted]
+        names, varying = [n for n in names if n not in left], [n for n in varying if n in wanted | read]
     texts = [name for name in varying if table.schema[name] == pl.String and name not in wanted]
-    free = [name for name in texts if table[name].n_unique() > MOST_CATEGORIES]
+    free = [name for name in texts if name in read or table[name].n_unique() > MOST_CATEGORIES]
     for name in texts:
         count = f"{name}: {int(differs[name].sum()):,} samples have two different texts"
         say(f"{count}, of which the first is kept" if name in free else f"{count}, so it is left out")
@@ -103,6 +105,11 @@ def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[s
         else:
             left[name] = why
     return features, left
+
+
+def quoted_if_column(expression: str, table: pl.DataFrame) -> str:
+    """A column's name in SQL; what is no column is SQL already."""
+    return quoted(expression) if expression in table.columns else expression
 
 
 def known_afterwards(table: pl.DataFrame, agents: list[str], taken: set[str | None]) -> list[str]:
@@ -151,30 +158,44 @@ def dataset_lines(
     """
     split = split_column(table)
     taken = {source.id, source.target, source.target_reg, split}
-    features, left = usable_features(table, taken | set(of_answers))
+    texts = [quoted_if_column(expression, table) for expression in source.text]
+    read = {name for expression in texts for name in columns_of(expression)}
+    for name in read:
+        need(name, table.columns, "--text", source.features)
+    features, left = usable_features(table, taken | set(of_answers) | read)
     gaps = {name: texts for name in left if path.suffix.lower() in TEXTS and (texts := stray_texts(table[name]))}
-    for name, texts in gaps.items():
+    for name, strays in gaps.items():
         del left[name]
         features.append(quoted(name))
-        say(f"{name} is a number where it is not {' or '.join(map(repr, texts))}: that is read as missing")
-    left |= {name: why for name, why in of_answers.items() if name in table.columns and name not in taken}
+        say(f"{name} is a number where it is not {' or '.join(map(repr, strays))}: that is read as missing")
+    left |= {name: why for name, why in of_answers.items() if name in table.columns and name not in taken | read}
     if source.columns:
-        features, left = [quoted(column) if column in table.columns else column for column in source.columns], {}
-        told = [name for name in source.columns if name in of_answers]
-        if told:
-            say(f"feature(s) {some(told)} are taken as you say, though {of_answers[told[0]]}")
+        features, left = [quoted_if_column(column, table) for column in source.columns], {}
+        for name in source.columns:
+            if name in table.columns and (why := why_not(table[name]) or "").startswith(FREE_TEXT):
+                raise UsageError(f"--features {name}: {why}", where=path, hint=f"--text {name} reads it word by word")
+    told = [name for name in [*source.columns, *source.text] if name in of_answers]
+    if told:
+        say(f"{some(told)}: taken as you say, though left out otherwise {of_answers[told[0]]}")
     for reason in dict.fromkeys(left.values()):
-        say(f"left out of the features ({reason}): {some([name for name, why in left.items() if why == reason], 20)}")
-    if not features:
-        raise DataError("no column is left for the rejector to look at", where=source.features, hint="give --features")
-    say(f"features: {some(features, 20)}")
+        names = [name for name, why in left.items() if why == reason]
+        how = f"; --text {names[0]} reads it word by word" if reason.startswith(FREE_TEXT) else ""
+        say(f"left out of the features ({reason}): {some(names, 20)}{how}")
+    if not features and not source.text:
+        raise DataError(
+            "no column is left for the rejector to look at", where=source.features, hint="give --features, or --text"
+        )
+    if features:
+        say(f"features: {some(features, 20)}")
+    if texts:
+        say(f"text, read word by word: {some(texts, 20)}")
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
     lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
     if unit_paid:
         lines.insert(1, f"unit_paid = {toml_text(unit_paid)}      # what answers were paid in")
     lines += ["[dataset]", f"path = {relative(path, folder)}", f"id = {toml_text(quoted(source.id))}"]
     if gaps and not source.columns:
-        listed = (f"{toml_text(name)} = [{', '.join(map(toml_text, texts))}]" for name, texts in gaps.items())
+        listed = (f"{toml_text(name)} = [{', '.join(map(toml_text, strays))}]" for name, strays in gaps.items())
         lines.append(f"missing = {{ {', '.join(listed)} }}")
     if source.target is not None:
         lines.append(f"target_cla = {toml_text(quoted(source.target))}")
@@ -182,7 +203,10 @@ def dataset_lines(
         lines.append(f"target_reg = {target_reg}")
     elif source.target_reg is not None:
         lines.append(f"target_reg = {toml_text(quoted(source.target_reg))}")
-    lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
+    if features:
+        lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
+    if texts:
+        lines.append(f"text = {toml_list(texts)}      # words and lengths; [dataset.text.NAME] has settings")
     if split is not None:
         say(f"the column {split!r} says which split a sample is in")
         lines.append(f"split = {{ column = {toml_text(quoted(split))} }}")

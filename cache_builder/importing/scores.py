@@ -154,7 +154,7 @@ def _wide(source: Source, answers: Answers, say: Say) -> Found:
     score = source.reg or (NESTED if holes(NESTED, file.columns) else HOLE)
     if score.count(HOLE) != 1:
         raise UsageError(f"--reg {score}: `{{}}` has to stand for an agent's name", hint='--reg "{}_score"')
-    skipped = {source.id, answers.id, "split", *source.columns}
+    skipped = {source.id, answers.id, "split", *source.columns, *source.text}
     free = [name for name in file.columns if name not in skipped]
     if source.agents:
         missing = [name for name in source.agents if score.replace(HOLE, name) not in file.columns]

@@ -10,7 +10,6 @@ from pathlib import Path
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.data.errors import UsageError, nearest
-from l2d.data.samples.expressions import columns_of
 
 #: Names that a column is known by when the command names none.
 ANNOTATORS = (
@@ -40,6 +39,7 @@ class Source:
         model: the agent that is asked first and for nothing, agent 0. If there is none, a network is trained, or of
             scores no agent is the model: the file's first is agent 0, and has its price like the others.
         columns: the rejector's features, SQL or columns; every usable column of ``features`` if empty.
+        text: columns of ``features``, or SQL, that the rejector reads word by word.
         labels: a label as written -> a class.
         missing: texts that are missing answers.
         normalise: probabilities are divided by their sum.
@@ -66,6 +66,7 @@ class Source:
     agents: list[str] = field(default_factory=list)
     model: str | None = None
     columns: list[str] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
     labels: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     normalise: bool = False
@@ -116,8 +117,3 @@ def toml_text(value: str) -> str:
 def toml_list(values: list[str]) -> str:
     """A TOML list of strings."""
     return f"[{', '.join(toml_text(value) for value in values)}]"
-
-
-def quoted(column: str) -> str:
-    """A column's name in SQL."""
-    return column if columns_of(column) == [column] else '"' + column.replace('"', '""') + '"'

@@ -136,7 +136,8 @@ def _sources(cache: CostCache, names: list[str]) -> Iterator[tuple[str, list[int
         if facts["type"] == "CategoricalFeature":
             yield facts["name"], list(range(place, place + count))
         else:
-            count = len(facts.get("medians", [0])) + facts.get("indicator", False)
+            of_numbers = len(facts.get("medians", [0])) + facts.get("indicator", False)
+            count = facts.get("width", of_numbers)
             yield from ((names[place + k], [place + k]) for k in range(count))
         place += count
     yield from ((names[k], [k]) for k in range(place, len(names)))

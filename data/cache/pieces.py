@@ -25,7 +25,7 @@ class Piece:
     """A file of a cache: its name, and what is known of it before it is there.
 
     Attributes:
-        size: in bytes; None of what an agent froze.
+        size: in bytes; None where only the digest is on record: what an agent froze, what text features were fitted to.
         sha256: its digest, or the digest's first letters.
         content: of a JSON file, which has been read already.
     """
@@ -42,7 +42,7 @@ class Pieces:
 
     Attributes:
         record: ``cache.json``.
-        parts: parts and what agents froze.
+        parts: parts, what agents froze, and what text features were fitted to.
         records: seals, ``agent.json`` of each agent, ``cache.json``.
     """
 
@@ -95,6 +95,10 @@ def read_pieces(read: Callable[[str, int], bytes | None], where: str) -> Pieces:
         folder = first.parent.as_posix()
         parts.extend(Piece(f"{folder}/{name}", part["bytes"], part["sha256"]) for name, part in sorted(sealed.items()))
 
+    made = record.inputs.get("features", {})
+    text = schema.text_file(_HERE, made)
+    if text is not None:
+        parts.append(Piece(text.as_posix(), None, made["frozen"]))
     add_sealed(schema.samples_part(_HERE, 0))
     for position, name in enumerate(record.agents):
         value, piece = read_record(schema.agent_file(_HERE, name))

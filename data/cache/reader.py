@@ -132,11 +132,17 @@ class CostCache:
             plan += [schema.costs_part(self.path, agent.name, k, digest) for k in chunks]
         return plan
 
+    @property
+    def text_files(self) -> list[Path]:
+        """The file of what text features were fitted to, if there are any."""
+        file = schema.text_file(self.path, self.record.inputs.get("features", {}))
+        return [] if file is None else [file]
+
     def missing(self) -> list[Path]:
         """Agents' records, parts, and seals of parts that are still to be made."""
         parts = self.parts()
         seals = dict.fromkeys(schema.seal_file(part) for part in parts)
-        return self._unrecorded + [path for path in [*parts, *seals] if not path.is_file()]
+        return self._unrecorded + [path for path in [*self.text_files, *parts, *seals] if not path.is_file()]
 
     def require_complete(self) -> None:
         """Raises :class:`IncompleteCache` unless every agent has answered every sample and all is sealed."""
@@ -180,6 +186,9 @@ class CostCache:
             CorruptPart: names the first part that is not what was written.
         """
         self.require_complete()
+        for file in self.text_files:
+            if sha256_of(file) != self.record.inputs["features"]["frozen"]:
+                raise CorruptPart("is not what was fitted", where=file, hint="restore it, or build again: that fits it")
         parts = self.parts()
         for part in parts:
             sealed = self._sealed(part)

@@ -43,6 +43,7 @@ class _Encoded(TypedDict, total=False):
     indicator: bool
     categories: Annotated[list[Any], Field(min_length=1, max_length=MOST_WIDTH)]
     medians: Annotated[list[float], Field(max_length=MOST_WIDTH)]
+    width: Annotated[int, Field(ge=1, le=MOST_WIDTH)]
 
 
 class _Dense(TypedDict, total=False):
@@ -53,6 +54,7 @@ class _Dense(TypedDict, total=False):
     names: list[Text] | None
     encoder: list[_Encoded] | None
     agent: Name | None
+    frozen: Digest  # SHA-256 of what text features were fitted to, and part of its file's name
 
 
 class _Read(TypedDict, total=False):

@@ -4,6 +4,7 @@
 
     CACHE/
       cache.json                          what the cache is: dataset fingerprint, tasks, cost table, chunk size
+      text-DIGEST.safetensors             vocabulary, weights and directions of text features; absent without any
       samples/00000.parquet               chunk 0: sample_id, split, targets, kept columns, inputs of the rejector
       agents/NAME/agent.json              one agent: index, price, fingerprint
       agents/NAME/frozen.safetensors      what a fitted agent froze (weights); absent for others
@@ -26,8 +27,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import numpy as np
@@ -85,6 +87,15 @@ def token_column(field: str) -> str:
 
 def cache_file(cache: Path) -> Path:
     return cache / "cache.json"
+
+
+def text_file(folder: Path, made: Mapping[str, Any]) -> Path | None:
+    """What text features were fitted to, in a cache's folder or a run's; None without any.
+
+    Args:
+        made: what ``inputs`` of ``cache.json`` says of the features: ``frozen`` is the file's SHA-256.
+    """
+    return folder / f"text-{made['frozen'][:16]}.safetensors" if "frozen" in made else None
 
 
 def samples_part(cache: Path, chunk: int) -> Path:

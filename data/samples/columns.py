@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable
 
+import numpy as np
 import polars as pl
 
 from l2d.data.samples.cells import suspicion
-from l2d.data.samples.expressions import TEMPORAL, column_named
+from l2d.data.samples.expressions import TEMPORAL, column_named, evaluate
 from l2d.data.samples.features import (
     MOST_CATEGORIES,
     CategoricalFeature,
     FeatureEncoder,
     ListFeature,
 )
+from l2d.data.samples.text import COUNTS, TextFeature, texts_of
 
 #: Names under which pandas, R and databases write the number of a row.
 INDEX_NAMES = re.compile(
@@ -24,6 +26,7 @@ INDEX_NAMES = re.compile(
 )
 FEWEST_ROWS = 10  # of a table in which whole numbers in a row mean something
 NAMES_SHOWN = 12
+FREE_TEXT = "text of"  # begins the reason why text of many values is no category
 MOST_STRAYS, STRAY_SHARE = 3, 0.5  # different texts, and share of the filled cells, that may be gaps among numbers
 
 
@@ -78,7 +81,7 @@ def why_not(column: pl.Series) -> str | None:
             return found.what.removeprefix("is ")
         different = column.drop_nulls().n_unique()
         if different > MOST_CATEGORIES:
-            return f"text of {different:,} values"
+            return f"{FREE_TEXT} {different:,} values"
     return None
 
 
@@ -122,6 +125,18 @@ def row_number_notes(table: pl.DataFrame, expressions: Iterable[str]) -> list[st
     ]
 
 
+def no_text(table: pl.DataFrame, encoder: FeatureEncoder | None, ids: list[str]) -> list[str]:
+    """For each text, which samples have none."""
+    lines = []
+    for feature in encoder.features if encoder is not None else ():
+        if isinstance(feature, TextFeature):
+            texts = texts_of(evaluate(table, feature.expression), feature.expression)
+            without = [ids[row] for row in np.flatnonzero((texts == "").to_numpy())]
+            if without:
+                lines.append(f"no {feature.name}: {len(without):,} of {len(ids):,} samples: {some(without, 5)}")
+    return lines
+
+
 def some(names: list[str], most: int = NAMES_SHOWN) -> str:
     """The first names of a list, and how many there are."""
     return ", ".join(names[:most]) + (f", … ({len(names):,})" if len(names) > most else "")
@@ -134,6 +149,8 @@ def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
         if isinstance(feature, CategoricalFeature):
             count = len(feature.categories)
             found.setdefault("categories", []).append(f"{feature.name} ({count} value{'' if count == 1 else 's'})")
+        elif isinstance(feature, TextFeature):
+            found.setdefault("text", []).append(f"{feature.name} ({_of_text(feature)})")
         elif isinstance(feature, ListFeature):
             found.setdefault("lists", []).append(f"{feature.name} ({len(feature.medians):,} numbers)")
         else:
@@ -143,3 +160,9 @@ def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
             said = feature.name if not feature.shift else f"{feature.name} (less {feature.shift:.10g})"
             found.setdefault("in days" if timed else "numbers", []).append(said)
     return found
+
+
+def _of_text(feature: TextFeature) -> str:
+    fitted = f" of {feature.fitted:,} texts" if feature.fitted < feature.rows - feature.empty else ""
+    kept = f"{feature.components} component{'' if feature.components == 1 else 's'} keep {feature.explained:.0%}"
+    return f"{len(feature.vocabulary):,} words{fitted}, {kept}, {len(COUNTS)} counts"

@@ -57,6 +57,7 @@ class Dataset:
     split: np.ndarray  # (n,) of "train", "validation", "test"
     features: np.ndarray | None  # float32 (n, width): inputs of the rejector that are known before any agent is asked
     columns: pl.DataFrame
+    frozen: bytes | None = None  # arrays that the fitted encoder of the features consists of, as safetensors
     target_cla: np.ndarray | None = None  # int32 (n,): index into classes
     target_reg: np.ndarray | None = None  # float32 (n,)
     target_boxes: Boxes | None = None  # n images

@@ -30,6 +30,19 @@ def column_named(expression: str) -> str | None:
     return names[0] if pl.sql_expr(expression).meta.undo_aliases().meta.eq(pl.col(names[0])) else None
 
 
+def name_of(expression: str) -> str:
+    """What an SQL expression's column is called; the expression where it is no SQL, which evaluating it will tell."""
+    try:
+        return pl.sql_expr(expression).meta.output_name()
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):
+        return expression
+
+
+def quoted(column: str) -> str:
+    """A column's name in SQL."""
+    return column if columns_of(column) == [column] else '"' + column.replace('"', '""') + '"'
+
+
 def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | None = None) -> pl.Series:
     """One SQL expression over a table's columns, cast to ``dtype`` if one is given.
 

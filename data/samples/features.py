@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from l2d.data.errors import DataError
 from l2d.data.samples.cells import suspicion
 from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
 from l2d.data.samples.standardise import lost_in_32_bits
+from l2d.data.samples.text import TextFeature, TextSettings, fit_text, packed, unpacked
 
 MISSING_CATEGORY = "(missing)"
 MOST_CATEGORIES = 100  # a text column of more is more likely a mistake
@@ -65,7 +67,7 @@ class ListFeature:
         return [*names, f"{self.name} is missing"] if self.indicator else names
 
 
-Feature = NumericFeature | CategoricalFeature | ListFeature
+Feature = NumericFeature | CategoricalFeature | ListFeature | TextFeature
 
 
 class FeatureEncoder:
@@ -96,6 +98,7 @@ class FeatureEncoder:
         expressions: list[str],
         *,
         rows: np.ndarray | None = None,
+        text: Mapping[str, TextSettings] | None = None,
         reading: Mapping[str, Any] | None = None,
     ) -> FeatureEncoder:
         """Fit on the training rows.
@@ -104,6 +107,7 @@ class FeatureEncoder:
             table: with the training rows.
             rows: which of the table's they are, bool (n,); all if None.
             expressions: SQL expressions over the columns, optionally ``… AS name``; text becomes a category.
+            text: name -> which text is read word by word, and how; these features come last.
             reading: how a text file's cells were read.
 
         Raises:
@@ -116,7 +120,10 @@ class FeatureEncoder:
             return part if chosen is None else part.filter(chosen)
 
         fitted = [_fitted(evaluate_rows(training(expression), expression), expression) for expression in expressions]
-        needed = {name for expression in expressions for name in columns_of(expression)}
+        for name, settings in (text or {}).items():
+            expression = settings.expression
+            fitted.append(fit_text(evaluate_rows(training(expression), expression), name, settings))
+        needed = {name for feature in fitted for name in columns_of(feature.expression)}
         encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
         if len(set(encoder.names)) != len(encoder.names):
             twice = sorted({name for name in encoder.names if encoder.names.count(name) > 1})
@@ -137,6 +144,14 @@ class FeatureEncoder:
         waiting: list[np.ndarray] = []  # columns that are written side by side: a cache line of a row, not a cell of it
         with np.errstate(over="ignore"):  # refused below
             for feature in self.features:
+                if isinstance(feature, TextFeature):
+                    place = _write_columns(matrix, place, waiting)
+                    width, row = len(feature.columns()), 0
+                    for values in feature.encode(evaluate(table, feature.expression)):
+                        matrix[row : row + len(values), place : place + width] = values
+                        row += len(values)
+                    place += width
+                    continue
                 for values in _encoded(table, feature, first_row):
                     if values.ndim == 1:
                         waiting.append(values.astype(np.float32))
@@ -170,22 +185,38 @@ class FeatureEncoder:
         return instead, indicators
 
     def to_json(self) -> dict:
-        """The fitted encoder as plain values, kept in ``cache.json``."""
+        """The fitted encoder as plain values, kept in ``cache.json``; of texts all but :meth:`frozen`, whose SHA-256
+        stands there in its place."""
+        frozen = self.frozen()
+        described = (each.to_json() if isinstance(each, TextFeature) else asdict(each) for each in self.features)
         return {
             "names": self.names,
-            "encoder": [{"type": type(feature).__name__, **asdict(feature)} for feature in self.features],
+            "encoder": [
+                {"type": type(feature).__name__, **facts}
+                for feature, facts in zip(self.features, described, strict=True)
+            ],
             "columns": self.columns,
             **({"reading": self.reading} if self.reading else {}),
+            **({"frozen": hashlib.sha256(frozen).hexdigest()} if frozen is not None else {}),
         }
 
+    def frozen(self) -> bytes | None:
+        """Vocabularies, weights and directions of texts, as safetensors; None without text."""
+        return packed([feature for feature in self.features if isinstance(feature, TextFeature)])
+
     @classmethod
-    def from_json(cls, value: dict) -> FeatureEncoder:
-        """Inverse of :meth:`to_json`."""
+    def from_json(cls, value: dict, frozen: bytes | None = None) -> FeatureEncoder:
+        """Inverse of :meth:`to_json` and :meth:`frozen`.
+
+        Raises:
+            CorruptPart: ``frozen`` is not what was written.
+        """
         kinds = {kind.__name__: kind for kind in (NumericFeature, CategoricalFeature, ListFeature)}
-        features = []
+        features, arrays = [], iter(unpacked(value.get("frozen"), frozen))
         for facts in value["encoder"]:
             facts = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
-            features.append(kinds[facts.pop("type")](**facts))
+            kind = facts.pop("type")
+            features.append(TextFeature.of(facts, next(arrays)) if kind == "TextFeature" else kinds[kind](**facts))
         return cls(features, value.get("columns"), value.get("reading"))
 
 
@@ -230,7 +261,8 @@ def _fitted(column: pl.Series, expression: str) -> Feature:
         if len(values) > MOST_CATEGORIES:
             raise DataError(
                 f"feature {expression!r} is text with {len(values)} values in the training split",
-                hint=f"at most {MOST_CATEGORIES} become categories: CAST it to DOUBLE, or leave it out",
+                hint=f"at most {MOST_CATEGORIES} become categories. Read it word by word, with [dataset] text = "
+                f'["{name}"] (import: --text {name}); CAST it to DOUBLE; or leave it out',
             )
         return CategoricalFeature(expression=expression, name=name, categories=tuple(values))
     if isinstance(kind, pl.List | pl.Array) and _is_number(kind.inner):
@@ -288,7 +320,7 @@ def _encoded(table: pl.DataFrame, feature: Feature, first_row: int) -> Iterable[
         numbers = _numbers(column)
     except pl.exceptions.PolarsError as error:
         raise DataError(
-            f"feature {feature.name!r} is no number: {str(error).splitlines()[0]}",
+            f"feature {feature.name!r} is not a number: {str(error).splitlines()[0]}",
             hint=f"it is {feature.expression!r}; a missing number is an empty cell or a null",
         ) from error
     filled = numbers.fill_null(feature.median).to_numpy() - feature.shift

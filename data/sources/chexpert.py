@@ -217,7 +217,7 @@ def read_features(file: Path, paths: pl.Series) -> np.ndarray:
         else:
             numbers = chosen.cast(pl.Float32).to_numpy()
     except (pl.exceptions.PolarsError, AttributeError) as error:
-        raise DataError(f"features are no numbers: {str(error).splitlines()[0]}", where=file, hint=hint) from error
+        raise DataError(f"features are not numbers: {str(error).splitlines()[0]}", where=file, hint=hint) from error
     numbers = np.array(numbers, dtype=np.float32).reshape(len(chosen), -1)  # a copy: torch wants memory to write to
     if not numbers.size or not np.isfinite(numbers).all():
         row = int(np.argmax(~np.isfinite(numbers).all(axis=1))) if numbers.size else 0

@@ -117,11 +117,11 @@ def read_batch(file: Path) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(what, where=file, hint=HINT)
     size = file.stat().st_size
     if size == 0 or size % RECORD:
-        raise DataError(f"{size} bytes are no whole number of records of {RECORD}", where=file, hint=HINT)
+        raise DataError(f"{size} bytes are not a whole number of records of {RECORD}", where=file, hint=HINT)
     records = np.fromfile(file, np.uint8).reshape(-1, RECORD)
     bad = np.flatnonzero(records[:, 0] >= len(CLASSES))
     if len(bad):
-        raise DataError(f"label {records[bad[0], 0]} is no class", where=f"{file}, record {bad[0]}", hint=HINT)
+        raise DataError(f"label {records[bad[0], 0]} is not a class", where=f"{file}, record {bad[0]}", hint=HINT)
     return records[:, 0], records[:, 1:].reshape(-1, 3, SIDE, SIDE)
 
 

@@ -12,13 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from l2d.data.cache.schema import INPUT_COLUMNS, TARGET_TYPES, token_column
 from l2d.data.errors import DataError
 from l2d.data.samples.clusters import FEWEST_OF_ELBOW, fit_clusters
-from l2d.data.samples.columns import column_lines, row_number_notes
+from l2d.data.samples.columns import column_lines, no_text, row_number_notes
 from l2d.data.samples.dataset import Dataset
-from l2d.data.samples.expressions import check, column_named, columns_of, evaluate
+from l2d.data.samples.expressions import check, column_named, columns_of, evaluate, name_of, quoted
 from l2d.data.samples.features import FeatureEncoder, check_features
 from l2d.data.samples.images import image_files
 from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
 from l2d.data.samples.standardise import standardisation
+from l2d.data.samples.text import TextSettings
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.data.sources.text_table import Reading, read_table
 
@@ -93,6 +94,19 @@ class TokensConfig(Strict):
     """Codes of a list that a network looks at: the first ones."""
 
 
+class TextConfig(Strict):
+    """A field of ``[dataset.text]``: text that is read word by word, see :mod:`l2d.data.samples.text`."""
+
+    column: str | None = None
+    """SQL that gives a text, or a list of texts; the column of the field's name if not given."""
+    components: Annotated[int, Field(ge=1, le=512)] = TextSettings.components
+    """Columns that say what the words say, at most."""
+    terms: Annotated[int, Field(ge=1, le=1_000_000)] = TextSettings.terms
+    """Words in the vocabulary: those that most training texts have."""
+    phrases: Annotated[int, Field(ge=1, le=5)] = TextSettings.phrases
+    """Up to how many words in a row are terms too."""
+
+
 TokenFieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
 
 
@@ -118,7 +132,9 @@ class TableConfig(Strict):
     unit_reg: str = ""
     """What `target_reg` is measured in, for people."""
     features: list[str] = []
-    """SQL, `… AS name`, each over its own row: what the rejector sees. Needed unless `tokens` or `image` is given."""
+    """SQL, `… AS name`, each over its own row: what the rejector sees; or give `text`, `tokens` or `image`."""
+    text: list[str] | dict[str, TextConfig] = []
+    """Text that is read word by word: a list of SQL, or `[dataset.text.NAME]` with settings, see below."""
     tokens: dict[TokenFieldName, TokensConfig] = {}
     """Lists of codes, `NAME = { column = … }`, one entry for each field; see below."""
     image: str | None = None
@@ -134,13 +150,28 @@ class TableConfig(Strict):
 
     @model_validator(mode="after")
     def _has_inputs(self):
-        if not self.features and not self.tokens and self.image is None:
-            raise ValueError("the rejector needs `features`, `tokens` or an `image` to look at")
+        if not self.features and not self.text and not self.tokens and self.image is None:
+            raise ValueError("the rejector needs `features`, `text`, `tokens` or an `image` to look at")
         if self.image_size is not None and self.image is None:
             raise ValueError("`image_size` needs `image`: the column of file names")
-        if self.clusters is not None and not self.features and not self.clusters.features:
+        if self.clusters is not None and not self.features and not self.text and not self.clusters.features:
             raise ValueError("[dataset.clusters] needs `features` of its own where [dataset] has none")
+        if len(self.texts) < len(self.text):
+            names = [name_of(one) for one in self.text]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"two texts are called {twice!r}: name one of them, `… AS other_name`")
         return self
+
+    @property
+    def texts(self) -> dict[str, TextSettings]:
+        """Name of each text -> how it is read."""
+        if isinstance(self.text, list):
+            return {name_of(one): TextSettings(expression=one) for one in self.text}
+        found = {}
+        for name, config in self.text.items():
+            settings = config.model_dump(exclude={"column"})
+            found[name] = TextSettings(expression=config.column or quoted(name), **settings)
+        return found
 
 
 MOST_CLASSES = 10_000  # agents answer with a probability of each
@@ -161,7 +192,9 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
             names the file.
     """
-    table, reading = read_table(config.path, text=[column_named(config.id) or ""], missing=config.missing)
+    as_text = [config.id, *(settings.expression for settings in config.texts.values())]
+    as_text = [column_named(expression) or "" for expression in as_text]
+    table, reading = read_table(config.path, text=as_text, missing=config.missing)
     try:
         return _prepare(table, config, name, reading)
     except DataError as error:
@@ -198,8 +231,8 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
     train = split == "train"
 
     encoder, features, tokens, inputs, how = None, None, None, {}, reading.to_json(config.missing)
-    if config.features:
-        encoder = FeatureEncoder.fit(table, config.features, rows=train, reading=how)
+    if config.features or config.text:
+        encoder = FeatureEncoder.fit(table, config.features, rows=train, text=config.texts, reading=how)
         features = encoder.transform(table)
         inputs["features"] = {"kind": "dense", "width": len(encoder.names), **encoder.to_json()}
     if config.tokens:
@@ -236,11 +269,13 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
 
     inputs["table"] = {
         "columns": column_lines(table, encoder, [n for e in _expressions(config) for n in columns_of(e)]),
-        "notes": [*reading.lines(), *notes, *row_number_notes(table, config.features)],
+        "notes": [*reading.lines(), *notes, *row_number_notes(table, config.features), *no_text(table, encoder, ids)],
     }
     left_out = {"path", "keep", "unit_reg"}  # content is what counts, not where it lies
     if not config.tokens:
         left_out.add("tokens")  # caches of before there were any say nothing of them
+    if not config.text:
+        left_out.add("text")
     left_out |= {name for name in ("missing", "image", "image_size") if getattr(config, name) is None}
     described = config.model_dump(mode="json", exclude=left_out)
     return Dataset(
@@ -248,6 +283,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         ids=ids,
         split=split,
         features=features,
+        frozen=None if encoder is None else encoder.frozen(),
         tokens=tokens,
         images=images,
         image_size=config.image_size,
@@ -267,6 +303,7 @@ def _expressions(config: TableConfig) -> list[str]:
     named = [config.id, config.target_cla, config.target_reg, config.image, config.split.column, *config.split.stratify]
     clusters = config.clusters.features if config.clusters is not None else []
     found = [*named, *clusters, *(field.column for field in config.tokens.values())]
+    found += [settings.expression for settings in config.texts.values()]
     return [expression for expression in found if expression is not None]
 
 

@@ -155,7 +155,7 @@ def _read_image(config: VocConfig, source: str, folder: Path, image_id: str, lab
         raise DataError(
             f"image {image_id!r} of the set {source!r} has no annotation that can be read",
             where=file,
-            hint="is its id right? lists of one class (aeroplane_train) are no sets of images",
+            hint="is its id right? lists of one class (aeroplane_train) are not sets of images",
         ) from error
     found = parse_voc(content, file)
     objects = []

@@ -59,7 +59,7 @@ def theory(
     device: DeviceOption = "cpu",
     format: FormatOption = Format.table,
 ):
-    """Why a rejector falls short: features, class, data, optimisation; the model's heads; the paper's bounds.
+    """Why a rejector falls short: features, class, data, optimization; the model's heads; the paper's bounds.
 
     For a run of method best: whose costs can be predicted, and what each column of the input is worth.
 

@@ -28,7 +28,7 @@ METHOD_HELP = (
 
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
 OnlyOption = Annotated[
-    str | None, typer.Option(help="Agents to choose among, by commas, including the model. Default: all.")
+    str | None, typer.Option(help="Agents to choose among, by commas, with the model if it is free.")
 ]
 
 

@@ -49,7 +49,7 @@ def route(
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
-    """Allocate inputs that nobody has labelled: which agent each should go to, and every agent's score.
+    """Allocate new inputs: which agent each should go to, and every agent's score.
 
     Reads and writes in batches, so a file of any size will do. The cache that the run was trained on is not needed.
 

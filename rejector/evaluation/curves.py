@@ -145,7 +145,7 @@ def risk_coverage(confidence: np.ndarray, losses: np.ndarray) -> RiskCoverage:
     if not len(losses) or np.isnan(confidence).any() or not np.isfinite(losses).all():
         raise ValueError("confidences must be numbers and losses finite, of at least one sample")
     answered = np.arange(1, len(losses) + 1)
-    risk = np.cumsum(_expected_in_order(confidence, losses)) / answered
+    risk = np.cumsum(expected_in_order(confidence, losses)) / answered
     best = np.cumsum(np.sort(losses)) / answered
     area = float(risk.mean())
     return RiskCoverage(answered / len(losses), risk, area, area - float(best.mean()))
@@ -183,7 +183,7 @@ def deferral_curve(margin: np.ndarray, kept: np.ndarray, deferred: np.ndarray) -
     change = kept[free] - deferred[free]  # what keeping a sample adds
 
     def risks(order_by: np.ndarray) -> np.ndarray:
-        steps = np.cumsum(_expected_in_order(order_by, change))
+        steps = np.cumsum(expected_in_order(order_by, change))
         return (fixed + deferred[free].sum() + np.concatenate([[0.0], steps])) / len(margin)
 
     risk = risks(margin[free])
@@ -191,7 +191,7 @@ def deferral_curve(margin: np.ndarray, kept: np.ndarray, deferred: np.ndarray) -
     return RiskCoverage(np.arange(first, last + 1) / len(margin), risk, area, area - float(risks(-change).mean()))
 
 
-def _expected_in_order(key: np.ndarray, values: np.ndarray) -> np.ndarray:
+def expected_in_order(key: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Values from the highest key to the lowest, each group of equal keys replaced by its mean: (n,)."""
     _, group, counts = np.unique(-key, return_inverse=True, return_counts=True)
     means = np.bincount(group, weights=values) / counts

@@ -20,6 +20,7 @@ from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.groups import read_groups
 from l2d.rejector.evaluation.guarded import guard_facts
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
+from l2d.rejector.evaluation.router_metrics import metrics_of_run, metrics_of_sweep
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import load_tables
@@ -66,7 +67,17 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         found = compare([evaluations[position] for position in positions])
         for position, more in zip(positions, found, strict=True):
             evaluations[position] = replace(evaluations[position], result=evaluations[position].result | more)
+    for cache_path in dict.fromkeys(evaluation.run.cache_path for evaluation in evaluations):
+        members = [evaluation for evaluation in evaluations if evaluation.run.cache_path == cache_path]
+        found = metrics_of_sweep(members) if _comparable(members) else {}
+        for member in members if found else ():
+            member.result["router_metrics"]["sweep"] = found
     return evaluations
+
+
+def _comparable(members: list[Evaluation]) -> bool:
+    """Whether runs have the same agents and samples, so that one figure can be drawn of them."""
+    return len({(tuple(member.run.agents), len(member.losses)) for member in members}) == 1
 
 
 def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) -> Evaluation:
@@ -127,6 +138,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         predicted = run.rejector.predicted_costs(table)
         result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
+    result["router_metrics"] = metrics_of_run(measured, baselines, allocation.numpy(), margin)
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)
 

@@ -7,6 +7,7 @@ import numpy as np
 from l2d.rejector.evaluation.comparisons import BOUNDS
 from l2d.rejector.evaluation.evaluation import Evaluation, mean_std
 from l2d.rejector.evaluation.findings import findings
+from l2d.rejector.evaluation.router_metrics import router_tables
 from l2d.rejector.evaluation.settings import (
     BASELINE_TITLES,
     MOST_SHOWN,
@@ -175,6 +176,7 @@ def tables(evaluations: list[Evaluation]) -> list[tuple[str, list[dict | None]]]
     title = f"Share of the samples: the {MOST_SHOWN} of {agents} agents that matter; --format csv has all"
     differences = "Difference in deferral loss (below 0: the rejector is better)"
     found = [(headline(evaluations), paper_table(evaluations)), (title, shares)]
+    found += router_tables(evaluations)
     return [*(table for table in found if table[1]), (differences, comparison_table(evaluations))]
 
 

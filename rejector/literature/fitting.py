@@ -45,20 +45,20 @@ def fit(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = make_network(config.network, train.x.shape[1], outputs, config.hidden, config.layers)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     order = torch.Generator().manual_seed(seed)
     steps = -(-len(train) // config.batch_size)
     history, best, state = [], (float("inf"), 0), {}
     for epoch in range(config.epochs):
         total = 0.0
         for step, rows in enumerate(torch.randperm(len(train), generator=order).split(config.batch_size)):
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = learning_rate(epoch * steps + step, config.epochs * steps, config)
             batch = train.take(rows)
             value = loss(network(batch.x), batch).mean()
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             value.backward()
-            optimiser.step()
+            optimizer.step()
             total += float(value.detach()) * len(rows)
         if not total < float("inf"):
             raise DataError(f"the loss of {who} is not finite in epoch {epoch}", hint="lower --lr")

@@ -163,7 +163,9 @@ def _columns(costs: np.ndarray, where: str) -> np.ndarray:
     columns = np.ascontiguousarray(np.asarray(costs, np.float64).T)
     if np.isnan(columns).any() or not np.isfinite(columns).any(axis=0).all() or (columns == -np.inf).any():
         raise DataError(
-            "a cost is no number, or a sample has no agent", where=where, hint="costs are numbers, or +inf: unavailable"
+            "a cost is not a number, or a sample has no agent",
+            where=where,
+            hint="costs are numbers, or +inf: unavailable",
         )
     return columns
 

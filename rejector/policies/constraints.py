@@ -131,7 +131,7 @@ def parse_capacity(text: str) -> dict[str, float | int]:
             name = ""
         if not name.strip() or name.strip() in found:
             raise UsageError(
-                f"--capacity {text}: {part!r} is no agent=limit, or its agent is named twice",
+                f"--capacity {text}: expects agent=limit pairs, each agent once; got {part!r}",
                 hint="such as --capacity expert_1=0.3,expert_2=100 (30 % of the samples, 100 samples)",
             )
         found[name.strip()] = number

@@ -81,7 +81,7 @@ def read_policy(path: Path, *, weights: str) -> Policy:
         prices = np.array(content.pop("agent_prices"), np.float64)
         policy = Policy(predictor=predictor, agent_prices=prices, **content)
     except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"is no policy: {error}", where=path, hint="make it again: l2d policy … --save") from error
+        raise DataError(f"is not a policy: {error}", where=path, hint="make it again: l2d policy … --save") from error
     if policy.weights != weights:
         raise UsageError(
             f"this policy is of run {policy.run_id}, or of an earlier training of it",

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from l2d.data.cache import store
-from l2d.data.cache.reader import CacheRecord
+from l2d.data.cache.reader import AgentRecord, CacheRecord
 from l2d.data.terminal.layout import format_value
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.intervals import RESAMPLES
+from l2d.rejector.evaluation.router_metrics import router_tables
 from l2d.rejector.evaluation.settings import corrected, difference_text, verdict
 from l2d.rejector.evaluation.summary import headline, paper_table, regret_table
 from l2d.rejector.report.allocations import Decisions, decisions_of, sample_columns
@@ -207,17 +208,28 @@ def _section(
         "pictures": any(example.image for example in examples),
         "results": paper_table(members, whole=True),
         "regrets": regret_table(members),
+        "routers": router_tables(members) if len({tuple(member.run.agents) for member in members}) == 1 else [],
         "agents": [
             {
                 "agent": a.name,
                 "role": a.role,
                 "kind": a.kind,
                 "price": "not known" if a.price is None else f"{a.price:g}",
+                **_paid(a, members[0]),
                 "description": a.description,
             }
             for a in cache.all_agents
         ],
     }
+
+
+def _paid(agent: AgentRecord, evaluation: Evaluation) -> dict[str, str]:
+    """What an answer of an agent was paid on average, where that is known."""
+    if evaluation.measured.prices is None:
+        return {}
+    mean = evaluation.result["agents"].get(agent.name, {}).get("mean_paid")
+    unit = evaluation.cache.record.unit_paid
+    return {f"mean paid ({unit})" if unit else "mean paid": "" if mean is None else f"{mean:.6g}"}
 
 
 def _answer_of(layout: Layout) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from l2d.data.samples.features import CategoricalFeature, FeatureEncoder
+from l2d.data.samples.text import TextFeature
 
 DEVIATIONS = 4.0  # beyond chance
 SHARE = 0.05  # by which an agent's share has to differ as well
@@ -29,13 +30,20 @@ class Foreign:
     ):
         self._seen, self._agents, self._names, self._rows = seen, agents, names, 0
         self._categories: dict[str, slice] = {}
+        self._texts: dict[str, slice] = {}
         place = 0
         for feature in encoder.features if encoder is not None else ():
             width = len(feature.columns())
             if isinstance(feature, CategoricalFeature):
                 self._categories[feature.name] = slice(place, place + width)
+            elif isinstance(feature, TextFeature):  # of a text that has none of training's words
+                self._texts[feature.name] = slice(place + width - feature.components, place + width)
             place += width
         self._unseen = dict.fromkeys(self._categories, 0)
+        self._wordless = dict.fromkeys(self._texts, 0)
+        self._ranged = np.ones(place, bool)  # what a word says has no range of its own
+        for columns in self._texts.values():
+            self._ranged[columns] = False
         self._knows_range = seen is not None and seen.get("least") is not None
         if seen is not None and self._knows_range:
             self._least, self._most = (np.array(seen[name]) for name in ("least", "most"))
@@ -46,6 +54,8 @@ class Foreign:
         self._rows += len(features)
         for name, columns in self._categories.items():
             self._unseen[name] += int((features[:, columns] == 0).all(axis=1).sum())
+        for name, columns in self._texts.items():
+            self._wordless[name] += int((features[:, columns] == 0).all(axis=1).sum())
         if self._knows_range:
             width = self._most - self._least
             self._outside += ((features < self._least) | (features > self._most)).sum(axis=0)
@@ -58,18 +68,24 @@ class Foreign:
             counts: inputs that each agent gets; None where they are not to be compared, since agents were left out.
         """
         found: list[dict[str, Any]] = [
-            {"kind": "unseen category", "name": name, "inputs": count} for name, count in self._unseen.items() if count
+            {"kind": kind, "name": name, "inputs": count}
+            for kind, counted in (("unseen category", self._unseen), ("no known word", self._wordless))
+            for name, count in counted.items()
+            if count
         ]
         if self._seen is not None and self._knows_range:
             expected = 2 * self._rows / (self._seen["rows"] + 1)  # of draws from one distribution, so many are outside
             many = self._outside > expected + DEVIATIONS * math.sqrt(expected)
+            many |= self._far > 0
+            if self._texts:
+                many &= self._ranged
             found += [
                 {
                     "kind": "outside the training range", "name": self._names[place],
                     "inputs": int(self._outside[place]),
                     "least": float(self._least[place]), "most": float(self._most[place]),
                 }
-                for place in np.flatnonzero(many | (self._far > 0))
+                for place in np.flatnonzero(many)
             ]  # fmt: skip
         if counts is not None and self._seen is not None and self._rows:
             theirs = self._seen["validation"]
@@ -85,13 +101,16 @@ class Foreign:
 def sentences(findings: list[dict[str, Any]]) -> list[str]:
     """One line for people for each kind of finding."""
     lines = []
-    unseen, outside, shares = (
+    unseen, wordless, outside, shares = (
         [finding for finding in findings if finding["kind"] == kind]
-        for kind in ("unseen category", "outside the training range", "another share")
+        for kind in ("unseen category", "no known word", "outside the training range", "another share")
     )
     if unseen:
         listed = ", ".join(f"{f['name']} ({f['inputs']:,} inputs)" for f in unseen[:5])
         lines.append(f"categories that training has not seen: {listed}{_more(unseen)}")
+    if wordless:
+        listed = ", ".join(f"{f['name']} ({f['inputs']:,} inputs)" for f in wordless[:5])
+        lines.append(f"texts without a word that training has: {listed}{_more(wordless)}")
     if outside:
         listed = ", ".join(
             f"{f['name']} ({f['inputs']:,} inputs, training has {f['least']:.4g} to {f['most']:.4g})"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from l2d.data.cache import schema
 from l2d.data.cache.reader import CostCache
-from l2d.data.errors import DataError, FingerprintMismatch, UsageError
+from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
 from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.images import image_files, thumbnail
@@ -37,12 +37,18 @@ class InputRecord:
         made: what ``CacheRecord.inputs`` says of it: the fitted encoder, or which agent's features it is, or the size.
         id: SQL expression of a sample's id over the columns of the source, where that is a table.
         shown_by: fingerprint of the agent whose features it is, without what it says of the dataset.
+        text: the file of what text features were fitted to, beside the record that names it; None without any.
     """
 
     column: str
     made: dict[str, Any]
     id: str | None = None
     shown_by: dict[str, Any] | None = None
+    text: Path | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As ``run.json`` has it."""
+        return {name: value for name, value in vars(self).items() if name in self.__annotations__ and name != "text"}
 
     @classmethod
     def of(cls, cache: CostCache, column: str) -> InputRecord:
@@ -63,14 +69,26 @@ class InputRecord:
             fingerprint = cache.agent(made["agent"]).fingerprint
             of_dataset = ("dataset.", "column ")  # what the agent may have read
             shown_by = {name: value for name, value in fingerprint.items() if not name.startswith(of_dataset)}
-        return cls(column=column, made=made, id=cache.record.fingerprint.get("dataset.id"), shown_by=shown_by)
+        text = schema.text_file(cache.path, made)
+        return cls(
+            column=column, made=made, id=cache.record.fingerprint.get("dataset.id"), shown_by=shown_by, text=text
+        )
 
-    @property
+    @cached_property
     def encoder(self) -> FeatureEncoder | TokenEncoder | None:
         """The fitted encoder of a table's columns; None where features come from elsewhere."""
         if self.column == "tokens":
             return TokenEncoder.from_json(self.made)
-        return FeatureEncoder.from_json(self.made) if "encoder" in self.made else None
+        if "encoder" not in self.made:
+            return None
+        try:
+            return FeatureEncoder.from_json(self.made, None if self.text is None else self.text.read_bytes())
+        except (CorruptPart, FileNotFoundError) as error:
+            raise CorruptPart(
+                "is not the vocabulary that was fitted" if self.text.is_file() else "is not there",
+                where=self.text,
+                hint="restore it from a copy, or build and train again",
+            ) from error
 
     def differences(self, other: InputRecord) -> dict[str, tuple[object, object]]:
         """Fields in which inputs made as ``other`` says mean something else: name -> (ours, theirs), long ones as

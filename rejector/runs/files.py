@@ -72,10 +72,9 @@ def read_facts(path: Path) -> dict:
         facts = store.read_json(path / RUN_FILE)
         check_run(facts, path / RUN_FILE)
         digests = facts["digests"]
-        found = {
-            WEIGHTS_FILE: sha256_of(path / WEIGHTS_FILE),
-            ALLOCATIONS_FILE: skeleton_digest(path / ALLOCATIONS_FILE),
-        }
+        others = [WEIGHTS_FILE, *(name for name in digests if name not in (WEIGHTS_FILE, ALLOCATIONS_FILE))]
+        found = {name: sha256_of(path / name) for name in others}
+        found[ALLOCATIONS_FILE] = skeleton_digest(path / ALLOCATIONS_FILE)
     except (KeyError, FileNotFoundError) as error:
         raise CorruptPart(f"is not a whole run: {error}", where=path, hint="train it again") from error
     for name, digest in found.items():

@@ -4,6 +4,7 @@
 
     RUN/run.json               the grid point, training settings, how inputs are made, cache and its fingerprint, curve
     RUN/rejector.safetensors   parameters, and mean and deviation of the training features
+    RUN/text-DIGEST.safetensors  of text features: the cache's file of vocabulary, weights and directions
     RUN/allocations.parquet    per sample: agent, scores, counterfactual costs, deferral cost, oracle agent
 
 A sweep is a folder of such folders.
@@ -121,7 +122,7 @@ def save_runs(
             "history": rejector.history,
             "agents": [agent.name for agent in cache.agents],
             "prices": [agent.price for agent in cache.agents],
-            "input": asdict(InputRecord.of(cache, INPUT_OF[rejector.config.network])),
+            "input": (looks_at := InputRecord.of(cache, INPUT_OF[rejector.config.network])).to_json(),
             "cache": {
                 "path": str(cache.path.resolve()),
                 "relative_path": os.path.relpath(cache.path.resolve(), folder.resolve()),
@@ -135,7 +136,7 @@ def save_runs(
 
         ranges = of_features if INPUT_OF[rejector.config.network] == "features" else {}
 
-        def fill(temporary: Path, facts=facts, rejector=rejector, ranges=ranges) -> None:
+        def fill(temporary: Path, facts=facts, rejector=rejector, ranges=ranges, text=looks_at.text) -> None:
             from safetensors.torch import save
 
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
@@ -151,6 +152,9 @@ def save_runs(
             store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
             facts = {**facts, "seen": {**ranges, "validation": _shares(table, len(cache.agents))}}
             digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
+            if text is not None:
+                store.commit_link(temporary / text.name, text)
+                digests[text.name] = looks_at.made["frozen"]
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
         store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
@@ -241,7 +245,9 @@ def load_run(path: Path) -> Run:
     try:
         point = facts["point"]
         beta = point["beta"]
-        looks_at = InputRecord(**facts["input"]) if "input" in facts else None
+        looks_at = None
+        if "input" in facts:
+            looks_at = InputRecord(**facts["input"], text=schema.text_file(path, facts["input"]["made"]))
         kind, more = TrainedMethod if point["method"] in LITERATURE else TrainedNetwork, {}
         if point["method"] == "best":
             kind, more = TrainedBest, {"guard": facts["guard"], "about": facts["best"]}
@@ -274,7 +280,9 @@ def load_run(path: Path) -> Run:
             tuple(facts.get("prices", ())),
         )
     except Exception as error:  # another version's fields, shapes or networks raise all kinds
-        raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
+        raise CorruptPart(
+            f"was written by another version of l2d: {error!r}", where=path, hint="train it again"
+        ) from error
 
 
 def open_cache(run: Run) -> CostCache:

@@ -118,6 +118,7 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
     from l2d.rejector.policies.scored import unguarded
     from l2d.rejector.runs.elsewhere import at_setting, guard_in_words
     from l2d.rejector.runs.run import input_of, load_run
+    from l2d.rejector.training.rejector import ROWS_AT_ONCE
 
     opened = load_run(path)
     opened.rejector.check_routable()
@@ -128,6 +129,8 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
     rejector = opened.rejector if rule is None else unguarded(opened.rejector)
     width, setting = len(rejector.state["feature_mean"]), None
     rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * rejector.config.hidden))
+    if isinstance(rejector, TrainedBest):  # has no activations, and takes many rows in a fraction of the time
+        rows_at_once = ROWS_AT_ONCE
     if opened.moved and rule is None:
         setting = {
             "query_costs": dict(zip(opened.agents, opened.point.query_costs, strict=True)),

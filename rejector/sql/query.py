@@ -268,7 +268,11 @@ def check_target(path: Path, *, overwrite: bool) -> None:
         UsageError: another suffix than those of :data:`l2d.data.terminal.formats.SUFFIXES`, or the file exists.
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise UsageError("a result is no such file", where=path, hint=f"give a name ending in {', '.join(SUFFIXES)}")
+        raise UsageError(
+            "a result cannot be written to this kind of file",
+            where=path,
+            hint=f"give a name ending in {', '.join(SUFFIXES)}",
+        )
     if path.is_dir() or (path.exists() and not overwrite):
         raise UsageError("this is there already", where=path, hint="give another --out, or type --overwrite")
 

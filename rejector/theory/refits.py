@@ -67,7 +67,7 @@ def fitted_longer(rejector: TrainedNetwork, features: Tensor, costs: Tensor, *, 
     known, loss = costs[rows].double(), LOSSES[config.loss]
     missing = missing_of(known)
     nu = check_nu(point.nu, torch.float64) if config.loss == "surrogate" else None
-    optimiser = torch.optim.LBFGS(
+    optimizer = torch.optim.LBFGS(
         network.parameters(),
         max_iter=ITERATIONS.get(config.network, 20),
         history_size=20,
@@ -77,14 +77,14 @@ def fitted_longer(rejector: TrainedNetwork, features: Tensor, costs: Tensor, *, 
     )
 
     def mean_loss() -> Tensor:
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=True)
         scores = network(x)
         value, gradient = loss(scores.detach(), known, nu, -1, missing)
         scores.backward(gradient / len(known))
         return value.mean()
 
     before = float(mean_loss())
-    optimiser.step(mean_loss)
+    optimizer.step(mean_loss)
     after = float(mean_loss())
     if not after <= before:  # a line search that failed
         return LongerFit(rejector=rejector, before=before, after=before, rows=len(rows))

@@ -29,7 +29,7 @@ ADVICE = {
     "objective": "train on all tasks (--method multi-task)",
     "class": "a richer rejector (--rejector mlp, --hidden, --layers) or a sharper target (--recentre) may help",
     "data": "more training samples would help",
-    "optimisation": "train longer (--epochs, --lr), or hold back more (--weight-decay, --patience)",
+    "optimization": "train longer (--epochs, --lr), or hold back more (--weight-decay, --patience)",
 }
 
 
@@ -100,7 +100,7 @@ def verdict_of(parts: dict[str, dict[str, Finding]]) -> str:
 
 
 def _advice(key: str, found: Finding) -> str:
-    return f"{ADVICE[key]}; {found.says}" if key == "optimisation" else ADVICE[key]
+    return f"{ADVICE[key]}; {found.says}" if key == "optimization" else ADVICE[key]
 
 
 def notes_of(subject: Subject) -> list[str]:

@@ -1,4 +1,4 @@
-"""Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimiser.
+"""Training a grid of rejectors together: one pass over the rows, stacked parameters, one optimizer.
 
 Each point has its own initialisation and its own shuffle, both drawn from its seed alone, so a point comes out of a
 grid as it would come out alone: to float tolerance, and linear and mlp on a CPU to the last bit.

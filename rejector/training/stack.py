@@ -129,7 +129,7 @@ class Stack(ABC):
         group: Group | None = None,
         keys: Tensor | None = None,
     ) -> Tensor:
-        """One optimiser step on a batch.
+        """One optimizer step on a batch.
 
         Args:
             features: each seed's rows, (S, B, W).

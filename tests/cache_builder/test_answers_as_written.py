@@ -9,19 +9,17 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import refused
-from recipes import RECIPE
+from recipes import RECIPE, Recipe, agent
 
 from l2d.cache_builder.agents._matching import canonical
 from l2d.data.errors import DataError, UsageError
 
-ENTRY = """
-[[agents]]
-name = "ann"
-kind = "table"
-file = "votes.csv"
-cla = "vote"
-reg = "days"
-"""
+ANN = RECIPE.plus(agent("ann", "table", file="votes.csv", cla="vote", reg="days"))
+
+
+def ann_with(**keys) -> Recipe:
+    """The recipe with other keys of Ann's; None takes one away."""
+    return ANN.but({f"agents.ann.{key}": value for key, value in keys.items()})
 
 
 @pytest.fixture
@@ -44,12 +42,12 @@ def test_na_is_a_class_where_it_is_one_and_missing_only_where_the_recipe_says(wo
     written = ann.with_columns(vote=pl.col("vote").replace("yes", "NA"))
     written = written.with_columns(vote=pl.when(pl.int_range(pl.len()) % 7 == 0).then(None).otherwise("vote"))
     (written.write_csv if suffix == ".csv" else written.write_parquet)(path)
-    entry = ENTRY.replace("votes.csv", path.name)
-    refused(lambda: workshop.build(RECIPE + entry), DataError, "'NA'", "is not a class", "--missing")
-    workshop.build(RECIPE + entry + 'labels = { NA = "yes" }\n')
+    recipe = ANN if suffix == ".csv" else ann_with(file=path.name)
+    refused(lambda: workshop.build(recipe), DataError, "'NA'", "is not a class", "--missing")
+    workshop.build(recipe.but({"agents.ann.labels": {"NA": "yes"}}))
     said = [None if row % 7 == 0 else int(vote == "yes") for row, vote in enumerate(ann["vote"])]
     assert classes(workshop) == said
-    workshop.build(RECIPE + entry + 'missing = ["NA"]\n', out="fewer")
+    workshop.build(recipe.but({"agents.ann.missing": ["NA"]}), out="fewer")
     failures = workshop.cache("fewer").predictions("ann", 0)["failure"].to_pylist()
     assert [f is None for f in failures] == [vote == 0 for vote in said[: len(failures)]]
 
@@ -57,7 +55,7 @@ def test_na_is_a_class_where_it_is_one_and_missing_only_where_the_recipe_says(wo
 def test_a_marker_among_numbers_is_a_missing_number(workshop, ann):
     days = [str(value) if row % 5 else ["NA", "", "null", "NaN"][row % 4] for row, value in enumerate(ann["days"])]
     ann.with_columns(days=pl.Series(days)).write_csv(workshop.folder / "votes.csv")
-    report = workshop.build(RECIPE + ENTRY)
+    report = workshop.build(ANN)
     assert report.unavailable["ann"] == sum(row % 5 == 0 for row in range(ann.height))
     marked = sum(row % 5 == 0 and row % 4 != 1 for row in range(ann.height))
     assert report.remarks == [f"ann: days: {marked} cells such as 'NA' among numbers are missing"]
@@ -79,15 +77,15 @@ def test_ids_that_differ_in_form_alone_are_refused_with_a_pair(workshop, ann, wh
     ours, theirs, by_number = FORMS[what]
     table = workshop.table.with_columns(id=pl.Series([ours(k) for k in range(ann.height)]))
     table.write_parquet(workshop.folder / "ids.parquet")
-    recipe = RECIPE.replace("patients.parquet", "ids.parquet")
+    recipe = ANN.but({"dataset.path": "ids.parquet"})
     ann.with_columns(id=pl.Series([theirs(k) for k in range(ann.height)])).write_csv(workshop.folder / "votes.csv")
     first = next(k for k in range(ann.height) if ours(k) != theirs(k))
     for others in ("refuse", "drop"):
-        entry = ENTRY + f'others = "{others}"\n'
-        error = refused(lambda e=entry: workshop.build(recipe + e), DataError, repr(ours(first)), repr(theirs(first)))
+        told = recipe if others == "refuse" else recipe.but({"agents.ann.others": others})
+        error = refused(lambda r=told: workshop.build(r), DataError, repr(ours(first)), repr(theirs(first)))
         assert ('ids = "number"' in error.hint) == by_number
         assert str(error.where).endswith(f"votes.csv, row {first + 2}")
-    numbered = recipe + ENTRY + 'ids = "number"\n'
+    numbered = recipe.but({"agents.ann.ids": "number"})
     if by_number:
         workshop.build(numbered)
         assert classes(workshop) == (ann["vote"] == "yes").cast(int).to_list()
@@ -99,9 +97,9 @@ def test_two_samples_of_one_number_cannot_be_told_apart_by_it(workshop, ann):
     names = ["1", "01", *(f"p{k}" for k in range(ann.height - 2))]
     workshop.table.with_columns(id=pl.Series(names)).write_parquet(workshop.folder / "ids.parquet")
     ann.with_columns(id=pl.Series(names)).write_csv(workshop.folder / "votes.csv")
-    recipe = RECIPE.replace("patients.parquet", "ids.parquet")
-    workshop.build(recipe + ENTRY)
-    refused(lambda: workshop.build(recipe + ENTRY + 'ids = "number"\n'), DataError, "'1' and '01'")
+    recipe = ANN.but({"dataset.path": "ids.parquet"})
+    workshop.build(recipe)
+    refused(lambda: workshop.build(recipe.but({"agents.ann.ids": "number"})), DataError, "'1' and '01'")
 
 
 def test_files_of_one_name_in_two_folders_are_two_samples(workshop, ann):
@@ -109,7 +107,7 @@ def test_files_of_one_name_in_two_folders_are_two_samples(workshop, ann):
     workshop.table.with_columns(id=pl.Series(names)).write_parquet(workshop.folder / "ids.parquet")
     more = ann.with_columns(id=pl.Series([f"test/{k}.jpg" for k in range(ann.height)]))
     pl.concat([ann.with_columns(id=pl.Series(names)), more]).write_csv(workshop.folder / "votes.csv")
-    workshop.build(RECIPE.replace("patients.parquet", "ids.parquet") + ENTRY + 'others = "drop"\n')
+    workshop.build(ann_with(others="drop").but({"dataset.path": "ids.parquet"}))
     assert classes(workshop) == (ann["vote"] == "yes").cast(int).to_list()
 
 
@@ -139,9 +137,9 @@ COUNTED = {
 @pytest.mark.parametrize("rule", COUNTED)
 def test_which_of_several_answers_counts(workshop, ann, rule):
     twice(workshop, ann, VOTES)
-    entry = ENTRY + 'paid = "fee"\n'
-    refused(lambda: workshop.build(RECIPE + entry), DataError, repr(ann["id"][0]), "row 3", "row 2", "repeats =")
-    report = workshop.build(RECIPE + entry + f'repeats = "{rule}"\n')
+    recipe = ann_with(paid="fee")
+    refused(lambda: workshop.build(recipe), DataError, repr(ann["id"][0]), "row 3", "row 2", "repeats =")
+    report = workshop.build(recipe.but({"agents.ann.repeats": rule}))
     assert any("4 rows are about a sample that has one already" in line for line in report.remarks)
     found = workshop.predictions("ann")
     for row, (vote, days, fee) in enumerate(COUNTED[rule]):
@@ -153,14 +151,14 @@ def test_which_of_several_answers_counts(workshop, ann, rule):
 
 def test_halves_of_an_answer_are_one_answer(workshop, ann):
     twice(workshop, ann, [[("no", None, 1.0), (None, 3.0, 1.0)], [("yes", 2.0, 1.0), ("yes", 2.0, 1.0)]])
-    workshop.build(RECIPE + ENTRY)
+    workshop.build(ANN)
     found = workshop.predictions("ann")
     assert (found["pred_cla"][:2].tolist(), found["pred_reg"][:2].tolist()) == ([0, 1], [3.0, 2.0])
 
 
 def test_classes_have_no_mean(workshop, ann):
     twice(workshop, ann, VOTES)
-    refused(lambda: workshop.build(RECIPE + ENTRY + 'repeats = "mean"\n'), UsageError, "majority")
+    refused(lambda: workshop.build(ann_with(repeats="mean")), UsageError, "majority")
 
 
 @pytest.mark.parametrize("scale", [1.0, 100.0])
@@ -168,13 +166,12 @@ def test_rounded_probabilities_are_divided_by_their_sum_where_the_recipe_says(wo
     q = np.random.default_rng(2).dirichlet([1, 1], ann.height)
     rounded = np.round(q, 2) * scale + [0.01 * scale, 0]
     ann.with_columns(q=pl.Series(rounded[:, 0]), p=pl.Series(rounded[:, 1])).write_csv(workshop.folder / "votes.csv")
-    entry = ENTRY.replace('cla = "vote"', 'prob = ["q", "p"]')
-    refused(lambda: workshop.build(RECIPE + entry), DataError, "normalise = true")
-    workshop.build(RECIPE + entry + "normalise = true\n")
+    recipe = ann_with(cla=None, prob=["q", "p"])
+    refused(lambda: workshop.build(recipe), DataError, "normalise = true")
+    workshop.build(recipe.but({"agents.ann.normalise": True}))
     expected = rounded / rounded.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(workshop.predictions("ann")["pred_prob"], expected, atol=1e-7)
-    one = RECIPE + entry.replace('["q", "p"]', '"p"') + "normalise = true\n"
-    refused(lambda: workshop.build(one), UsageError, "`normalise`")
+    refused(lambda: workshop.build(ann_with(cla=None, prob="p", normalise=True)), UsageError, "`normalise`")
 
 
 def test_json_nested_json_and_a_folder_are_read_as_tables(workshop, ann):
@@ -184,13 +181,11 @@ def test_json_nested_json_and_a_folder_are_read_as_tables(workshop, ann):
     folder.mkdir()
     for name, content in (("a.json", {"model": "m", "records": nested[:100]}), ("b.json", nested[100:])):
         (folder / name).write_text(json.dumps(content))
-    entry = ENTRY.replace('"vote"', '"answer.vote"').replace('"days"', '"answer.days"')
-    workshop.build(RECIPE + entry.replace("votes.csv", "parts"))
+    recipe = ann_with(file="parts", cla="answer.vote", reg="answer.days")
+    workshop.build(recipe)
     assert classes(workshop) == (ann["vote"] == "yes").cast(int).to_list()
     (folder / "b.json").write_text("[1, 2]")
-    refused(
-        lambda: workshop.build(RECIPE + entry.replace("votes.csv", "parts")), DataError, "b.json", "list of objects"
-    )
+    refused(lambda: workshop.build(recipe), DataError, "b.json", "list of objects")
 
 
 def test_the_export_of_label_studio_is_a_row_for_each_annotation(workshop, ann):
@@ -217,8 +212,8 @@ def test_the_export_of_label_studio_is_a_row_for_each_annotation(workshop, ann):
         said["bob@x.org"].append(int(bob == "yes"))
         said["v2"].append(int(model == "yes"))
     (workshop.folder / "export.json").write_text(json.dumps(tasks))
-    entry = '\n[[agents]]\nkind = "table"\nfile = "export.json"\nid = "case"\neach = "annotator"\n'
-    workshop.build(RECIPE + entry + 'cla = "sick"\nreg = "stay"\nseconds = "seconds"\n')
+    columns = {"cla": "sick", "reg": "stay", "seconds": "seconds"}
+    workshop.build(RECIPE.plus({"kind": "table", "file": "export.json", "id": "case", "each": "annotator", **columns}))
     cache = workshop.cache()
     for name, votes in said.items():
         found = pl.concat([pl.from_arrow(cache.predictions(str(name), k)) for k in range(cache.record.num_chunks)])

@@ -346,3 +346,24 @@ def test_no_images_are_no_trouble():
 def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         average_precision(**{"targets": Boxes.empty(1), "detections": Boxes.empty(1), **options})
+
+
+@pytest.mark.parametrize("threshold", [0.0625, 0.25, 0.5, 1.0])
+@pytest.mark.parametrize("offset", [0.0, 12_345.0, 2.0**30, -(2.0**30)])
+def test_boxes_that_reach_the_threshold_exactly_are_not_left_out_as_too_far_away(threshold, offset):
+    """A detection may lie at either end of a box 1 / threshold times as wide, or hold one as much smaller."""
+    width = 32.0
+    wide, narrow = width / threshold, width * threshold
+    pairs = []
+    for other in (wide, narrow):
+        for shift in (0.0, width - other, (width - other) / 2):
+            start = offset + 4096.0 * len(pairs)
+            pairs.append(([start, 0, start + width, 8], [start + shift, 0, start + shift + other, 8]))
+    found, truth = (np.array(side) for side in zip(*pairs, strict=True))
+
+    def boxes(xyxy: np.ndarray) -> Boxes:
+        rows = {"boxes": xyxy, "labels": np.zeros(len(xyxy), int), "scores": np.linspace(0.9, 0.6, len(xyxy))}
+        return Boxes.from_images([rows])
+
+    matches = match_any_class(boxes(truth), boxes(found), threshold)
+    np.testing.assert_array_equal(matches.target, np.arange(len(pairs)))

@@ -302,7 +302,7 @@ def one_without_images(scenes: Path) -> CostCache:
     [
         ('images[0]["scores"] = np.full(len(boxes_of(images)), np.nan)', "scores"),
         ('images[0]["labels"] = np.full(len(boxes_of(images)), 10)', "labels"),
-        ('images[0]["boxes"] = np.asarray(boxes_of(images))[:, [2, 3, 0, 1]]', "no box"),
+        ('images[0]["boxes"] = np.asarray(boxes_of(images))[:, [2, 3, 0, 1]]', "not a box"),
         ('images[0]["boxes"] = np.full((len(boxes_of(images)), 4), np.inf)', "not finite"),
         ("images.pop()", "on 6 images, expected 7"),
         ("images[0].pop('labels')", "boxes of another form"),

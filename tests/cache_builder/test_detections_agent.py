@@ -117,7 +117,7 @@ def test_labels_are_mapped_where_the_dataset_has_no_ids(tmp_path):
     content = [{**entry, "image_id": row[0]} for entry, row in zip(results(), ROWS, strict=True)]
     file = write_results(tmp_path, content)
     check_found(ask(file, dataset, labels={"1": "person", "63": "sofa", "18": "dog"})[0])
-    with pytest.raises(DataError, match="category_id 18 is none of the dataset's"):
+    with pytest.raises(DataError, match="category_id 18 is not one of the dataset's"):
         ask(file, dataset)
     table(names=("human", "sofa", "dog")).write_csv(tmp_path / "found.csv")
     check_found(ask(tmp_path / "found.csv", dataset, labels={"human": "person"})[0])
@@ -130,7 +130,7 @@ def test_what_the_dataset_has_not_is_refused_or_dropped(tmp_path):
         {"image_id": 99, "category_id": 1, "bbox": [0, 0, 1, 1], "score": 0.5},
         {"image_id": 40, "category_id": 2, "bbox": [0, 0, 1, 1], "score": 0.5},
     ]
-    for entry, said in zip(extra, ("image 99 is not in the dataset", "category_id 2 is none"), strict=True):
+    for entry, said in zip(extra, ("image 99 is not in the dataset", "category_id 2 is not one"), strict=True):
         file = write_results(tmp_path, [*results(), entry])
         with pytest.raises(DataError, match=said) as error:
             ask(file, make_dataset())
@@ -311,7 +311,7 @@ def test_what_is_no_results_file_is_refused(tmp_path, text):
         ({"y1": None}, "y1 is None"),
         ({"image": None}, "image is None"),
         ({"image": "train/99"}, "image 'train/99' is not in the dataset"),
-        ({"label": "settee"}, "label 'settee' is none"),
+        ({"label": "settee"}, "label 'settee' is not one"),
     ],
 )
 def test_bad_tables_are_refused_naming_file_and_position(tmp_path, change, said):

@@ -42,19 +42,19 @@ def test_reasons_say_what_is_there_what_is_missing_and_what_changed(workshop):
     assert plan(workshop, RECIPE)["expert"]["why"] == "1 parts are missing"
     assert plan(workshop, RECIPE)["expert"]["to ask"] == 20  # the last chunk
     workshop.build(RECIPE)
-    costs = plan(workshop, RECIPE.replace("clamp = 5.0", "clamp = 4.0"))
+    costs = plan(workshop, RECIPE.but({"costs.reg.clamp": 4.0}))
     assert {row["why"] for row in costs.values()} == {"costs alone: the cost table changed or parts of it are missing"}
     assert {row["to ask"] for row in costs.values()} == {0}
     before = workshop.files()
-    changed = plan(workshop, RECIPE.replace('reg = "stay_good"', 'reg = "stay"'))
+    changed = plan(workshop, RECIPE.but({"agents.expert.reg": "stay"}))
     assert changed["expert"]["why"].startswith("refused without --overwrite: reg was 'stay_good', now 'stay'")
     assert changed["model"]["why"] == "complete"
-    gone = plan(workshop, RECIPE[: RECIPE.index('[[agents]]\nname = "cheap"')])
+    gone = plan(workshop, RECIPE.without("cheap"))
     assert {name: row["why"] for name, row in gone.items()} == {"model": "complete", "expert": "complete"}
     assert workshop.files() == before
-    rows = plan(workshop, RECIPE.replace("chunk_size = 50", "chunk_size = 60"))
+    rows = plan(workshop, RECIPE.but({"build.chunk_size": 60}))
     assert {row["why"] for row in rows.values()} == {"refused without --overwrite: chunk_size was 50, now 60"}
 
 
 def test_what_a_build_would_refuse_at_once_is_refused(workshop):
-    refused(lambda: plan(workshop, RECIPE.replace("patients.parquet", "gone.parquet")), DataError, "no such file")
+    refused(lambda: plan(workshop, RECIPE.but({"dataset.path": "gone.parquet"})), DataError, "no such file")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Workshop, no_temporaries, refused
-from recipes import RECIPE
+from recipes import RECIPE, agent
 
 from l2d.data.errors import AgentFailure, IncompleteCache, UsageError
 
@@ -51,8 +51,8 @@ def ask(batch, mode_file, log):
 def python_recipe(workshop: Workshop, mode: str) -> str:
     (workshop.folder / "agent.py").write_text(AGENT)
     (workshop.folder / "mode").write_text(mode)
-    options = f'options = {{ mode_file = "{workshop.folder}/mode", log = "{workshop.folder}/log" }}'
-    return RECIPE + f'\n[[agents]]\nname = "robot"\nkind = "python"\nfile = "agent.py"\n{options}\n'
+    options = {"mode_file": str(workshop.folder / "mode"), "log": str(workshop.folder / "log")}
+    return RECIPE.plus(agent("robot", "python", file="agent.py", options=options))
 
 
 MODES = {
@@ -60,8 +60,8 @@ MODES = {
     "nan": ("`reg` = nan", "not finite", "'p0063'"),
     "huge": ("`reg`", "32-bit", "'p0063'"),
     "raise": ("ConnectionError('the service is down')", "p0050", "p0069"),
-    "class": ("7", "no class index below 2", "'p0063'"),
-    "fraction": ("0.5", "no class index below 2", "'p0063'"),
+    "class": ("7", "not a class index below 2", "'p0063'"),
+    "fraction": ("0.5", "not a class index below 2", "'p0063'"),
     "sum": ("does not sum to 1", "'p0063'"),
     "negative": ("outside [0, 1]", "'p0063'"),
     "words": ("no numbers", "p0050"),

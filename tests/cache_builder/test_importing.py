@@ -156,8 +156,9 @@ def test_scores_of_routerbench_and_of_a_long_table_are_the_same(tmp_path):
     scores(Source(wide, wide, "sample_id", columns=["eval_name"]), tmp_path, "wide", told)
     build(load_recipe(str(tmp_path / "wide.toml")), tmp_path / "wide", device="cpu")
     cache = CostCache(tmp_path / "wide")
-    assert [agent.name for agent in cache.agents] == ["small/7b", "big"]  # the cheapest is the model
-    assert "cheapest" in " ".join(told)
+    assert [agent.name for agent in cache.agents] == ["small/7b", "big"]  # as in the file; none of them is free
+    assert [agent.price == 0 for agent in cache.agents] == [False, False]
+    assert "no agent is the model" in " ".join(told)
     frame = pl.read_csv(wide)
     assert cache.agent("big").price == pytest.approx(frame["big|total_cost"].mean())
     for name, column in (("small/7b", "small/7b"), ("big", "big")):

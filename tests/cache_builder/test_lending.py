@@ -8,35 +8,15 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import refused
-from recipes import RECIPE
+from recipes import RECIPE, agent, changed
 
 from l2d.data.cache.status import status_rows
 from l2d.data.errors import AgentFailure, DataError, FingerprintMismatch, UsageError
 
-SCORE = """
-[[agents]]
-name = "score"
-kind = "column"
-prob = "risk_good"
-reg_from = "expert"
-"""
-CHARGED = SCORE.replace('reg_from = "expert"', "reg_cost = 3.5")
-DOCTOR = """
-[[agents]]
-name = "doctor"
-kind = "table"
-file = "doctor.csv"
-cla = "died"
-reg_from = "model"
-"""
-API = """
-[[agents]]
-name = "api"
-kind = "python"
-file = "api.py"
-partial = true
-reg_from = "cheap"
-"""
+SCORE = agent("score", "column", prob="risk_good", reg_from="expert")
+CHARGED = changed(SCORE, {"reg_from": None, "reg_cost": 3.5})
+DOCTOR = agent("doctor", "table", file="doctor.csv", cla="died", reg_from="model")
+API = agent("api", "python", file="api.py", partial=True, reg_from="cheap")
 ASKED = """
 import numpy as np
 
@@ -62,7 +42,7 @@ def zero_one(table: pl.DataFrame, said: pl.Expr) -> list:
 
 
 def test_anothers_number_counts_for_an_agent_that_has_a_class_alone(workshop):
-    workshop.build(RECIPE + SCORE)
+    workshop.build(RECIPE.plus(SCORE))
     assert costs(workshop, "score")["cost_reg"].to_list() == costs(workshop, "expert")["cost_reg"].to_list()
     assert costs(workshop, "score")["cost_cla"].to_list() == zero_one(workshop.table, pl.col("risk_good") > 0.5)
     assert predictions(workshop, "score")["pred_reg"].to_list() == predictions(workshop, "expert")["pred_reg"].to_list()
@@ -74,14 +54,14 @@ def test_anothers_number_counts_for_an_agent_that_has_a_class_alone(workshop):
 
 
 def test_a_stated_cost_is_charged_and_may_change_without_asking(workshop):
-    workshop.build(RECIPE + CHARGED)
+    workshop.build(RECIPE.plus(CHARGED))
     assert set(costs(workshop, "score")["cost_reg"]) == {3.5}
     assert "pred_reg" not in predictions(workshop, "score").columns
     assert status_rows(workshop.cache())[-1]["not its own"] == "reg costs 3.5"
     before = workshop.files()
-    assert set(workshop.build(RECIPE + CHARGED).costs_written.values()) == {0}
+    assert set(workshop.build(RECIPE.plus(CHARGED)).costs_written.values()) == {0}
     assert workshop.files() == before
-    report = workshop.build(RECIPE + CHARGED.replace("3.5", "0.25"))
+    report = workshop.build(RECIPE.plus(changed(CHARGED, {"reg_cost": 0.25})))
     assert (report.asked["score"], report.costs_written["score"], report.costs_written["expert"]) == (0, 3, 0)
     assert set(costs(workshop, "score")["cost_reg"]) == {0.25}
     assert workshop.cache().verify()
@@ -90,8 +70,7 @@ def test_a_stated_cost_is_charged_and_may_change_without_asking(workshop):
 def test_an_agent_is_unavailable_where_its_lender_is(workshop):
     table = workshop.table.with_columns(stay_good=pl.when(pl.col("x1") > 1).then(None).otherwise("stay_good"))
     table.write_parquet(workshop.folder / "patients.parquet")
-    partial = RECIPE.replace('prob = "risk_good"', 'prob = "risk_good"\npartial = true')
-    report = workshop.build(partial + SCORE)
+    report = workshop.build(RECIPE.but({"agents.expert.partial": True}).plus(SCORE))
     silent = (table["x1"] > 1).to_list()
     assert report.unavailable["expert"] == sum(silent)
     found = predictions(workshop, "score")
@@ -106,7 +85,7 @@ def test_a_doctor_with_gaps_in_a_file_of_diagnoses(workshop):
     said = ["no" if row % 3 else "yes" for row in range(workshop.table.height)]
     frame = workshop.table.select("id").with_columns(died=pl.Series(said))[::2]
     frame.write_csv(workshop.folder / "doctor.csv")
-    workshop.build(RECIPE + DOCTOR)
+    workshop.build(RECIPE.plus(DOCTOR))
     found = costs(workshop, "doctor")
     everyone = costs(workshop, "model")
     for row in range(workshop.table.height):
@@ -121,14 +100,14 @@ def test_a_doctor_with_gaps_in_a_file_of_diagnoses(workshop):
 def test_what_an_agent_has_answered_is_kept_when_its_lender_changes(workshop):
     log = workshop.folder / "log"
     (workshop.folder / "api.py").write_text(ASKED.format(log=log))
-    workshop.build(RECIPE + API)
+    workshop.build(RECIPE.plus(API))
     first = predictions(workshop, "api")
     assert sorted(log.read_text().split()) == workshop.table["id"].to_list()
     log.write_text("")
-    other = RECIPE[::-1].replace('"dab_yats" = ger', '"doog_yats" = ger', 1)[::-1]  # the last agent's, cheap
+    other = RECIPE.but({"agents.cheap.reg": "stay_good"})
     with pytest.raises(FingerprintMismatch, match="'cheap'"):
-        workshop.build(other + API)
-    report = workshop.build(other + API, overwrite=True)
+        workshop.build(other.plus(API))
+    report = workshop.build(other.plus(API), overwrite=True)
     silent = [name for name in workshop.table["id"] if name.endswith("7")]
     assert sorted(log.read_text().split()) == silent  # nobody knows what it would have said there
     assert report.asked["api"] == len(silent)
@@ -141,7 +120,7 @@ def test_what_an_agent_has_answered_is_kept_when_its_lender_changes(workshop):
     assert costs(workshop, "api")["cost_reg"].drop_nulls().to_list() != []
     assert workshop.cache().verify()
     log.write_text("")
-    workshop.build(other + API)
+    workshop.build(other.plus(API))
     assert log.read_text() == ""
 
 
@@ -149,37 +128,30 @@ def test_an_agent_that_answers_what_it_should_not_is_refused(workshop):
     (workshop.folder / "api.py").write_text(
         "def ask(batch):\n    return {'cla': [0] * len(batch.ids), 'reg': [1.0] * len(batch.ids)}\n"
     )
-    for key in ('reg_from = "cheap"', "reg_cost = 1.0"):
-        text = RECIPE + API.replace('reg_from = "cheap"', key)
-        refused(
-            lambda t=text, o=key[:8]: workshop.build(t, out=o), AgentFailure, "'api' answered `reg`", key.split()[0]
-        )
+    for key, entry in (("reg_from", API), ("reg_cost", changed(API, {"reg_from": None, "reg_cost": 1.0}))):
+        recipe = RECIPE.plus(entry)
+        refused(lambda r=recipe, k=key: workshop.build(r, out=k), AgentFailure, "'api' answered `reg`", key)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("changes", "kind", "words"),
     [
-        ('reg_from = "expert"', "", ["gave no value", "'score'"]),
-        ('reg_from = "expert"', 'reg_from = "expret"', ["'expret'", "does not come before it"]),
-        ('reg_from = "expert"', 'reg_from = "score"', ["does not come before it"]),
-        ('reg_from = "expert"', 'reg_from = "expert"\nreg_cost = 1.0', ["reg_from and reg_cost"]),
-        ('reg_from = "expert"', 'reg_from = "expert"\nreg = "stay"', ["reg and reg_from"]),
-        ('reg_from = "expert"', "reg_cost = -1.0", ["reg_cost"]),
-        ('prob = "risk_good"\nreg_from', 'cla_cost = 1.0\nreg_from', ["answers no task itself"]),
+        ({"reg_from": None}, AgentFailure, ["gave no value", "'score'"]),
+        ({"reg_from": "expret"}, UsageError, ["'expret'", "does not come before it"]),
+        ({"reg_from": "score"}, UsageError, ["does not come before it"]),
+        ({"reg_cost": 1.0}, UsageError, ["reg_from and reg_cost"]),
+        ({"reg": "stay"}, UsageError, ["reg and reg_from"]),
+        ({"reg_from": None, "reg_cost": -1.0}, UsageError, ["reg_cost"]),
+        ({"prob": None, "cla_cost": 1.0}, UsageError, ["give cla, prob or reg"]),
     ],
-)  # fmt: skip
-def test_a_recipe_in_which_something_counts_twice_or_nothing_is_refused(workshop, old, new, words):
-    text = RECIPE + SCORE.replace(old, new)
-    kind = AgentFailure if not new else UsageError
-    if "cla_cost" in new:
-        text = text.replace('"column"\ncla_cost', '"column"\npartial = false\ncla_cost')
-        words = ["give cla, prob or reg"]
-    refused(lambda: workshop.build(text), kind, *words)
+)
+def test_a_recipe_in_which_something_counts_twice_or_nothing_is_refused(workshop, changes, kind, words):
+    refused(lambda: workshop.build(RECIPE.plus(changed(SCORE, changes))), kind, *words)
 
 
 def test_who_is_charged_cannot_lend(workshop):
-    text = RECIPE + CHARGED + SCORE.replace('"score"', '"second"').replace('"expert"', '"score"')
-    refused(lambda: workshop.build(text), UsageError, "which does not answer 'reg' itself")
+    recipe = RECIPE.plus(CHARGED, changed(SCORE, {"name": "second", "reg_from": "score"}))
+    refused(lambda: workshop.build(recipe), UsageError, "which does not answer 'reg' itself")
 
 
 def evaluated(l2d, runs: str) -> dict:

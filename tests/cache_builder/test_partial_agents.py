@@ -8,28 +8,15 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import refused
-from recipes import RECIPE
+from recipes import RECIPE, agent, changed
 
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache import schema
 from l2d.data.cache.status import status_rows
 from l2d.data.errors import AgentFailure
 
-PARTIAL = """
-[[agents]]
-name = "reader"
-kind = "column"
-partial = true
-prob = "CASE WHEN x1 > 0 THEN risk_good END"
-reg = "stay_good"
-"""
-CALLED = """
-[[agents]]
-name = "caller"
-kind = "python"
-file = "caller.py"
-partial = true
-"""
+PARTIAL = agent("reader", "column", partial=True, prob="CASE WHEN x1 > 0 THEN risk_good END", reg="stay_good")
+CALLED = agent("caller", "python", file="caller.py", partial=True)
 CALLER = """
 import numpy as np
 
@@ -46,7 +33,7 @@ def record(workshop, name: str) -> dict:
 
 
 def test_where_a_partial_agent_is_silent_it_has_neither_answer_nor_cost(workshop):
-    report = workshop.build(RECIPE + PARTIAL)
+    report = workshop.build(RECIPE.plus(PARTIAL))
     silent = workshop.table["x1"].to_numpy() <= 0
     assert (report.failed["reader"], report.unavailable["reader"]) == (0, silent.sum())
     files = sorted((workshop.folder / "cache/agents/reader/predictions").glob("*.parquet"))
@@ -68,7 +55,7 @@ def test_where_a_partial_agent_is_silent_it_has_neither_answer_nor_cost(workshop
 @pytest.mark.slow
 def test_only_failures_are_asked_again(workshop):
     (workshop.folder / "caller.py").write_text(CALLER.format(mode="raise"))
-    text = RECIPE + CALLED + 'version = "1"\n'
+    text = RECIPE.plus({**CALLED, "version": "1"})
     refused(lambda: workshop.build(text), AgentFailure, "'caller'", "overloaded")
     report = workshop.build(text, on_failure="record")
     silent = workshop.table["ward"].to_numpy() != "a"
@@ -84,14 +71,14 @@ def test_only_failures_are_asked_again(workshop):
 
 
 def test_a_gap_of_an_agent_that_is_not_partial_is_wrong(workshop):
-    refused(lambda: workshop.build(RECIPE + PARTIAL.replace("partial = true\n", "")), AgentFailure, "'reader'")
+    refused(lambda: workshop.build(RECIPE.plus(changed(PARTIAL, {"partial": None}))), AgentFailure, "'reader'")
 
 
 @pytest.mark.slow
 def test_an_average_is_over_those_who_answer(workshop):
     (workshop.folder / "caller.py").write_text(CALLER.format(mode="ok"))
-    mean = '\n[[agents]]\nname = "mean"\nkind = "average"\nof = ["reader", "caller"]\nreference = true\n'
-    report = workshop.build(RECIPE + PARTIAL + CALLED + mean)
+    mean = agent("mean", "average", of=["reader", "caller"], reference=True)
+    report = workshop.build(RECIPE.plus(PARTIAL, CALLED, mean))
     table = workshop.table.with_columns(
         reader=pl.when(pl.col("x1") > 0).then(pl.col("stay_good")), caller=pl.when(pl.col("ward") == "a").then(2.5)
     )

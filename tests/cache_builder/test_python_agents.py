@@ -7,12 +7,12 @@ import sys
 import numpy as np
 import pytest
 from conftest import refused
-from recipes import RECIPE
+from recipes import RECIPE, agent, changed
 
 from l2d.data.errors import AgentFailure, FingerprintMismatch, UsageError
 
-FILE = '\n[[agents]]\nname = "mine"\nkind = "python"\nfile = "deep/mine.py"\n'
-FACTORY = '\n[[agents]]\nname = "made"\nkind = "python"\nfactory = "pack.agents:Threshold"\noptions = { at = 0.5 }\n'
+FILE = agent("mine", "python", file="deep/mine.py")
+FACTORY = agent("made", "python", factory="pack.agents:Threshold", options={"at": 0.5})
 MINE = """
 import numpy as np
 from helper import VALUE
@@ -59,7 +59,7 @@ def modules(workshop):
 @pytest.mark.slow
 def test_a_file_finds_what_lies_beside_it_and_a_factory_what_lies_beside_the_recipe(modules):
     path = list(sys.path)
-    report = modules.build(RECIPE + FILE + FACTORY)
+    report = modules.build(RECIPE.plus(FILE, FACTORY))
     assert sys.path == path
     assert report.asked["made"] == report.asked["mine"] == 120
     assert set(modules.predictions("mine")["pred_reg"]) == {7.0}
@@ -70,20 +70,22 @@ def test_a_file_finds_what_lies_beside_it_and_a_factory_what_lies_beside_the_rec
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "agent"),
+    ("name", "text", "whose"),
     [("deep/late.py", "CLASS = 0\n", "mine"), ("pack/scale.py", "SCALE = 3.0\n", "made")],
 )
 @pytest.mark.slow
-def test_what_an_agent_imports_is_part_of_it(modules, name, text, agent):
-    modules.build(RECIPE + FILE + FACTORY)
+def test_what_an_agent_imports_is_part_of_it(modules, name, text, whose):
+    modules.build(RECIPE.plus(FILE, FACTORY))
     (modules.folder / "unrelated.py").write_text("1 / 0")
-    assert set(modules.build(RECIPE + FILE + FACTORY).asked.values()) == {0}
+    assert set(modules.build(RECIPE.plus(FILE, FACTORY)).asked.values()) == {0}
     (modules.folder / name).write_text(text)
-    with pytest.raises(FingerprintMismatch, match=f"agent '{agent}'"):
-        modules.build(RECIPE + FILE + FACTORY)
-    report = modules.build(RECIPE + FILE + FACTORY, overwrite=True)  # asks this one alone, with the module as it is now
-    assert {who for who, samples in report.asked.items() if samples} == {agent}
-    if agent == "mine":
+    with pytest.raises(FingerprintMismatch, match=f"agent '{whose}'"):
+        modules.build(RECIPE.plus(FILE, FACTORY))
+    report = modules.build(
+        RECIPE.plus(FILE, FACTORY), overwrite=True
+    )  # asks this one alone, with the module as it is now
+    assert {who for who, samples in report.asked.items() if samples} == {whose}
+    if whose == "mine":
         assert set(modules.predictions("mine")["pred_cla"]) == {0}
     else:
         np.testing.assert_allclose(
@@ -93,27 +95,25 @@ def test_what_an_agent_imports_is_part_of_it(modules, name, text, agent):
 
 @pytest.mark.slow
 def test_a_version_speaks_for_what_is_imported(modules):
-    text = RECIPE + FACTORY + 'version = "1"\n'
+    text = RECIPE.plus({**FACTORY, "version": "1"})
     modules.build(text)
     (modules.folder / "pack/scale.py").write_text("SCALE = 3.0\n")
     assert modules.build(text).asked["made"] == 0
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "kind", "words"),
+    ("changes", "kind", "words"),
     [
-        ("pack.agents:", "no_such_package:", UsageError, ["no_such_package", "'made'"]),
-        ("Threshold", "Nothing", AgentFailure, ["'made'", "Nothing"]),
-        ("at = 0.5", "height = 1", AgentFailure, ["'made'", "height"]),
-        ("pack.agents:Threshold", "pack.scale:SCALE.__class__", UsageError, ["float", "cannot be called"]),
-        ('factory = "pack', 'file = "deep/mine.py"\nfactory = "pack', UsageError, ["`file`, or `factory`"]),
-        ("pack.agents:Threshold", "pack.agents", UsageError, ["factory"]),
+        ({"factory": "no_such_package:Threshold"}, UsageError, ["no_such_package", "'made'"]),
+        ({"factory": "pack.agents:Nothing"}, AgentFailure, ["'made'", "Nothing"]),
+        ({"options": {"height": 1}}, AgentFailure, ["'made'", "height"]),
+        ({"factory": "pack.scale:SCALE.__class__", "options": None}, UsageError, ["float", "cannot be called"]),
+        ({"file": "deep/mine.py"}, UsageError, ["`file`, or `factory`"]),
+        ({"factory": "pack.agents"}, UsageError, ["factory"]),
     ],
 )
-def test_a_factory_that_does_not_work_is_named(modules, old, new, kind, words):
-    text = RECIPE + FACTORY.replace(old, new)
-    text = text if "SCALE" not in new else text.replace("options = { at = 0.5 }", "")
-    refused(lambda: modules.build(text), kind, *words)
+def test_a_factory_that_does_not_work_is_named(modules, changes, kind, words):
+    refused(lambda: modules.build(RECIPE.plus(changed(FACTORY, changes))), kind, *words)
 
 
 @pytest.mark.slow
@@ -122,13 +122,13 @@ def test_prices_and_seconds_that_an_agent_reports_are_kept_and_may_be_its_price(
         "def ask(batch):\n    x1 = batch.columns['x1'].to_numpy()\n"
         "    return {'cla': (x1 > 0).astype(int), 'reg': x1, 'paid': abs(x1), 'seconds': [None] * len(x1)}\n"
     )
-    entry = '\n[[agents]]\nname = "api"\nkind = "python"\nfile = "paid.py"\nprice = "paid"\n'
-    modules.build(RECIPE + entry)
+    recipe = RECIPE.plus(agent("api", "python", file="paid.py", price="paid"))
+    modules.build(recipe)
     record = modules.cache().agent("api")
     paid = abs(modules.table["x1"].to_numpy())
     assert record.price == record.paid == pytest.approx(paid.mean())
     assert record.seconds > 0  # measured, since it does not say
     np.testing.assert_array_equal(modules.column("predictions", "paid", "api"), paid)
-    assert modules.build(RECIPE + entry.replace('"paid"\n', '"seconds"\n')).asked["api"] == 0
+    assert modules.build(recipe.but({"agents.api.price": "seconds"})).asked["api"] == 0
     assert modules.cache().agent("api").price == record.seconds
-    refused(lambda: modules.build(RECIPE + FACTORY + 'price = "paid"\n'), UsageError, "'made'", "price = 'paid'")
+    refused(lambda: modules.build(RECIPE.plus({**FACTORY, "price": "paid"})), UsageError, "'made'", "price = 'paid'")

@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import no_temporaries, refused
-from recipes import RECIPE
+from recipes import RECIPE, agent
 
 from l2d.cache_builder.asking import time_limit
 from l2d.data.errors import AgentFailure, DataError, UsageError
@@ -50,14 +50,7 @@ def flaky(workshop):
     (workshop.folder / "agent.py").write_text(AGENT)
     (workshop.folder / "bad").write_text(" ".join(FAILING))
     (workshop.folder / "mode").write_text("raise")
-    entry = f"""
-[[agents]]
-name = "flaky"
-kind = "python"
-file = "agent.py"
-options = {{ folder = "{workshop.folder}" }}
-"""
-    return RECIPE + entry
+    return RECIPE.plus(agent("flaky", "python", file="agent.py", options={"folder": str(workshop.folder)}))
 
 
 def asked(workshop) -> list[str]:
@@ -70,7 +63,7 @@ def test_recorded_failures_are_the_samples_that_fail_and_no_other(workshop, flak
     (workshop.folder / "mode").write_text(mode)
     if mode == "hang":
         (workshop.folder / "bad").write_text("p0063")
-        flaky += "timeout = 1.5\n"
+        flaky = flaky.but({"agents.flaky.timeout": 1.5})
     failing = ["p0063"] if mode == "hang" else FAILING
     report = workshop.build(flaky, on_failure="record")
     assert report.failed["flaky"] == len(failing)
@@ -123,7 +116,7 @@ def test_failures_are_asked_again_alone(workshop, flaky):
 
 @pytest.mark.slow
 def test_an_average_of_a_failure_is_a_failure_and_follows_when_it_is_answered(workshop, flaky):
-    text = flaky + '\n[[agents]]\nname = "mean"\nkind = "average"\nof = ["expert", "flaky"]\nreference = true\n'
+    text = flaky.plus(agent("mean", "average", of=["expert", "flaky"], reference=True))
     workshop.build(text, on_failure="record")
     reasons = query(
         [workshop.folder / "cache"], "SELECT sample_id FROM predictions WHERE agent = 'mean' AND failure > ''"
@@ -138,7 +131,7 @@ def test_an_average_of_a_failure_is_a_failure_and_follows_when_it_is_answered(wo
 @pytest.mark.slow
 def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(workshop, flaky):
     (workshop.folder / "mode").write_text("ok")
-    small = flaky.replace("options = { ", "options = { largest = 6, ")
+    small = flaky.but({"agents.flaky.options.largest": 6})
     report = workshop.build(small)
     tried = asked(workshop)
     assert report.failed["flaky"] == 0
@@ -147,7 +140,7 @@ def test_a_batch_that_does_not_fit_in_memory_is_halved_until_it_does(workshop, f
     for column, values in workshop.predictions("flaky", "whole").items():
         np.testing.assert_array_equal(workshop.predictions("flaky")[column], values)
     assert len(tried) < len(workshop.table) + 2 * 20  # 20 fails, 10 fails, 5 fits and is kept
-    never = flaky.replace("options = { ", "options = { largest = 0, ")
+    never = flaky.but({"agents.flaky.options.largest": 0})
     refused(lambda: workshop.build(never, out="never"), AgentFailure, "MemoryError", "'flaky'", "p0000")
     report = workshop.build(never, out="never", on_failure="record")
     assert report.failed["flaky"] == len(workshop.table)

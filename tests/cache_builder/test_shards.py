@@ -10,19 +10,13 @@ import sys
 
 import pytest
 from conftest import no_temporaries
-from recipes import RECIPE
+from recipes import RECIPE, agent
 
 from l2d.cache_builder.engines.shards import Shard
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import IncompleteCache, UsageError
 
-AVERAGE = """
-[[agents]]
-name = "both"
-kind = "average"
-of = ["expert", "cheap"]
-reference = true
-"""
+AVERAGED = RECIPE.plus(agent("both", "average", of=["expert", "cheap"], reference=True))
 
 
 def contents(workshop, out: str) -> dict[str, bytes]:
@@ -31,14 +25,14 @@ def contents(workshop, out: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_shards_in_any_order_make_the_cache_that_one_build_makes(workshop, count):
-    workshop.build(RECIPE + AVERAGE, "whole")
+    workshop.build(AVERAGED, "whole")
     order = list(range(count))
     random.Random(count).shuffle(order)
     for position, index in enumerate(order):
         if position:
             with pytest.raises(IncompleteCache):
                 workshop.cache("divided").require_complete()
-        report = workshop.build(RECIPE + AVERAGE, "divided", shard=Shard(index, count))
+        report = workshop.build(AVERAGED, "divided", shard=Shard(index, count))
         assert bool(report.unfinished) == (position < count - 1)
         chunks = [k for k in range(CostCache(workshop.folder / "divided").record.num_chunks) if k % count == index]
         asked = sum(len(CostCache(workshop.folder / "divided").record.chunk_rows(k)) for k in chunks)
@@ -63,7 +57,7 @@ def test_a_plain_build_finishes_what_shards_have_left_and_asks_nothing_again(wor
 
 @pytest.mark.slow
 def test_shards_at_the_same_time_on_one_folder(workshop):
-    workshop.build(RECIPE + AVERAGE, "whole")
+    workshop.build(AVERAGED, "whole")
     recipe, out = workshop.folder / "recipe.toml", workshop.folder / "divided"
     command = [sys.executable, "-m", "l2d.cli", "build", str(recipe), "--out", str(out), "--device", "cpu", "--shard"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -74,7 +68,7 @@ def test_shards_at_the_same_time_on_one_folder(workshop):
     for job in jobs:
         _, said = job.communicate(timeout=120)
         assert job.returncode == 0, said.decode()
-    workshop.build(RECIPE + AVERAGE, "divided")  # an average waits for all answers, whoever gives the last
+    workshop.build(AVERAGED, "divided")  # an average waits for all answers, whoever gives the last
     workshop.cache("divided").verify()
     assert contents(workshop, "whole") == contents(workshop, "divided")
     assert no_temporaries(workshop)
@@ -82,7 +76,7 @@ def test_shards_at_the_same_time_on_one_folder(workshop):
 
 @pytest.mark.slow
 def test_devices_by_commas_are_processes_that_share_the_work(workshop):
-    workshop.build(RECIPE + AVERAGE, "whole")
+    workshop.build(AVERAGED, "whole")
     command = [sys.executable, "-m", "l2d.cli", "build", str(workshop.folder / "recipe.toml"), "--device", "cpu,cpu"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     out = ["--out", str(workshop.folder / "divided")]
@@ -114,5 +108,5 @@ def test_overwriting_in_a_shard_is_refused_and_touches_nothing(workshop):
     workshop.build(RECIPE)
     before = workshop.files()
     with pytest.raises(UsageError, match="overwrite"):
-        workshop.build(RECIPE.replace("clamp = 5.0", "clamp = 4.0"), overwrite=True, shard=Shard(0, 2))
+        workshop.build(RECIPE.but({"costs.reg.clamp": 4.0}), overwrite=True, shard=Shard(0, 2))
     assert workshop.files() == before

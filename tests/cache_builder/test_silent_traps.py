@@ -6,7 +6,7 @@ import numpy as np
 import polars as pl
 import pytest
 from conftest import Workshop, refused
-from recipes import RECIPE
+from recipes import RECIPE, Recipe, agent
 
 from l2d.data.errors import DataError, FingerprintMismatch
 from l2d.rejector.evaluation.evaluate import evaluate_runs
@@ -14,23 +14,23 @@ from l2d.rejector.grid import make_grid
 from l2d.rejector.sweep import sweep
 from l2d.rejector.training.rejector import TrainConfig
 
-READER = '\n[[agents]]\nname = "reader"\nkind = "python"\nfile = "reader.py"\n'
+READER = RECIPE.plus(agent("reader", "python", file="reader.py"))
 
 
-def with_text_classes(workshop: Workshop, classes: str) -> str:
+def with_text_classes(workshop: Workshop, classes: list[str]) -> Recipe:
     fate = pl.when(pl.col("died") == 1).then(pl.lit("died")).otherwise(pl.lit("survived")).alias("fate")
     workshop.table.with_columns(fate).write_parquet(workshop.folder / "patients.parquet")
-    text = RECIPE.replace('target_cla = "died"', 'target_cla = "fate"').replace('classes = ["no", "yes"]', classes)
-    text = text.replace("'yes'", "'died'").replace("'no'", "'survived'")
-    return text + '\n[[agents]]\nname = "perfect"\nkind = "column"\ncla = "fate"\nprob = "died"\nreg = "stay"\n'
+    recipe = RECIPE.but({"dataset.target_cla": "fate", "dataset.classes": None}).but({"dataset.classes": classes})
+    recipe = recipe.but({"agents.cheap.cla": "CASE WHEN x1 > 0 THEN 'died' ELSE 'survived' END"})
+    return recipe.plus(agent("perfect", "column", cla="fate", prob="died", reg="stay"))
 
 
-@pytest.mark.parametrize("classes", ['classes = ["survived", "died"]', 'classes = ["died", "survived"]'])
+@pytest.mark.parametrize("classes", [["survived", "died"], ["died", "survived"]])
 def test_classes_of_a_text_target_keep_their_meaning_in_any_order(workshop, classes):
-    text = with_text_classes(workshop, classes)
-    if '["died",' in classes:  # `prob` is of the second class
-        text = text.replace('prob = "died"', 'prob = "1 - died"')
-    workshop.build(text)
+    recipe = with_text_classes(workshop, classes)
+    if classes[0] == "died":  # `prob` is of the second class
+        recipe = recipe.but({"agents.perfect.prob": "1 - died"})
+    workshop.build(recipe)
     assert workshop.column(workshop.costs_folder(), "cost_cla", "perfect").max() == 0
     target = workshop.column("samples", "target_cla")
     position = workshop.cache().record.classes.index("died")
@@ -38,7 +38,7 @@ def test_classes_of_a_text_target_keep_their_meaning_in_any_order(workshop, clas
 
 
 def test_classes_cannot_rename_a_text_target(workshop):
-    text = with_text_classes(workshop, 'classes = ["no", "yes"]')
+    text = with_text_classes(workshop, ["no", "yes"])
     refused(lambda: workshop.build(text), DataError, "cannot rename", "died")
 
 
@@ -48,12 +48,12 @@ def test_a_column_that_only_a_python_agent_may_have_read_is_noticed(workshop):
     (workshop.folder / "reader.py").write_text(code)
     path = workshop.folder / "patients.parquet"
     workshop.table.with_columns(note=pl.lit(1.0)).write_parquet(path)
-    workshop.build(RECIPE + READER)
+    workshop.build(READER)
     workshop.table.with_columns(note=pl.lit(1.0), more=pl.lit(0)).write_parquet(path)
-    assert workshop.build(RECIPE + READER).asked["reader"] == 0  # nobody read a column that was not there
+    assert workshop.build(READER).asked["reader"] == 0  # nobody read a column that was not there
     workshop.table.with_columns(note=pl.lit(2.0)).write_parquet(path)
-    refused(lambda: workshop.build(RECIPE + READER), FingerprintMismatch, "agent 'reader'", "column note")
-    report = workshop.build(RECIPE + READER, overwrite=True)
+    refused(lambda: workshop.build(READER), FingerprintMismatch, "agent 'reader'", "column note")
+    report = workshop.build(READER, overwrite=True)
     assert {name for name, samples in report.asked.items() if samples} == {"reader"}
 
 
@@ -62,7 +62,7 @@ def test_a_run_is_not_evaluated_on_costs_it_was_not_trained_on(workshop):
     code = "def ask(batch):\n    assert 'p0005' not in batch.ids\n"
     code += "    return {'cla': [0] * len(batch.ids), 'reg': [1.0] * len(batch.ids)}\n"
     (workshop.folder / "reader.py").write_text(code)
-    text = RECIPE + READER + 'version = "1"\n'
+    text = READER.but({"agents.reader.version": "1"})
     workshop.build(text, on_failure="record")
     cache = workshop.cache()
     (point,) = make_grid(cache, methods=["multi-task"], weights=[], betas=[], nus=[1.0], seeds=[0])
@@ -82,5 +82,5 @@ def test_an_agent_added_later_leaves_earlier_runs_as_they_were(workshop):
     (point,) = make_grid(workshop.cache(), methods=["multi-task"], weights=[], betas=[], nus=[1.0], seeds=[0])
     sweep(workshop.cache(), [point], [workshop.folder / "run"], TrainConfig(epochs=2))
     before = evaluate_runs([workshop.folder / "run"])[0].result
-    workshop.build(RECIPE + '\n[[agents]]\nname = "late"\nkind = "column"\ncla = "\'no\'"\nreg = "stay"\n')
+    workshop.build(RECIPE.plus(agent("late", "column", cla="'no'", reg="stay")))
     assert evaluate_runs([workshop.folder / "run"])[0].result == before

@@ -153,7 +153,7 @@ def test_other_lengths_are_another_agent(shop):
 
 
 def test_the_rate_follows_the_papers_schedule(shop, monkeypatch):
-    """Adam, 0.1 warm-up, cosine: rates of all steps, from the optimiser itself."""
+    """Adam, 0.1 warm-up, cosine: rates of all steps, from the optimizer itself."""
     rates, step = [], torch.optim.AdamW.step
 
     def record(optimizer, *args, **kwargs):

@@ -257,5 +257,5 @@ def test_constraints_of_a_cache_and_their_refusals():
             make_constraints(agents_of, **options)
         assert words in str(caught.value), caught.value
     for text in ("m", "m=", "=1", "m=x", "m=1,m=2", ""):
-        with pytest.raises(UsageError, match="no agent=limit"):
+        with pytest.raises(UsageError, match="expects agent=limit"):
             parse_capacity(text)

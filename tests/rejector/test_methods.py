@@ -220,11 +220,11 @@ def minimised(method: str) -> torch.Tensor:
     outputs = torch.zeros(len(CELLS), rule.outputs(3, 2))
     outputs[:, :3] = torch.tensor([chances for chances, _ in CELLS]).log()  # one of them is not convex
     outputs.requires_grad_(True)
-    optimiser = torch.optim.Adam([outputs], lr=0.1)
+    optimizer = torch.optim.Adam([outputs], lr=0.1)
     for _ in range(250):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         rule.loss(outputs[cells], samples, 1.0).mean().backward()
-        optimiser.step()
+        optimizer.step()
     return outputs.detach()
 
 

@@ -200,7 +200,7 @@ def test_the_command_says_what_cannot_be(run, l2d):
     for arguments, words in (
         (["--budget", 0.2, "--coverage", 0.1], "these cannot be met together: budget <= 0.2 and coverage = 0.1"),
         (["--gflops", 100], "are not known"),
-        (["--capacity", "expert"], "no agent=limit"),
+        (["--capacity", "expert"], "expects agent=limit"),
         ([], "no constraint is given"),
     ):
         code, _, err = l2d("policy", run.path, *arguments)

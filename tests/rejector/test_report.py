@@ -356,7 +356,7 @@ def test_of_many_agents_a_few_have_a_colour_and_a_table_has_all(crowd, crowded):
         assert sum(drawn.values()) == pytest.approx(100)
         assert drawn["22 others"] == pytest.approx(100 * sum(shares[name]["mean"] for name in cast.others))
     text = crowded.read_text(encoding="utf-8")
-    table = text.split("Who answers</p>")[1].split("</table>")[0]
+    table = text.split("Which agent answers</p>")[1].split("</table>")[0]
     assert all(name in table for name in names)
     places = {row["beta"]: row["at"] for row in rows_of(specs["cache1-sweep-loss"], "series", "at")}
     assert places == {"0": 0.0, "0.01": 0.01, "0.5": 0.5}

@@ -86,15 +86,15 @@ def test_scores_trained_on_separated_rows_end_at_the_cheapest_agent(nu):
     two = costs.sort(dim=1).values
     costs = costs[two[:, 1] - two[:, 0] > 0.01]
     scores = torch.zeros_like(costs, requires_grad=True)
-    optimiser = torch.optim.LBFGS([scores], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-14)
+    optimizer = torch.optim.LBFGS([scores], max_iter=300, line_search_fn="strong_wolfe", tolerance_change=1e-14)
 
     def loss() -> torch.Tensor:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         total = surrogate_deferral_loss(scores, costs, nu).sum()
         total.backward()
         return total
 
-    optimiser.step(loss)
+    optimizer.step(loss)
     assert torch.equal(scores.argmax(dim=1), costs.argmin(dim=1))
     np.testing.assert_allclose(
         scores.detach().softmax(dim=1).numpy(), minimiser(expected_tau(costs.numpy()), nu), atol=1e-3

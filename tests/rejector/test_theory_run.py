@@ -31,7 +31,7 @@ from l2d.rejector.theory.section import (
 )
 from l2d.rejector.theory.subject import chosen_costs, costs_judged_on, costs_trained_on
 
-CAUSES = ("not_in_features", "objective", "class", "data", "optimisation")
+CAUSES = ("not_in_features", "objective", "class", "data", "optimization")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,7 +89,7 @@ def test_the_loss_is_the_sum_of_its_parts_and_that_of_evaluate(sections, kind):
 def test_the_excess_is_the_sum_of_its_parts_and_the_bound_holds(sections, kind):
     found = {key: value["value"] for key, value in sections[kind][1]["parts"][SURROGATE].items()}
     assert found["risk"] - found["infimum"] == pytest.approx(found["excess"], abs=1e-9)
-    parts = found["minimizability_gap"] + found["data"] + found["optimisation"]
+    parts = found["minimizability_gap"] + found["data"] + found["optimization"]
     assert parts == pytest.approx(found["excess"], abs=1e-9)
     assert found["slack"] >= 0
     assert found["deferral_excess"] <= found["pointwise_bound"] + 1e-9

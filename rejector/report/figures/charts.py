@@ -7,6 +7,7 @@ or dark. So one specification serves the page by day and by night, and files.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -179,7 +180,7 @@ def stacked_shares(
     across: bool,
     pair: Sequence[str] = (),
 ) -> alt.LayerChart:
-    """Who answers, stacked to 100 %: bars side by side (``across``), or one below the other for long names.
+    """Which agent answers, stacked to 100 %: bars side by side (``across``), or one below the other for long names.
 
     Args:
         rows: ``by``, ``agent``, ``share`` in percent, ``std``, ``ink``, ``from`` and ``to`` (ends of the segment).
@@ -251,7 +252,7 @@ def dots(
     """
     names = alt.Y(f"{by}:N", sort=list(order), title=title, axis=alt.Axis(grid=True))
     along = alt.X("value:Q", title=x_title, scale=alt.Scale(zero=False, padding=10), axis=alt.Axis(tickCount=5))
-    shown = [(f"{by}:N", title or "who", ""), ("value:Q", x_title, format)]
+    shown = [(f"{by}:N", title or "which", ""), ("value:Q", x_title, format)]
     shown += [("low:Q", f"{interval}, from", format), ("high:Q", "to", format)]
     shown += [("samples:Q", "samples", ",d")] if "samples" in rows[0] else []
     told = tooltip(*shown)
@@ -270,7 +271,14 @@ def dots(
 
 
 def scatter(
-    points: Rows, *, x_title: str, y_title: str, agents: Cast, lines: dict[str, Rows] | None = None, down: bool
+    points: Rows,
+    *,
+    x_title: str,
+    y_title: str,
+    agents: Cast,
+    lines: dict[str, Rows] | None = None,
+    down: bool,
+    logarithmic: bool = False,
 ) -> alt.LayerChart:
     """Two quantities against each other.
 
@@ -279,8 +287,11 @@ def scatter(
             ``label`` (written beside the point; may be empty), ``text``: what the interval is.
         lines: style -> vertices ``x``, ``y``, in order.
         down: whether less of ``y`` is better: the axis is then turned around, so that better is always up.
+        logarithmic: whether the axis of ``x`` is.
     """
-    x = alt.X("x:Q", title=x_title, scale=alt.Scale(zero=False, padding=18), axis=alt.Axis(tickCount=6))
+    scale = alt.Scale(type="log", nice=False, padding=18) if logarithmic else alt.Scale(zero=False, padding=18)
+    axis = alt.Axis(tickCount=6, format="~g") if logarithmic else alt.Axis(tickCount=6)
+    x = alt.X("x:Q", title=x_title, scale=scale, axis=axis)
     y = alt.Y("y:Q", title=y_title, scale=alt.Scale(zero=False, padding=18, reverse=down), axis=alt.Axis(tickCount=6))
     layers = []
     for style, vertices in (lines or {}).items():
@@ -288,7 +299,7 @@ def scatter(
         dash = {"strokeDash": [6, 3]} if style == "bound" else {}
         layers.append(base.mark_line(style=style, **dash).encode(x=x, y=y, order="order:Q"))
     told = tooltip(
-        ("name:N", "who", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", "")
+        ("name:N", "which", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", "")
     )
     for ends in (("x_low", "x_high"), ("y_low", "y_high")):
         some = [row for row in points if row[ends[1]] > row[ends[0]]]
@@ -305,8 +316,10 @@ def scatter(
             colour = {"color": agent_colour(agents)} if kind == "agent" else {}
             layers.append(base.encode(x=x, y=y, tooltip=told, **colour))
     labels: dict[tuple, list[dict[str, Any]]] = {}
-    for row, place in place_labels(points, down=down):
-        labels.setdefault(place, []).append({**row, "label": shortened(row["label"])})
+    where = math.log10 if logarithmic else float
+    placed = [row | {name: where(row[name]) for name in ("x", "x_low", "x_high")} | {"at": row["x"]} for row in points]
+    for row, place in place_labels(placed, down=down):
+        labels.setdefault(place, []).append({**row, "x": row["at"], "label": shortened(row["label"])})
     for (style, align, dx, dy), some in labels.items():
         base = alt.Chart(values(some)).mark_text(style=style, align=align, dx=dx, dy=dy)
         layers.append(base.encode(x=x, y=y, text="label:N"))

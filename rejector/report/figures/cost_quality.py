@@ -14,6 +14,7 @@ from l2d.rejector.report.figures import charts
 from l2d.rejector.report.figures.rejectors import Figure, Panel, capital, panel
 from l2d.rejector.report.shown import METRIC_NAMES, Group, Layout, main_metrics, scaled
 
+WIDE = 20.0  # range of prices from which on they are shown on a logarithmic axis
 TASK_LOSS = "task_loss"  # the deferral loss without query costs
 
 
@@ -29,13 +30,13 @@ def quality_for_cost(layout: Layout) -> Figure | None:
     metrics = [*(m for m in main_metrics(layout.focus) if m in metrics_of(evaluations)), TASK_LOSS]
     return Figure(
         name="cost-quality",
-        title="Quality for cost",
+        title="Quality by cost",
         panels=[_panel(layout, metric) for metric in metrics[-3:]],
         lead="Each point is a way to answer everything. Better is up, cheaper is left.",
         note=f"Cost: mean price of the queries of one sample, {scale}. Strong points: the "
         "Pareto set, rejectors that no other beats in both; soft ones are beaten. Line: the non-decreasing hull, what "
         "a coin between two rejectors reaches; dashed: that of the agents alone. Squares: agents alone. Circles: the "
-        "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, of metrics that are no "
+        "oracle at each β, and the other baselines. Whiskers: 95 % bootstrap intervals, or, for metrics that are not a "
         "mean over samples, ± one standard deviation over seeds.",
     )
 
@@ -59,14 +60,19 @@ def _panel(layout: Layout, metric: str) -> Panel:
         points.append(row | ({"agent": layout.cast.entry(point.name)} if point.kind == "agent" else {}))
     for point in _baselines(layout.focus, metric):
         points.append(_point(point, metric, f"{point.name}, β {point.beta}", "bound") | {"label": point.name})
+    near = charts.near(points, "x")
+    prices = [row["x"] for row in near]
+    logarithmic = min(prices) > 0 and max(prices) > WIDE * min(prices)  # prices of models differ by powers of ten
+    hulls = {"system-line": found.hull, "bound": found.agents_hull}
     lines = {
-        "system-line": [{"x": x, "y": scaled(metric, y)} for x, y in found.hull.tolist()],
-        "bound": [{"x": x, "y": scaled(metric, y)} for x, y in found.agents_hull.tolist()],
+        style: [{"x": x, "y": scaled(metric, y)} for x, y in (_bent(hull) if logarithmic else hull.tolist())]
+        for style, hull in hulls.items()
     }
     x_title = "mean price of the queries of a sample" + (f" ({found.unit})" if found.unit else "")
     chart = charts.scatter(
-        charts.near(points, "x"), x_title=x_title, y_title=title, agents=layout.cast,
+        near, x_title=x_title, y_title=title, agents=layout.cast,
         lines={style: line for style, line in lines.items() if len(line) > 1}, down=found.lower_is_better,
+        logarithmic=logarithmic,
     )  # fmt: skip
     told = "; ".join(f"{row['name']}: {row['y']:.4g} at {row['x']:.4g}" for row in points)
     shown = [
@@ -74,9 +80,18 @@ def _panel(layout: Layout, metric: str) -> Panel:
         | {"Pareto set": "yes" if number in found.pareto else ""}
         for number, row in enumerate(points)
     ]
-    better = "less is better: the axis is turned" if found.lower_is_better else "more is better"
+    better = "lower is better, so the axis is upside down" if found.lower_is_better else "higher is better"
     name = capital(f"{title.removesuffix(' (%)')}, {better}")
     return panel(f"{metric}-for-cost", name, chart, f"{title} against mean price: {told}.", shown)
+
+
+def _bent(hull: np.ndarray) -> list[tuple[float, float]]:
+    """A hull with points between its vertices, since its straight edges are curves on a logarithmic axis."""
+    if len(hull) < 2:
+        return hull.tolist()
+    steps = np.geomspace(hull[0, 0], hull[-1, 0], 60)
+    x = np.unique(np.concatenate([hull[:, 0], steps.clip(hull[0, 0], hull[-1, 0])]))
+    return list(zip(x.tolist(), np.interp(x, *hull.T).tolist(), strict=True))
 
 
 def _point(point: OperatingPoint, metric: str, name: str, kind: str) -> dict[str, Any]:

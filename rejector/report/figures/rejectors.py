@@ -80,7 +80,7 @@ def compare(layout: Layout) -> Figure:
         name="rejectors",
         title=f"Rejectors and baselines at β = {beta}" if layout.swept or beta != "0" else "Rejectors and baselines",
         panels=panels,
-        lead="Deferral loss is what counts: task costs weighted by λ, plus the query cost of whoever is asked.",
+        lead="Deferral loss sums task costs, weighted by λ, and the query cost of the agent that is asked.",
         note=f"{spread}Whiskers of differences: 95 % bootstrap intervals over {units_of(focus)}.",
     )
 
@@ -151,7 +151,7 @@ def _differences(layout: Layout) -> Panel:
         f"{row['name']} {row['value']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]" for row in rows
     )
     shown = [{"against": r["name"], "difference": r["value"], "low": r["low"], "high": r["high"]} for r in rows]
-    return panel("difference", "Less each baseline’s: left of 0 is better", chart, text + ".", shown)
+    return panel("difference", "Difference from each baseline: left of 0 is better", chart, text + ".", shown)
 
 
 def _shares_by_setting(layout: Layout, names: list[str]) -> Panel:
@@ -166,7 +166,7 @@ def _shares_by_setting(layout: Layout, names: list[str]) -> Panel:
     chart = charts.stacked_shares(
         rows, by="name", order=order, agents=agents, title=None, unit=units_of(layout.focus), across=False
     )
-    return panel("shares", "Who answers", chart, shares_text(rows, "name"), shares_table(bars))
+    return panel("shares", "Which agent answers", chart, shares_text(rows, "name"), shares_table(bars))
 
 
 def stack(labels: dict[str, Any], agents: Cast, shares: dict[str, dict[str, float]]) -> list[dict[str, Any]]:

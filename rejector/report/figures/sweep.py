@@ -40,7 +40,7 @@ def sweep(layout: Layout) -> Figure | None:
     chart = charts.stacked_shares(
         rows, by="beta", order=betas, agents=agents, title=BETA_TITLE, unit=units_of(main[0]), across=True
     )
-    panels.append(panel("shares", "Who answers", chart, shares_text(rows, "beta"), shares_table(bars)))
+    panels.append(panel("shares", "Which agent answers", chart, shares_text(rows, "beta"), shares_table(bars)))
     panels.append(_loss_against_beta(layout, names, betas))
     seeds = main[0][0].result["over_seeds"]["seeds"]
     spread = f"Bands: ± one standard deviation over {seeds} seeds. " if seeds > 1 else ""

@@ -1,4 +1,4 @@
-"""Figures of who should answer what: risk against coverage, and where each agent wins."""
+"""Figures of which agent should answer what: risk against coverage, and where each agent wins."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def risk_for_coverage(layout: Layout, decisions: Decisions) -> Figure | None:
     name = "a line a seed" if len(curves) > 1 else "one seed"
     return Figure(
         name="risk-coverage",
-        title="Risk for coverage",
+        title="Risk by coverage",
         panels=[panel("risk-coverage", f"Share kept by {model}, and what the system then costs", chart, text, shown)],
         lead=f"The first agent, {model}, can be made to keep any share: it keeps the {units_of(layout.focus)} with the "
         "highest margin of its score over the experts’, the others go to the best-scored expert.",
@@ -102,7 +102,7 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
 
 
 def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> Figure:
-    """Who answers in each bin, who is cheapest there, regret against best constant agent and oracle."""
+    """Which agent answers in each bin, which is cheapest there, regret against best constant agent and oracle."""
     agents, best = layout.cast, decisions.best_constant
     rows = group_rows(decisions, bins)
     order = [f"{row['bin']} ({row['samples']:,})" for row in rows]
@@ -118,7 +118,7 @@ def by_group(layout: Layout, decisions: Decisions, bins: Bins, number: int) -> F
         pair=("rejector", "cheapest agent"),
     )  # fmt: skip
     panels = [
-        panel("shares", "Who answers; below it, paler, who is cheapest", stacked, shares_text(shares, "bin"),
+        panel("shares", "Which agent answers; paler, below it: which is cheapest", stacked, shares_text(shares, "bin"),
               shares_table(bars)),
     ]  # fmt: skip
     panels.append(_regret_panel("best", f"Regret against {best} alone: left of 0 is better", rows, order, agents, bins))

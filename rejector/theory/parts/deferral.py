@@ -45,7 +45,7 @@ def deferral_findings(subject: Subject) -> list[Finding]:
         says = "neither fitting longer nor weight decay does better on validation"
     else:
         says = f"best on validation: {subject.best}"
-    found.append(mean_of("optimisation", "+ optimisation", run_loss - best_loss, says))
+    found.append(mean_of("optimization", "+ optimization", run_loss - best_loss, says))
     found.append(mean_of("run", "= this rejector", run_loss, "as `l2d evaluate` gives it"))
     return found + _abstention(subject)
 

@@ -55,7 +55,7 @@ def surrogate_findings(subject: Subject) -> list[Finding]:
         mean_of("excess", "= excess surrogate risk", risk - infimum, "the next three add up to it"),
         replace(gap, says=says),
         mean_of("data", "  too little data", data, "what the second half of the training samples brought"),
-        mean_of("optimisation", "  optimisation", risk - best, f"best on validation: {subject.best_fit}"),
+        mean_of("optimization", "  optimization", risk - best, f"best on validation: {subject.best_fit}"),
         Finding(
             key="target", title="largest share at the infimum", value=float(shares[:, 0].mean()),
             says=_sharpness(shares, tau, nu, config.recentre),

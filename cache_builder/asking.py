@@ -102,7 +102,7 @@ class Asker:
             unavailable = checked.is_unavailable
             self.unavailable += int(unavailable.sum())
             own = checked.is_failure & ~unavailable
-            if not getattr(self.agent.config, "of", None) and own.any():  # those of whom it averages are on record
+            if not getattr(self.agent.config, "of", None) and own.any():  # those of averaged agents are on record
                 self._own_failures(checked, own, batch.ids)
         return with_lent(self.agent, checked, needed, batch.ids)
 
@@ -150,7 +150,7 @@ class _OutOfMemory(Exception):
 
 @contextmanager
 def time_limit(seconds: float | None) -> Iterator[None]:
-    """Raise :class:`TimeoutError` in the code inside after so many seconds.
+    """Raise :class:`TimeoutError` in the code inside after this number of seconds.
 
     By an alarm signal, so it ends waiting (sleep, network, files) and Python code in the main thread, on POSIX;
     native code that never returns to Python has to be killed, which costs the chunk at hand.
@@ -170,5 +170,5 @@ def time_limit(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
-        if left:  # an alarm of somebody else's was running
+        if left:  # another alarm was running
             signal.setitimer(signal.ITIMER_REAL, max(0.001, left - (time.monotonic() - started)), interval)

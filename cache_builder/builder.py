@@ -80,9 +80,9 @@ def build(
         on_failure: ``stop`` at the first sample an agent fails on, or ``record`` the failure as a missing answer. A
             failed batch is halved until the samples that fail are known.
         retry_failures: ask again about samples whose failure is recorded.
-        keep_answers: agents that have changed (a bug fix, say) and whose answers are kept all the same.
+        keep_answers: agents that have changed (a bug fix, say) and whose answers are kept nevertheless.
         shard: the chunks to do. The cache is whole once all shards are done, in whatever order.
-        engine: who asks; this process if None.
+        engine: what asks; this process if None.
         progress: called with (agent, samples to ask), or with (what is being fitted, 0); returns a function to be told
             of samples done.
 
@@ -246,7 +246,7 @@ class Build:
             self.report.asked[name] += asker.asked
 
     def begin(self, agent: Agent, frozen: dict | None, samples: int) -> Asker:
-        """An agent ready to be asked about so many samples."""
+        """An agent ready to be asked about this number of samples."""
         agent.load(frozen, self.dataset, self.device)
         record_gflops(agent, self.dataset, self.out)
         return Asker(
@@ -296,7 +296,7 @@ class Build:
         return todo
 
     def _with_failures(self, parts: list[Path]) -> list[int]:
-        """Chunks in which a failure is recorded. That a partial agent has no answer is none: it is not asked again."""
+        """Chunks in which a failure is recorded. A partial agent's missing answer is none."""
         tables = [store.read_table(part, ["failure"]) if part.is_file() else None for part in parts]
         return [k for k, table in enumerate(tables) if table is not None and failures_in(table)]
 

@@ -90,7 +90,7 @@ def _describe(changes: dict[str, tuple[object, object]]) -> str:
 def _measure(
     agent: Agent, dataset: Dataset, record: CacheRecord, recipe: Recipe, out: Path, device: str, samples: int
 ) -> tuple[float | None, int | None]:
-    """Seconds and bytes for so many samples, by asking the first batch once."""
+    """Seconds and bytes for this number of samples, by asking the first batch once."""
     from safetensors.numpy import load_file
 
     frozen_file = schema.frozen_file(out, agent.config.name)

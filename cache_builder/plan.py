@@ -94,7 +94,7 @@ def agent_record(agent: Agent, index: int, fingerprint: dict, measured: dict[str
 
 
 def _queries(agent: Agent) -> list[str]:
-    """Whose query costs an answer takes: whom it averages or else itself, and the agents whose answers count for it."""
+    """Agents whose query costs an answer takes: those it averages, or itself, and those that answer for it."""
     averaged = list(getattr(agent.config, "of", [])) or [agent.config.name]
     return averaged + [name for name in agent.needs if name not in averaged]
 
@@ -144,7 +144,7 @@ def changes_of_agents(
             continue
         changes = differences(store.read_json(file)["fingerprint"], fingerprints[name])
         for field, (old, _) in list(changes.items()):
-            if field in LATE_FIELDS or (field.startswith("column ") and old is None):  # nobody read a column not there
+            if field in LATE_FIELDS or (field.startswith("column ") and old is None):  # that column was not there
                 del changes[field]
         if changes:
             found[name] = changes

@@ -31,7 +31,13 @@ def status(cache: CacheArgument, format: FormatOption = Format.table):
     found.cache.require_complete()
 
 
-def verify(cache: CacheArgument, format: FormatOption = Format.table):
+def verify(
+    cache: CacheArgument,
+    signed: Annotated[
+        Path | None, typer.Option(help="A file of allowed signers (ssh-keygen's): one must have signed it.")
+    ] = None,
+    format: FormatOption = Format.table,
+):
     """Read everything back: page checksums, samples, rows, seals. Exit 3 names the file that is wrong.
 
     Examples:
@@ -39,15 +45,35 @@ def verify(cache: CacheArgument, format: FormatOption = Format.table):
         l2d verify support2.cache
 
         l2d verify support2.cache && echo safe to train on
+
+        l2d verify support2.cache --signed allowed_signers
     """
     from l2d.data.library import verify as read_back
     from l2d.data.terminal.render import print_rows
 
-    parts = read_back(cache)
+    parts = read_back(cache, signed=signed)
     if format == Format.table:
         print(f"{cache}: {parts} parts are as they were written")
     else:
         print_rows([{"cache": str(cache), "parts": parts, "sound": True}], format.value)
+
+
+def sign(
+    cache: CacheArgument,
+    key: Annotated[Path, typer.Option("--key", "-k", help="A private SSH key, or a public one that an agent holds.")],
+):
+    """Sign a complete cache with an SSH key: over its records and seals, so over every byte. It travels with the cache.
+
+    Examples:
+
+        l2d sign support2.cache --key ~/.ssh/id_ed25519
+
+        l2d verify support2.cache --signed allowed_signers
+    """
+    from l2d.data.library import sign as sign_cache
+
+    print(sign_cache(cache, key.expanduser()))
+    say(f"next: l2d push {quote(cache)} URL; others run l2d verify CACHE --signed ALLOWED_SIGNERS")
 
 
 def audit(

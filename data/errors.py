@@ -93,6 +93,6 @@ class IncompleteCache(L2DError):
 
 
 class AgentFailure(L2DError):
-    """An agent raised, or answered with something that is no answer (exit 5)."""
+    """An agent raised, or its answer cannot be used (exit 5)."""
 
     exit_code = 5

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.remote import fetch as fetch_cache
 from l2d.data.cache.remote import push as push_cache
+from l2d.data.cache.signature import sign as sign_cache
+from l2d.data.cache.signature import signer
 from l2d.data.cache.status import column_lines, status_rows
 from l2d.data.results import Shown
 
@@ -77,14 +79,30 @@ def status(cache: CostCache | Path | str) -> Status:
     return Status(found, status_rows(found), column_lines(found))
 
 
-def verify(cache: CostCache | Path | str) -> int:
+def verify(cache: CostCache | Path | str, *, signed: Path | str | None = None) -> int:
     """Read everything back: page checksums, samples, rows, seals. Returns the number of parts.
+
+    Args:
+        signed: a file of allowed signers, one of whom must have signed the cache as it is.
 
     Raises:
         CorruptPart: names the file that is not what was written.
         IncompleteCache: parts are missing.
+        DataError: no allowed signer has signed it.
     """
-    return opened(cache).verify()
+    found = opened(cache)
+    if signed is not None:
+        signer(found, Path(signed))
+    return found.verify()
+
+
+def sign(cache: CostCache | Path | str, key: Path | str) -> Path:
+    """Sign a complete cache with an SSH key. Returns the signature's file, which travels with the cache.
+
+    Raises:
+        UsageError: the key cannot be used.
+    """
+    return sign_cache(opened(cache), Path(key))
 
 
 def audit(cache: CostCache | Path | str, *, groups: Iterable[str] = ()) -> Audit:

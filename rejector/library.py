@@ -24,6 +24,7 @@ from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.policies.choose import Choice, Target
 from l2d.rejector.policies.choose import choose as choose_run
 from l2d.rejector.policies.constraints import make_constraints, parse_capacity
+from l2d.rejector.policies.money import money_budget
 from l2d.rejector.policies.policy import PolicyReport, written_policy
 from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory, folders_of, one_folder
 from l2d.rejector.route import RouteReport
@@ -309,7 +310,7 @@ def route(
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
-    """Allocate inputs that nobody has labelled; see :func:`l2d.rejector.route.route`.
+    """Allocate new inputs; see :func:`l2d.rejector.route.route`.
 
     ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
     """
@@ -350,7 +351,8 @@ def policy(
 
     Args:
         run: a run, or its path.
-        budget: mean price per input, in the recipe's prices.
+        budget: mean price per input: of a run with prices per sample in money, as it is paid; else in the recipe's
+            relative prices.
         gflops: mean GFLOPs per input, of the agent that answers.
         coverage: share that the model keeps.
         capacity: agent -> the most it may get: a float is a share, an int a number of samples; or ``a=0.3,b=40``.
@@ -366,9 +368,12 @@ def policy(
     (folder,) = one_folder(run)
     opened_run = at_setting(load_run(folder), beta, weights)
     limits = parse_capacity(capacity) if isinstance(capacity, str) else capacity
-    constraints = make_constraints(
-        open_cache(opened_run).agents, budget=budget, gflops=gflops, coverage=coverage, capacity=limits
-    )
+    money = None if budget is None else money_budget(opened_run, budget)
+    asked = {"budget": None if money is not None else budget, "gflops": gflops, "coverage": coverage}
+    others = limits or any(limit is not None for limit in asked.values())
+    constraints = []
+    if others or money is None:
+        constraints = make_constraints(open_cache(opened_run).agents, **asked, capacity=limits)
     return written_policy(
         opened_run,
         constraints,
@@ -379,6 +384,7 @@ def policy(
         mode=mode,
         batch_size=batch_size,
         calibration=calibration,
+        money=money,
     )
 
 

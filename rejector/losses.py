@@ -105,7 +105,7 @@ def surrogate(
         nu: see :func:`check_nu`; broadcasts against ``scores``.
         dim: of the agents.
         missing: where an agent is unavailable, bool (..., B, A), or None: nowhere. The loss is that of the others
-            alone: ``tau``, softmax and sum run over who is available, and the gradient is 0 elsewhere.
+            alone: ``tau``, softmax and sum run over the available agents, and the gradient is 0 elsewhere.
 
     Returns:
         Values without the dimension ``dim``, and gradients by score (..., B, A); finite for finite scores.
@@ -159,7 +159,7 @@ def one_vs_all(
     return -value.sum(dim=dim), gradient
 
 
-#: Name of a loss -> function of scores, costs, nu (of the surrogate alone), the agents' dimension, who is unavailable.
+#: Name of a loss -> function of scores, costs, nu (of the surrogate), the agents' dimension, which are unavailable.
 LOSSES: dict[str, Callable[[Tensor, Tensor, Any, int, Tensor | None], tuple[Tensor, Tensor]]] = {
     "surrogate": surrogate,
     "regression": regression,
@@ -205,7 +205,7 @@ def allocate(scores: Tensor, available: Tensor | None = None) -> Tensor:
 
     Args:
         scores: (..., A), not NaN.
-        available: who may be chosen, bool (..., A), at least one; None: everybody.
+        available: which may be chosen, bool (..., A), at least one; None: all.
 
     Returns:
         Agent indices, int64, (...).

@@ -1,4 +1,4 @@
-"""A trained rejector at work: inputs that nobody has labelled, allocated to agents batch by batch."""
+"""A trained rejector at work: new inputs, without labels, allocated to agents batch by batch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ READ_AT_ONCE = 1 << 21  # numbers of a batch that is read: 8 MiB as features, se
 
 @dataclass(frozen=True)
 class RouteReport(Shown):
-    """How many inputs each agent gets, and nobody, as nobody can be asked; in how many seconds; what their ids are.
+    """How many inputs each agent gets, how many none can be asked about; in how many seconds; what their ids are.
 
     ``foreign``: in what the inputs are unlike training's, see :meth:`l2d.rejector.rows.foreign.Foreign.findings`.
     ``setting``: query costs and task weights where they are not the run's, and what the guard says there.
@@ -151,7 +151,7 @@ def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:
             raise UsageError(f"--without {name}: the run has no such agent", hint=f"it has {', '.join(agents)}")
     at_hand = np.array([name not in without for name in agents])
     if not at_hand.any():
-        raise UsageError("--without leaves nobody to ask", hint="leave one agent")
+        raise UsageError("--without leaves no agent to ask", hint="leave one agent")
     return at_hand
 
 

@@ -33,8 +33,8 @@ from l2d.rejector.training.waves import free_memory, waves
 class SweepReport:
     """Folders of all points in grid order, how many of them this call trained, in how long, and on how much.
 
-    ``left_out`` counts samples of all splits that were not learnt from: nobody answers them or, if failures are
-    dropped, somebody failed.
+    ``left_out`` counts samples of all splits that were not learnt from: no agent answers them or, if failures are
+    dropped, an agent failed.
     """
 
     folders: list[Path]

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def choose_threshold(confidence: np.ndarray, costs: np.ndarray) -> tuple[int, float] | None:
-    """Chow's rule on validation: whom to defer to where the model's confidence is below which threshold.
+    """Chow's rule on validation: which expert to defer to where the model's confidence is below which threshold.
 
     Of all experts and thresholds the pair with the lowest mean cost; ties to the lowest index, then to the higher
     threshold. An expert that is unavailable leaves the sample to the model, and the other way round.

@@ -1,4 +1,4 @@
-"""Files of answers that somebody has already given, each cell as it was written."""
+"""Files of recorded answers, each cell as it was written."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ LATER_KEYS = ("features", "partial", "factory", "cla_from", "reg_from")
 class Agent(ABC):
     """A frozen agent. Subclasses are leaves: one kind each.
 
-    A ``partial`` agent answers some samples only: where its answer has a gap (None, NaN) it is unavailable, which is no
-    failure.
+    A ``partial`` agent answers some samples only: where its answer has a gap (None, NaN) it is unavailable, which
+    is not a failure.
 
     Args:
         config: the agent's recipe entry.

@@ -1,4 +1,4 @@
-"""One ``[[agents]]`` entry with ``each``: an agent of every annotator of a file, so that nobody lists them."""
+"""One ``[[agents]]`` entry with ``each``: an agent of every annotator of a file, without a list of them."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from l2d.data.samples.dataset import Batch, Dataset
 
 
 class AverageConfig(AgentConfig):
-    """``kind = "average"``: mean probabilities and mean values of the agents named in ``of``, who come earlier.
+    """``kind = "average"``: mean probabilities and mean values of the agents named in ``of``, which come earlier.
 
     Partial agents count where they have an answer; where none of them has, the average has none either.
     """

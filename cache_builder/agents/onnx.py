@@ -1,4 +1,4 @@
-"""Classifiers and regressors as ONNX files, run by onnxruntime: scikit-learn's by skl2onnx, torch's, anybody's."""
+"""Classifiers and regressors as ONNX files, run by onnxruntime: scikit-learn's by skl2onnx, torch's, any other's."""
 
 from __future__ import annotations
 

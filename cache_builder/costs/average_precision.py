@@ -57,7 +57,7 @@ class ImageAP:
 
 @dataclass(frozen=True, kw_only=True)
 class BoxMatches:
-    """Who matched whom, at one threshold.
+    """Which detection matched which object, at one threshold.
 
     Attributes:
         detection: int64 (ground-truth boxes,): row of the detection, of a crowd's the best-scored one; -1: missed.
@@ -210,7 +210,7 @@ def _weights(protocol: Protocol, size: int) -> np.ndarray:
 
 
 def _absent_claimed(groups: Groups, match: Match, detections: Boxes, confident: float) -> np.ndarray:
-    """Classes without countable ground truth that are claimed all the same: int64 (n, T)."""
+    """Classes without countable ground truth that are claimed nevertheless: int64 (n, T)."""
     claimed = np.zeros(groups.num_images * groups.num_labels, bool)
     claimed[groups.alone_key[detections.score[groups.alone] >= confident]] = True
     counts = claimed.reshape(groups.num_images, groups.num_labels).sum(axis=1)

@@ -195,7 +195,7 @@ class Match:
 
 
 def match_groups(groups: Groups, targets: Boxes, detections: Boxes, limits: np.ndarray, rule: Rule) -> Match:
-    """Who takes whom at each of the limits (T,), see the top of this file."""
+    """Which detection takes which object at each of the limits (T,), see the top of this file."""
     coco = rule == "coco"
     ignore, crowd = targets.ignore[groups.target], targets.crowd[groups.target]
     detection, target, iou = _candidates(groups, targets, detections, limits.min(), crowd if coco else None)

@@ -71,7 +71,7 @@ class _OfConfidentBoxes(Strict):
 
 
 class ObjectClassCost(_OfConfidentBoxes):
-    """``[costs.cla]`` of detections, in [0, 1]: the share of objects that nobody found or whose class is wrong.
+    """``[costs.cla]`` of detections, in [0, 1]: the share of objects that are missed or whose class is wrong.
 
     Objects are the countable ground-truth boxes. Detections with a score of at least ``confident`` are matched to them
     as COCO does, but whatever their classes, at IoU ``iou``. An image without objects costs 1 if it has a confident
@@ -97,10 +97,10 @@ class ObjectBoxCost(_OfConfidentBoxes):
 
     Objects and their detections are those of :class:`ObjectClassCost`, whatever their classes.
 
-    * ``object_iou``: one minus the IoU, in [0, 1]; 1 for an object that nobody found.
+    * ``object_iou``: one minus the IoU, in [0, 1]; 1 for a missed object.
     * ``object_smooth_l1``: smooth L1 (of ``beta``) of each of the four sides' distances, those of left and right in
       widths of the object, those of top and bottom in heights; summed, and at most ``clamp``, which is also the cost
-      of an object that nobody found. With the default ``beta`` it turns linear at a tenth of the object's size.
+      of a missed object. With the default ``beta`` it turns linear at a tenth of the object's size.
 
     An image without objects costs 0.
     """

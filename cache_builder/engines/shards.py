@@ -1,6 +1,6 @@
 """A share of a build: `--shard 2/8` does every eighth chunk, from the second on.
 
-Shards meet only in the cache's folder, where a part is committed once, by whoever is first. So they may run on any
+Shards meet only in the cache's folder, where a part is committed once, by the first that has it. So they may run on any
 machines that share the folder, at any time, twice, or overlap with others: at worst an agent is asked something again.
 """
 

@@ -126,7 +126,7 @@ def known_afterwards(table: pl.DataFrame, agents: list[str], taken: set[str | No
 
 
 def made_of_classes(table: pl.DataFrame, target: str | None, taken: set[str | None]) -> list[str]:
-    """Columns of exactly the target's values, three or more: an answer of somebody, or the truth once more."""
+    """Columns of exactly the target's values, three or more: an answer, or the truth once more."""
     if target is None:
         return []
     classes = set(as_text(table[target]).drop_nulls().unique().to_list())

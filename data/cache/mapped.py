@@ -335,5 +335,5 @@ def _varint(content: memoryview, at: int) -> tuple[int, int]:
 
 def _concatenated(pages: list[np.ndarray]) -> np.ndarray:
     values = np.concatenate(pages)
-    values.flags.writeable = False  # as views are, so that nobody comes to rely on writing
+    values.flags.writeable = False  # as views are, so that no caller relies on writing
     return values

@@ -17,6 +17,8 @@ from l2d.data.cache.records import AgentRecord, CacheRecord, checked, checked_se
 from l2d.data.errors import CorruptPart, FingerprintMismatch, IncompleteCache
 
 MOST_RECORD = 256 << 20  # bytes of a JSON file: vocabularies lie in cache.json, and a seal has 250 bytes for each part
+SIGNATURE = "signature.sshsig"  # which a cache may have, see data/cache/signature.py
+MOST_SIGNATURE = 64 << 10
 _HERE = Path()
 
 
@@ -43,7 +45,7 @@ class Pieces:
     Attributes:
         record: ``cache.json``.
         parts: parts, what agents froze, and what text features were fitted to.
-        records: seals, ``agent.json`` of each agent, ``cache.json``.
+        records: seals, ``agent.json`` of each agent, a signature if there is one, ``cache.json``.
     """
 
     record: CacheRecord
@@ -110,4 +112,10 @@ def read_pieces(read: Callable[[str, int], bytes | None], where: str) -> Pieces:
         add_sealed(schema.costs_part(_HERE, name, 0, record.cost_digest))
         if "frozen" in agent.fingerprint:
             parts.append(Piece(schema.frozen_file(_HERE, name).as_posix(), None, agent.fingerprint["frozen"]))
-    return Pieces(record, parts, [*seals, *agents, cache_piece])
+    signed = read(SIGNATURE, MOST_SIGNATURE)
+    signature = [] if signed is None else [Piece(SIGNATURE, len(signed), _sha256(signed), signed)]
+    return Pieces(record, parts, [*seals, *agents, *signature, cache_piece])
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

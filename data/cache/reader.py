@@ -37,7 +37,7 @@ class CostCache:
         self.record = read_cache_record(self.path)
         self._seals: dict[Path, dict[str, dict] | None] = {}
         self.all_agents: list[AgentRecord] = []
-        self._unrecorded: list[Path] = []  # agents the recipe has and nobody has begun to ask
+        self._unrecorded: list[Path] = []  # agents of the recipe that no build has begun to ask
         for position, name in enumerate(self.record.agents):
             file = schema.agent_file(self.path, name)
             if not file.is_file():
@@ -51,7 +51,7 @@ class CostCache:
             self.all_agents.append(record)
 
     def only(self, names: list[str]) -> CostCache:
-        """This cache with these agents alone, in this order, and the references that ask nobody else.
+        """This cache with these agents alone, in this order, and the references that ask no other agent.
 
         Raises:
             UsageError: one of them is not in the cache.

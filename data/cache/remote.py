@@ -15,7 +15,7 @@ from pathlib import Path
 
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import sha256_of
-from l2d.data.cache.pieces import MOST_RECORD, Piece, Pieces, read_pieces
+from l2d.data.cache.pieces import MOST_RECORD, SIGNATURE, Piece, Pieces, read_pieces
 from l2d.data.cache.places import Folder, Place, open_place
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, L2DError, UsageError
@@ -208,4 +208,4 @@ def _refuse_other_folder(theirs: Pieces, out: Path) -> None:
         raise DataError("this folder holds another cache", where=out, hint="give another --out")
 
 
-_TOP = {RECORD, "samples", "samples.seal.json", "agents"}
+_TOP = {RECORD, "samples", "samples.seal.json", "agents", SIGNATURE}

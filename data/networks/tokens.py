@@ -3,7 +3,7 @@
 Each field of lists has an encoder of its own (Vaswani et al. 2017, with normalisation before each part as Xiong et al.
 2020 have it), read out at a class token; what the fields' encoders say is put side by side and goes through a small
 head. Lists are taken as sets: nothing tells a network in which order their codes come. Padding is masked: neither how
-wide rows are padded nor what other rows there are changes an output, but for the last bits.
+wide rows are padded nor what other rows there are changes an output, except for the last bits.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Boxes:
         xyxy: float64 (m, 4): x1, y1, x2, y2 in pixels.
         label: int32 (m,): index into the dataset's classes.
         score: float64 (m,): confidence; 1 for ground truth.
-        ignore: bool (m,): neither has to be found nor counts against who finds it (VOC's ``difficult``, COCO's crowds).
+        ignore: bool (m,): need not be found, and finding it is not an error (VOC's ``difficult``, COCO's crowds).
         crowd: bool (m,): COCO's ``iscrowd``: stands for many objects, so many detections may match it. Implies ignore.
         size: float64 (m, 2): width and height as they were given, the corners' differences where none were.
     """

@@ -53,7 +53,7 @@ def _are_whole(numbers: pl.Series) -> bool:
 
 
 def why_not(column: pl.Series) -> str | None:
-    """Why a column should not be a feature that nobody has asked for; None where it may be one."""
+    """Why a column should not be a feature unless it is asked for; None where it may be one."""
     kind = column.dtype
     if isinstance(kind, pl.List | pl.Array):
         if not kind.inner.is_numeric():

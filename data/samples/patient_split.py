@@ -1,4 +1,4 @@
-"""Train, validation and test by patient: nobody is in two of them."""
+"""Train, validation and test by patient: each patient is in one of them."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ def _read(request: _Request) -> tuple[pl.DataFrame, Reading]:
 
 
 def read_text(path: Path) -> tuple[pl.DataFrame, Header]:
-    """A whole text file with every cell as text, trimmed; empty cells are null. For who brings types of its own.
+    """A whole text file, every cell as trimmed text; empty cells are null. For callers that bring types of their own.
 
     Raises:
         DataError: as :func:`read_table`.

@@ -96,7 +96,9 @@ def route(
 
 def policy(
     run: RunArgument,
-    budget: Annotated[float | None, typer.Option(help="Mean price per input, in the recipe's prices.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Mean price per input: in money if the run pays it, else in `price`.")
+    ] = None,
     gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
     coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
     capacity: Annotated[

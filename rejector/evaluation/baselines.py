@@ -112,10 +112,10 @@ def ranking(costs: Tensor) -> Tensor:
 
 
 def fallback(costs: Tensor, order: Tensor) -> Tensor:
-    """The first agent in this order that is available, int64 (n,): who answers where a constant agent does not.
+    """The first agent in this order that is available, int64 (n,): the stand-in where a constant agent has no answer.
 
     Args:
-        costs: (n, agents), on each sample somebody's is finite.
+        costs: (n, agents), on each sample at least one is finite.
         order: of :func:`ranking`, on validation.
     """
     if bool(costs[:, order[0]].isfinite().all()):
@@ -161,7 +161,7 @@ def averaged_answers(table: CostTable, names: list[str], tasks: list[str]) -> di
 
     Returns:
         Prediction column -> averages (n,) or (n, classes); ``pred_cla`` is the most probable class, ties to the lowest.
-        None where answers are boxes, an agent has no answer to a task, or nobody answers a sample.
+        None where answers are boxes, an agent has no answer to a task, or no agent answers a sample.
     """
     if not set(tasks) <= {"cla", "reg"}:
         return None

@@ -28,7 +28,7 @@ class OperatingPoint:
         std: of the quality over seeds; 0 for one seed.
         seeds: how many.
         setting: what else tells settings apart (``lambda``, ``nu``), for labels.
-        interval: 95 % interval of the quality over samples, low and high; None for a metric that is no mean of samples.
+        interval: 95 % interval of the quality over samples, low and high; None if it is not a mean of samples.
     """
 
     name: str
@@ -161,7 +161,7 @@ def mean_price(allocation: np.ndarray, prices: np.ndarray) -> float:
 def _constants(
     evaluation: Evaluation, metric: str, prices: np.ndarray
 ) -> list[tuple[OperatingPoint, np.ndarray | None]]:
-    """Each agent and reference that has the metric, as a constant policy: what it costs includes who stands in for it.
+    """Each agent and reference that has the metric, as a constant policy: what it costs includes its stand-in.
 
     A metric is of its own answers, as in ``agents`` of the results.
     """
@@ -201,7 +201,7 @@ def _quality(
 
 
 def _by_sample(evaluation: Evaluation, allocation: np.ndarray, losses: np.ndarray, metric: str) -> np.ndarray | None:
-    """Metric of each sample (n,), None where it is no mean over samples."""
+    """Metric of each sample (n,), None where it is not a mean over samples."""
     if metric == "task_loss":
         return _task_losses(evaluation, allocation, losses)
     return evaluation.measured.sample_metrics(allocation, evaluation.measured.names).get(metric)

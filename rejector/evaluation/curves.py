@@ -139,7 +139,7 @@ def risk_coverage(confidence: np.ndarray, losses: np.ndarray) -> RiskCoverage:
         A curve of n points.
 
     Raises:
-        ValueError: no samples, a confidence that is no number or a loss that is not finite.
+        ValueError: no samples, a confidence that is not a number or a loss that is not finite.
     """
     confidence, losses = np.asarray(confidence, dtype=np.float64), np.asarray(losses, dtype=np.float64)
     if not len(losses) or np.isnan(confidence).any() or not np.isfinite(losses).all():
@@ -167,7 +167,7 @@ def deferral_curve(margin: np.ndarray, kept: np.ndarray, deferred: np.ndarray) -
         From coverage 0 to 1, in steps of ``1/n``; ``excess_aurc`` is over the order of ``deferred - kept``.
 
     Raises:
-        ValueError: no samples, a margin that is no number, or no coverage at which everybody has an answer.
+        ValueError: no samples, a margin that is not a number, or no coverage at which every agent has an answer.
     """
     margin, kept, deferred = (np.asarray(values, dtype=np.float64) for values in (margin, kept, deferred))
     if not len(margin) or np.isnan(margin).any():
@@ -216,7 +216,7 @@ def system_curve(evaluation: Evaluation) -> RiskCoverage:
     At the rejector's own coverage it is the evaluation's deferral loss, unless margins are tied there.
 
     Raises:
-        ValueError: a sample nobody has an answer for.
+        ValueError: a sample that no agent answers.
     """
     return deferral_curve(evaluation.margin, evaluation.kept, evaluation.deferred)
 

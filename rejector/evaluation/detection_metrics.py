@@ -18,7 +18,7 @@ def mixed_detections(answers: Sequence[Boxes], chosen: np.ndarray) -> Boxes:
 
     Args:
         answers: of each agent, on the same n images.
-        chosen: position in ``answers`` of who answers each image, (n,).
+        chosen: position in ``answers`` of the agent that answers each image, (n,).
 
     Returns:
         n images.

@@ -1,4 +1,4 @@
-"""What one split of a cache says of whoever answers, whatever the run: metrics, confidences, groups, baselines."""
+"""What one split of a cache says of every agent, whatever the run: metrics, confidences, groups, baselines."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ def task_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], 
 
     Args:
         table: with targets and predictions.
-        chosen: position in ``names`` of who answers each sample, (n,); None: the only one of them.
+        chosen: position in ``names`` of the agent that answers each sample, (n,); None: the only one of them.
         names: agents or references.
         costs: the cache's cost table: ``smooth_l1`` is the cached cost where that is the regression cost.
 

@@ -31,7 +31,7 @@ class Fitted:
 def fit(
     train: Samples, validation: Samples, outputs: int, loss: Loss, risk: Risk, config: TrainConfig, seed: int, who: str
 ) -> Fitted:
-    """Fit a network of ``config`` from ``train.x`` to so many outputs.
+    """Fit a network of ``config`` from ``train.x`` to this number of outputs.
 
     Initial parameters and the order of rows come from ``seed`` alone. Adam with decoupled weight decay, the schedule
     and patience are those of ``l2d train``.

@@ -57,6 +57,10 @@ def assign(costs: np.ndarray, constraints: list[Constraint], *, where: str = "th
     """
     columns = _columns(costs, where)
     samples = columns.shape[1]
+    if not constraints:
+        allocation, cheapest_costs = cheapest(columns, np.zeros(len(columns)))
+        value = float(cheapest_costs.mean())
+        return Assignment(allocation, value, value, np.zeros(0))
     check_feasible(np.isfinite(columns).T, constraints, where)
     use = np.array([constraint.use for constraint in constraints])
     limits = np.array([constraint.total(samples) for constraint in constraints]) / samples

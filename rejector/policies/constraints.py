@@ -25,7 +25,7 @@ ROUNDING = 1e-12  # of the range of costs, per sample: how far a bound of HiGHS 
 
 @dataclass(frozen=True)
 class Constraint:
-    """``sum_i use[a_i] <= limit`` over the samples of a batch, or ``==`` where ``exact``; ``a_i`` is who gets sample i.
+    """``sum_i use[a_i] <= limit`` over the samples of a batch, or ``==`` where ``exact``; agent ``a_i`` gets sample i.
 
     Attributes:
         name: as users read it, such as ``budget``.
@@ -66,6 +66,11 @@ class Constraint:
 
     def __str__(self) -> str:
         return f"{self.name} {self.asked}"
+
+
+def use_of(constraints: list[Constraint], agents: int) -> np.ndarray:
+    """What an answer of each agent takes of each constraint, (constraints, agents)."""
+    return np.array([constraint.use for constraint in constraints], np.float64).reshape(len(constraints), agents)
 
 
 def make_constraints(
@@ -204,7 +209,7 @@ def integer_program(
     cheapest = costs.min(axis=1, keepdims=True)  # what a sample costs at least; HiGHS minimises what comes on top
     excess = (costs - cheapest)[group, agent]
     spread = float(excess.max(initial=0.0)) or 1.0
-    if not len(group):  # nobody is left to allocate
+    if not len(group):  # no sample is left to allocate
         held = all(c.holds(float(already @ np.array(c.use)), samples) for c in constraints)
         return (np.zeros(costs.shape), 0.0, 0.0) if held else None
     size, columns = len(group), np.arange(len(group))

@@ -20,8 +20,9 @@ from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import UsageError, nearest
 from l2d.data.results import Shown
 from l2d.rejector.policies.assignment import Assignment, assign, assign_in_batches
-from l2d.rejector.policies.constraints import Constraint
+from l2d.rejector.policies.constraints import Constraint, use_of
 from l2d.rejector.policies.cost_prediction import KINDS, CostPredictor, choose_predictor
+from l2d.rejector.policies.money import MoneyBudget, Prices, price_of_money, prices_of_split
 from l2d.rejector.policies.price_rule import Policy
 from l2d.rejector.policies.scored import ScoredSplit, read_scored, score_meaning
 from l2d.rejector.runs.run import WEIGHTS_FILE, Run
@@ -70,10 +71,13 @@ def run_policy(
     mode: str = "prices",
     batch_size: int | None = None,
     calibration: str = "auto",
+    money: MoneyBudget | None = None,
 ) -> PolicyReport:
     """Put a run under constraints, and evaluate it.
 
     Args:
+        money: a budget in what answers are paid, of a run that predicts prices. Its predicted costs are taken as they
+            are, and its price is found on validation in every mode, since what is paid is known only afterwards.
         split: to allocate; predicted costs are fitted on ``validation``, and prices in mode ``prices``.
         mode: out of :data:`MODES`.
         batch_size: samples that are allocated together and that capacities are of; None: the split.
@@ -90,16 +94,31 @@ def run_policy(
     target = validation if split == "validation" else read_scored(run, split)
     loss, nu = score_meaning(run)
     predictor, errors = choose_predictor(validation.scores, validation.costs, loss, nu)
-    if calibration != "auto":
-        predictor = CostPredictor.fit(calibration, validation.scores, validation.costs, loss, nu)
+    if money is not None and calibration not in ("auto", "implied"):
+        raise UsageError(f"--calibration {calibration} with a budget in money", hint="leave it out")
+    if calibration != "auto" or money is not None:
+        kind = "implied" if money is not None else calibration
+        predictor = CostPredictor.fit(kind, validation.scores, validation.costs, loss, nu)
     predicted = {s.name: predictor.predict(s.scores, s.available) for s in (validation, target)}
     sizes = {s.name: min(batch_size or len(s), len(s)) for s in (validation, target)}
+    paid, worth = {}, 0.0
+    if money is not None:
+        paid = {s.name: prices_of_split(run, s) for s in (validation, target)}
+        others = [_as_share(constraint, sizes["validation"]) for constraint in constraints]
+
+        def allocate(costs: np.ndarray) -> np.ndarray:
+            return assign(costs, others, where="the validation split").allocation
+
+        worth = price_of_money(
+            predicted["validation"], paid["validation"], money, allocate, where="the validation split"
+        )
+        predicted = {name: costs + worth * paid[name].predicted for name, costs in predicted.items()}
 
     policy, on_validation = None, None
     if mode == "prices":
         share = [_as_share(constraint, sizes[split]) for constraint in constraints]
         on_validation = assign(predicted["validation"], share, where="the validation split")
-        policy = _policy(run, predictor, predicted["validation"], on_validation, share)
+        policy = _policy(run, predictor, predicted["validation"], on_validation, share, worth=worth)
         allocations = {name: policy.of_costs(costs) for name, costs in predicted.items()}
         solved, prices = on_validation, on_validation.prices
     else:
@@ -109,7 +128,13 @@ def run_policy(
         }
         allocations = {name: part.allocation for name, part in parts.items()}
         solved, prices = parts[split], parts[split].prices
-    best = _best_possible(target, constraints, sizes[split])
+    optimality = _optimality(solved, "validation" if mode == "prices" else split)
+    if money is not None:
+        optimality = _without_money(optimality, solved, paid, worth, money)
+    if money is None:
+        best = _best_possible(target.costs, target.name, constraints, sizes[split])
+    else:
+        best = _best_possible_for_money(target, paid[split], constraints, sizes[split], money)
     result = {
         "run_id": run.point.run_id,
         "split": split,
@@ -117,25 +142,30 @@ def run_policy(
         "mode": mode,
         "batch_size": sizes[split],
         "constraints": [
-            {
-                "name": constraint.name,
-                "asked": constraint.asked,
-                "limit": constraint.mean(sizes[split]),
-                "validation": constraint.used(allocations["validation"]) / len(validation),
-                split: constraint.used(allocations[split]) / len(target),
-                "standard_error": float(np.std(np.array(constraint.use)[allocations[split]]) / len(target) ** 0.5),
-                "held": _held(constraint, allocations[split], sizes[split]),
-                "dual_price": None if prices is None else float(prices[k]),
-            }
-            for k, constraint in enumerate(constraints)
+            *([] if money is None else [_money_row(money, worth, paid, allocations, split)]),
+            *(
+                {
+                    "name": constraint.name,
+                    "asked": constraint.asked,
+                    "limit": constraint.mean(sizes[split]),
+                    "validation": constraint.used(allocations["validation"]) / len(validation),
+                    split: constraint.used(allocations[split]) / len(target),
+                    "standard_error": float(np.std(np.array(constraint.use)[allocations[split]]) / len(target) ** 0.5),
+                    "held": _held(constraint, allocations[split], sizes[split]),
+                    "dual_price": None if prices is None else float(prices[k]),
+                }
+                for k, constraint in enumerate(constraints)
+            ),
         ],
         "predicted_costs": {"kind": predictor.kind, "held_out_error": errors},
-        "optimality": _optimality(solved, "validation" if mode == "prices" else split),
-        "policy": _outcome(run, target, allocations[split], constraints),
-        "policy_on_validation": _outcome(run, validation, allocations["validation"], constraints),
-        "rejector": _outcome(run, target, target.chosen, constraints),
+        "optimality": optimality,
+        "policy": _outcome(run, target, allocations[split], constraints, paid.get(split)),
+        "policy_on_validation": _outcome(
+            run, validation, allocations["validation"], constraints, paid.get("validation")
+        ),
+        "rejector": _outcome(run, target, target.chosen, constraints, paid.get(split)),
         "random_same_shares_loss": random_same_shares(allocations[split], target.costs),
-        "best_possible": None if best is None else _outcome(run, target, best, constraints),
+        "best_possible": None if best is None else _outcome(run, target, best, constraints, paid.get(split)),
     }
     return PolicyReport(result, target, predicted[split], allocations[split], policy)
 
@@ -174,7 +204,7 @@ def written_policy(
 
 
 def report_tables(result: dict[str, Any]) -> tuple[list[dict], list[dict]]:
-    """A report as two tables: constraints; and who gives which deferral loss at which shares."""
+    """A report as two tables: constraints; and the deferral loss of each way to allocate, with its shares."""
     split = result["split"]
     limits = []
     for row in result["constraints"]:
@@ -252,20 +282,30 @@ def random_same_shares(allocation: np.ndarray, costs: np.ndarray) -> float:
 
 
 def _policy(
-    run: Run, predictor: CostPredictor, predicted: np.ndarray, solved: Assignment, constraints: list[Constraint]
+    run: Run,
+    predictor: CostPredictor,
+    predicted: np.ndarray,
+    solved: Assignment,
+    constraints: list[Constraint],
+    *,
+    worth: float = 0.0,
 ) -> Policy:
-    """The rule at the prices, which are raised by a hair where the inputs they leave undecided break a limit."""
-    use = np.array([constraint.use for constraint in constraints])
+    """The rule at the prices, which are raised by a hair where the inputs they leave undecided break a limit.
+
+    ``worth``: units of loss for a unit of money that a budget adds; it is part of ``predicted``.
+    """
+    use = use_of(constraints, len(run.agents))
+    paid = run.point.paid if run.point.paid is None else run.point.paid + worth
     exact = np.array([constraint.exact for constraint in constraints])
     where = (run.point.run_id, sha256_of(run.path / WEIGHTS_FILE), list(run.point.query_costs))
     made_for = (*where, dict(run.point.weights.by_task), run.agents, predictor)
     for nudge in NUDGES:
         prices = solved.prices * np.where(exact, 1.0, 1.0 + nudge)
-        policy = Policy(*made_for, prices @ use, run.point.paid)
+        policy = Policy(*made_for, prices @ use, paid)
         allocation = policy.of_costs(predicted)
         if all(c.exact or c.holds(c.used(allocation), len(predicted)) for c in constraints):
             return policy
-    return Policy(*made_for, solved.prices @ use, run.point.paid)
+    return Policy(*made_for, solved.prices @ use, paid)
 
 
 def _as_share(constraint: Constraint, batch: int) -> Constraint:
@@ -280,22 +320,71 @@ def _held(constraint: Constraint, allocation: np.ndarray, batch: int) -> bool:
     return all(constraint.holds(constraint.used(part), len(part)) for part in batches)
 
 
-def _outcome(run: Run, split: ScoredSplit, allocation: np.ndarray, constraints: list[Constraint]) -> dict[str, Any]:
+def _outcome(
+    run: Run, split: ScoredSplit, allocation: np.ndarray, constraints: list[Constraint], prices: Prices | None = None
+) -> dict[str, Any]:
     shares = np.bincount(allocation, minlength=len(run.agents)) / len(split)
+    used = {constraint.name: constraint.used(allocation) / len(split) for constraint in constraints}
+    if prices is not None:
+        used = {"budget": float(prices.spent(allocation).mean()), **used}
     return {
         "num_samples": len(split),
         "deferral_loss": split.loss(allocation),
         "allocation": dict(zip(run.agents, shares.tolist(), strict=True)),
-        "used": {constraint.name: constraint.used(allocation) / len(split) for constraint in constraints},
+        "used": used,
     }
 
 
-def _best_possible(split: ScoredSplit, constraints: list[Constraint], batch: int) -> np.ndarray | None:
+def _best_possible(costs: np.ndarray, split: str, constraints: list[Constraint], batch: int) -> np.ndarray | None:
     """The oracle under the same constraints; None where this split cannot meet them, as prices may not notice."""
     try:
-        return assign_in_batches(split.costs, constraints, batch, where=f"the {split.name} split").allocation
+        return assign_in_batches(costs, constraints, batch, where=f"the {split} split").allocation
     except UsageError:
         return None
+
+
+def _best_possible_for_money(
+    split: ScoredSplit, prices: Prices, constraints: list[Constraint], batch: int, money: MoneyBudget
+) -> np.ndarray | None:
+    """The same with a budget in money, costs and prices known."""
+    known = Prices(np.where(np.isfinite(prices.paid), prices.paid, 0.0), prices.paid)
+    others = [_as_share(constraint, batch) for constraint in constraints]
+    where = f"the {split.name} split"
+    try:
+        worth = price_of_money(
+            split.costs, known, money, lambda costs: assign(costs, others, where=where).allocation, where=where
+        )
+    except UsageError:
+        return None
+    return _best_possible(split.costs + worth * known.predicted, split.name, constraints, batch)
+
+
+def _money_row(
+    money: MoneyBudget, worth: float, prices: dict[str, Prices], allocations: dict[str, np.ndarray], split: str
+) -> dict[str, Any]:
+    """What became of a budget in money; its dual price is in units of loss for a unit of money."""
+    spent = {name: each.spent(allocations[name]) for name, each in prices.items()}
+    return {
+        "name": "budget",
+        "asked": money.asked,
+        "limit": money.limit,
+        "validation": float(spent["validation"].mean()),
+        split: float(spent[split].mean()),
+        "standard_error": float(spent[split].std() / len(spent[split]) ** 0.5),
+        "held": money.holds(float(spent[split].mean())),
+        "dual_price": worth,
+    }
+
+
+def _without_money(
+    found: dict[str, Any], solved: Assignment, prices: dict[str, Prices], worth: float, money: MoneyBudget
+) -> dict[str, Any]:
+    """The bound for a budget in predicted prices: by weak duality no allocation within it is cheaper than that."""
+    predicted = prices[found["of"].rpartition(" ")[2]].predicted
+    spent = float(predicted[np.arange(len(predicted)), solved.allocation].mean())
+    value, bound = solved.value - worth * spent, solved.bound - worth * money.limit
+    gap = max(0.0, value - bound)
+    return found | {"value": value, "bound": bound, "gap": gap, "relative_gap": gap / abs(value) if value else 0.0}
 
 
 def _optimality(solved: Assignment, split: str) -> dict[str, Any]:

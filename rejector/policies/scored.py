@@ -25,7 +25,7 @@ class ScoredSplit:
     Attributes:
         scores: (n, agents).
         costs: total costs (``lambda`` and ``beta`` applied), (n, agents), infinite where an agent is unavailable.
-        chosen: whom the rejector alone allocates to, (n,).
+        chosen: the agents that the rejector alone allocates to, (n,).
     """
 
     name: str

@@ -22,7 +22,7 @@ class Decisions:
         agents: names, A of them.
         chosen: index of the agent, int64 (seeds, n).
         costs: total cost of each agent on each sample, float64 (n, A); infinite where an agent has no answer.
-        losses: cost of whom each sample was sent to, the mean of the seeds, float64 (n,).
+        losses: cost of the agent each sample was sent to, the mean of the seeds, float64 (n,).
         best_constant: the best constant agent, by validation.
         constant_losses: its losses, float64 (n,).
         groups: of samples that belong together, int64 (n,), for intervals; None where each stands alone.

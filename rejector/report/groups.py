@@ -1,4 +1,4 @@
-"""Where each agent wins: samples in bins by a column or an SQL expression, who gets them, and what that saves.
+"""Where each agent wins: samples in bins by a column or an SQL expression, which agent gets them, and what that saves.
 
 Bins are there to be looked at: a numeric column with more than a handful of values is cut at its quantiles, a text
 column keeps its most frequent values.
@@ -136,7 +136,7 @@ def _bins(title: str, labels: list[str], index: np.ndarray) -> Bins:
 
 
 def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list[Bins]:
-    """Bins by the columns that tell most about who is cheap.
+    """Bins by the columns that tell most about which agent is cheap.
 
     A column is worth what sending each of its bins to its best agent saves against the best constant agent, in
     hindsight; see :func:`ranked_cost` for samples that the best agent does not answer. Targets do not count, nor single

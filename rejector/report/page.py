@@ -59,7 +59,7 @@ def figures_of(layout: Layout, by: list[str] | None = None) -> list[Figure]:
 
     Args:
         by: columns or SQL expressions to look at the samples by. If None, the cluster if there is one, and what tells
-            most about who is cheap.
+            most about which agent is cheap.
 
     Raises:
         UsageError: an expression is wrong.

@@ -112,7 +112,7 @@ def pixels_of(files: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Encoded images of one size as numbers in [0, 1], float32 (n, 3 * side * side).
 
     Raises:
-        DataError: one of them is no image.
+        DataError: one of them is not an image.
     """
     return decode_thumbnails(files.to_pylist()).reshape(len(files), -1).astype(np.float32) / 255
 
@@ -172,7 +172,7 @@ def check_finite(
 
 
 class Missing:
-    """How answers that are not there are treated: who is unavailable then, and which rows are left out.
+    """How answers that are not there are treated: which agents are unavailable then, and which rows are left out.
 
     Args:
         agents: those that may be allocated to, then the references.
@@ -197,7 +197,7 @@ class Missing:
         return missing & ~self._is_masked
 
     def kept(self, missing: np.ndarray, unpriced: np.ndarray | bool = False) -> np.ndarray:
-        """Rows that can be learnt from, bool (n,): somebody is available and, with ``drop``, nobody failed.
+        """Rows that can be learnt from, bool (n,): an agent is available and, with ``drop``, none failed.
 
         Args:
             unpriced: where an agent cannot be asked, since what its answer was paid is not known, bool (n, agents).
@@ -246,7 +246,7 @@ class Tally:
         self.kept += rows
 
     def check(self, cache: CostCache, split: str, agents: list[AgentRecord], failures: str) -> None:
-        """Refuse a split that has no rows, or failures that nobody has said how to treat.
+        """Refuse a split that has no rows, or failures without a rule for them.
 
         Raises:
             DataError: that.

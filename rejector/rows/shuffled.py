@@ -116,7 +116,7 @@ class Shuffled:
                 yield step, window.take(rows)
 
     def windows(self, epoch: int, start_step: int = 0) -> Iterator[Window]:
-        """The same for who gathers batches itself, on several threads say. A window is valid until the next one."""
+        """The same for callers that gather batches themselves, on threads say. A window is valid until the next one."""
         skip = start_step * self.batch_size
         if self.window_rows is None:
             if self._held is None:

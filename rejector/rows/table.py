@@ -73,7 +73,7 @@ def load_tables(
         failures: what to do about recorded failures: ``refuse``; ``drop`` the samples on which an agent failed;
             charge a failure the ``worst`` cost of its task that any agent has on the training split; or ``mask``: the
             agent is unavailable on that sample. Agents that answer only some samples are masked in any case, and a
-            sample on which nobody is available is left out.
+            sample on which no agent is available is left out.
 
     Raises:
         IncompleteCache: parts are missing.

@@ -1,4 +1,4 @@
-"""Inputs that nobody has labelled, batch by batch: rows of a Parquet or CSV file, or the samples of a cost cache."""
+"""New inputs, without labels, batch by batch: rows of a Parquet or CSV file, or the samples of a cost cache."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from l2d.data.samples.token_columns import TokenEncoder
 from l2d.rejector.rows.input import RejectorInput, pixels_of
 from l2d.rejector.settings import INPUT_HINT
 
-#: Sample ids (strings), features float32 (batch, width), and who can be asked, bool (batch, agents), None: everybody.
+#: Sample ids (strings), features float32 (batch, width), which agents can be asked, bool (batch, agents), None: all.
 Batches = Iterator[tuple[pa.Array, np.ndarray, np.ndarray | None]]
 
 
@@ -110,7 +110,7 @@ class Inputs:
     Attributes:
         ids: what the sample ids are, for people.
         samples: how many there are, or None where the whole file would have to be read to know.
-        batches: sample ids, features, and who can be asked, as far as a cache has that on record.
+        batches: sample ids, features, and which agents can be asked, as far as a cache has that on record.
     """
 
     ids: str

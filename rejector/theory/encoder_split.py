@@ -222,7 +222,7 @@ _Answers = dict[str, tuple[np.ndarray | None, np.ndarray | None]]
 
 
 class _Judge:
-    """What answers cost, and who is best on validation."""
+    """What answers cost, and which is best on validation."""
 
     def __init__(self, cache: CostCache, tables: dict[str, CostTable], split: str, point: GridPoint):
         self.record, self.tables, self.point, self.split = cache.record, tables, point, split

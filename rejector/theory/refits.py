@@ -96,7 +96,7 @@ def fitted_longer(rejector: TrainedNetwork, features: Tensor, costs: Tensor, *, 
 def with_weight_decay(
     rejector: TrainedNetwork, train: CostTable, validation: CostTable, tasks: list[str], *, device: str = "cpu"
 ) -> dict[str, TrainedNetwork]:
-    """Rejectors of the same settings but for other weight decays: ``weight decay D`` -> rejector."""
+    """Rejectors of the same settings with other weight decays: ``weight decay D`` -> rejector."""
     found = {}
     for decay in DECAYS:
         if decay != rejector.config.weight_decay:

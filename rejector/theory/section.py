@@ -127,7 +127,7 @@ def notes_of(subject: Subject) -> list[str]:
             "available ones there."
         )
     if subject.left_out:
-        notes.append(f"{subject.left_out} samples on which nobody is available are left out.")
+        notes.append(f"{subject.left_out} samples on which no agent is available are left out.")
     if subject.run.rejector.config.recentre:
         notes.append("The surrogate's part is about recentred costs (each sample's cheapest subtracted), as trained.")
     if subject.single_task:

@@ -1,7 +1,7 @@
 """Several processes that train one grid: each takes its share of every batch, gradients are added up.
 
 Started by ``torchrun``, on one machine or several. All read the cache and hold the same parameters; the result is
-that of one process, but for the order in which floats are added.
+that of one process, except for the order in which floats are added.
 """
 
 from __future__ import annotations
@@ -89,6 +89,6 @@ def joined(device: str) -> Iterator[tuple[Group, str]]:
     torch.distributed.init_process_group("nccl" if gpu else "gloo")
     try:
         yield Group(torch.distributed.get_rank(), size, device), device
-        torch.distributed.barrier()  # nobody leaves before rank 0 has written
+        torch.distributed.barrier()  # no process leaves before rank 0 has written
     finally:
         torch.distributed.destroy_process_group()

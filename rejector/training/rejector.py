@@ -236,7 +236,7 @@ class _Training:
         return losses
 
     def _end_epoch(self, epoch: int, map_stacks: Callable) -> None:
-        """Validate, remember who is best, begin a new epoch."""
+        """Validate, remember the best epochs, begin a new one."""
         if not bool(torch.isfinite(self.losses).all()):
             point = self.points[self.order[int((~torch.isfinite(self.losses)).nonzero()[0])]]
             raise DataError(f"the loss of {point.run_id} is not finite in epoch {epoch}", hint="lower --lr")

@@ -251,7 +251,7 @@ class Stack(ABC):
         return self._loss(scores, recentred(costs, dim) if self._recentre else costs, nu, dim, missing)
 
     def _deferral_losses(self, scores: Tensor, costs: Tensor) -> Tensor:
-        """Cost of whom the scores choose among those that are available: (P, B, A), (P, B, A) -> (P, B)."""
+        """Cost of the agents that the scores choose among the available ones: (P, B, A), (P, B, A) -> (P, B)."""
         return deferral_loss(allocate(scores, ~costs.isnan() if self._has_unavailable else None), costs)
 
 

@@ -4,7 +4,7 @@ With small networks most of the time goes to what surrounds the arithmetic: auto
 intermediate, activations that fall out of the cache. Here buffers are made once, and forward, loss and backward run
 over as many points, and with large batches as few rows, as a core's cache holds.
 
-A point's numbers do not depend on who is beside it. How rows are cut depends on the network alone; no sum runs over
+A point's numbers do not depend on the points beside it. How rows are cut depends on the network alone; no sum runs over
 points; each stack works on one thread (rejector.py beside runs several beside each other), since on more a product of
 two large matrices is cut differently from one of many. And matrices look alike to whatever multiplies them: BLAS
 libraries round a product by where its result begins in memory (MKL on AMD's processors does, for results that do not
@@ -69,7 +69,7 @@ class MLPStack(Stack):
         return [*((w.mT, b[:, None, :]) for w, b in hidden), (weight, bias[:, :, None])]
 
     def _block(self, rows: int, *, shared: bool = False) -> _Block:
-        """What works on so many rows. Groups are cut between two seeds if that is near."""
+        """What works on this number of rows. Groups are cut between two seeds if that is near."""
         key = (rows, shared)
         if key not in self._known_blocks:
             most, cuts = max(1, self._rows_at_once // padded(rows, ROWS)), [0]

@@ -57,6 +57,7 @@ def test_coco_is_pycocotools_where_everything_ties(images):
 
 @settings(max_examples=150, deadline=None)
 @given(SMALL_IMAGES, st.integers(1, 3))
+@pytest.mark.slow
 def test_coco_looks_at_no_more_detections_than_pycocotools(images, cap):
     same_ap(*images, (0.5, 0.75), max_detections=cap)
 
@@ -209,6 +210,7 @@ def test_costs_of_images_follow_the_stated_rules(case):
 
 @settings(max_examples=200, deadline=None)
 @given(SMALL_IMAGES, st.sampled_from(["coco", "voc2012", "voc2007"]))
+@pytest.mark.slow
 def test_costs_lie_in_zero_to_one_and_strictness_only_adds(images, protocol):
     result = average_precision(*images, (0.5, 0.75), protocol)
     free, strict = detection_cost(result), detection_cost(result, strict=True)

@@ -23,6 +23,7 @@ def unchanged(before: dict, after: dict, but: str = "\0") -> bool:
     }
 
 
+@pytest.mark.slow
 def test_every_agent_answers_the_same_samples_in_the_same_order(workshop, recipe):
     report = workshop.build(recipe)
     cache = workshop.cache()
@@ -60,6 +61,7 @@ def assert_costs(workshop, folder: str, cla: str, beta: float, clamp: float):
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_costs_follow_from_the_written_predictions_and_the_source_table(workshop, recipe):
     workshop.build(recipe)
     assert_costs(workshop, workshop.costs_folder(), "brier", 0.5, 5.0)
@@ -67,6 +69,7 @@ def test_costs_follow_from_the_written_predictions_and_the_source_table(workshop
     np.testing.assert_array_equal(workshop.column("samples", "target_cla"), workshop.table["died"])
 
 
+@pytest.mark.slow
 def test_a_second_build_asks_nothing_and_touches_no_file(workshop, recipe):
     workshop.build(recipe)
     before = workshop.files()
@@ -104,6 +107,7 @@ def test_a_single_missing_part_is_asked_for_alone(workshop, recipe):
     workshop.cache().verify()
 
 
+@pytest.mark.slow
 def test_an_agent_added_at_the_end_leaves_the_others_untouched(workshop, recipe):
     workshop.build(recipe)
     before = workshop.files()
@@ -285,6 +289,7 @@ def test_a_cache_whose_last_agent_has_not_begun_is_not_complete(workshop, recipe
             check()
 
 
+@pytest.mark.slow
 def test_price_and_description_may_change_without_asking_anyone(workshop, recipe):
     workshop.build(recipe)
     report = workshop.build(recipe.but({"agents.hard.price": 7.5, "agents.hard.description": "dear"}))

@@ -36,6 +36,7 @@ def test_a_two_head_model_is_trained_the_same_again_and_never_twice(workshop, re
     assert (workshop.predictions("model", "other")["pred_reg"] != first["pred_reg"]).any()
 
 
+@pytest.mark.slow
 def test_changed_frozen_weights_are_noticed(workshop, recipe):
     workshop.build(recipe)
     file = workshop.folder / "cache" / "agents" / "model" / "frozen.safetensors"
@@ -46,6 +47,7 @@ def test_changed_frozen_weights_are_noticed(workshop, recipe):
         workshop.build(recipe)
 
 
+@pytest.mark.slow
 def test_an_average_is_the_mean_of_what_its_agents_said(workshop, recipe):
     workshop.build(recipe)
     of = [workshop.predictions(name) for name in ("model", "called", "hard")]

@@ -30,6 +30,8 @@ from l2d.rejector.sql.query import query
 from l2d.rejector.sweep import sweep
 from l2d.rejector.training.rejector import TrainConfig
 
+pytestmark = pytest.mark.slow
+
 COUNTS = {"fit": 4, "train": 40, "val": 16, "test": 24}
 
 AGENTS = '''

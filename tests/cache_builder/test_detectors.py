@@ -25,6 +25,8 @@ from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.images import image_size, read_image
 from l2d.rejector.rows.table import load_tables
 
+pytestmark = pytest.mark.slow
+
 SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
 CLASSES = ("person", "sofa", "tvmonitor")
 SIZES = [(96, 64), (64, 96), (90, 66)]

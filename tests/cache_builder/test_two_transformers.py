@@ -115,6 +115,7 @@ def test_the_two_networks_share_nothing_unless_told(shop):
         np.testing.assert_array_equal(value, frozen[name])
 
 
+@pytest.mark.slow
 def test_answers_do_not_depend_on_the_batch(shop):
     shop.build(RECIPE.replace(*SHORT))
     other = RECIPE.replace(*SHORT).replace("batch_size = 40", "batch_size = 7")
@@ -171,6 +172,7 @@ def test_the_rate_follows_the_papers_schedule(shop, monkeypatch):
     assert set(TwoTransformersConfig.model_fields["schedule"].annotation.__args__) == set(SCHEDULES)
 
 
+@pytest.mark.slow
 def test_what_it_cannot_work_on_is_refused(shop):
     without = (
         RECIPE.partition("[dataset.tokens]")[0]

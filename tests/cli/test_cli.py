@@ -22,6 +22,7 @@ COMMANDS = [
     "verify",
     "audit",
     "push",
+    "sign",
     "fetch",
     "train",
     "sweep",

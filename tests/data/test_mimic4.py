@@ -167,6 +167,7 @@ def test_nobody_is_in_two_splits(made_up):
             assert abs(shares[split] - share) < 1.5 / len(group)
 
 
+@pytest.mark.slow
 def test_the_vocabulary_is_of_the_training_split_alone(made_up):
     dataset = load(made_up, min_count=2)
     expected = reference_samples(made_up)
@@ -183,6 +184,7 @@ def test_the_vocabulary_is_of_the_training_split_alone(made_up):
         assert 1 in dataset.tokens[field].values
 
 
+@pytest.mark.slow
 def test_prefixes_of_codes(made_up):
     dataset = load(made_up, diagnoses={"prefix": 3}, procedures={"prefix": 1}, require=[])
     expected = reference_samples(made_up, [])
@@ -216,6 +218,7 @@ def first_codes(folder: Path, version: str, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("text", [AHRQ_10, PYHEALTH])
+@pytest.mark.slow
 def test_procedures_become_ccs_categories(made_up, tmp_path, text):
     ten, nine = first_codes(made_up, "10", 2), first_codes(made_up, "9", 1)
     (tmp_path / "ten.csv").write_text(text.format(*ten))

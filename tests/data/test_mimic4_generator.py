@@ -127,6 +127,7 @@ def test_risk_among_sub_sampled_visits(folder, samples):
     assert 0.7 < best < 0.9
 
 
+@pytest.mark.slow
 def test_the_same_arguments_give_the_same_bytes(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         write_mimic4(tmp_path / name, patients=300, seed=seed)
@@ -140,6 +141,7 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path):
     assert not (tmp_path / "d").exists()
 
 
+@pytest.mark.slow
 def test_one_patient_is_enough_to_write(tmp_path):
     for seed in range(3):
         write_mimic4(tmp_path / str(seed), patients=1, seed=seed, drugs_per_visit=0.0)

@@ -58,6 +58,7 @@ def test_verify_notices_samples_of_another_build(workshop, recipe):
 
 
 @pytest.mark.parametrize("what", ["samples", "predictions", "costs"])
+@pytest.mark.slow
 def test_verify_refuses_a_part_with_any_bit_flipped(workshop, recipe, what):
     """Flips in the last 1,600 bytes, where the footer is: pages are tested in test_store.py."""
     workshop.build(recipe)

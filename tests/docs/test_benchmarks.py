@@ -41,6 +41,7 @@ def rehearse(tmp_path: Path, *options: str, path: Path | None = None) -> tuple[i
     return process.returncode, json.loads(found.read_text()), process.stdout + process.stderr
 
 
+@pytest.mark.slow
 def test_every_part_of_the_gpu_benchmark_runs_and_finds_nothing_wrong(tmp_path):
     code, found, said = rehearse(tmp_path)
     assert code == 0, said
@@ -65,6 +66,7 @@ sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Few]  # without what finds 
 """
 
 
+@pytest.mark.slow
 def test_a_machine_without_l2d_and_most_packages_measures_what_it_can(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(BARE)
     code, found, said = rehearse(tmp_path, "--only", "nccl,detectors", path=tmp_path)

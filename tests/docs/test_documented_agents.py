@@ -41,6 +41,7 @@ def _toml(value: object) -> str:
     return json.dumps(value)
 
 
+@pytest.mark.slow
 def test_scikit_learn(workshop):
     from sklearn.ensemble import GradientBoostingClassifier
 

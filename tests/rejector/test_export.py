@@ -137,6 +137,7 @@ def test_images_go_in_as_pixels(detection_runs, tmp_path):
     assert_runs_as_trained(tmp_path / "rejector.onnx", runs["conv"], inputs, images)
 
 
+@pytest.mark.slow
 def test_ties_go_to_the_lowest_agent(home):
     rejector = load_run(home / "linear").rejector
     zero, bias = torch.zeros_like(rejector.state["weight"]), torch.tensor([-1.0, 2.0, 2.0, 2.0])

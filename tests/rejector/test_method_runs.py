@@ -127,6 +127,7 @@ def test_runs_of_all_methods_are_queried_together(swept):
         assert row["own"] == (row["rows"] if name in METHODS and METHODS[name].classifier == "own" else 0)
 
 
+@pytest.mark.slow
 def test_a_classifier_of_ones_own_takes_the_models_place(swept, tmp_path):
     folder, whole, _ = swept
     cache = chosen_agents(whole, ["expert", "model"])

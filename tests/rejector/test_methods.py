@@ -194,6 +194,7 @@ def test_a_query_cost_moves_the_bayes_rule_in_units_of_the_weight(method):
     assert trained_on_cells(method, beta=0.7, weight=2.0)[1] == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_methods_that_know_no_query_costs_ignore_them():
     for method in (name for name, entry in METHODS.items() if not entry.pays_queries):
         assert trained_on_cells(method, beta=5.0)[1] == trained_on_cells(method)[1]

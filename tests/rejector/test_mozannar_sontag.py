@@ -86,6 +86,7 @@ def test_the_findings_of_the_slides_on_digits(experiments, tmp_path, capsys):
     assert 0.05 < (answers == truth)[truth >= 2].mean() < 0.15
 
 
+@pytest.mark.slow
 def test_cifar_10_runs_from_its_binary_files(experiments, tmp_path, capsys):
     write_batches(tmp_path / "cifar-10-batches-bin")
     arguments = ["cifar10", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--k", "2,7", "--rows", "0,40"]

@@ -231,3 +231,76 @@ def test_routerbench_in_dollars(tmp_path):
         load_run(runs.folders[2]), tmp_path / "new.parquet", tmp_path / "to.parquet", id_column="sample_id"
     )
     assert done.samples == len(new)
+
+
+# --- budgets in money -------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_in_dollars_is_kept_by_the_price_of_a_dollar(cache, runs, folder):
+    """What is allocated is the best for the predicted dollars that it spends: the linear program finds none cheaper."""
+    from scipy.optimize import linprog
+
+    limit = 0.0065
+    done = l2d.policy(runs.folders[0], budget=limit, save=folder / "policy.json", overwrite=True)
+    (row,) = done.result["constraints"]
+    assert (row["name"], row["asked"]) == ("budget", "<= 0.0065 USD")
+    dollars = of_split(cache, prompts(), "test").select(f"{name}|total_cost" for name in AGENTS).to_numpy()
+    assert row["test"] == pytest.approx(dollars[np.arange(len(dollars)), done.allocation].mean(), abs=1e-12)
+    assert row["validation"] <= limit
+    assert done.result["policy"]["used"]["budget"] == row["test"]
+    worth, run = row["dual_price"], load_run(runs.folders[0])
+    assert worth > 0
+    stream = open_streams(open_cache(run), ("validation",))["validation"]
+    ids = [name for some in stream.ids_in_order(500) for name in some]
+    features = np.concatenate([x.numpy() for x, _ in stream.in_order(500)])
+    raw = run.rejector.predictor("validation", ids, features)
+    price = raw[:, :, 1] * run.rejector.state["paid_mean"].numpy()
+    chosen = (raw[:, :, 0] + worth * price).argmin(axis=1)
+    rows = np.arange(len(raw))
+    paid = of_split(cache, prompts(), "validation").select(f"{name}|total_cost" for name in AGENTS).to_numpy()
+    assert row["validation"] == pytest.approx(paid[rows, chosen].mean(), abs=1e-12)
+    spent = price[rows, chosen].mean()
+    one_each = np.kron(np.eye(len(raw)), np.ones((1, len(AGENTS))))
+    best = linprog(
+        raw[:, :, 0].ravel() / len(raw), A_ub=price.reshape(1, -1) / len(raw), b_ub=[spent], A_eq=one_each,
+        b_eq=np.ones(len(raw)), bounds=(0, 1),
+    )  # fmt: skip
+    assert raw[rows, chosen, 0].mean() == pytest.approx(best.fun, abs=1e-9)
+    assert done.result["optimality"]["value"] == pytest.approx(best.fun, abs=1e-6)
+    shares = np.bincount(done.allocation, minlength=len(AGENTS)) / len(done.allocation)
+    assert row["test"] < shares @ dollars.mean(axis=0) - 0.002  # a coin at the same shares pays more
+    of_split(cache, prompts(), "test").select("id", "length").write_csv(folder / "new.csv")
+    l2d.route(runs.folders[0], folder / "new.csv", folder / "to.csv", policy=folder / "policy.json", id_column="id")
+    assert pl.read_csv(folder / "to.csv")["agent_index"].to_list() == done.allocation.tolist()
+
+
+def test_a_budget_in_dollars_beside_a_capacity(runs):
+    free = l2d.policy(runs.folders[0], budget=0.0065)
+    done = l2d.policy(runs.folders[0], budget=0.0085, capacity={"short": 0.2}, mode="batch")
+    rows = {row["name"]: row for row in done.result["constraints"]}
+    assert rows["budget"]["validation"] <= 0.0085
+    assert rows["capacity of short"]["held"]
+    assert (done.allocation == 1).mean() <= 0.2 < (free.allocation == 1).mean()
+
+
+def test_budgets_that_cannot_be_kept_and_runs_without_prices_are_refused(cache, runs, folder):
+    refused(lambda: l2d.policy(runs.folders[0], budget=1e-6), UsageError, "<= 1e-06 USD", "cannot be met")
+    run = l2d.train(cache, folder / "nn", method="cost_regression", beta={"paid": 1.0}, epochs=2)
+    refused(lambda: l2d.policy(run, budget=0.01), UsageError, "predict no prices", "method best")
+    loose = l2d.policy(runs.folders[0], budget=1.0)
+    assert loose.result["constraints"][0]["dual_price"] == 0.0
+    assert np.array_equal(loose.allocation, loose.split.chosen) or load_run(runs.folders[0]).rejector.guard["holds"]
+
+
+def test_another_worth_of_money_at_run_time_is_the_run_trained_there(cache, runs, folder):
+    """A price dial: the run of one worth serves the others, and a run without prices says that it cannot."""
+    table = of_split(cache, prompts(), "test").select("id", "length")
+    table.write_csv(folder / "dial.csv")
+    for position, worth in enumerate(WORTHS):
+        for name, run, dial in (("there", runs.folders[position], None), ("here", runs.folders[0], {"paid": worth})):
+            l2d.route(run, folder / "dial.csv", folder / f"{name}.csv", id_column="id", beta=dial, overwrite=True)
+        there, here = (pl.read_csv(folder / f"{name}.csv")["agent"].to_list() for name in ("there", "here"))
+        assert there == here
+    plain = l2d.train(cache, folder / "no-prices", beta=0.0)
+    asked = {"id_column": "id", "beta": {"paid": 1.0}}
+    refused(lambda: l2d.route(plain, folder / "dial.csv", folder / "x.csv", **asked), UsageError, "no prices", "paid=0")

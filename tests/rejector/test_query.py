@@ -139,6 +139,7 @@ def test_the_views_can_be_listed_and_described(place):
 # --- macros ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_macros_break_ties_as_the_rejector_does(place):
     generator = np.random.default_rng(0)
     scores = generator.integers(0, 3, (300, 4)).astype(np.float32)

@@ -167,6 +167,7 @@ def test_the_page_has_a_place_for_every_chart_and_says_everything_in_words(page,
     assert loads == []
 
 
+@pytest.mark.slow
 def test_a_title_from_the_data_cannot_end_the_script_or_the_markup(evaluations, tmp_path):
     out = tmp_path / "report.html"
     write_report(evaluations, out, by=["CASE WHEN x1 > 0 THEN '</script><b id=injected>' ELSE 'no' END"])

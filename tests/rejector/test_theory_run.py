@@ -261,6 +261,7 @@ def test_too_few_samples_are_refused(sections, monkeypatch):
         theory_section(sections["plain"][0])
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_format(sections, tmp_path, capsys, monkeypatch):
     from l2d.cli import app
 

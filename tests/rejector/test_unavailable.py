@@ -130,6 +130,7 @@ def test_a_rejector_learns_who_is_cheapest_among_those_that_are_there(world, los
     assert rejector.validation_risk == pytest.approx(float(taken.double().mean()), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_point_has_the_same_bits_in_a_grid_and_alone_where_agents_are_missing(world):
     config, points = TrainConfig(epochs=2, batch_size=100, hidden=16), grid_of([0.5, 1.0, 2.0])
     together = train_grid(points, *world, config, tasks=TASKS)

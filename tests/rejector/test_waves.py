@@ -22,6 +22,7 @@ def memory_for(points: int, cache, hidden: int = 64) -> int:  # noqa: F811
     return int(points * COPIES * 4 * sum(p.numel() for p in network.parameters()) / SHARE) + 8
 
 
+@pytest.mark.slow
 def test_waves_give_the_weights_of_one_grid(cache, tmp_path):  # noqa: F811
     told, points = [], grid(cache, betas=(0.0, 0.1, 0.2))
     whole = train(cache, tmp_path / "whole", CONFIG, points, narrate=told.append)

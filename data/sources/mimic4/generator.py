@@ -2,7 +2,7 @@
 
 Tables, columns, id conventions and sizes are MIMIC-IV's: subject ids of eight digits that begin with 1, hadm ids that
 begin with 2 and are in no order of time, dates shifted to the next century, rows ordered by patient and hadm id. They
-hold nobody's data: codes, patients and dates are all drawn.
+hold no person's data: codes, patients and dates are all drawn.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ visit's concepts,
 * death at the next visit (given that there is one): ``sigmoid(INTERCEPT + clip(w, -4, 4))``;
 * stay in days: log-normal, the log's mean ``LOG_DAYS + clip(v, -1.5, 1.5)`` and deviation ``SIGMA``.
 
-The model is the same for every seed of the files, so the best that anybody can do on them is known.
+The model is the same for every seed of the files, so the best possible result on them is known.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ SCORES, BEST, RANDOM = "rejector’s scores", "best order", "random order"
 
 
 def risk_for_coverage(layout: Layout, decisions: Decisions) -> Figure | None:
-    """Risk of the system against the share that its model keeps. None where somebody has no answer."""
+    """Risk of the system against the share that its model keeps. None where an agent has no answer."""
     focus = layout.focus
     if not all(np.isfinite(member.kept).all() and np.isfinite(member.deferred).all() for member in focus):
         return None

@@ -147,7 +147,8 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         return allocate(torch.from_numpy(scores), torch.from_numpy(available)).numpy()
 
     def classes(features: np.ndarray) -> np.ndarray:
-        return in_parts(rejector.probabilities, features).argmax(axis=1)
+        of_classes = rejector.probabilities  # type: ignore[attr-defined]  # those with a classifier have them
+        return in_parts(of_classes, features).argmax(axis=1)
 
     return Served(
         run_id=opened.point.run_id,

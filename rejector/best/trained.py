@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import numpy as np
 
 from l2d.rejector.best.guard import Guard
-from l2d.rejector.best.linear import Basis, Ridge
 from l2d.rejector.best.model import CostModel
-from l2d.rejector.best.stacking import Stacking
+from l2d.rejector.best.scorer import PAID_MEAN, Scorer, model_of, weights_of
 from l2d.rejector.best.trees import Forest
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.trained import Rejector
 
 if TYPE_CHECKING:
     from l2d.rejector.rows.table import CostTable
-
-#: Mean price of each agent's answers, (agents,), in a state: they are predicted in units of it.
-PAID_MEAN = "paid_mean"
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -92,26 +88,22 @@ class TrainedBest(Rejector):
         """Total costs that the models predict of a table's samples, whatever the guard says: float64 (n, agents)."""
         return self.total(self.predictor(table.split, table.ids, table.features.numpy()))
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What scores inputs."""
+        return Scorer(self.predictor.model, self.weights, np.array(self.point.query_costs), self.guard)
+
     def _scored(self, raw: np.ndarray) -> np.ndarray:
-        if self.guard["holds"]:
-            mean = self.total(self.predictor.model.mean[None])[0]
-            fallback = self.guard["fallback"]
-            others = np.delete(mean, fallback)
-            mean[fallback] = min(mean[fallback], np.nextafter(np.float32(others.min()), np.float32(-np.inf)))
-            return np.tile(-mean, (len(raw), 1)).astype(np.float32)
-        return -self.total(raw).astype(np.float32)
+        return self.scorer.scored(raw)
 
     def total(self, raw: np.ndarray) -> np.ndarray:
         """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights, query costs and prices."""
-        return (raw * self.weights).sum(axis=2) + np.array(self.point.query_costs)
+        return self.scorer.total(raw)
 
     @property
     def weights(self) -> np.ndarray:
-        """What a unit of each predicted cost weighs, (agents, tasks): prices are predicted as shares of their means."""
-        weights = np.tile(self.point.cost_weights(), (len(self.point.query_costs), 1))
-        if PAID_MEAN in self.state:
-            weights[:, -1] *= self.state[PAID_MEAN]
-        return weights
+        """What a unit of each predicted cost weighs, (agents, tasks)."""
+        return weights_of(self.point.cost_weights(), len(self.point.query_costs), self.state)
 
     def as_predicted(self, raw: np.ndarray) -> np.ndarray:
         """Raw costs (n, agents, tasks) in the units that they are predicted in: prices as shares of their means."""
@@ -163,15 +155,11 @@ class TrainedBest(Rejector):
 
     def check(self) -> None:
         """Refuse arrays that do not belong together."""
-        model, width = model_of(self.state), self.width
-        if model.num_agents != len(self.point.query_costs):
-            raise ValueError(f"{model.num_agents} agents are predicted, {len(self.point.query_costs)} have query costs")
+        model = model_of(self.state)
         shapes = {tuple(self.state[f"held_out.{name}"].shape[1:]) for name in ("predicted", "costs")}
         if shapes != {(model.num_agents, model.num_tasks)}:
             raise ValueError("held-out costs are those of other agents or tasks")
-        for forest in model.forests:
-            forest.check(width)
-        self.scores(np.zeros((1, width), np.float32))
+        self.scorer.check(self.width)
 
 
 def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
@@ -186,28 +174,3 @@ def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, n
         for fold, forest in enumerate(model.forests):
             arrays |= {f"trees.{fold}.{field.name}": getattr(forest, field.name) for field in fields(Forest)}
     return {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-
-
-def model_of(arrays: Mapping[str, np.ndarray]) -> CostModel:
-    """The cost model of a state."""
-
-    def group(prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-    mean, known = arrays["mean"], arrays["known"]
-    num_agents, num_tasks = mean.shape
-    if "ridge.weights" not in arrays:
-        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None, arrays["factor"])
-    ridges = zip(arrays["ridge.weights"], arrays["ridge.intercept"], strict=True)
-    return CostModel(
-        num_agents,
-        num_tasks,
-        mean,
-        known,
-        Basis(**group("basis.")),
-        tuple(Forest(**group(f"trees.{fold}.")) for fold in range(len(arrays["ridge.weights"]))),
-        tuple(Ridge(*ridge) for ridge in ridges),
-        arrays["means"],
-        Stacking(**group("stacking.")),
-        arrays["factor"],
-    )

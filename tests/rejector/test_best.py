@@ -12,8 +12,9 @@ from l2d.rejector.best.guard import DEFAULT, Guard
 from l2d.rejector.best.linear import PENALTIES as RIDGE_PENALTIES
 from l2d.rejector.best.linear import Basis, Inputs, _fits, _shared
 from l2d.rejector.best.model import CostModel, fit_costs
+from l2d.rejector.best.scorer import model_of
 from l2d.rejector.best.stacking import Stacking
-from l2d.rejector.best.trained import model_of, state_of
+from l2d.rejector.best.trained import state_of
 from l2d.rejector.best.trees import PENALTIES, Forest, Grown, compiled_tree, grow, walk
 
 

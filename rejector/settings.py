@@ -22,6 +22,17 @@ Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
 
+#: What a network looks at, out of data.schema.INPUT_COLUMNS.
+INPUT_OF: dict[Network, str] = {
+    "linear": "features",
+    "mlp": "features",
+    "transformer": "features",
+    "feature_transformer": "features",
+    "token_transformer": "tokens",
+    "conv": "image",
+}
+INPUT_HINT = "token_transformer looks at tokens, conv at images, all other rejectors at features"
+
 #: Networks that have a number of layers.
 LAYERED = ("mlp", "token_transformer")
 
@@ -88,6 +99,12 @@ class TrainConfig:
     )
     fallback: str | None = option(
         None, "The agent that the guard falls back on. Default: the best constant agent.", metavar="AGENT", panel=BEST
+    )
+    router_cost: float = option(
+        0.0,
+        "What deciding costs for one input, in the unit that answers are paid in (with --beta paid=…).",
+        least=0,
+        panel=LOSS,
     )
     failures: Failures = option(
         "refuse",

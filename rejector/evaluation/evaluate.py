@@ -22,9 +22,9 @@ from l2d.rejector.evaluation.guarded import guard_facts
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
 from l2d.rejector.evaluation.router_metrics import metrics_of_run, metrics_of_sweep
 from l2d.rejector.losses import allocate, deferral_loss
-from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.thresholds import kept_by_model
 
 
@@ -54,7 +54,7 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)
             tables[key] = Measured(loaded, split, cache)
             tables[key].groups = read_groups(cache, loaded[split], group)
-        measured, scores = tables[key], run.rejector.scores_on(tables[key].table)
+        measured, scores = tables[key], torch.from_numpy(run.rejector.scores_on(tables[key].table))
         if run.rejector.has_classifier:
             measured = measured.with_classifier(run.rejector)
         evaluations.append(_evaluate(run, cache, measured, scores))
@@ -85,7 +85,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     costs = baselines.costs
     scores = scores.masked_fill(costs.isinf(), -torch.inf)
     allocation = allocate(scores)
-    losses = deferral_loss(allocation, costs).double().numpy()
+    losses = deferral_loss(allocation, costs).double().numpy() + run.rejector.decided
     rates = allocation_rates(allocation, len(names))
     against = {
         "oracle": baselines.losses["oracle"],
@@ -112,7 +112,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
         "coverage": float(rates[0]),
         "metrics": measured.metrics(allocation.numpy(), names),
-        **paid_result(measured, allocation.numpy()),
+        **paid_result(measured, allocation.numpy(), run),
         "agents": _alone(cache, measured, baselines),
         "oracle": {
             "allocation": _shares(baselines.oracle_allocation, names),
@@ -135,22 +135,26 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     if isinstance(run.rejector, TrainedBest):
         guard = guard_facts(run.rejector, table, costs.double().numpy(), losses, measured.groups)
         result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
+        if "answering" in run.rejector.about:
+            result["answering"] = run.rejector.about["answering"]
         predicted = run.rejector.predicted_costs(table)
         result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
-    result["router_metrics"] = metrics_of_run(measured, baselines, allocation.numpy(), margin)
+    router = result["paid"]["router"] if "paid" in result else 0.0
+    result["router_metrics"] = metrics_of_run(measured, baselines, allocation.numpy(), margin, router=router)
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)
 
 
-def paid_result(measured: Measured, allocation: np.ndarray) -> dict[str, Any]:
+def paid_result(measured: Measured, allocation: np.ndarray, run: Run) -> dict[str, Any]:
     """``paid``: what answers of an allocation were paid in money, whatever a run charges for it; nothing if unknown."""
     if measured.prices is None:
         return {}
     chosen = measured.prices[np.arange(len(allocation)), allocation]
     known = chosen[~np.isnan(chosen)]
     found = {"unit": measured.cache.record.unit_paid, "mean": float(known.mean()) if len(known) else None}
-    return {"paid": found | {"total": float(known.sum()), "unknown": len(chosen) - len(known)}}
+    found |= {"total": float(known.sum()), "unknown": len(chosen) - len(known)}
+    return {"paid": found | {"router": run.rejector.config.router_cost if run.rejector.decides else 0.0}}
 
 
 def _shares(allocation: np.ndarray, names: list[str]) -> dict[str, float]:

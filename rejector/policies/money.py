@@ -18,7 +18,8 @@ from l2d.data.errors import UsageError
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.policies.scored import ScoredSplit
 from l2d.rejector.rows.stream import open_streams
-from l2d.rejector.runs.run import BATCH_ROWS, Run, open_cache
+from l2d.rejector.runs.files import BATCH_ROWS
+from l2d.rejector.runs.run import Run, open_cache
 
 STEPS = 60  # halvings of the range of prices
 DOUBLINGS = 30  # until a price is found that keeps to the limit
@@ -78,17 +79,17 @@ def money_budget(run: Run, limit: float) -> MoneyBudget | None:
 
 
 def prices_of_split(run: Run, split: ScoredSplit) -> Prices:
-    """Predicted and paid prices of a split's samples, in its order; from the run's cache."""
+    """Predicted and paid prices of a split's samples, in its order, deciding with them; from the run's cache."""
     assert isinstance(run.rejector, TrainedBest)
     stream = open_streams(open_cache(run), (split.name,), column="features", failures=run.rejector.config.failures)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     rows = stream[split.name]
     for names, (features, raw) in zip(rows.ids_in_order(BATCH_ROWS), rows.in_order(BATCH_ROWS), strict=True):
-        predicted = run.rejector.predicted_prices(split.name, names, features)
+        predicted = run.rejector.predicted_prices(split.name, names, features.numpy())
         assert predicted is not None  # of a run with prices
         found.update(zip(names, zip(predicted, raw[:, :, -1].double().numpy(), strict=True), strict=True))
     predicted, paid = (np.stack([found[name][part] for name in split.ids]) for part in (0, 1))
-    return Prices(predicted, paid)
+    return Prices(predicted, paid + run.rejector.config.router_cost)  # a policy looks at every input
 
 
 def price_of_money(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import duckdb
 import fsspec
@@ -10,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from recipes import RECIPE
+from recipes import RECIPE, agent
 
 from l2d.data.cache.integrity import json_digest
 from l2d.data.cache.reader import CostCache
@@ -18,13 +19,7 @@ from l2d.data.cache.remote import fetch, push
 from l2d.data.cache.store import DIGEST_FIELD
 from l2d.data.errors import CorruptPart, DataError, IncompleteCache, UsageError
 
-EXTRA = """
-[[agents]]
-name = "extra"
-kind = "column"
-prob = "risk_good"
-reg = "stay_bad"
-"""
+EXTRA = agent("extra", "column", prob="risk_good", reg="stay_bad")
 
 
 @pytest.fixture
@@ -96,7 +91,7 @@ def test_a_push_and_a_fetch_that_were_cut_off_go_on(workshop, url, tmp_path, mon
 def test_an_agent_added_later_travels_alone(workshop, url, tmp_path):
     workshop.build(RECIPE)
     push(workshop.cache(), url)
-    workshop.build(RECIPE + EXTRA)
+    workshop.build(RECIPE.plus(EXTRA))
     copied = push(workshop.cache(), url)
     added = [name for name in workshop.files() if name.startswith("agents/extra/")]
     assert copied == len(added) + 1  # and cache.json
@@ -293,3 +288,14 @@ def test_whatever_a_driver_raises_is_said_with_the_address(workshop, url, tmp_pa
         with pytest.raises(DataError, match="Unable to locate credentials") as caught:
             command()
         assert "AWS_SECRET_ACCESS_KEY" in caught.value.hint
+
+
+def test_a_fetch_that_was_killed_goes_on_beside_what_it_left(workshop, url, tmp_path):
+    """What a killed fetch leaves is a hidden file of a process that is gone; it is removed."""
+    workshop.build(RECIPE)
+    push(workshop.cache(), url)
+    (tmp_path / "copy").mkdir()
+    left = tmp_path / "copy" / f".cache.json.{socket.gethostname()}.999999999.{'ab' * 16}.tmp"
+    left.write_bytes(b"{")
+    fetch(url, tmp_path / "copy")
+    assert contents(workshop, "copy") == contents(workshop, "cache")

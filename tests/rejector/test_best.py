@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from sklearn.ensemble import ExtraTreesRegressor
 
 from l2d.rejector.best.folds import FOLDS, contrasts, fold_of
@@ -12,8 +12,9 @@ from l2d.rejector.best.guard import DEFAULT, Guard
 from l2d.rejector.best.linear import PENALTIES as RIDGE_PENALTIES
 from l2d.rejector.best.linear import Basis, Inputs, _fits, _shared
 from l2d.rejector.best.model import CostModel, fit_costs
+from l2d.rejector.best.scorer import model_of
 from l2d.rejector.best.stacking import Stacking
-from l2d.rejector.best.trained import model_of, state_of
+from l2d.rejector.best.trained import state_of
 from l2d.rejector.best.trees import PENALTIES, Forest, Grown, compiled_tree, grow, walk
 
 
@@ -167,7 +168,7 @@ def test_a_row_has_the_same_bits_alone_and_among_others():
 
 
 def test_a_state_is_read_back_to_the_same_bits(tmp_path):
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
 
     x, raw, ids, _ = world(200, tasks=2)
     model = fit_costs(x, raw, ids)

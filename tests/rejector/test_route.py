@@ -20,7 +20,9 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 from l2d.rejector import route as route_module
 from l2d.rejector.route import route
-from l2d.rejector.runs.run import RUN_FILE, load_run
+from l2d.rejector.runs import served
+from l2d.rejector.runs.files import RUN_FILE
+from l2d.rejector.runs.run import load_run
 
 NETWORKS = ("linear", "mlp", "transformer")
 
@@ -78,7 +80,7 @@ def test_the_runs_allocate_to_several_agents(home):
 @pytest.mark.parametrize("form", ["parquet", "csv", "list", "array", "cache"])
 def test_every_row_of_all_splits_goes_where_it_went_in_the_run(home, tmp_path, table, network, form, monkeypatch):
     monkeypatch.setattr(route_module, "READ_AT_ONCE", 37 * 6)  # 37 rows a batch: no split, no chunk, no row group
-    monkeypatch.setattr(route_module, "ACTIVATIONS_AT_ONCE", 10 * 6 * 8)
+    monkeypatch.setattr(served, "ACTIVATIONS_AT_ONCE", 10 * 6 * 8)
     table = unlabelled(table).sample(fraction=1, shuffle=True, seed=1)
     source, ids = tmp_path / f"new.{'csv' if form == 'csv' else 'parquet'}", table["id"]
     if form == "parquet":
@@ -167,7 +169,7 @@ def test_a_run_of_before_inputs_were_written_down_needs_its_cache(home, tmp_path
 @pytest.mark.slow
 def test_csv_values_keep_the_meaning_they_had_in_training(home, make_cache, make_runs, tmp_path, table):
     """A category of digits, a number missing in every row, ids with leading zeros: a file of one row has them all."""
-    recipe = STAGE_TWO_RECIPE.replace('"x1", "x2", "ward"]', '"x1", "ln(1 + abs(x2))", "ward"]')
+    recipe = STAGE_TWO_RECIPE.but({"dataset.features": ["x1", "ln(1 + abs(x2))", "ward"]})
     coded = table.with_columns(ward=pl.col("ward").replace({"a": "01", "b": "1", "c": "x"}))
     cache = make_cache(tmp_path, recipe)
     coded.write_parquet(tmp_path / "patients.parquet")
@@ -438,8 +440,8 @@ def test_where_the_model_failed_a_rejector_trained_so_looks_at_the_mean(detectio
     from l2d.cache_builder.builder import build
     from l2d.cache_builder.recipe import load_recipe
     from l2d.rejector.grid import make_grid
+    from l2d.rejector.settings import TrainConfig
     from l2d.rejector.sweep import sweep
-    from l2d.rejector.training.rejector import TrainConfig
 
     cache, _ = detection_runs
     for name in ("devkit", "recipe.toml"):

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recipes import RECIPE, STAGE_TWO_RECIPE
@@ -16,11 +17,17 @@ from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, Incompl
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
 from l2d.rejector.rows.table import load_tables
-from l2d.rejector.runs.run import RUN_FILE, find_runs, load_run, save_runs
+from l2d.rejector.runs.files import RUN_FILE, find_runs
+from l2d.rejector.runs.run import load_run
+from l2d.rejector.runs.saving import save_runs
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.training.loop import train_grid
 
 SPLITS = ("train", "validation", "test")
+
+
+ANOTHER_CHEAP = {"agents.cheap.cla": "CASE WHEN x1 > 0.3 THEN 'yes' ELSE 'no' END"}
 
 
 @pytest.fixture
@@ -45,7 +52,7 @@ def test_a_run_is_read_back_as_it_was_saved(cache, rejector, tmp_path):
     trained, tables = rejector
     save_runs([trained], [tmp_path / "run"], cache, tables, seconds=1.0)
     run = load_run(tmp_path / "run")
-    assert torch.equal(run.rejector.scores(tables["test"].features), trained.scores(tables["test"].features))
+    np.testing.assert_array_equal(run.rejector.scores_on(tables["test"]), trained.scores_on(tables["test"]))
     assert run.point == trained.point
     assert run.point.beta == (("expert", 0.1),)
     assert run.rejector.config == trained.config
@@ -108,20 +115,15 @@ def test_overwrite_never_removes_a_folder_that_is_no_run(cache, rejector, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("x1 > 0 THEN", "x1 > 0.3 THEN"),
-        ("clamp = 5.0", "clamp = 4.0"),
-        ('features = ["x1", "x2", "ward"]', 'features = ["x1"]'),
-    ],
+    "changes",
+    [ANOTHER_CHEAP, {"costs.reg.clamp": 4.0}, {"dataset.features": ["x1"]}],
     ids=["agent", "cost table", "features"],
 )
 @pytest.mark.slow
-def test_a_cache_that_has_changed_is_refused(cache, make_cache, make_runs, tmp_path, old, new):
+def test_a_cache_that_has_changed_is_refused(cache, make_cache, make_runs, tmp_path, changes):
     runs = make_runs(cache, tmp_path / "runs")
     evaluate_runs(runs)
-    assert old in STAGE_TWO_RECIPE
-    make_cache(tmp_path, STAGE_TWO_RECIPE.replace(old, new), overwrite=True)
+    make_cache(tmp_path, STAGE_TWO_RECIPE.but(changes), overwrite=True)
     with pytest.raises(FingerprintMismatch, match=r"that run .* was trained on") as caught:
         evaluate_runs(runs)
     assert caught.value.exit_code == 3
@@ -146,7 +148,7 @@ def test_a_moved_pair_evaluates_though_another_cache_stands_in_the_old_place(cac
     elsewhere.mkdir()
     for name in ("cache", "runs"):
         shutil.move(tmp_path / name, elsewhere / name)
-    make_cache(tmp_path, STAGE_TWO_RECIPE.replace("x1 > 0 THEN", "x1 > 0.3 THEN"))
+    make_cache(tmp_path, STAGE_TWO_RECIPE.but(ANOTHER_CHEAP))
     assert evaluate_runs(find_runs(elsewhere / "runs"))[0].run.cache_path.samefile(elsewhere / "cache")
 
 
@@ -243,8 +245,7 @@ def test_a_cache_with_missing_costs_is_incomplete(cache):
 
 
 def test_one_agent_alone_leaves_nothing_to_defer_to(make_cache, tmp_path):
-    only_model = RECIPE[: RECIPE.index('[[agents]]\nname = "expert"')]
-    cache = make_cache(tmp_path, only_model)
+    cache = make_cache(tmp_path, RECIPE.only("model"))
     with pytest.raises(UsageError, match="nothing to defer to") as caught:
         load_tables(cache, SPLITS)
     assert caught.value.exit_code == 2
@@ -277,7 +278,7 @@ def test_damage_anywhere_in_the_cache_is_found_before_anything_is_trained(cache,
     settings = {"methods": ["multi-task"], "weights": [], "betas": [], "nus": [1.0], "seeds": [0]}
     points = make_grid(cache, **settings)
     trained = []
-    monkeypatch.setattr("l2d.rejector.sweep.train_grid", lambda *given, **more: trained.append(given))
+    monkeypatch.setattr("l2d.rejector.training.points.train_grid", lambda *given, **more: trained.append(given))
     parts = sorted(cache.parts())
     assert len(parts) > 4
     for part in parts:

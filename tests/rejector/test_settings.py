@@ -17,16 +17,16 @@ from l2d.data.options import as_typed, declared, markdown_table
 from l2d.rejector import settings
 from l2d.rejector.estimator import TRAINING, DeferralRejector
 from l2d.rejector.losses import LOSSES
-from l2d.rejector.networks import INPUT_OF, NETWORKS
+from l2d.rejector.networks import NETWORKS
 from l2d.rejector.rows.input import FAILURES
-from l2d.rejector.settings import TrainConfig
+from l2d.rejector.settings import INPUT_OF, TrainConfig
 
 #: One value for each field that is not its default.
 OTHERS = {
     "network": "token_transformer", "hidden": 16, "layers": 3, "loss": "regression", "recentre": True, "epochs": 7,
     "batch_size": 8, "lr": 0.25, "schedule": "linear", "warmup": 0.5, "weight_decay": 0.125, "dropout": 0.5,
     "patience": 4, "memory": 5_000_000, "classifier": "own", "alpha": 0.5, "train_rows": 0.5, "guard": 0.25,
-    "fallback": "expert", "failures": "drop",
+    "fallback": "expert", "router_cost": 0.5, "failures": "drop",
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from recipes import RECIPE
+from recipes import RECIPE, agent
 from test_stacked import grid_of
 from test_training import TASKS
 
@@ -18,9 +18,10 @@ from l2d.rejector.grid import GridPoint, make_grid
 from l2d.rejector.losses import LOSSES, allocate, check_nu, recentred, surrogate_deferral_loss
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.rows.table import CostTable, load_tables
-from l2d.rejector.runs.run import ALLOCATIONS_FILE
+from l2d.rejector.runs.files import ALLOCATIONS_FILE
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.training.loop import train_grid
 
 AGENT = """
 import numpy as np
@@ -46,14 +47,8 @@ def with_absences(workshop) -> CostCache:
     """A cache whose last, best agent has no answer on every fourth sample."""
     (workshop.folder / "agent.py").write_text(AGENT)
     (workshop.folder / "absent").write_text(" ".join(ABSENT))
-    entry = f"""
-[[agents]]
-name = "doctor"
-kind = "python"
-file = "agent.py"
-options = {{ folder = "{workshop.folder}" }}
-"""
-    workshop.build(RECIPE + entry, on_failure="record")
+    doctor = agent("doctor", "python", file="agent.py", options={"folder": str(workshop.folder)})
+    workshop.build(RECIPE.plus(doctor), on_failure="record")
     return CostCache(workshop.folder / "cache")
 
 
@@ -94,9 +89,9 @@ def test_infinite_costs_are_agents_that_are_not_there_for_autograd_too():
 def test_nobody_chooses_an_agent_that_is_not_there():
     scores, _, missing = some_rows()
     chosen = allocate(scores, ~missing).tolist()
-    for row, agent in enumerate(chosen):
+    for row, taken in enumerate(chosen):
         here = [j for j in range(5) if not missing[row, j]]
-        assert agent == max(here, key=lambda j: (scores[row, j].item(), -j))
+        assert taken == max(here, key=lambda j: (scores[row, j].item(), -j))
 
 
 @pytest.fixture
@@ -122,7 +117,7 @@ def test_a_rejector_learns_who_is_cheapest_among_those_that_are_there(world, los
     (rejector,) = train_grid(grid_of([1.0])[:1], train, held_out, config, tasks=TASKS)
     costs = held_out.raw[:, :, 0]
     there = ~costs.isnan()
-    chosen = allocate(rejector.scores(held_out.features), there)
+    chosen = allocate(torch.from_numpy(rejector.scores_on(held_out)), there)
     taken = costs.gather(1, chosen[:, None]).squeeze(1)
     assert not taken.isnan().any()
     best = costs.nan_to_num(nan=9.0).amin(dim=1)
@@ -186,17 +181,9 @@ def test_a_sql_cost_is_missing_where_its_agent_is(with_absences, tmp_path):
 def test_samples_that_nobody_answers_are_left_out(workshop):
     (workshop.folder / "agent.py").write_text(AGENT)
     (workshop.folder / "absent").write_text("p0003 p0004")
-    entries = "".join(
-        f"""
-[[agents]]
-name = "{name}"
-kind = "python"
-file = "agent.py"
-options = {{ folder = "{workshop.folder}" }}
-"""
-        for name in ("one", "two")
-    )
-    workshop.build(RECIPE.split("[[agents]]")[0] + entries, on_failure="record")
+    options = {"folder": str(workshop.folder)}
+    two = [agent(name, "python", file="agent.py", options=options) for name in ("one", "two")]
+    workshop.build(RECIPE.only().plus(*two), on_failure="record")
     cache = CostCache(workshop.folder / "cache")
     splits = ("train", "validation", "test")
     tables, streams = (read(cache, splits, failures="mask") for read in (load_tables, open_streams))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
 REMEMBERED_BYTES = 1 << 28
+THREADS = min(4, os.cpu_count() or 1)  # of rows that are scored at once; they change no bit
 _models: OrderedDict[str, Predictor] = OrderedDict()
 
 
@@ -37,13 +39,11 @@ class Predictor:
     def __call__(self, split: str | None, ids: Sequence[str], x: np.ndarray) -> np.ndarray:
         """Raw costs (n, agents, tasks); ``split`` is None for samples of no cache."""
         if split is None:
-            return self.model.predict(x, threads=torch.get_num_threads())
+            return self.model.predict(x, threads=THREADS)
         key = (split, len(ids), *(ids[position] for position in ((0, -1) if len(ids) else ())))
         if key not in self._known:
             unseen = split in FITTED_ON
-            self._known[key] = (
-                self.model.predict_unseen(x, ids) if unseen else self.model.predict(x, threads=torch.get_num_threads())
-            )
+            self._known[key] = self.model.predict_unseen(x, ids) if unseen else self.model.predict(x, threads=THREADS)
             while sum(found.nbytes for found in self._known.values()) > REMEMBERED_BYTES and len(self._known) > 1:
                 self._known.popitem(last=False)
         return self._known[key]

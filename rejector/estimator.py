@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import copy
 from dataclasses import replace
 from inspect import signature
@@ -15,6 +16,7 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from l2d.data.samples.standardise import lost_in_32_bits
+from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.model import fit_costs
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.best.training import rejectors_of
@@ -64,7 +66,7 @@ class DeferralRejector(BaseEstimator):
         self,
         *,
         method: str = "best",
-        guard: float = 0.5,
+        guard: float = 1.0,
         fallback: int | None = None,
         nu: float = 1.0,
         weights: Any = None,
@@ -180,6 +182,9 @@ class DeferralRejector(BaseEstimator):
         x = ((features - self._offset) / self._scale).astype(np.float32)
         ids = [str(row) for row in range(len(x))]
         model = fit_costs(x, raw, ids, seed=point.seed, threads=torch.get_num_threads())
+        if model.answering is not None:
+            for line in answering_in_words(model.answering.facts(names))[1:]:
+                warnings.warn(line.removeprefix("warning: "), stacklevel=3)
         config = TrainConfig(guard=float(self.guard), fallback=None if self.fallback is None else names[self.fallback])
         return rejectors_of(model, [point], ids, x, raw, names, config)[0]
 

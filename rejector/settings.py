@@ -80,7 +80,7 @@ class TrainConfig:
         None, "Train on part of the split: a share below 1, or a number of rows, drawn by the seed.", panel=LOSS
     )
     guard: float = option(
-        0.5,
+        1.0,
         "Leave the best constant agent only where choosing pays by this many standard errors on held-out samples. "
         "0: no guard.",
         least=0,

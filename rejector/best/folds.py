@@ -45,15 +45,16 @@ class Judge:
 
     Args:
         costs: (n, agents, tasks).
-        answered: bool (n, agents).
+        counted: which answers there are, bool (n, agents), or what each of them counts, 0 where there is none.
     """
 
-    def __init__(self, costs: np.ndarray, answered: np.ndarray):
-        self._costs, self._answered = costs, answered
+    def __init__(self, costs: np.ndarray, counted: np.ndarray):
+        self._costs, self._counted, self._answered = costs, counted, counted > 0
         total = np.zeros(costs.shape[2])
         for start in range(0, len(costs), ROWS_AT_ONCE):
             rows = slice(start, start + ROWS_AT_ONCE)
-            total += (contrasts(costs[rows], answered[rows])[0] ** 2).sum(axis=(0, 1))
+            found = contrasts(costs[rows], self._answered[rows])[0] ** 2
+            total += (found * counted[rows][:, :, None]).sum(axis=(0, 1))
         self._scale = np.where(total > 0, total, np.inf)
         self.told_apart = bool((total > 0).any())
 
@@ -61,7 +62,7 @@ class Judge:
         """Squared errors of some rows, (n of them, agents, tasks), as a share of what is to be explained of all."""
         there = self._answered[rows]
         missed = contrasts(predicted, there)[0] - contrasts(self._costs[rows], there)[0]
-        return float(((missed**2).sum(axis=(0, 1)) / self._scale).sum())
+        return float(((missed**2 * self._counted[rows][:, :, None]).sum(axis=(0, 1)) / self._scale).sum())
 
 
 def tree_targets(costs: np.ndarray, answered: np.ndarray, share_of_mean: float = 0.3) -> np.ndarray:

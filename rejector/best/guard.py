@@ -1,4 +1,9 @@
-"""Whether choosing agents pays: the evidence for leaving the best constant agent."""
+"""Whether choosing agents pays: the evidence for leaving the best constant agent.
+
+There are two kinds of it, both on samples that the models had not seen. What decisions gained is what counts, but few
+samples tell of it where most decisions are the constant's. That predicted differences between agents are nearer to the
+true ones than the differences of mean costs are says that features tell something, and every sample tells of that.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from l2d.rejector.best.folds import contrasts
+
 #: Standard errors by which the held-out gain over the constant has to exceed 0. Measured: docs/methods.md.
-DEFAULT = 0.5
+DEFAULT = 1.0
+#: As many times more are asked of what predictions are nearer by: weights were fitted on the same samples.
+TIMES = 2.0
 
 
 @dataclass(frozen=True)
@@ -20,7 +29,10 @@ class Guard:
         gain: mean cost of the fallback less that of the chosen agents, on samples that the models had not seen.
         standard_error: of ``gain``.
         samples: how many.
-        holds: whether the fallback answers everything.
+        nearer: by how many standard errors predicted differences between agents are nearer to the true ones, in
+            squares, than differences of mean costs.
+        holds: whether the fallback answers everything: where ``gain`` is not above ``z`` standard errors, nor
+            ``nearer`` above ``TIMES * z``; and where no decision gained or lost anything.
     """
 
     z: float
@@ -28,6 +40,7 @@ class Guard:
     gain: float
     standard_error: float
     samples: int
+    nearer: float
     holds: bool
 
     @classmethod
@@ -49,8 +62,10 @@ class Guard:
         gains = alone[:, chosen_agent] - chosen
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
         gain = float(gains.mean())
-        holds = z > 0 and not gain > z * error
-        return cls(z, chosen_agent, gain, error if np.isfinite(error) else 0.0, len(gains), bool(holds))
+        nearer = _nearer(predicted, costs)
+        speaks = gain > z * error or (nearer > TIMES * z and bool(gains.any()))
+        holds = z > 0 and not speaks
+        return cls(z, chosen_agent, gain, error if np.isfinite(error) else 0.0, len(gains), nearer, bool(holds))
 
     def facts(self) -> dict:
         return asdict(self)
@@ -61,3 +76,16 @@ def _constant(costs: np.ndarray, agent: int, order: np.ndarray) -> np.ndarray:
     first = np.concatenate([[agent], order[order != agent]])
     there = np.isfinite(costs[:, first])
     return costs[np.arange(len(costs)), first[there.argmax(axis=1)]]
+
+
+def _nearer(predicted: np.ndarray, costs: np.ndarray) -> float:
+    """:attr:`Guard.nearer`."""
+    there = np.isfinite(costs)
+    means = np.where(there, costs, 0.0).sum(axis=0) / np.maximum(there.sum(axis=0), 1)
+    true, said, constant = (
+        contrasts(values[:, :, None], there)[0][:, :, 0]
+        for values in (costs, predicted, np.broadcast_to(means, costs.shape))
+    )
+    gains = ((true - constant) ** 2 - (true - said) ** 2).sum(axis=1)
+    error = gains.std(ddof=1) / np.sqrt(len(gains)) if len(gains) > 1 else 0.0
+    return float(gains.mean() / error) if error > 0 else 0.0

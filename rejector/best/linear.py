@@ -88,14 +88,14 @@ class Inputs:
 
 
 def cross_fit(
-    x: np.ndarray, basis: Basis, costs: np.ndarray, answered: np.ndarray, fold: np.ndarray, unknown: np.ndarray
+    x: np.ndarray, basis: Basis, costs: np.ndarray, counted: np.ndarray, fold: np.ndarray, unknown: np.ndarray
 ) -> tuple[list[Ridge], np.ndarray]:
     """One fit a fold, on the other folds' rows; the penalty is the one whose held-out contrasts are best.
 
     Args:
         x: float32 (n, width).
         costs: (n, agents, tasks).
-        answered: bool (n, agents).
+        counted: which answers there are, bool (n, agents), or what each of them counts, 0 where there is none.
         fold: int64 (n,).
         unknown: what an agent is taken to cost that no row tells of, (folds, agents, tasks).
 
@@ -103,9 +103,9 @@ def cross_fit(
         Fits, and what each fold's predicts of the rows it has not seen: float32 (n, agents, tasks).
     """
     shape, inputs = costs.shape, Inputs(x, basis)
-    flat, there = costs.reshape(len(x), -1), np.repeat(answered, shape[2], axis=1)
+    flat, there = costs.reshape(len(x), -1), np.repeat(counted, shape[2], axis=1)
     fits = _fits(inputs, flat, there, fold, unknown.reshape(FOLDS, -1))
-    judge = Judge(costs, answered)
+    judge = Judge(costs, counted)
     losses = np.zeros(len(PENALTIES))
     for position in range(len(PENALTIES)):
         for rows, z in inputs:
@@ -129,7 +129,7 @@ def _held_out(fits: list[list[Ridge]], position: int, inputs: np.ndarray, fold: 
 class Sums:
     """What the normal equations of some rows consist of: counts, sums, products."""
 
-    n: int
+    n: float
     z: np.ndarray
     y: np.ndarray
     zz: np.ndarray
@@ -140,14 +140,21 @@ class Sums:
         width = inputs.width
         found = cls(0, np.zeros(width), np.zeros(len(outputs)), np.zeros((width,) * 2), np.zeros((width, len(outputs))))
         for rows, z in inputs:
-            chosen = counted[rows]
+            chosen = counted[rows] > 0
             if not chosen.any():
                 continue
             z, y = (z, costs[rows]) if chosen.all() else (z[chosen], costs[rows][chosen])
             y = y[:, outputs].astype(np.float64)
-            found.n += len(z)
-            found.z += z.sum(axis=0)
-            found.y += y.sum(axis=0)
+            if counted.dtype != bool:
+                root = np.sqrt(counted[rows][chosen].astype(np.float64))[:, None]
+                found.n += float((root**2).sum())
+                found.z += (root**2 * z).sum(axis=0)
+                found.y += (root**2 * y).sum(axis=0)
+                z, y = root * z, root * y
+            else:
+                found.n += len(z)
+                found.z += z.sum(axis=0)
+                found.y += y.sum(axis=0)
             found.zz += z.T @ z
             found.zy += z.T @ y
         return found
@@ -173,32 +180,32 @@ class Sums:
 
 
 def _fits(
-    inputs: Inputs, costs: np.ndarray, answered: np.ndarray, fold: np.ndarray, unknown: np.ndarray
+    inputs: Inputs, costs: np.ndarray, counted: np.ndarray, fold: np.ndarray, unknown: np.ndarray
 ) -> list[list[Ridge]]:
     """Every fold's fits under every penalty, each output on the rows that it is known of: ``[fold][penalty]``."""
     width, outputs = inputs.width, costs.shape[1]
     weights = np.zeros((FOLDS, len(PENALTIES), width, outputs))
     intercepts = np.repeat(unknown[:, None], len(PENALTIES), axis=1)
-    patterns, pattern_of = np.unique(answered, axis=1, return_inverse=True)
+    patterns, pattern_of = np.unique(counted, axis=1, return_inverse=True)
     if patterns.shape[1] > OWN_EQUATIONS:
         for number in range(FOLDS):
-            known = answered[fold != number].any(axis=0)
-            for position, (found, intercept) in enumerate(_shared(inputs, costs, answered, fold != number)):
+            known = (counted[fold != number] > 0).any(axis=0)
+            for position, (found, intercept) in enumerate(_shared(inputs, costs, counted, fold != number)):
                 weights[number, position][:, known] = found[:, known]
                 intercepts[number, position][known] = intercept[known]
         patterns = patterns[:, :0]
     for pattern in range(patterns.shape[1]):
-        counted, which = patterns[:, pattern], np.flatnonzero(pattern_of.ravel() == pattern)
+        weights_of, which = patterns[:, pattern], np.flatnonzero(pattern_of.ravel() == pattern)
         whole = None
         for number in range(FOLDS):
-            seen = counted & (fold != number)
+            seen = weights_of * (fold != number)
             if not seen.any():
                 continue
-            if seen.sum() < width:
+            if (seen > 0).sum() < width:
                 solved = _dual(inputs, costs, which, seen)
             else:
-                whole = Sums.over(inputs, costs, which, counted) if whole is None else whole
-                solved = whole.without(Sums.over(inputs, costs, which, counted & (fold == number))).solved()
+                whole = Sums.over(inputs, costs, which, weights_of) if whole is None else whole
+                solved = whole.without(Sums.over(inputs, costs, which, weights_of * (fold == number))).solved()
             for position, (found, intercept) in enumerate(solved):
                 weights[number, position][:, which], intercepts[number, position][which] = found, intercept
     return [
@@ -207,7 +214,7 @@ def _fits(
     ]
 
 
-def _shared(inputs: Inputs, costs: np.ndarray, answered: np.ndarray, seen: np.ndarray) -> list:
+def _shared(inputs: Inputs, costs: np.ndarray, counted: np.ndarray, seen: np.ndarray) -> list:
     """Fits of many agents that each answered other rows, from one decomposition.
 
     An agent's sums of products of inputs are taken to be those of all rows, times the share that it answered: right on
@@ -217,7 +224,7 @@ def _shared(inputs: Inputs, costs: np.ndarray, answered: np.ndarray, seen: np.nd
     z_sum, gram, n = np.zeros(width), np.zeros((width, width)), 0
     number, level, of_z, of_zy = np.zeros(outputs), np.zeros(outputs), *np.zeros((2, width, outputs))
     for rows, block in inputs:
-        z, there = block[seen[rows]], answered[rows][seen[rows]].astype(np.float64)
+        z, there = block[seen[rows]], counted[rows][seen[rows]].astype(np.float64)
         y = costs[rows][seen[rows]] * there
         n, z_sum, gram = n + len(z), z_sum + z.sum(axis=0), gram + z.T @ z
         number, level = number + there.sum(axis=0), level + y.sum(axis=0)
@@ -237,14 +244,20 @@ def _dual(inputs: Inputs, costs: np.ndarray, outputs: np.ndarray, seen: np.ndarr
     """The same from products of rows with rows, of which there are fewer than inputs."""
     from scipy.linalg import cho_factor, cho_solve
 
-    z = np.concatenate([block[seen[rows]] for rows, block in inputs])
-    y = costs[seen][:, outputs].astype(np.float64)
-    mean, level = z.mean(axis=0), y.mean(axis=0)
-    z = z - mean
+    there = seen > 0
+    z = np.concatenate([block[there[rows]] for rows, block in inputs])
+    y = costs[there][:, outputs].astype(np.float64)
+    if seen.dtype == bool:
+        mean, level = z.mean(axis=0), y.mean(axis=0)
+        z, y = z - mean, y - level
+    else:
+        share = seen[there].astype(np.float64)[:, None] / seen.sum(dtype=np.float64)
+        mean, level, root = (share * z).sum(axis=0), (share * y).sum(axis=0), np.sqrt(seen[there])[:, None]
+        z, y = root * (z - mean), root * (y - level)
     products, found = z @ z.T, []
     for penalty in PENALTIES:
         factor = cho_factor(products + penalty * np.eye(len(z)), lower=True, overwrite_a=True, check_finite=False)
-        weights = z.T @ cho_solve(factor, y - level, check_finite=False)
+        weights = z.T @ cho_solve(factor, y, check_finite=False)
         found.append((weights, level - mean @ weights))
     return found
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
 from l2d.rejector.best import linear, trees
+from l2d.rejector.best.answering import Answering
 from l2d.rejector.best.flattery import flattery
 from l2d.rejector.best.folds import FOLDS, ROWS_AT_ONCE, Judge, fold_of
 from l2d.rejector.best.linear import Basis, Ridge, in_blocks
@@ -35,6 +37,7 @@ class CostModel:
         stacking: how they are combined: trees, ridge, means.
         factor: what predictions are multiplied by, since samples that an agent was fitted on flatter it, float64
             (agents, tasks); see :mod:`l2d.rejector.best.flattery`. ``mean`` has it already.
+        answering: agents whose answering depends on the features; None where none does. Not kept in a run's arrays.
     """
 
     num_agents: int
@@ -47,6 +50,7 @@ class CostModel:
     means: np.ndarray
     stacking: Stacking | None
     factor: np.ndarray
+    answering: Answering | None = None
 
     def predict(self, x: np.ndarray, *, threads: int = 1) -> np.ndarray:
         """Raw costs of new samples, the mean over folds: float32 (n, width) -> float64 (n, agents, tasks).
@@ -126,35 +130,73 @@ def fit_costs(
         threads: for growing trees; None: one.
     """
     answered = ~np.isnan(raw).any(axis=2)
-    n, num_agents, num_tasks = raw.shape
     costs = np.where(answered[:, :, None], raw, 0).astype(np.float32)
-    unknown = _unknown(costs)
-    mean, known = agent_means(costs, answered, unknown), answered.any(axis=0)
     fold = fold_of(ids)
+    fit = partial(fit_counted, x, costs, fold=fold, held=held, seed=seed, threads=threads)
+    model, predicted = fit(answered)
+    if predicted is None or answered.all():
+        return model
+    answering = Answering.of(x, answered, fold, seed=seed, threads=threads)
+    if answering is None:
+        return model
+    weighted, instead = fit(answering.weights)
+    assert instead is not None
+    answering = answering.judged(predicted, instead, costs)
+    return replace(weighted if answering.used else model, answering=answering)
+
+
+def fit_counted(
+    x: np.ndarray,
+    costs: np.ndarray,
+    counted: np.ndarray,
+    *,
+    fold: np.ndarray,
+    held: np.ndarray | None,
+    seed: int,
+    threads: int | None,
+) -> tuple[CostModel, np.ndarray | None]:
+    """The model, and its held-out predictions (n, agents, tasks), None where it is the agents' means.
+
+    ``counted``: which answers there are, bool (n, agents), or what each of them counts, 0 where there is none.
+    """
+    n, num_agents, num_tasks = costs.shape
+    answered, unknown = counted > 0, _unknown(costs)
+    mean, known = agent_means(costs, counted, unknown), answered.any(axis=0)
     seen = [fold != number for number in range(FOLDS)]
     varied = len(x) and x.shape[1] and bool((x != x[0]).any())
     enough = n >= FEWEST and all(rows.sum() >= 2 and (~rows).any() for rows in seen)
-    if not (varied and enough and Judge(costs, answered).told_apart):
+    if not (varied and enough and Judge(costs, counted).told_apart):
         factor = flattery(lambda rows: np.broadcast_to(mean, costs[rows].shape), costs, answered, held)
         none = np.zeros((0, num_agents, num_tasks))
-        return CostModel(num_agents, num_tasks, mean * factor, known, None, (), (), none, None, factor)
-    means = np.stack([agent_means(costs[rows], answered[rows], unknown) for rows in seen])
+        return CostModel(num_agents, num_tasks, mean * factor, known, None, (), (), none, None, factor), None
+    means = np.stack([agent_means(costs[rows], counted[rows], unknown) for rows in seen])
     basis = Basis.of(x, seed)
-    forests, by_tree = trees.cross_fit(x, costs, answered, fold, means, seed=seed, threads=threads)
-    ridges, by_ridge = linear.cross_fit(x, basis, costs, answered, fold, means)
+    forests, by_tree = trees.cross_fit(x, costs, counted, fold, means, seed=seed, threads=threads)
+    ridges, by_ridge = linear.cross_fit(x, basis, costs, counted, fold, means)
     members = [by_tree, by_ridge, means[fold].astype(np.float32)]
-    stacking = Stacking.fit(members, costs, answered)
+    stacking = Stacking.fit(members, costs, counted)
     factor = flattery(lambda rows: stacking([member[rows] for member in members]), costs, answered, held)
-    return CostModel(
+    model = CostModel(
         num_agents, num_tasks, mean * factor, known, basis, tuple(forests), tuple(ridges), means, stacking, factor
     )
+    if answered.all():
+        return model, None
+    predicted = np.empty(costs.shape, np.float32)
+    for start in range(0, n, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        predicted[rows] = stacking([member[rows] for member in members]) * factor
+    return model, predicted
 
 
-def agent_means(costs: np.ndarray, answered: np.ndarray, unknown: np.ndarray) -> np.ndarray:
-    """Mean cost of each agent where it answered, (agents, tasks); ``unknown`` (tasks,) of an agent without answers."""
-    number = answered.sum(axis=0)
-    total = np.where(answered[:, :, None], costs, 0.0).sum(axis=0)
-    return np.where((number > 0)[:, None], total / np.maximum(number, 1)[:, None], unknown)
+def agent_means(costs: np.ndarray, counted: np.ndarray, unknown: np.ndarray) -> np.ndarray:
+    """Mean cost of each agent's answers, (agents, tasks); ``unknown`` (tasks,) of an agent without answers.
+
+    ``counted``: which answers there are, bool (n, agents), or what each of them counts, 0 where there is none.
+    """
+    number = counted.sum(axis=0)
+    there = counted[:, :, None]
+    total = np.where(there > 0, costs * there, 0.0).sum(axis=0)
+    return np.where((number > 0)[:, None], total / np.where(number > 0, number, 1)[:, None], unknown)
 
 
 def _unknown(costs: np.ndarray) -> np.ndarray:

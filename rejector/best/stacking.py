@@ -34,14 +34,15 @@ class Stacking:
     centre: np.ndarray
 
     @classmethod
-    def fit(cls, predictions: Sequence[np.ndarray], costs: np.ndarray, answered: np.ndarray) -> Stacking:
+    def fit(cls, predictions: Sequence[np.ndarray], costs: np.ndarray, counted: np.ndarray) -> Stacking:
         """From held-out predictions.
 
         Args:
             predictions: of each model, (n, agents, tasks).
             costs: (n, agents, tasks).
-            answered: bool (n, agents).
+            counted: which answers there are, bool (n, agents), or what each of them counts, 0 where there is none.
         """
+        answered, weighted = counted > 0, counted.dtype != bool
         models, tasks, n = len(predictions), costs.shape[2], len(costs)
         products = np.zeros((tasks, models + 1, models + 1))  # of contrasts, over all answers; the true ones last
         levels = np.zeros((tasks, models + 1, models + 1))  # of the samples' mean costs
@@ -53,6 +54,8 @@ class Stacking:
             for task in range(tasks):
                 columns = np.stack([part[:, :, task].ravel() for part, _ in parts], axis=1)
                 level = np.stack([mean[:, task] for _, mean in parts], axis=1)
+                if weighted:
+                    columns *= np.sqrt(counted[rows]).ravel()[:, None]
                 products[task] += columns.T @ columns
                 levels[task] += level.T @ level
                 level_sums[task] += level.sum(axis=0)
@@ -65,8 +68,8 @@ class Stacking:
         missed = np.zeros(tasks)
         for rows in blocks:
             residual = costs[rows] - found([predicted[rows] for predicted in predictions])
-            missed += np.where(answered[rows][:, :, None], residual, 0.0).sum(axis=(0, 1))
-        offset[:] = missed / max(1, answered.sum())
+            missed += np.where(answered[rows][:, :, None], residual * counted[rows][:, :, None], 0.0).sum(axis=(0, 1))
+        offset[:] = missed / max(1, counted.sum())
         return found
 
     def __call__(self, predictions: Sequence[np.ndarray]) -> np.ndarray:

@@ -15,6 +15,7 @@ from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError, nearest
 from l2d.data.options import as_typed
 from l2d.data.samples.standardise import standardisation
+from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.trained import FITTED_ON, PAID_MEAN, TrainedBest, state_of
@@ -89,6 +90,8 @@ def train_best(
         took = time.perf_counter() - begun
         seconds += took
         if narrate is not None:
+            for line in answering_in_words(trained[0].about.get("answering")):
+                narrate(line)
             narrate_guard([rejector for rejector in trained if rejector.guard["holds"]], names, narrate)
         save_runs(trained, [folder for _, folder in members], cache, streams, seconds=took, overwrite=overwrite)
     return seconds, sum(stream.left_out for stream in streams.values())
@@ -182,6 +185,8 @@ def rejectors_of(
             member: model.stacking.difference[position].round(4).tolist()
             for position, member in enumerate(("trees", "ridge", "means"))
         }
+    if model.answering is not None:
+        about["answering"] = model.answering.facts(names)
     found = []
     for point in points:
         free = TrainedBest(

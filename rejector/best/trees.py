@@ -16,7 +16,7 @@ import numpy as np
 
 from l2d.rejector.best.folds import FOLDS, Judge, tree_targets
 
-TREES, LEAF, FEATURES = 40, 5, 0.5
+TREES, LEAF, FEATURES = 20, 5, 1.0
 #: Leaves are larger where rows are many, so that a tree has some thousand leaves at most whatever the rows.
 ROWS_TO_A_LEAF = 2500
 MOST_FEATURES = 200  # tried for a split
@@ -134,7 +134,7 @@ def compiled_tree(forest: Forest, start: int, end: int):
 def cross_fit(
     x: np.ndarray,
     costs: np.ndarray,
-    answered: np.ndarray,
+    counted: np.ndarray,
     fold: np.ndarray,
     unknown: np.ndarray,
     *,
@@ -148,7 +148,7 @@ def cross_fit(
     Args:
         x: float32 (n, width).
         costs: (n, agents, tasks).
-        answered: bool (n, agents).
+        counted: which answers there are, bool (n, agents), or what each of them counts, 0 where there is none.
         fold: int64 (n,).
         unknown: what an agent is taken to cost that no row tells of, (folds, agents, tasks).
         seed: of the first fold's trees; the others' follow.
@@ -156,8 +156,8 @@ def cross_fit(
     Returns:
         Forests, and what each predicts of the rows it has not seen: float32 (n, agents, tasks).
     """
-    shape, judge, targets = costs.shape, Judge(costs, answered), tree_targets(costs, answered)
-    flat, there = costs.reshape(len(x), -1), np.repeat(answered, shape[2], axis=1)
+    shape, judge, targets = costs.shape, Judge(costs, counted), tree_targets(costs, counted > 0)
+    flat, there = costs.reshape(len(x), -1), np.repeat(counted, shape[2], axis=1)
     penalties, losses, judged = PENALTIES, np.zeros(len(PENALTIES)), 0
     grown: list[Grown] = []
     for number in range(FOLDS):
@@ -205,7 +205,7 @@ class Grown:
         trees: Sequence,
         x: np.ndarray,
         costs: np.ndarray,
-        answered: np.ndarray,
+        counted: np.ndarray,
         unknown: np.ndarray | float = 0.0,
         *,
         penalties: Sequence[float] = PENALTIES,
@@ -216,15 +216,15 @@ class Grown:
             trees: of scikit-learn.
             x: float32 (n, width).
             costs: (n, outputs).
-            answered: bool (n, outputs); other costs do not matter.
+            counted: bool (n, outputs), or what each cost counts; where 0, it does not matter.
             unknown: what an output is taken to be that no sample tells of, (outputs,) or one number.
         """
-        costs = np.where(answered, costs, 0)
+        costs = np.where(counted > 0, costs * counted, 0)
         roots, arrays, values, nodes, leaves = [], [], [], 0, 0
         for tree in trees:
             left, right = tree.children_left.astype(np.int64), tree.children_right.astype(np.int64)
             is_leaf = left < 0
-            shrunk = _shrunken(left, right, tree.apply(x), costs, answered, unknown, penalties)[:, is_leaf]
+            shrunk = _shrunken(left, right, tree.apply(x), costs, counted, unknown, penalties)[:, is_leaf]
             number = np.cumsum(is_leaf) - 1 + leaves
             arrays.append(
                 (
@@ -260,7 +260,7 @@ def _shrunken(
     right: np.ndarray,
     leaf: np.ndarray,
     costs: np.ndarray,
-    answered: np.ndarray,
+    counted: np.ndarray,
     unknown: np.ndarray | float,
     penalties: Sequence[float],
 ) -> np.ndarray:
@@ -269,7 +269,7 @@ def _shrunken(
     total, number = np.zeros((count, outputs)), np.zeros((count, outputs))
     for output in range(outputs):
         total[:, output] = np.bincount(leaf, costs[:, output], count)
-        number[:, output] = np.bincount(leaf, answered[:, output], count)
+        number[:, output] = np.bincount(leaf, counted[:, output], count)
     levels = [np.zeros(1, np.int64)]
     while True:
         inner = levels[-1][left[levels[-1]] >= 0]

@@ -135,6 +135,8 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     if isinstance(run.rejector, TrainedBest):
         guard = guard_facts(run.rejector, table, costs.double().numpy(), losses, measured.groups)
         result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
+        if "answering" in run.rejector.about:
+            result["answering"] = run.rejector.about["answering"]
         predicted = run.rejector.predicted_costs(table)
         result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.evaluation.comparisons import BOUNDS
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.guarded import guard_in_words
@@ -68,7 +69,12 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
         where = where if len(groups) > 1 else ""
         p = p_text(highest) if highest < 0.001 else f"p at most {highest:.3f}"
         sentences.append(f"Better than every baseline{where}: {p} after Holm's correction for all comparisons.")
-    return sentences + [text for text in [predicted_in_words(groups[0][0].result)] if text]
+    result = groups[0][0].result
+    return (
+        sentences
+        + [text for text in [predicted_in_words(result)] if text]
+        + answering_in_words(result.get("answering"))[1:]
+    )
 
 
 def predicted_in_words(result: dict) -> str | None:

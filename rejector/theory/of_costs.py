@@ -13,6 +13,7 @@ import torch
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError
+from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.trained import FITTED_ON, TrainedBest
@@ -286,6 +287,7 @@ def notes_of(judged: Judged, worth: Importances) -> list[str]:
         "of new samples, for these models. Two columns that say the same may each be worth little.",
         "The paper's theorems are about its surrogate: for them, take a run of multi-task.",
     ]
+    notes += answering_in_words(judged.rejector.about.get("answering"))
     if worth.left_out:
         notes.append(f"{worth.left_out:,} columns that the trees look at least were not permuted, to save time.")
     if np.isinf(judged.costs).any():

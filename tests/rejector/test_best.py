@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from sklearn.ensemble import ExtraTreesRegressor
 
 from l2d.rejector.best.folds import FOLDS, contrasts, fold_of
-from l2d.rejector.best.guard import Guard
+from l2d.rejector.best.guard import DEFAULT, Guard
 from l2d.rejector.best.linear import PENALTIES as RIDGE_PENALTIES
 from l2d.rejector.best.linear import Basis, Inputs, _fits, _shared
 from l2d.rejector.best.model import CostModel, fit_costs
@@ -38,7 +38,7 @@ def test_a_forest_predicts_what_scikit_learn_does():
     costs = raw[:, :, 0]
     trees = grow(x, costs, seed=3, trees=15)
     forest = Grown.of(trees, x, costs, np.ones_like(costs, bool)).only(0).forest
-    model = ExtraTreesRegressor(15, min_samples_leaf=5, max_features=0.5, random_state=3).fit(x, costs)
+    model = ExtraTreesRegressor(15, min_samples_leaf=5, random_state=3).fit(x, costs)
     new = world(300, seed=9)[0]
     np.testing.assert_allclose(forest.predict(new), model.predict(new), atol=1e-6)
     forest.check(x.shape[1])
@@ -200,6 +200,37 @@ def test_the_guard_is_a_paired_comparison_with_the_constant():
     assert Guard.of(predicted, costs, z=5).holds
     assert not Guard.of(predicted, costs, z=0).holds
     assert Guard.of(predicted, costs, z=0.5, fallback=1).fallback == 1
+
+
+def test_where_differences_are_predicted_the_guard_gives_way_before_decisions_show_it():
+    """Decisions that are right but seldom, and predictions that are nearer in every sample."""
+    random = np.random.default_rng(0)
+    said = 0.5 + 0.4 * np.stack([np.zeros(400), random.uniform(-1, 1, 400)], axis=1) + [0, 0.39]
+    costs = np.clip(said + 0.1 * random.standard_normal(said.shape), 0, None)
+    means = np.tile(costs.mean(axis=0), (400, 1))
+    apart = lambda values: values[:, 1] - values[:, 0]  # noqa: E731
+    gains = ((apart(costs) - apart(means)) ** 2 - (apart(costs) - apart(said)) ** 2) / 2
+    guard = Guard.of(said, costs, z=1)
+    assert guard.nearer == pytest.approx(gains.mean() / (gains.std(ddof=1) / 20))
+    assert guard.nearer > 10
+    assert guard.gain < guard.standard_error
+    assert not guard.holds
+    assert Guard.of(said, costs, z=50).holds
+    assert Guard.of(means, costs, z=1).holds
+    assert Guard.of(means, costs, z=1).nearer == 0
+
+
+@pytest.mark.parametrize("agents", [2, 6])
+def test_where_features_tell_nothing_the_run_is_the_constant(agents):
+    held = 0
+    for seed in range(8):
+        random = np.random.default_rng(seed)
+        x = random.standard_normal((400, 6)).astype(np.float32)
+        raw = (random.random((400, agents, 1)) < np.linspace(0.25, 0.4, agents)[:, None]).astype(np.float32)
+        ids = [f"{seed} {row}" for row in range(400)]
+        unseen = fit_costs(x, raw, ids, seed=seed).predict_unseen(x, ids)
+        held += Guard.of(unseen[:, :, 0], raw[:, :, 0].astype(float), z=DEFAULT).holds
+    assert held >= 7
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

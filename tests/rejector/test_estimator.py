@@ -378,7 +378,7 @@ def test_best_holds_features_that_32_bits_cannot():
     [
         ({"epochs": 5}, "epochs = 5: method 'best' has no such setting"),
         ({"nu": 2.0}, "nu = 2.0"),
-        ({"method": "multi-task", "guard": 1.0}, "guard = 1.0: method 'multi-task' has no such setting"),
+        ({"method": "multi-task", "guard": 0.25}, "guard = 0.25: method 'multi-task' has no such setting"),
         ({"method": "forest"}, "method = 'forest'"),
         ({"guard": -1.0}, "guard = -1.0"),
         ({"fallback": 3}, "fallback = 3"),

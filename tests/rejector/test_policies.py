@@ -259,7 +259,9 @@ def test_a_guard_that_holds_does_not_hide_costs_from_a_policy(held, agents):
         np.testing.assert_array_equal(
             report.predicted, run_policy(free, limits, mode=mode, calibration="implied").predicted
         )
-        np.testing.assert_array_equal(report.allocation, run_policy(free, limits, mode=mode).allocation)
+        np.testing.assert_array_equal(
+            report.allocation, run_policy(free, limits, mode=mode, calibration="implied").allocation
+        )
     assert report.result["rejector"]["allocation"][AGENTS[run.rejector.guard["fallback"]]] == 1  # without a limit
 
 

@@ -89,6 +89,12 @@ class TrainConfig:
     fallback: str | None = option(
         None, "The agent that the guard falls back on. Default: the best constant agent.", metavar="AGENT", panel=BEST
     )
+    router_cost: float = option(
+        0.0,
+        "What deciding costs for one input, in the unit that answers are paid in (with --beta paid=…).",
+        least=0,
+        panel=LOSS,
+    )
     failures: Failures = option(
         "refuse",
         "Recorded failures: refuse; drop those samples; charge the worst training cost; mask the agent.",

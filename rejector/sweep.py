@@ -75,6 +75,11 @@ def sweep(
         UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
     config = config.on(cache.record.inputs)
+    if config.router_cost and any(point.paid is None for point in points):
+        raise UsageError(
+            f"--router-cost {config.router_cost:g} is in money, and these runs charge none",
+            hint="say what money is worth: --beta paid=…",
+        )
     if is_first():
         cache.verify_files()  # also what only evaluation reads: damage is found before anything is trained or written
     todo = []

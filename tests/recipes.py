@@ -71,7 +71,7 @@ class Recipe(str):
         return Recipe({**self.values, "agents": [*self.values.get("agents", []), *agents]})
 
     def only(self, *names: str) -> Recipe:
-        """With these agents alone, in this order."""
+        """With these agents alone, in this order; without any if none is named."""
         by_name = {one["name"]: one for one in self.values["agents"]}
         return Recipe({**self.values, "agents": [by_name[name] for name in names]})
 
@@ -130,6 +130,16 @@ RECIPE = Recipe(
             agent("expert", "column", prob="risk_good", reg="stay_good", price=2.0),
             agent("cheap", "column", cla="CASE WHEN x1 > 0 THEN 'yes' ELSE 'no' END", reg="stay_bad", price=1.0),
         ],
+    }
+)
+
+#: The same with classes alone.
+ONE_TASK = RECIPE.but(
+    {
+        "dataset.target_reg": None,
+        "costs.reg": None,
+        "defaults": None,
+        **{f"agents.{name}.reg": None for name in ("model", "expert", "cheap")},
     }
 )
 

@@ -44,7 +44,15 @@ class Guard:
     holds: bool
 
     @classmethod
-    def of(cls, predicted: np.ndarray, costs: np.ndarray, *, z: float, fallback: int | None = None) -> Guard:
+    def of(
+        cls,
+        predicted: np.ndarray,
+        costs: np.ndarray,
+        *,
+        z: float,
+        fallback: int | None = None,
+        decided: float = 0.0,
+    ) -> Guard:
         """Judge held-out predictions.
 
         Args:
@@ -52,6 +60,7 @@ class Guard:
             costs: the true ones, infinite where an agent is unavailable.
             fallback: position of an agent; None: the constant that is cheapest on these samples, which asks the
                 cheapest of the others where it is unavailable.
+            decided: what deciding costs for each input, which the constant does without.
         """
         stand_in = np.where(np.isfinite(costs), costs, 0.0).sum(axis=0) / np.maximum(np.isfinite(costs).sum(axis=0), 1)
         order = np.argsort(stand_in, kind="stable")
@@ -59,7 +68,7 @@ class Guard:
         chosen_agent = int(alone.mean(axis=0).argmin()) if fallback is None else fallback
         rows = np.arange(len(costs))
         chosen = costs[rows, np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)]
-        gains = alone[:, chosen_agent] - chosen
+        gains = alone[:, chosen_agent] - chosen - decided
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
         gain = float(gains.mean())
         nearer = _nearer(predicted, costs)

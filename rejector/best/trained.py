@@ -145,7 +145,11 @@ class TrainedBest(TrainedNetwork):
 
     def guard_of(self, *, z: float, fallback: int | None) -> Guard:
         """The guard at this run's query costs and weights."""
-        return Guard.of(*self.held_out(), z=z, fallback=fallback)
+        return Guard.of(*self.held_out(), z=z, fallback=fallback, decided=self.judged_at(self.point).decided)
+
+    @property
+    def decides(self) -> bool:
+        return not self.guard["holds"]
 
     def check(self) -> None:
         """Refuse arrays that do not belong together."""

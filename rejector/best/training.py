@@ -29,7 +29,7 @@ from l2d.rejector.training.rejector import raw_costs
 
 #: Samples that are fitted at most; of more, a part is drawn by their ids, and all are scored.
 MOST = 100_000
-USED = ("failures", "memory", "train_rows", "guard", "fallback")
+USED = ("failures", "memory", "train_rows", "guard", "fallback", "router_cost")
 
 
 def foreign_settings(config: TrainConfig) -> list[str]:
@@ -200,7 +200,7 @@ def rejectors_of(
         )
         guard, (predicted, costs) = free.guard_of(z=config.guard, fallback=fallback), free.held_out()
         chosen = np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)
-        loss = float(costs[np.arange(len(costs)), chosen].mean())
+        loss = float(costs[np.arange(len(costs)), chosen].mean()) + free.decided
         risk = loss + guard.gain if guard.holds else loss
         found.append(replace(free, validation_risk=risk, history=[(risk, risk)], guard=guard.facts(), about=about))
     return found

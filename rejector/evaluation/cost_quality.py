@@ -98,10 +98,13 @@ def cost_quality(evaluations: list[Evaluation], metric: str = "task_loss") -> Co
     for members in by_setting(evaluations).values():
         first, point = members[0], members[0].run.point
         setting = f"{point.cost or point.weights}, nu={point.nu:g}"
-        values = [_quality(e, e.allocation, e.losses, e.result, metric) for e in members]
+        decided = [e.losses - e.run.rejector.decided for e in members]
+        values = [
+            _quality(e, e.allocation, losses, e.result, metric) for e, losses in zip(members, decided, strict=True)
+        ]
         spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
-        cost = float(np.mean([mean_price(evaluation.allocation, prices) for evaluation in members]))
-        by_sample = [_by_sample(e, e.allocation, e.losses, metric) for e in members]
+        cost = float(np.mean([mean_price(e.allocation, prices) + e.router_paid for e in members]))
+        by_sample = [_by_sample(e, e.allocation, losses, metric) for e, losses in zip(members, decided, strict=True)]
         found = OperatingPoint(
             point.method, "rejector", point.beta_text, cost, float(np.mean(values)), spread, len(values), setting
         )

@@ -85,7 +85,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
     costs = baselines.costs
     scores = scores.masked_fill(costs.isinf(), -torch.inf)
     allocation = allocate(scores)
-    losses = deferral_loss(allocation, costs).double().numpy()
+    losses = deferral_loss(allocation, costs).double().numpy() + run.rejector.decided
     rates = allocation_rates(allocation, len(names))
     against = {
         "oracle": baselines.losses["oracle"],
@@ -112,7 +112,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
         "coverage": float(rates[0]),
         "metrics": measured.metrics(allocation.numpy(), names),
-        **paid_result(measured, allocation.numpy()),
+        **paid_result(measured, allocation.numpy(), run),
         "agents": _alone(cache, measured, baselines),
         "oracle": {
             "allocation": _shares(baselines.oracle_allocation, names),
@@ -140,19 +140,21 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         predicted = run.rejector.predicted_costs(table)
         result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
-    result["router_metrics"] = metrics_of_run(measured, baselines, allocation.numpy(), margin)
+    router = result["paid"]["router"] if "paid" in result else 0.0
+    result["router_metrics"] = metrics_of_run(measured, baselines, allocation.numpy(), margin, router=router)
     deferred = deferral_loss(1 + allocate(scores[:, 1:]), costs).numpy()
     return Evaluation(run, cache, result, losses, against, allocation.numpy(), margin, deferred, baselines, measured)
 
 
-def paid_result(measured: Measured, allocation: np.ndarray) -> dict[str, Any]:
+def paid_result(measured: Measured, allocation: np.ndarray, run: Run) -> dict[str, Any]:
     """``paid``: what answers of an allocation were paid in money, whatever a run charges for it; nothing if unknown."""
     if measured.prices is None:
         return {}
     chosen = measured.prices[np.arange(len(allocation)), allocation]
     known = chosen[~np.isnan(chosen)]
     found = {"unit": measured.cache.record.unit_paid, "mean": float(known.mean()) if len(known) else None}
-    return {"paid": found | {"total": float(known.sum()), "unknown": len(chosen) - len(known)}}
+    found |= {"total": float(known.sum()), "unknown": len(chosen) - len(known)}
+    return {"paid": found | {"router": run.rejector.config.router_cost if run.rejector.decides else 0.0}}
 
 
 def _shares(allocation: np.ndarray, names: list[str]) -> dict[str, float]:

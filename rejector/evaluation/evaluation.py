@@ -48,9 +48,14 @@ class Evaluation:
         return self.run.point.charged(self.measured.table.raw).numpy()
 
     @property
+    def router_paid(self) -> float:
+        """What deciding took for each sample, in money."""
+        return self.result.get("paid", {}).get("router", 0.0)
+
+    @property
     def task_losses(self) -> np.ndarray:
-        """Deferral loss of each sample without what asking took, float64 (n,)."""
-        return self.losses - self.charged[np.arange(len(self.losses)), self.allocation]
+        """Deferral loss of each sample without what deciding and asking took, float64 (n,)."""
+        return self.losses - self.run.rejector.decided - self.charged[np.arange(len(self.losses)), self.allocation]
 
     @property
     def kept(self) -> np.ndarray:

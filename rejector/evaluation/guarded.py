@@ -27,7 +27,8 @@ def guard_facts(
         ``difference`` of deferral losses, with the guard less without, with its 95 % interval.
     """
     predicted = np.where(np.isfinite(costs), rejector.predicted_costs(table), np.inf)
-    free = costs[np.arange(len(costs)), predicted.argmin(axis=1)]
+    decided = rejector.unguarded().decided
+    free = costs[np.arange(len(costs)), predicted.argmin(axis=1)] + decided
     if not rejector.guard["holds"]:
         return {**rejector.guard, "kept": 0, "saved": 0.0, "cost": 0.0, "difference": None}
     scores = np.where(np.isfinite(costs), rejector.scores_on(table).numpy(), -np.inf)

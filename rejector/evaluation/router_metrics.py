@@ -77,13 +77,14 @@ def qualities(measured: Measured, baselines: Baselines, metric: str) -> np.ndarr
 
 
 def metrics_of_run(
-    measured: Measured, baselines: Baselines, allocation: np.ndarray, margin: np.ndarray
+    measured: Measured, baselines: Baselines, allocation: np.ndarray, margin: np.ndarray, *, router: float = 0.0
 ) -> dict[str, Any]:
     """The figures of one run, by name; nothing where quality is neither an accuracy nor a score.
 
     Args:
         allocation: of the run, (n,).
         margin: agent 0's score less the best of the others', (n,).
+        router: what deciding took for each sample, in money.
     """
     metric = next((name for name in QUALITIES if name in measured.sample_metrics(allocation, measured.names)), None)
     if metric is None:
@@ -99,7 +100,7 @@ def metrics_of_run(
         found[name] = quality / reference - 1 if reference > 0 else None
     found["gap_at_oracle"] = 1 - quality / oracle if oracle > 0 else None
     if measured.prices is not None and measured.cache.record.unit_paid == "USD":
-        found["dollars_per_1000"] = 1000 * mean_price(allocation, measured.prices)
+        found["dollars_per_1000"] = 1000 * (mean_price(allocation, measured.prices) + router)
         found["arena_score"] = arena_score(quality, found["dollars_per_1000"])
     if len(measured.names) == 2 and single[0] != single[1] and available.all():
         strong = int(single.argmax())
@@ -133,7 +134,7 @@ def metrics_of_sweep(evaluations: list[Evaluation]) -> dict[str, dict[str, Any]]
     best = max(range(len(names)), key=lambda agent: (quality_alone[agent], -costs_alone[agent]))
     points: dict[str, list[tuple[float, float]]] = {}
     for members in by_setting(evaluations).values():
-        cost = float(np.mean([mean_price(member.allocation, prices) for member in members]))
+        cost = float(np.mean([mean_price(member.allocation, prices) + member.router_paid for member in members]))
         quality = float(np.mean([member.result["metrics"][metric] for member in members]))
         points.setdefault(members[0].run.point.method, []).append((cost, quality))
     hulls = {method: convex_hull(*np.array(found).T) for method, found in points.items()}

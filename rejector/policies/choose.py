@@ -197,7 +197,7 @@ def quantities_of(evaluation: Evaluation) -> dict[str, float]:
     shares = np.array(list(result["allocation"].values()))
     found = {"coverage": float(shares[0])}
     if evaluation.measured.prices is not None:
-        found["budget"] = mean_price(evaluation.allocation, evaluation.measured.prices)
+        found["budget"] = mean_price(evaluation.allocation, evaluation.measured.prices) + evaluation.router_paid
     by_agent = {} if "budget" in found else {"budget": [agent.price for agent in agents]}
     for name, values in (by_agent | {"gflops": [agent.gflops for agent in agents]}).items():
         if all(value is not None for value in values) and any(values):

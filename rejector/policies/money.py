@@ -78,7 +78,7 @@ def money_budget(run: Run, limit: float) -> MoneyBudget | None:
 
 
 def prices_of_split(run: Run, split: ScoredSplit) -> Prices:
-    """Predicted and paid prices of a split's samples, in its order; from the run's cache."""
+    """Predicted and paid prices of a split's samples, in its order, deciding with them; from the run's cache."""
     assert isinstance(run.rejector, TrainedBest)
     stream = open_streams(open_cache(run), (split.name,), column="features", failures=run.rejector.config.failures)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -88,7 +88,7 @@ def prices_of_split(run: Run, split: ScoredSplit) -> Prices:
         assert predicted is not None  # of a run with prices
         found.update(zip(names, zip(predicted, raw[:, :, -1].double().numpy(), strict=True), strict=True))
     predicted, paid = (np.stack([found[name][part] for name in split.ids]) for part in (0, 1))
-    return Prices(predicted, paid)
+    return Prices(predicted, paid + run.rejector.config.router_cost)  # a policy looks at every input
 
 
 def price_of_money(

@@ -59,6 +59,16 @@ class TrainedNetwork:
     history: list[tuple[float, float]]
     sizes: tuple[tuple[int, int], ...] = ()
 
+    @property
+    def decides(self) -> bool:
+        """Whether inputs have to be looked at: a constant does without."""
+        return True
+
+    @property
+    def decided(self) -> float:
+        """What deciding costs for each input, in units of loss; 0 where prices per sample do not count."""
+        return self.config.router_cost * (self.point.paid or 0.0) if self.decides else 0.0
+
     def network(self) -> nn.Module:
         """The network with its parameters. It takes standardised features, or token lists."""
         width, num_agents, config = len(self.state["feature_mean"]), len(self.point.query_costs), self.config

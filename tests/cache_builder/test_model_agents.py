@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import refused
 from PIL import Image
-from recipes import RECIPE
+from recipes import RECIPE, agent, changed
 from torch import nn
 
 from l2d.cache_builder.agents import config_class, make_agent
@@ -43,16 +43,10 @@ class Net(nn.Module):
 def not_a_module():
     return len
 """
-ENTRY = """
-[[agents]]
-name = "net"
-kind = "torch"
-columns = ["x1", "x2"]
-factory = "net:Net"
-weights = "net.safetensors"
-"""
-PROGRAM = '\n[[agents]]\nname = "net"\nkind = "torch"\ncolumns = ["x1", "x2"]\nfile = "net.pt2"\n'
-ONNX = '\n[[agents]]\nname = "net"\nkind = "onnx"\ncolumns = ["x1", "x2"]\nfile = "net.onnx"\n'
+NET_AGENT = agent("net", "torch", columns=["x1", "x2"], factory="net:Net", weights="net.safetensors")
+MODULE = RECIPE.plus(NET_AGENT)
+PROGRAM = RECIPE.plus(agent("net", "torch", columns=["x1", "x2"], file="net.pt2"))
+ONNX = RECIPE.plus(agent("net", "onnx", columns=["x1", "x2"], file="net.onnx"))
 
 
 @pytest.fixture
@@ -87,13 +81,13 @@ def check_answers(workshop, net: nn.Module, out: str = "cache") -> None:
 @pytest.mark.parametrize("form", ["tuple", "dict", "one"])
 @pytest.mark.slow
 def test_a_module_with_its_weights(workshop, net, weights, form):
-    text = ENTRY.replace("net.safetensors", weights) + f'options = {{ form = "{form}" }}\nbatch_size = 7\n'
-    workshop.build(RECIPE + text)
+    recipe = RECIPE.plus({**NET_AGENT, "weights": weights, "options": {"form": form}, "batch_size": 7})
+    workshop.build(recipe)
     check_answers(workshop, net)
     record = workshop.cache().agent("net")
     assert record.gflops == pytest.approx((2 * 5 + 5 * 2 + 5) / 1e9)
     assert record.seconds > 0
-    assert set(workshop.build(RECIPE + text.replace("= 7", "= 9")).asked.values()) == {0}
+    assert set(workshop.build(recipe.but({"agents.net.batch_size": 9})).asked.values()) == {0}
 
 
 def test_the_encoded_features_are_the_input_where_no_columns_are_named(workshop, net):
@@ -102,8 +96,7 @@ def test_the_encoded_features_are_the_input_where_no_columns_are_named(workshop,
         "import torch\n\nclass Weigh(torch.nn.Module):\n    def forward(self, x):\n"
         "        value = x @ torch.arange(1.0, 1 + x.shape[1])\n        return torch.stack([value, -value], 1), value\n"
     )
-    text = ENTRY.replace('columns = ["x1", "x2"]\n', "").replace('weights = "net.safetensors"', "")
-    workshop.build(RECIPE + text.replace("net:Net", "weigh:Weigh"))
+    workshop.build(RECIPE.plus(agent("net", "torch", factory="weigh:Weigh")))
     table, train = workshop.table, workshop.column("samples", "split") == "train"
     seen = table["x2"].fill_null(table.filter(train)["x2"].median()).to_numpy()
     wards = [(table["ward"] == ward).to_numpy() for ward in ("a", "b", "c")]
@@ -115,45 +108,43 @@ def test_the_encoded_features_are_the_input_where_no_columns_are_named(workshop,
 def test_changed_weights_and_changed_code_are_noticed(workshop, net):
     from l2d.data.errors import FingerprintMismatch
 
-    workshop.build(RECIPE + ENTRY)
+    workshop.build(MODULE)
     (workshop.folder / "net.py").write_text(NET.replace("0.5", "0.4"))
     with pytest.raises(FingerprintMismatch, match="code"):
-        workshop.build(RECIPE + ENTRY)
+        workshop.build(MODULE)
     (workshop.folder / "net.py").write_text(NET)
     (workshop.folder / "net.pth").rename(workshop.folder / "net.safetensors")
     with pytest.raises(FingerprintMismatch, match="weights"):
-        workshop.build(RECIPE + ENTRY)
+        workshop.build(MODULE)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "kind", "words"),
+    ("changes", "kind", "words"),
     [
-        ("net:Net", "net:not_a_module", UsageError, ["'net'", "not an nn.Module"]),
-        ("net.safetensors", "gone.pth", UsageError, ["'net'", "no such file"]),
-        ("net.safetensors", "net.py", DataError, ["cannot be read"]),
-        ('"x1", "x2"', '"x1", "x2", "died"', AgentFailure, ["'net'", "raised"]),
-        ('"x1", "x2"', '"x1", "wards"', DataError, ["'net'", "wards"]),
-        ('weights = "', 'options = { width = 3 }\nweights = "', DataError, ["the weights do not fit", "size mismatch"]),
+        ({"factory": "net:not_a_module"}, UsageError, ["'net'", "not an nn.Module"]),
+        ({"weights": "gone.pth"}, UsageError, ["'net'", "no such file"]),
+        ({"weights": "net.py"}, DataError, ["cannot be read"]),
+        ({"columns": ["x1", "x2", "died"]}, AgentFailure, ["'net'", "raised"]),
+        ({"columns": ["x1", "wards"]}, DataError, ["'net'", "wards"]),
+        ({"options": {"width": 3}}, DataError, ["the weights do not fit", "size mismatch"]),
         (
-            'weights = "',
-            'outputs = ["logits"]\nweights = "',
+            {"outputs": ["logits"]},
             AgentFailure,
             ["returned 2 arrays", "`outputs` says logits"],
         ),
-        ('weights = "', 'outputs = ["prob", "reg"]\nweights = "', AgentFailure, ["does not sum to 1"]),
-        ('weights = "', 'labels = ["no", "maybe"]\nweights = "', UsageError, ["'yes'", "labels"]),
+        ({"outputs": ["prob", "reg"]}, AgentFailure, ["does not sum to 1"]),
+        ({"labels": ["no", "maybe"]}, UsageError, ["'yes'", "labels"]),
         (
-            'weights = "',
-            'labels = ["no", "maybe", "yes"]\nweights = "',
+            {"labels": ["no", "maybe", "yes"]},
             AgentFailure,
             ["x2", "3 columns"],
         ),
-        ('factory = "', 'file = "net.pt2"\nfactory = "', UsageError, ["give `factory`, or `file`"]),
+        ({"file": "net.pt2"}, UsageError, ["give `factory`, or `file`"]),
     ],
 )
 @pytest.mark.slow
-def test_a_module_that_does_not_fit_is_named(workshop, net, old, new, kind, words):
-    refused(lambda: workshop.build(RECIPE + ENTRY.replace(old, new)), kind, *words)
+def test_a_module_that_does_not_fit_is_named(workshop, net, changes, kind, words):
+    refused(lambda: workshop.build(RECIPE.plus(changed(NET_AGENT, changes))), kind, *words)
 
 
 @pytest.mark.parametrize("batch", [None, 1, 16])
@@ -162,7 +153,7 @@ def test_an_exported_program_needs_no_code(workshop, net, batch):
     program = torch.export.export(net, (torch.zeros(batch or 4, 2),), dynamic_shapes=shapes)
     torch.export.save(program, workshop.folder / "net.pt2")
     (workshop.folder / "net.py").unlink()
-    workshop.build(RECIPE + PROGRAM)
+    workshop.build(PROGRAM)
     check_answers(workshop, net)
 
 
@@ -202,7 +193,7 @@ def test_a_program_that_could_run_code_is_refused_before_it_does(workshop, net, 
     with zipfile.ZipFile(file, "w") as archive:
         for name, value in content.items() if how != "no archive" else ():
             archive.writestr(name, value)
-    refused(lambda: workshop.build(RECIPE + PROGRAM), DataError, "net.pt2")
+    refused(lambda: workshop.build(PROGRAM), DataError, "net.pt2")
     assert not trap.exists()
 
 
@@ -236,14 +227,14 @@ def test_an_onnx_model_of_a_table(workshop, net, batch):
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(model, workshop.folder / "net.onnx")
-    workshop.build(RECIPE + ONNX)
+    workshop.build(ONNX)
     check_answers(workshop, net)
-    workshop.build(RECIPE + ONNX + 'outputs = ["logits", "reg"]\n', out="by order")
+    workshop.build(ONNX.but({"agents.net.outputs": ["logits", "reg"]}), out="by order")
     check_answers(workshop, net, "by order")
-    wider = ONNX.replace('"x2"]', '"x2", "stay"]')
-    refused(lambda: workshop.build(RECIPE + wider, out="wider"), UsageError, "takes 2 numbers", "gives 3")
+    wider = ONNX.but({"agents.net.columns": ["x1", "x2", "stay"]})
+    refused(lambda: workshop.build(wider, out="wider"), UsageError, "takes 2 numbers", "gives 3")
     (workshop.folder / "net.onnx").write_bytes(b"no model")
-    refused(lambda: workshop.build(RECIPE + ONNX, out="damaged"), DataError, "cannot be run", "net.onnx")
+    refused(lambda: workshop.build(ONNX, out="damaged"), DataError, "cannot be run", "net.onnx")
 
 
 # --- images ---------------------------------------------------------------------------------------------------------

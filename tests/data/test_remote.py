@@ -10,7 +10,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from recipes import RECIPE
+from recipes import RECIPE, agent
 
 from l2d.data.cache.integrity import json_digest
 from l2d.data.cache.reader import CostCache
@@ -18,13 +18,7 @@ from l2d.data.cache.remote import fetch, push
 from l2d.data.cache.store import DIGEST_FIELD
 from l2d.data.errors import CorruptPart, DataError, IncompleteCache, UsageError
 
-EXTRA = """
-[[agents]]
-name = "extra"
-kind = "column"
-prob = "risk_good"
-reg = "stay_bad"
-"""
+EXTRA = agent("extra", "column", prob="risk_good", reg="stay_bad")
 
 
 @pytest.fixture
@@ -96,7 +90,7 @@ def test_a_push_and_a_fetch_that_were_cut_off_go_on(workshop, url, tmp_path, mon
 def test_an_agent_added_later_travels_alone(workshop, url, tmp_path):
     workshop.build(RECIPE)
     push(workshop.cache(), url)
-    workshop.build(RECIPE + EXTRA)
+    workshop.build(RECIPE.plus(EXTRA))
     copied = push(workshop.cache(), url)
     added = [name for name in workshop.files() if name.startswith("agents/extra/")]
     assert copied == len(added) + 1  # and cache.json

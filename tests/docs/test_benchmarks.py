@@ -42,6 +42,7 @@ def rehearse(tmp_path: Path, *options: str, path: Path | None = None) -> tuple[i
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # half a minute of processor time, on cores that other tests use as well
 def test_every_part_of_the_gpu_benchmark_runs_and_finds_nothing_wrong(tmp_path):
     code, found, said = rehearse(tmp_path)
     assert code == 0, said

@@ -12,12 +12,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from recipes import RECIPE
+from recipes import ONE_TASK, Values
 
 DOC = (Path(__file__).parents[2] / "docs" / "agents.md").read_text(encoding="utf-8")
-#: Of one task alone, which is what the examples answer.
-ONE_TASK = RECIPE.replace('target_reg = "stay"\n', "").replace('[costs.reg]\nkind = "smooth_l1"\nclamp = 5.0\n', "")
-ONE_TASK = re.sub(r"lambda = .*", "", re.sub(r'\nreg = "[^"]*"', "", ONE_TASK))
 
 
 def example(name: str) -> tuple[str, str]:
@@ -27,18 +24,10 @@ def example(name: str) -> tuple[str, str]:
     return blocks[at][1], blocks[at + 1][1]
 
 
-def entry(text: str, **options) -> str:
+def entry(text: str, **options) -> Values:
     """A recipe entry with other options."""
     (values,) = tomllib.loads(text)["agents"]
-    values["options"] = {**values["options"], **options}
-    lines = [f"{key} = {_toml(value)}" for key, value in values.items()]
-    return "\n[[agents]]\n" + "\n".join(lines) + "\n"
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + " }"
-    return json.dumps(value)
+    return {**values, "options": {**values["options"], **options}}
 
 
 @pytest.mark.slow
@@ -50,7 +39,7 @@ def test_scikit_learn(workshop):
     earlier = workshop.table.select("x1", "stay", "died")[:60]
     earlier.write_csv(workshop.folder / "earlier.csv")
     options = {"table": str(workshop.folder / "earlier.csv"), "columns": ["x1", "stay"], "target": "died"}
-    workshop.build(ONE_TASK + entry(text, **options))
+    workshop.build(ONE_TASK.plus(entry(text, **options)))
     model = GradientBoostingClassifier(random_state=0)
     model.fit(earlier.select("x1", "stay").to_numpy(), earlier["died"].to_numpy())
     expected = model.predict_proba(workshop.table.select("x1", "stay").to_numpy())
@@ -79,7 +68,7 @@ def test_transformers(workshop):
     )
     network = transformers.BertForSequenceClassification(config).eval()
     network.save_pretrained(folder)
-    workshop.build(ONE_TASK + entry(text, model=str(folder), column="ward"))
+    workshop.build(ONE_TASK.plus(entry(text, model=str(folder), column="ward")))
     found = workshop.predictions("reader")["pred_prob"]
     tokens = torch.tensor([[2, words.index(ward), 3] for ward in workshop.table["ward"]])  # [CLS] word [SEP]
     with torch.inference_mode():
@@ -142,7 +131,7 @@ def test_an_http_api(workshop, api):
     url, asked = api
     code, text = example("http_agent.py")
     (workshop.folder / "http_agent.py").write_text(code)
-    report = workshop.build(ONE_TASK + entry(text, url=url, columns=["ward"], wait=0.0))
+    report = workshop.build(ONE_TASK.plus(entry(text, url=url, columns=["ward"], wait=0.0)))
     ward = workshop.table["ward"].to_numpy()
     assert len(asked) > len(ward)  # what was refused was asked again
     assert (report.failed["api"], report.unavailable["api"]) == (0, (ward == "c").sum())

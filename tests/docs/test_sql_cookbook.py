@@ -71,12 +71,14 @@ def world(tmp_path_factory) -> World:
 
     folder = tmp_path_factory.mktemp("cookbook")
     write_table(folder)
-    sometimes = RECIPE.replace('prob = "risk_good"', 'prob = "CASE WHEN x2 > 0 THEN 1 - risk_good ELSE risk_good END"')
-    tokens = """[dataset.tokens]
-place = { column = "ward || ' ' || CASE WHEN x1 > 0 THEN 'high' ELSE 'low' END || ' ' || ward" }
-
-[costs.cla]"""
-    (folder / "recipe.toml").write_text(sometimes.replace("[costs.cla]", tokens, 1), encoding="utf-8")
+    place = "ward || ' ' || CASE WHEN x1 > 0 THEN 'high' ELSE 'low' END || ' ' || ward"
+    recipe = RECIPE.but(
+        {
+            "agents.expert.prob": "CASE WHEN x2 > 0 THEN 1 - risk_good ELSE risk_good END",
+            "dataset.tokens": {"place": {"column": place}},
+        }
+    )
+    (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
     made = World(folder / "world", folder / "recipe.toml")
     yield made
     made.session.close()
@@ -107,7 +109,7 @@ def test_the_cookbook_is_a_dozen_questions_at_least():
     assert COOKBOOK.count("```sql") == len(QUERIES) == len(ANSWERS)
 
 
-@answers("Who gets how much, and at what cost?")
+@answers("Which agent gets how much, and at what cost?")
 def _(w):
     size = pl.len().over("beta").cast(pl.Float64)
     table = w.test.with_columns(part=1 / size).group_by("beta", "agent")
@@ -157,7 +159,7 @@ def _(w):
     return [{"cheapest_agent": name, "samples": counts[name]} for name in sorted(counts) if counts[name]]
 
 
-@answers("Which samples does nobody get right?")
+@answers("Which samples does no agent get right?")
 def _(w):
     best = w.costs.group_by("sample_id").agg(pl.min("cost_cla"), best_regression=pl.min("cost_reg"))
     best = best.filter(pl.col("cost_cla") == 1).join(w.samples.select("sample_id", "ward"), on="sample_id")

@@ -304,3 +304,36 @@ def test_another_worth_of_money_at_run_time_is_the_run_trained_there(cache, runs
     plain = l2d.train(cache, folder / "no-prices", beta=0.0)
     asked = {"id_column": "id", "beta": {"paid": 1.0}}
     refused(lambda: l2d.route(plain, folder / "dial.csv", folder / "x.csv", **asked), UsageError, "no prices", "paid=0")
+
+
+# --- the router's own cost --------------------------------------------------------------------------------------------
+
+
+def test_deciding_is_charged_to_the_router_and_to_no_constant(cache, runs, folder):
+    worth, each = 40.0, 0.0005
+    (plain,) = l2d.evaluate(runs.folders[2])
+    (charged,) = l2d.evaluate(l2d.train(cache, folder / "charged", beta={"paid": worth}, router_cost=each))
+    assert np.array_equal(plain.allocation, charged.allocation)
+    assert charged.result["deferral_loss"] == pytest.approx(plain.result["deferral_loss"] + worth * each, abs=1e-12)
+    assert charged.result["paid"]["router"] == each
+    for name in ("best_constant_loss", "oracle_loss", "random_same_shares_loss"):
+        assert charged.result[name] == plain.result[name]
+    assert charged.task_losses == pytest.approx(plain.task_losses)
+    costs = [found.result["router_metrics"]["dollars_per_1000"] for found in (plain, charged)]
+    assert costs[1] == pytest.approx(costs[0] + 1000 * each)
+    done = l2d.policy(charged.run, budget=0.0075)
+    assert done.result["constraints"][0]["validation"] <= 0.0075
+    assert done.result["policy"]["used"]["budget"] == pytest.approx(
+        each + of_split(cache, prompts(), "test").select(f"{name}|total_cost" for name in AGENTS).to_numpy()[
+            np.arange(len(done.allocation)), done.allocation
+        ].mean()
+    )  # fmt: skip
+
+
+def test_a_guard_leaves_a_router_that_costs_more_than_it_gains(cache, folder):
+    (found,) = l2d.evaluate(l2d.train(cache, folder / "dear", beta={"paid": 100.0}, router_cost=1.0))
+    assert found.result["guard"]["holds"]
+    assert found.result["deferral_loss"] == found.result["agents"][found.result["guard"]["fallback"]]["mean_cost"]
+    assert found.result["paid"]["router"] == 0.0
+    with pytest.raises(UsageError, match="--beta paid="):
+        l2d.train(cache, folder / "none", beta=0.1, router_cost=1.0)

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import write_table
-from recipes import RECIPE
+from recipes import ONE_TASK, RECIPE
 
 import l2d.rejector.sql.query
 from l2d.cache_builder.builder import build
@@ -196,12 +196,7 @@ def test_caches_of_other_tasks_and_columns_lie_side_by_side(own, tmp_path):
     other.mkdir()
     table = pl.read_parquet(write_table(other, rows=60)).with_columns(ward=pl.Series(range(60)))
     table.write_parquet(other / "patients.parquet")
-    recipe = RECIPE.replace('features = ["x1", "x2", "ward"]', 'features = ["x1"]').replace('target_reg = "stay"\n', "")
-    head, _, tail = recipe.partition("[costs.reg]")
-    recipe = head + tail[tail.index("[defaults]") :].replace(
-        "lambda = { cla = 1.0, reg = 0.2 }", "lambda = { cla = 1.0 }"
-    )
-    recipe = "\n".join(line for line in recipe.splitlines() if not line.startswith("reg ="))
+    recipe = ONE_TASK.but({"dataset.features": ["x1"], "defaults.lambda": {"cla": 1.0}})
     (other / "recipe.toml").write_text(recipe, encoding="utf-8")
     build(load_recipe(str(other / "recipe.toml")), own / "small")
     with QuerySession([own]) as session:
@@ -225,7 +220,7 @@ def test_a_run_finds_its_cache_wherever_they_lie(place, tmp_path):
     (tmp_path / "a").mkdir()
     shutil.copytree(place / "cache", tmp_path / "a" / "kept")
     shutil.copytree(place / "runs", tmp_path / "b" / "runs")
-    other = make_place(tmp_path / "made", RECIPE.replace("clamp = 5.0", "clamp = 4.0"), rows=120)
+    other = make_place(tmp_path / "made", RECIPE.but({"costs.reg.clamp": 4.0}), rows=120)
     shutil.copytree(other / "cache", tmp_path / "a" / "other")
     for run in (tmp_path / "b" / "runs").iterdir():
         with QuerySession([tmp_path / "a", run]) as session:
@@ -238,7 +233,7 @@ def test_a_run_finds_its_cache_wherever_they_lie(place, tmp_path):
 
 def test_a_run_never_joins_a_cache_that_was_built_again(own):
     recipe = own.parent / "made"
-    again = make_place(recipe, RECIPE.replace("clamp = 5.0", "clamp = 4.0"))
+    again = make_place(recipe, RECIPE.but({"costs.reg.clamp": 4.0}))
     shutil.rmtree(own / "cache")
     shutil.copytree(again / "cache", own / "cache")
     with QuerySession([own]) as session:
@@ -251,7 +246,7 @@ def test_a_run_never_joins_a_cache_that_was_built_again(own):
 
 def test_runs_without_their_cache_say_so(own, tmp_path):
     shutil.move(own / "runs", tmp_path / "alone")
-    other = make_place(tmp_path / "made", RECIPE.replace("clamp = 5.0", "clamp = 4.0"), rows=120)
+    other = make_place(tmp_path / "made", RECIPE.but({"costs.reg.clamp": 4.0}), rows=120)
     with QuerySession([tmp_path / "alone"]) as session:
         assert session.notes == []
         states = session.run("SELECT DISTINCT cache_state FROM runs").table()["cache_state"].to_pylist()

@@ -167,7 +167,7 @@ def test_a_run_of_before_inputs_were_written_down_needs_its_cache(home, tmp_path
 @pytest.mark.slow
 def test_csv_values_keep_the_meaning_they_had_in_training(home, make_cache, make_runs, tmp_path, table):
     """A category of digits, a number missing in every row, ids with leading zeros: a file of one row has them all."""
-    recipe = STAGE_TWO_RECIPE.replace('"x1", "x2", "ward"]', '"x1", "ln(1 + abs(x2))", "ward"]')
+    recipe = STAGE_TWO_RECIPE.but({"dataset.features": ["x1", "ln(1 + abs(x2))", "ward"]})
     coded = table.with_columns(ward=pl.col("ward").replace({"a": "01", "b": "1", "c": "x"}))
     cache = make_cache(tmp_path, recipe)
     coded.write_parquet(tmp_path / "patients.parquet")

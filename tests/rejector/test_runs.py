@@ -23,6 +23,9 @@ from l2d.rejector.training.rejector import TrainConfig, train_grid
 SPLITS = ("train", "validation", "test")
 
 
+ANOTHER_CHEAP = {"agents.cheap.cla": "CASE WHEN x1 > 0.3 THEN 'yes' ELSE 'no' END"}
+
+
 @pytest.fixture
 def cache(make_cache, tmp_path) -> CostCache:
     return make_cache(tmp_path)
@@ -108,20 +111,15 @@ def test_overwrite_never_removes_a_folder_that_is_no_run(cache, rejector, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        ("x1 > 0 THEN", "x1 > 0.3 THEN"),
-        ("clamp = 5.0", "clamp = 4.0"),
-        ('features = ["x1", "x2", "ward"]', 'features = ["x1"]'),
-    ],
+    "changes",
+    [ANOTHER_CHEAP, {"costs.reg.clamp": 4.0}, {"dataset.features": ["x1"]}],
     ids=["agent", "cost table", "features"],
 )
 @pytest.mark.slow
-def test_a_cache_that_has_changed_is_refused(cache, make_cache, make_runs, tmp_path, old, new):
+def test_a_cache_that_has_changed_is_refused(cache, make_cache, make_runs, tmp_path, changes):
     runs = make_runs(cache, tmp_path / "runs")
     evaluate_runs(runs)
-    assert old in STAGE_TWO_RECIPE
-    make_cache(tmp_path, STAGE_TWO_RECIPE.replace(old, new), overwrite=True)
+    make_cache(tmp_path, STAGE_TWO_RECIPE.but(changes), overwrite=True)
     with pytest.raises(FingerprintMismatch, match=r"that run .* was trained on") as caught:
         evaluate_runs(runs)
     assert caught.value.exit_code == 3
@@ -146,7 +144,7 @@ def test_a_moved_pair_evaluates_though_another_cache_stands_in_the_old_place(cac
     elsewhere.mkdir()
     for name in ("cache", "runs"):
         shutil.move(tmp_path / name, elsewhere / name)
-    make_cache(tmp_path, STAGE_TWO_RECIPE.replace("x1 > 0 THEN", "x1 > 0.3 THEN"))
+    make_cache(tmp_path, STAGE_TWO_RECIPE.but(ANOTHER_CHEAP))
     assert evaluate_runs(find_runs(elsewhere / "runs"))[0].run.cache_path.samefile(elsewhere / "cache")
 
 
@@ -243,8 +241,7 @@ def test_a_cache_with_missing_costs_is_incomplete(cache):
 
 
 def test_one_agent_alone_leaves_nothing_to_defer_to(make_cache, tmp_path):
-    only_model = RECIPE[: RECIPE.index('[[agents]]\nname = "expert"')]
-    cache = make_cache(tmp_path, only_model)
+    cache = make_cache(tmp_path, RECIPE.only("model"))
     with pytest.raises(UsageError, match="nothing to defer to") as caught:
         load_tables(cache, SPLITS)
     assert caught.value.exit_code == 2

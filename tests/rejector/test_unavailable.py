@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from recipes import RECIPE
+from recipes import RECIPE, agent
 from test_stacked import grid_of
 from test_training import TASKS
 
@@ -46,14 +46,8 @@ def with_absences(workshop) -> CostCache:
     """A cache whose last, best agent has no answer on every fourth sample."""
     (workshop.folder / "agent.py").write_text(AGENT)
     (workshop.folder / "absent").write_text(" ".join(ABSENT))
-    entry = f"""
-[[agents]]
-name = "doctor"
-kind = "python"
-file = "agent.py"
-options = {{ folder = "{workshop.folder}" }}
-"""
-    workshop.build(RECIPE + entry, on_failure="record")
+    doctor = agent("doctor", "python", file="agent.py", options={"folder": str(workshop.folder)})
+    workshop.build(RECIPE.plus(doctor), on_failure="record")
     return CostCache(workshop.folder / "cache")
 
 
@@ -94,9 +88,9 @@ def test_infinite_costs_are_agents_that_are_not_there_for_autograd_too():
 def test_nobody_chooses_an_agent_that_is_not_there():
     scores, _, missing = some_rows()
     chosen = allocate(scores, ~missing).tolist()
-    for row, agent in enumerate(chosen):
+    for row, taken in enumerate(chosen):
         here = [j for j in range(5) if not missing[row, j]]
-        assert agent == max(here, key=lambda j: (scores[row, j].item(), -j))
+        assert taken == max(here, key=lambda j: (scores[row, j].item(), -j))
 
 
 @pytest.fixture
@@ -186,17 +180,9 @@ def test_a_sql_cost_is_missing_where_its_agent_is(with_absences, tmp_path):
 def test_samples_that_nobody_answers_are_left_out(workshop):
     (workshop.folder / "agent.py").write_text(AGENT)
     (workshop.folder / "absent").write_text("p0003 p0004")
-    entries = "".join(
-        f"""
-[[agents]]
-name = "{name}"
-kind = "python"
-file = "agent.py"
-options = {{ folder = "{workshop.folder}" }}
-"""
-        for name in ("one", "two")
-    )
-    workshop.build(RECIPE.split("[[agents]]")[0] + entries, on_failure="record")
+    options = {"folder": str(workshop.folder)}
+    two = [agent(name, "python", file="agent.py", options=options) for name in ("one", "two")]
+    workshop.build(RECIPE.only().plus(*two), on_failure="record")
     cache = CostCache(workshop.folder / "cache")
     splits = ("train", "validation", "test")
     tables, streams = (read(cache, splits, failures="mask") for read in (load_tables, open_streams))

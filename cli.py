@@ -11,7 +11,7 @@ import typer
 
 from l2d.cache_builder.commands import build
 from l2d.cache_builder.commands_import import import_tables
-from l2d.data.commands import audit, digits, fetch, mimic, push, sign, status, verify
+from l2d.data.commands import audit, digits, fetch, mimic, prompts, push, sign, status, verify
 from l2d.data.errors import UsageError, nearest
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
@@ -58,7 +58,7 @@ def _app(
 
 
 def demo(
-    name: Annotated[str, typer.Argument(help="support2 or digits")] = "support2",
+    name: Annotated[str, typer.Argument(help="support2, prompts or digits")] = "support2",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for everything. Default: l2d-demo-NAME.")
     ] = None,
@@ -68,6 +68,8 @@ def demo(
     Examples:
 
         l2d demo
+
+        l2d demo prompts
 
         l2d demo digits --out demo
     """
@@ -112,7 +114,7 @@ PANELS = {
     },
     "Put to work": {"route": route, "policy": policy, "export": export},
 }
-PRACTICE = {"digits": digits, "mimic": mimic}
+PRACTICE = {"prompts": prompts, "digits": digits, "mimic": mimic}
 
 for panel, commands in PANELS.items():
     for name, command in commands.items():

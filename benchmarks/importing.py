@@ -50,9 +50,9 @@ def write_tables(folder: Path, rows: int, width: int, agents: int) -> None:
         table.write_parquet(folder / f"{name}.parquet")
 
 
-def measured(program: str, folder: Path) -> tuple[float, float, float]:
-    """Wall seconds, processor seconds and peak MiB of a Python program run in a folder."""
-    for old in folder.glob("cache*"):
+def measured(program: str, folder: Path, *, clean: bool = True) -> tuple[float, float, float]:
+    """Wall seconds, processor seconds and peak MiB of a Python program run in a folder, old caches removed before."""
+    for old in folder.glob("cache*") if clean else ():
         shutil.rmtree(old) if old.is_dir() else old.unlink()
     start = time.perf_counter()
     process = subprocess.Popen(

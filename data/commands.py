@@ -184,6 +184,27 @@ def digits(
     say(f"next: l2d build digits --data {quote(out)} --out digits.cache")
 
 
+def prompts(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, with prompts.csv and new_prompts.csv.")],
+    rows: Annotated[int, typer.Option(min=20, max=1_000_000, help="How many prompts with scores.")] = 4_000,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+):
+    """Draw made-up prompts with scores and prices of four made-up language models, in RouterBench's layout.
+
+    Examples:
+
+        l2d data prompts --out prompts
+
+        l2d import scores prompts/prompts.csv --id id --text prompt --out prompts.cache
+    """
+    from l2d.data.sources.made_up_prompts import write_prompts
+
+    written = write_prompts(out, rows=rows, seed=seed)
+    print(out)
+    say(f"made-up prompts: {rows:,}" + ("" if written else "; they were there already"))
+    say(f"next: l2d import scores {quote(out / 'prompts.csv')} --id id --text prompt --out prompts.cache")
+
+
 def mimic(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder to make, in MIMIC-IV's layout.")],
     patients: Annotated[int, typer.Option(min=1, help="299712 is the size of MIMIC-IV 2.2: 431,000 visits.")] = 40_000,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from l2d.data.cache.audit import Finding
-from l2d.data.cache.audit import audit as find_leaks
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.remote import fetch as fetch_cache
 from l2d.data.cache.remote import push as push_cache
@@ -16,6 +14,9 @@ from l2d.data.cache.signature import sign as sign_cache
 from l2d.data.cache.signature import signer
 from l2d.data.cache.status import column_lines, status_rows
 from l2d.data.results import Shown
+
+if TYPE_CHECKING:
+    from l2d.data.cache.audit import Finding
 
 
 def opened(cache: CostCache | Path | str) -> CostCache:
@@ -110,6 +111,8 @@ def audit(cache: CostCache | Path | str, *, groups: Iterable[str] = ()) -> Audit
     Args:
         groups: kept columns whose values should not be in two splits, such as a patient's number.
     """
+    from l2d.data.cache.audit import audit as find_leaks
+
     return Audit(find_leaks(opened(cache), groups=tuple(groups)))
 
 

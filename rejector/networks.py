@@ -111,7 +111,6 @@ INPUT_OF = {
     "token_transformer": "tokens",
     "conv": "image",
 }
-INPUT_HINT = "token_transformer looks at tokens, conv at images, all other rejectors at features"
 
 
 def make_network(

@@ -4,31 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from l2d.data.cache import store
-from l2d.data.cache.integrity import sha256_of
+from l2d.data.cache.columns import number_column, text_column
 from l2d.data.errors import UsageError
 from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
-from l2d.rejector.best.trained import TrainedBest
-from l2d.rejector.losses import allocate
-from l2d.rejector.policies.price_rule import Policy, read_policy
-from l2d.rejector.policies.scored import unguarded
 from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
-from l2d.rejector.runs.elsewhere import Beta, at_setting, guard_in_words
-from l2d.rejector.runs.run import WEIGHTS_FILE, Run, input_of, load_run, one_run
-from l2d.rejector.training.rejector import ROWS_AT_ONCE
+from l2d.rejector.runs.files import one_run
+from l2d.rejector.runs.served import Served, open_served
 
-READ_AT_ONCE = 1 << 22  # numbers of a batch that is read: 16 MiB as features
-ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
+if TYPE_CHECKING:
+    from l2d.rejector.runs.elsewhere import Beta
+
+ROWS_AT_ONCE = 65_536
+READ_AT_ONCE = 1 << 21  # numbers of a batch that is read: 8 MiB as features, several times that as text
 
 
 @dataclass(frozen=True)
@@ -118,52 +115,33 @@ def route(
             where=policy,
             hint="make it at those: l2d policy RUN --beta … --save FILE",
         )
-    opened, started = load_run(one_run(run)), time.perf_counter()
-    opened.rejector.check_routable()
-    opened = at_setting(opened, beta, weights)
+    started = time.perf_counter()
+    opened = open_served(one_run(run), policy=policy, beta=beta, weights=weights)
     at_hand = _at_hand(opened.agents, without)
-    rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
-    if rule is not None and isinstance(opened.rejector, TrainedBest):
-        free = opened.rejector.judged_at(rule.point_of(opened.point))
-        opened = replace(opened, rejector=free, moved=True)
-    width = len(opened.rejector.state["feature_mean"])
-    failures = opened.rejector.config.failures
+    width, looks_at = len(opened.mean), opened.looks_at
     inputs = open_inputs(
         source,
-        input_of(opened),
+        looks_at,
         width,
         rows_at_once=max(1, min(ROWS_AT_ONCE, READ_AT_ONCE // width)),
         id_column=id_column,
-        unseen=opened.rejector.state["feature_mean"].numpy() if failures == "worst" else None,
+        unseen=opened.mean if opened.failures == "worst" else None,
         agents=opened.agents,
-        failures=failures,
+        failures=opened.failures,
     )
-    looks_at = input_of(opened)
     encoder = looks_at.encoder if isinstance(looks_at.encoder, FeatureEncoder) else None
     names = encoder.names if encoder else looks_at.made.get("names") or [f"feature {place}" for place in range(width)]
     foreign = Foreign(opened.seen, encoder, names, opened.agents)
     counts = np.zeros(len(opened.agents) + 1, np.int64)  # the last: nobody
     advance = progress(inputs.samples) if progress else lambda done: None
-    kind = allocation_schema(len(opened.agents), classes=opened.rejector.has_classifier)
-    batches = _allocations(opened, inputs, at_hand, kind, counts, advance, rule, foreign)
-    if not store.commit_batches(out, kind, batches, {"run_id": opened.point.run_id}, replace=overwrite):
+    kind = allocation_schema(len(opened.agents), classes=opened.classes is not None)
+    batches = _allocations(opened, inputs, at_hand, kind, counts, advance, foreign)
+    if not store.commit_batches(out, kind, batches, {"run_id": opened.run_id}, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
     *of_agents, nobody = counts.tolist()
-    same = not opened.moved and at_hand.all() and not nobody
-    found = foreign.findings(of_agents if rule is None and same else None)
+    found = foreign.findings(of_agents if opened.follows_scores and at_hand.all() and not nobody else None)
     seconds = time.perf_counter() - started
-    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, nobody, found, _moved(opened, rule))
-
-
-def _moved(run: Run, rule: Policy | None) -> dict[str, Any] | None:
-    """The setting of a run that is at another than its files, and what its guard says there."""
-    if not run.moved or rule is not None:
-        return None
-    return {
-        "query_costs": dict(zip(run.agents, run.point.query_costs, strict=True)),
-        "lambda": dict(run.point.weights.by_task),
-        "guard": guard_in_words(run),
-    }
+    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, nobody, found, opened.setting)
 
 
 def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:
@@ -188,41 +166,28 @@ def allocation_schema(num_agents: int, *, classes: bool = False) -> pa.Schema:
 
 
 def _allocations(
-    run: Run,
+    run: Served,
     inputs: Inputs,
     at_hand: np.ndarray,
     kind: pa.Schema,
     counts: np.ndarray,
     advance: Callable[[int], None],
-    rule: Policy | None,
     foreign: Foreign,
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of :func:`allocation_schema`; adds to ``counts`` (agents + 1,) on the way."""
-    names = pa.array(run.agents)
-    rejector = run.rejector if rule is None else unguarded(run.rejector)
-    width, hidden = len(rejector.state["feature_mean"]), rejector.config.hidden
-    rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * hidden))
-    if isinstance(rejector, TrainedBest):  # has no activations, and takes many rows in a fraction of the time
-        rows_at_once = ROWS_AT_ONCE
     for ids, features, answering in inputs.batches:
         foreign.see(features)
-        parts = torch.from_numpy(features).split(rows_at_once)
-        scores = torch.cat([rejector.scores(part) for part in parts])
+        scores = run.scores(features)
         available = np.tile(at_hand, (len(scores), 1)) if answering is None else answering & at_hand
-        if rejector.has_classifier:  # which answers where the cached model does not
+        if run.classes is not None:  # which answers where the cached model does not
             available[:, 0] = at_hand[0]
         nobody = ~available.any(axis=1)
         available[nobody] = True  # what is chosen there does not count
-        if rule is None:
-            chosen = allocate(scores, torch.from_numpy(available)).numpy()
-        else:
-            chosen = rule.allocate(scores.numpy(), available)
-        counts += np.bincount(np.where(nobody, len(names), chosen), minlength=len(counts))
-        agents = pa.array(chosen, pa.int32(), mask=nobody)
-        columns = [ids, agents, names.take(agents)]
-        columns += [pa.array(scores[:, agent].numpy()) for agent in range(len(names))]
-        if rejector.has_classifier:
-            chances = torch.cat([rejector.probabilities(part) for part in parts])
-            columns.append(pa.array(chances.numpy().argmax(axis=1), pa.int32()))
+        chosen = run.choose(scores, available)
+        counts += np.bincount(np.where(nobody, len(run.agents), chosen), minlength=len(counts))
+        columns = [ids, number_column(chosen.astype(np.int32), nobody), text_column(run.agents, chosen, nobody)]
+        columns += [number_column(column) for column in scores.T]
+        if run.classes is not None:
+            columns.append(number_column(run.classes(features).astype(np.int32)))
         yield pa.record_batch(columns, schema=kind)
         advance(len(ids))

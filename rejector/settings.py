@@ -22,6 +22,8 @@ Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
 
+INPUT_HINT = "token_transformer looks at tokens, conv at images, all other rejectors at features"
+
 #: Networks that have a number of layers.
 LAYERED = ("mlp", "token_transformer")
 

@@ -40,3 +40,31 @@ def numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if not len(array):
         return np.empty(0, kind)
     return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * array.type.bit_width // 8)
+
+
+def number_column(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
+    """Numbers of a type in :data:`NUMBERS` as a column, null in the rows of ``missing`` (bool, (n,)).
+
+    As ``pa.array`` makes it, which imports pandas wherever it is installed.
+    """
+    kind = next(kind for kind, name in NUMBERS.items() if np.dtype(name) == values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [_valid(missing), pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def text_column(names: list[str], codes: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
+    """``names[code]`` of each code as a column of text, null likewise."""
+    encoded = [name.encode() for name in names]
+    lengths = np.array([len(name) for name in encoded], np.int64)[codes]
+    if missing is not None:
+        lengths = np.where(missing, 0, lengths)
+        codes = codes[~missing]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    data = b"".join([encoded[code] for code in codes.tolist()])
+    buffers = [_valid(missing), pa.py_buffer(offsets), pa.py_buffer(data)]
+    return pa.Array.from_buffers(pa.string(), len(lengths), buffers)
+
+
+def _valid(missing: np.ndarray | None) -> pa.Buffer | None:
+    if missing is None or not missing.any():
+        return None
+    return pa.py_buffer(np.packbits(~missing, bitorder="little"))

@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 
 from l2d.data.cache import schema, store
-from l2d.data.cache.contents import Contents
 from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
 from l2d.data.cache.mapped import MappedPart
 from l2d.data.cache.records import AgentRecord, CacheRecord, checked, checked_seal
@@ -164,6 +163,8 @@ class CostCache:
             IncompleteCache: parts or seals are missing.
             CorruptPart: names the first file that is not what was written.
         """
+        from l2d.data.cache.contents import Contents  # pyarrow's functions, which take a while to import
+
         parts, contents = self.verify_files(), Contents(self.record)
         names = [agent.name for agent in self.all_agents]
         for chunk, (samples, predictions, costs) in enumerate(self.chunks(names)):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import sha256_of
@@ -192,7 +192,9 @@ def _refuse_other_folder(theirs: Pieces, out: Path) -> None:
     here = Folder(out)
     content = here.read(RECORD, MOST_RECORD)
     if content is None:
-        strange = [] if not out.is_dir() else sorted({path.name for path in out.iterdir()} - _TOP)
+        names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+        begun = _TOP | {PurePosixPath(piece.name).parts[0] for piece in theirs.parts}
+        strange = [name for name in names if name not in begun and not name.endswith(store.TEMPORARY_SUFFIX)]
         if strange:
             raise DataError(
                 f"this folder holds something else: {strange[0]}", where=out, hint="give a new or an empty folder"

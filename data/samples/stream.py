@@ -92,6 +92,9 @@ class TableStream:
     def _typed(self, column: pl.Series, first_row: int) -> pl.Series:
         """A column of a text file as the type that it had before."""
         name, then = column.name, self.types.get(column.name, "String")
+        plain = self._plain_numbers(column, then)
+        if plain is not None:
+            return plain
         text = cells.trimmed(column, missing_by_column(self.missing)(name))
         markers = markers_of(self.missing, name)
         notation = self.notations.get(name, cells.PLAIN)
@@ -107,6 +110,15 @@ class TableStream:
                 hint="correct it, or leave the cell empty",
             )
         return found.cast(self.schema[name]) if found.dtype == pl.Null else found
+
+    def _plain_numbers(self, column: pl.Series, then: str) -> pl.Series | None:
+        """A column of which every cell is a plain number of its type: most are, and need no second look."""
+        said = missing_by_column(self.missing)(column.name)
+        kind = pl.Float64 if then.startswith("Float") else pl.Int64 if then.startswith(("Int", "UInt")) else None
+        if kind is None or said or self.notations.get(column.name, cells.PLAIN) != cells.PLAIN:
+            return None
+        numbers = column.cast(kind, strict=False)
+        return numbers if numbers.null_count() == column.null_count() else None
 
     def _parquet_frames(self, columns: list[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
         with pq.ParquetFile(self.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:

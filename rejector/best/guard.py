@@ -32,7 +32,8 @@ class Guard:
         nearer: by how many standard errors predicted differences between agents are nearer to the true ones, in
             squares, than differences of mean costs.
         holds: whether the fallback answers everything: where ``gain`` is not above ``z`` standard errors, nor
-            ``nearer`` above ``TIMES * z``; and where no decision gained or lost anything.
+            ``nearer`` above ``TIMES * z``; and where no decision gained or lost anything, or decisions gained less than
+            it costs to decide.
     """
 
     z: float
@@ -72,7 +73,8 @@ class Guard:
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
         gain = float(gains.mean())
         nearer = _nearer(predicted, costs)
-        speaks = gain > z * error or (nearer > TIMES * z and bool(gains.any()))
+        worth_it = gain > 0 if decided else bool(gains.any())  # what deciding costs has to be gained by decisions
+        speaks = gain > z * error or (nearer > TIMES * z and worth_it)
         holds = z > 0 and not speaks
         return cls(z, chosen_agent, gain, error if np.isfinite(error) else 0.0, len(gains), nearer, bool(holds))
 

@@ -14,16 +14,12 @@ from torch import Tensor, nn
 
 from l2d.data.errors import UsageError
 from l2d.rejector.best.guard import Guard
-from l2d.rejector.best.linear import Basis, Ridge
 from l2d.rejector.best.model import CostModel
-from l2d.rejector.best.stacking import Stacking
+from l2d.rejector.best.scorer import PAID_MEAN, Scorer, model_of, weights_of
 from l2d.rejector.best.trees import Forest
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.training.rejector import TrainedNetwork
-
-#: Mean price of each agent's answers, (agents,), in a state: they are predicted in units of it.
-PAID_MEAN = "paid_mean"
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -71,7 +67,7 @@ class TrainedBest(TrainedNetwork):
         """Made once for all runs of a process that hold the same models."""
         digest = hashlib.sha256(b"".join(self.state[name].numpy().tobytes() for name in sorted(self.state))).hexdigest()
         if digest not in _models:
-            _models[digest] = Predictor(model_of(self.state))
+            _models[digest] = Predictor(model_of(arrays_of(self.state)))
             while len(_models) > 4:
                 _models.popitem(last=False)
         return _models[digest]
@@ -91,26 +87,22 @@ class TrainedBest(TrainedNetwork):
         """Total costs that the models predict of a table's samples, whatever the guard says: float64 (n, agents)."""
         return self.total(self.predictor(table.split, table.ids, table.features.numpy()))
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """What scores inputs, in numpy."""
+        return Scorer(self.predictor.model, self.weights, np.array(self.point.query_costs), self.guard)
+
     def _scored(self, raw: np.ndarray) -> Tensor:
-        if self.guard["holds"]:
-            mean = self.total(self.predictor.model.mean[None])[0]
-            fallback = self.guard["fallback"]
-            others = np.delete(mean, fallback)
-            mean[fallback] = min(mean[fallback], np.nextafter(np.float32(others.min()), np.float32(-np.inf)))
-            return torch.from_numpy(np.tile(-mean, (len(raw), 1)).astype(np.float32))
-        return torch.from_numpy(-self.total(raw).astype(np.float32))
+        return torch.from_numpy(self.scorer.scored(raw))
 
     def total(self, raw: np.ndarray) -> np.ndarray:
         """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights, query costs and prices."""
-        return (raw * self.weights).sum(axis=2) + np.array(self.point.query_costs)
+        return self.scorer.total(raw)
 
     @property
     def weights(self) -> np.ndarray:
-        """What a unit of each predicted cost weighs, (agents, tasks): prices are predicted as shares of their means."""
-        weights = np.tile(self.point.cost_weights().numpy(), (len(self.point.query_costs), 1))
-        if PAID_MEAN in self.state:
-            weights[:, -1] *= self.state[PAID_MEAN].numpy()
-        return weights
+        """What a unit of each predicted cost weighs, (agents, tasks)."""
+        return weights_of(self.point.cost_weights().numpy(), len(self.point.query_costs), arrays_of(self.state))
 
     def as_predicted(self, raw: np.ndarray) -> np.ndarray:
         """Raw costs (n, agents, tasks) in the units that they are predicted in: prices as shares of their means."""
@@ -153,15 +145,11 @@ class TrainedBest(TrainedNetwork):
 
     def check(self) -> None:
         """Refuse arrays that do not belong together."""
-        model, width = model_of(self.state), len(self.state["feature_mean"])
-        if model.num_agents != len(self.point.query_costs):
-            raise ValueError(f"{model.num_agents} agents are predicted, {len(self.point.query_costs)} have query costs")
+        model = model_of(arrays_of(self.state))
         shapes = {tuple(self.state[f"held_out.{name}"].shape[1:]) for name in ("predicted", "costs")}
         if shapes != {(model.num_agents, model.num_tasks)}:
             raise ValueError("held-out costs are those of other agents or tasks")
-        for forest in model.forests:
-            forest.check(width)
-        self.scores(torch.zeros(1, width))
+        self.scorer.check(len(self.state["feature_mean"]))
 
     def network(self) -> nn.Module:
         raise UsageError(
@@ -184,27 +172,6 @@ def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, T
     return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
 
 
-def model_of(state: dict[str, Tensor]) -> CostModel:
-    """The cost model of a state."""
-    arrays = {name: value.numpy() for name, value in state.items()}
-
-    def group(prefix: str) -> dict[str, np.ndarray]:
-        return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-    mean, known = arrays["mean"], arrays["known"]
-    num_agents, num_tasks = mean.shape
-    if "ridge.weights" not in arrays:
-        return CostModel(num_agents, num_tasks, mean, known, None, (), (), arrays["means"], None, arrays["factor"])
-    ridges = zip(arrays["ridge.weights"], arrays["ridge.intercept"], strict=True)
-    return CostModel(
-        num_agents,
-        num_tasks,
-        mean,
-        known,
-        Basis(**group("basis.")),
-        tuple(Forest(**group(f"trees.{fold}.")) for fold in range(len(arrays["ridge.weights"]))),
-        tuple(Ridge(*ridge) for ridge in ridges),
-        arrays["means"],
-        Stacking(**group("stacking.")),
-        arrays["factor"],
-    )
+def arrays_of(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
+    """A state's arrays."""
+    return {name: value.numpy() for name, value in state.items()}

@@ -64,7 +64,7 @@ def route(
         l2d route run new_patients.csv --out allocations.parquet --beta 0.07
     """
     from l2d.data.terminal.render import print_result
-    from l2d.rejector.library import route as run_route
+    from l2d.rejector.route import route as run_route
     from l2d.rejector.rows.foreign import sentences
 
     with Bars() as bars:

@@ -18,7 +18,7 @@ from l2d.data.cache.columns import dense_matrix, numbers
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.images import decode_thumbnails
 from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
-from l2d.rejector.networks import INPUT_HINT
+from l2d.rejector.settings import INPUT_HINT
 
 if TYPE_CHECKING:
     from l2d.data.cache.reader import AgentRecord, CostCache

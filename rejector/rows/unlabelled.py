@@ -21,8 +21,8 @@ from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.images import image_files, thumbnail
 from l2d.data.samples.stream import TableStream
 from l2d.data.samples.token_columns import TokenEncoder
-from l2d.rejector.networks import INPUT_HINT
 from l2d.rejector.rows.input import RejectorInput, pixels_of
+from l2d.rejector.settings import INPUT_HINT
 
 #: Sample ids (strings), features float32 (batch, width), which agents can be asked, bool (batch, agents), None: all.
 Batches = Iterator[tuple[pa.Array, np.ndarray, np.ndarray | None]]

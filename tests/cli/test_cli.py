@@ -36,6 +36,7 @@ COMMANDS = [
     "export",
     "demo",
     "data digits",
+    "data prompts",
     "data mimic",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import duckdb
 import fsspec
@@ -287,3 +288,14 @@ def test_whatever_a_driver_raises_is_said_with_the_address(workshop, url, tmp_pa
         with pytest.raises(DataError, match="Unable to locate credentials") as caught:
             command()
         assert "AWS_SECRET_ACCESS_KEY" in caught.value.hint
+
+
+def test_a_fetch_that_was_killed_goes_on_beside_what_it_left(workshop, url, tmp_path):
+    """What a killed fetch leaves is a hidden file of a process that is gone; it is removed."""
+    workshop.build(RECIPE)
+    push(workshop.cache(), url)
+    (tmp_path / "copy").mkdir()
+    left = tmp_path / "copy" / f".cache.json.{socket.gethostname()}.999999999.{'ab' * 16}.tmp"
+    left.write_bytes(b"{")
+    fetch(url, tmp_path / "copy")
+    assert contents(workshop, "copy") == contents(workshop, "cache")

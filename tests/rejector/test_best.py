@@ -12,8 +12,9 @@ from l2d.rejector.best.guard import DEFAULT, Guard
 from l2d.rejector.best.linear import PENALTIES as RIDGE_PENALTIES
 from l2d.rejector.best.linear import Basis, Inputs, _fits, _shared
 from l2d.rejector.best.model import CostModel, fit_costs
+from l2d.rejector.best.scorer import model_of
 from l2d.rejector.best.stacking import Stacking
-from l2d.rejector.best.trained import model_of, state_of
+from l2d.rejector.best.trained import arrays_of, state_of
 from l2d.rejector.best.trees import PENALTIES, Forest, Grown, compiled_tree, grow, walk
 
 
@@ -172,7 +173,7 @@ def test_a_state_is_read_back_to_the_same_bits(tmp_path):
     x, raw, ids, _ = world(200, tasks=2)
     model = fit_costs(x, raw, ids)
     save_file(state_of(model, x.mean(axis=0), x.std(axis=0)), tmp_path / "model.safetensors")
-    again = model_of(load_file(tmp_path / "model.safetensors"))
+    again = model_of(arrays_of(load_file(tmp_path / "model.safetensors")))
     np.testing.assert_array_equal(again.predict(x), model.predict(x))
     np.testing.assert_array_equal(again.predict_unseen(x, ids), model.predict_unseen(x, ids))
 

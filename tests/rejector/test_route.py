@@ -20,6 +20,7 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 from l2d.rejector import route as route_module
 from l2d.rejector.route import route
+from l2d.rejector.runs import served
 from l2d.rejector.runs.run import RUN_FILE, load_run
 
 NETWORKS = ("linear", "mlp", "transformer")
@@ -78,7 +79,7 @@ def test_the_runs_allocate_to_several_agents(home):
 @pytest.mark.parametrize("form", ["parquet", "csv", "list", "array", "cache"])
 def test_every_row_of_all_splits_goes_where_it_went_in_the_run(home, tmp_path, table, network, form, monkeypatch):
     monkeypatch.setattr(route_module, "READ_AT_ONCE", 37 * 6)  # 37 rows a batch: no split, no chunk, no row group
-    monkeypatch.setattr(route_module, "ACTIVATIONS_AT_ONCE", 10 * 6 * 8)
+    monkeypatch.setattr(served, "ACTIVATIONS_AT_ONCE", 10 * 6 * 8)
     table = unlabelled(table).sample(fraction=1, shuffle=True, seed=1)
     source, ids = tmp_path / f"new.{'csv' if form == 'csv' else 'parquet'}", table["id"]
     if form == "parquet":

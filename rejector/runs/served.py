@@ -1,0 +1,165 @@
+"""What routing needs of a run. One of the default method is opened without torch, whose import takes seconds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2d.data.cache.integrity import sha256_of
+from l2d.data.errors import CorruptPart
+from l2d.rejector.best.scorer import Scorer, model_of, weights_of
+from l2d.rejector.rows.unlabelled import InputRecord
+from l2d.rejector.runs.files import WEIGHTS_FILE, read_facts
+
+if TYPE_CHECKING:
+    from l2d.rejector.runs.elsewhere import Beta
+
+THREADS = min(8, os.cpu_count() or 1)
+ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
+
+#: Scores float32 (n, agents), and who may be chosen, bool (n, agents), at least one -> agent indices (n,).
+Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Served:
+    """A run that routes inputs.
+
+    Attributes:
+        looks_at: what it looks at, and how that is made.
+        seen: what its training samples were like, see :mod:`l2d.rejector.rows.foreign`.
+        failures: how it was told to treat samples on which an agent failed.
+        mean: of training's features, float32 (width,).
+        scores: features, float32 (n, width) -> float32 (n, agents).
+        classes: the same -> indices of the rejector's own classes, int32 (n,); None without a classifier of its own.
+        choose: the allocation of scores.
+        follows_scores: whether that is the agent of the highest score at the run's own setting.
+        setting: another setting than that of its files, for people; see :class:`l2d.rejector.route.RouteReport`.
+    """
+
+    run_id: str
+    agents: list[str]
+    looks_at: InputRecord
+    seen: dict | None
+    failures: str
+    mean: np.ndarray
+    scores: Callable[[np.ndarray], np.ndarray]
+    classes: Callable[[np.ndarray], np.ndarray] | None
+    choose: Choose
+    follows_scores: bool = True
+    setting: dict[str, Any] | None = None
+
+
+def highest(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """The rule of :func:`l2d.rejector.losses.allocate` in numpy: of equals the first."""
+    return np.where(available, scores, -np.inf).argmax(axis=1)
+
+
+def open_served(
+    path: Path, *, policy: Path | None = None, beta: Beta | None = None, weights: dict[str, float] | None = None
+) -> Served:
+    """A run ready to route.
+
+    Args:
+        path: the run's folder.
+        policy: a file that ``l2d policy`` saved: allocates by predicted cost plus price.
+        beta, weights: another setting than the run's own.
+
+    Raises:
+        CorruptPart: the run is damaged.
+        UsageError: it cannot route, or not at that setting; the policy is another run's.
+    """
+    if policy is None and beta is None and weights is None:
+        facts = read_facts(path)
+        if facts["point"]["method"] == "best" and "input" in facts:
+            return _of_best(path, facts)
+    return _of_any(path, policy, beta, weights)
+
+
+def _of_best(path: Path, facts: dict) -> Served:
+    from safetensors.numpy import load
+
+    try:
+        point, arrays = facts["point"], load((path / WEIGHTS_FILE).read_bytes())
+        costs = [1.0] if point["cost"] is not None else list(point["weights"].values())
+        costs += [] if point.get("paid") is None else [point["paid"]]
+        query_costs = np.array(point["query_costs"], dtype=np.float64)
+        cost_weights = weights_of(np.array(costs, dtype=np.float64), len(query_costs), arrays)
+        scorer = Scorer(model_of(arrays), cost_weights, query_costs, facts["guard"])
+        scorer.check(len(arrays["feature_mean"]))
+        return Served(
+            run_id=point["run_id"],
+            agents=facts["agents"],
+            looks_at=InputRecord(**facts["input"]),
+            seen=facts.get("seen"),
+            failures=facts["training"]["failures"],
+            mean=arrays["feature_mean"],
+            scores=lambda features: scorer(features, threads=THREADS),
+            classes=None,
+            choose=highest,
+        )
+    except Exception as error:  # another version's fields or shapes raise all kinds
+        raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
+
+
+def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[str, float] | None) -> Served:
+    from dataclasses import replace
+
+    import torch
+
+    from l2d.rejector.best.trained import TrainedBest
+    from l2d.rejector.losses import allocate
+    from l2d.rejector.policies.price_rule import read_policy
+    from l2d.rejector.policies.scored import unguarded
+    from l2d.rejector.runs.elsewhere import at_setting, guard_in_words
+    from l2d.rejector.runs.run import input_of, load_run
+    from l2d.rejector.training.rejector import ROWS_AT_ONCE
+
+    opened = load_run(path)
+    opened.rejector.check_routable()
+    opened = at_setting(opened, beta, weights)
+    rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
+    if rule is not None and isinstance(opened.rejector, TrainedBest):
+        opened = replace(opened, rejector=opened.rejector.judged_at(rule.point_of(opened.point)), moved=True)
+    rejector = opened.rejector if rule is None else unguarded(opened.rejector)
+    width, setting = len(rejector.state["feature_mean"]), None
+    rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * rejector.config.hidden))
+    if isinstance(rejector, TrainedBest):  # has no activations, and takes many rows in a fraction of the time
+        rows_at_once = ROWS_AT_ONCE
+    if opened.moved and rule is None:
+        setting = {
+            "query_costs": dict(zip(opened.agents, opened.point.query_costs, strict=True)),
+            "lambda": dict(opened.point.weights.by_task),
+            "guard": guard_in_words(opened),
+        }
+
+    def in_parts(work: Callable[[torch.Tensor], torch.Tensor], features: np.ndarray) -> np.ndarray:
+        return torch.cat([work(part) for part in torch.from_numpy(features).split(rows_at_once)]).numpy()
+
+    def choose(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
+        if rule is not None:
+            return rule.allocate(scores, available)
+        return allocate(torch.from_numpy(scores), torch.from_numpy(available)).numpy()
+
+    def classes(features: np.ndarray) -> np.ndarray:
+        of_classes = rejector.probabilities  # type: ignore[attr-defined]  # those with a classifier have them
+        return in_parts(of_classes, features).argmax(axis=1)
+
+    return Served(
+        run_id=opened.point.run_id,
+        agents=opened.agents,
+        looks_at=input_of(opened),
+        seen=opened.seen,
+        failures=opened.rejector.config.failures,
+        mean=rejector.state["feature_mean"].numpy(),
+        scores=lambda features: in_parts(rejector.scores, features),
+        classes=classes if rejector.has_classifier else None,
+        choose=choose,
+        follows_scores=rule is None and not opened.moved,
+        setting=setting,
+    )

@@ -1,0 +1,69 @@
+"""The first answer of a process: what trains nothing does not wait for torch to be imported."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import polars as pl
+import pyarrow.parquet as pq
+import pytest
+from conftest import RECIPE, write_table
+
+from l2d.cache_builder.builder import build
+from l2d.cache_builder.recipe import load_recipe
+from l2d.rejector.library import sweep
+from l2d.rejector.runs import served
+
+COMMANDS = {
+    "status": ["status", "cache"],
+    "query": ["query", ".", "SELECT agent, count(*) FROM allocations GROUP BY ALL"],
+    "route": ["route", "runs", "new.csv", "--out", "routed.parquet"],
+    "help": ["route", "--help"],
+}
+PROGRAM = """
+import sys
+from l2d import cli
+sys.argv = ["l2d", *sys.argv[1:]]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code, end.code
+heavy = {"torch", "torchvision", "sklearn"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    write_table(folder, rows=240)
+    (folder / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    build(load_recipe(str(folder / "recipe.toml")), folder / "cache")
+    sweep(folder / "cache", folder / "runs", methods=["best"], betas=[0.1], seeds=[0])
+    (table,) = (path for path in folder.iterdir() if path.suffix in (".csv", ".parquet"))
+    read = pl.read_csv if table.suffix == ".csv" else pl.read_parquet
+    read(table).write_csv(folder / "new.csv")
+    return folder
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_torch_is_not_imported_where_nothing_is_trained(place, name):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *COMMANDS[name]], cwd=place, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_run_that_is_opened_without_torch_scores_as_with_it(place):
+    """Bit for bit: both the file that routing writes and the run's own allocations."""
+    (run,) = (path.parent for path in (place / "runs").rglob("run.json"))
+    plain, full = served.open_served(run), served._of_any(run, None, None, None)
+    samples = pq.read_table(place / "cache" / "samples" / "00000.parquet")
+    features = pl.from_arrow(samples)["features"].to_numpy().astype("float32")
+    scores = plain.scores(features)
+    assert scores.tobytes() == full.scores(features).tobytes()
+    everybody = scores == scores
+    assert (plain.choose(scores, everybody) == full.choose(scores, everybody)).all()
+    assert (plain.agents, plain.looks_at, plain.failures) == (full.agents, full.looks_at, full.failures)

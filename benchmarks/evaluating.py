@@ -56,7 +56,7 @@ def make(folder: Path, samples: int, agents: int) -> None:
 def with_l2d(folder: Path) -> dict[str, float]:
     """Mean differences to every agent of the first run."""
     from l2d.rejector.evaluation.evaluate import evaluate_runs
-    from l2d.rejector.runs.run import find_runs
+    from l2d.rejector.runs.files import find_runs
 
     evaluations = evaluate_runs(find_runs(folder / "runs")[:1])
     agents = evaluations[0].result["over_seeds"]["agents"]
@@ -113,7 +113,7 @@ def report(folder: Path) -> dict[str, float]:
     """The page of both runs; its size in MB."""
     from l2d.rejector.evaluation.evaluate import evaluate_runs
     from l2d.rejector.report.page import write_report
-    from l2d.rejector.runs.run import find_runs
+    from l2d.rejector.runs.files import find_runs
 
     write_report(evaluate_runs(find_runs(folder / "runs")), folder / "report.html")
     return {"page_mb": (folder / "report.html").stat().st_size / 1e6}

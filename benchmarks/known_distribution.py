@@ -19,9 +19,9 @@ import torch
 
 from l2d.rejector.costs import CostWeights
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.losses import allocate
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.loop import train_grid
 
 AGENTS = 3
 _GRID = 256  # midpoints along each side
@@ -105,7 +105,7 @@ def true_regrets(
         train, validation = sample(rows, 2 * seed, shift), sample(VALIDATION, 2 * seed + 1, shift)
         grid = [_point(nu, seed) for nu in nus]
         for nu, rejector in zip(nus, train_grid(grid, train, validation, config, tasks=["cla"]), strict=True):
-            found[nu].append(regret(allocate(rejector.scores(features)).numpy(), expected))
+            found[nu].append(regret(rejector.scores(features.numpy()).argmax(axis=1), expected))
     return [Regret(rows, nu, shift, recentre, tuple(values)) for nu, values in found.items()]
 
 

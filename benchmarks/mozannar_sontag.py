@@ -211,8 +211,8 @@ def chexpert(
         found: dict[tuple[str, float], list[dict]] = {}
         for point, folder in zip(points, folders, strict=True):
             rejector = load_run(folder).rejector
-            scores = rejector.scores_on(test).numpy()
-            model = rejector.probabilities(test.features)[:, 1].numpy()
+            scores = rejector.scores_on(test)
+            model = rejector.probabilities(test.features.numpy())[:, 1]
             margin = scores[:, 0] - scores[:, 1]
             ranked = ranking_at_coverages(margin, model, expert, test.targets["target_cla"], coverages)
             for wanted, row in zip(coverages, ranked, strict=True):

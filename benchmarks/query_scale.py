@@ -48,7 +48,7 @@ def make_world(folder: Path, samples: int, runs: int) -> None:
     from l2d.data.cache import schema, store
     from l2d.data.cache.integrity import sha256_of, skeleton_digest
     from l2d.data.cache.reader import AgentRecord, CacheRecord, CostCache
-    from l2d.rejector.runs.run import ALLOCATIONS_FILE, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
+    from l2d.rejector.runs.files import ALLOCATIONS_FILE, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
 
     generator, cache = np.random.default_rng(0), folder / "cache"
     record = CacheRecord(

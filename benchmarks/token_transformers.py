@@ -27,7 +27,8 @@ from l2d.data.samples.tokens import SPECIAL, Tokens, token_rows
 from l2d.rejector.costs import CostWeights
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.loop import train_grid
 
 BETAS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 SEEDS, AGENTS = 4, 3

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from l2d.data.cache.paid import PAID, unpriced
 from l2d.data.cache.sql import locked_connection
@@ -21,6 +19,8 @@ from l2d.data.errors import UsageError, nearest
 from l2d.rejector.methods import METHODS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from l2d.data.cache.reader import AgentRecord, CostCache
 
 
@@ -109,7 +109,7 @@ class Priced(NamedTuple):
     price: float | None
 
 
-def query_costs(beta: float | dict[str, float], agents: Sequence[AgentRecord | Priced]) -> Tensor:
+def query_costs(beta: float | dict[str, float], agents: Sequence[AgentRecord | Priced]) -> np.ndarray:
     """``beta_j`` of each agent, float32 (A,), 0 for a model that is free.
 
     Args:
@@ -144,7 +144,7 @@ def query_costs(beta: float | dict[str, float], agents: Sequence[AgentRecord | P
     for name, value in zip(names, values, strict=True):
         if not (math.isfinite(value) and value >= 0):
             raise UsageError(f"beta of {name!r} is {value}", hint="query costs are numbers >= 0")
-    return torch.tensor(values, dtype=torch.float32)
+    return np.array(values, dtype=np.float32)
 
 
 def total_costs(raw: Tensor, weights: Tensor, beta: Tensor) -> Tensor:

@@ -18,13 +18,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from l2d.data.samples.standardise import lost_in_32_bits
 from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.model import fit_costs
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.best.training import rejectors_of
 from l2d.rejector.costs import CostWeights, total_costs
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, train_grid
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.trained import Rejector
+from l2d.rejector.training.loop import train_grid
 
 
 class DeferralRejector(BaseEstimator):
@@ -49,10 +50,10 @@ class DeferralRejector(BaseEstimator):
         device: of torch, for training.
         network: linear, mlp or transformer.
         hidden, layers, loss, recentre, epochs, batch_size, lr, schedule, warmup, weight_decay, patience: see
-            :class:`l2d.rejector.training.rejector.TrainConfig`.
+            :class:`l2d.rejector.settings.TrainConfig`.
 
     Attributes:
-        rejector_: the :class:`l2d.rejector.training.rejector.TrainedNetwork`;
+        rejector_: the :class:`l2d.rejector.trained.Rejector`;
             :func:`l2d.rejector.export.onnx_model` takes it. That of ``best`` takes float32 features, from which what
             32 bits cannot hold has been taken off.
         n_agents_: how many agents.
@@ -136,8 +137,8 @@ class DeferralRejector(BaseEstimator):
             nu=float(self.nu),
             seed=int(self.seed),
         )
-        fitted = self._fit_best if self.method == "best" else self._fit_network
-        self.rejector_ = fitted(point, features, raw)
+        self._before: tuple[np.ndarray, np.ndarray] | None = None
+        self.rejector_ = self._FITS[self.method](self, point, features, raw)
         self.n_agents_ = raw.shape[1]
         return self
 
@@ -153,7 +154,7 @@ class DeferralRejector(BaseEstimator):
             ValueError: the method is another one, or a shape or value is wrong.
         """
         check_is_fitted(self)
-        if not isinstance(self.rejector_, TrainedBest):
+        if not self.rejector_.any_setting:
             raise ValueError(f"method {self.method!r} is trained at one setting; 'best' predicts costs for all of them")
         moved = copy(self)
         moved.query_costs = self.query_costs if query_costs is None else query_costs
@@ -168,7 +169,7 @@ class DeferralRejector(BaseEstimator):
         moved.rejector_ = self.rejector_.at(point)
         return moved
 
-    def _fit_best(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> TrainedBest:
+    def _fit_best(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> Rejector:
         if not (isinstance(self.guard, int | float) and self.guard >= 0):
             raise ValueError(f"guard = {self.guard!r}: a number >= 0 of standard errors")
         names = [str(agent) for agent in range(raw.shape[1])]
@@ -178,8 +179,8 @@ class DeferralRejector(BaseEstimator):
         if not answered.any():
             raise ValueError("costs are NaN everywhere: no agent has answered anything")
         features, raw = features[answered], raw[answered]  # a sample without an answer tells nothing
-        self._offset, self._scale = _before_32_bits(features, np.arange(len(features)))
-        x = ((features - self._offset) / self._scale).astype(np.float32)
+        offset, scale = self._before = _before_32_bits(features, np.arange(len(features)))
+        x = ((features - offset) / scale).astype(np.float32)
         ids = [str(row) for row in range(len(x))]
         model = fit_costs(x, raw, ids, seed=point.seed, threads=torch.get_num_threads())
         if model.answering is not None:
@@ -188,7 +189,7 @@ class DeferralRejector(BaseEstimator):
         config = TrainConfig(guard=float(self.guard), fallback=None if self.fallback is None else names[self.fallback])
         return rejectors_of(model, [point], ids, x, raw, names, config)[0]
 
-    def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> TrainedNetwork:
+    def _fit_network(self, point: GridPoint, features: np.ndarray, raw: np.ndarray) -> Rejector:
         tasks = [task for task, _ in point.weights.by_task]
         config = TrainConfig(**{name: getattr(self, name) for name in TRAINING}).on(("features",))
         rows_of = self._split(len(features))
@@ -199,27 +200,30 @@ class DeferralRejector(BaseEstimator):
             for split, rows in zip(("train", "validation"), rows_of, strict=True)
         )
         rejector = train_grid([point], train, validation, config, tasks=tasks, device=self.device)[0]
-        if offset.any():
-            state = rejector.state
-            state["feature_mean"] = torch.from_numpy(offset) + state["feature_mean"] * torch.from_numpy(scale)
-            state["feature_std"] = state["feature_std"] * torch.from_numpy(scale)
-        return rejector
+        if not offset.any():
+            return rejector
+        mean = torch.from_numpy(offset) + rejector.state["feature_mean"] * torch.from_numpy(scale)
+        std = rejector.state["feature_std"] * torch.from_numpy(scale)
+        return replace(rejector, state={**rejector.state, "feature_mean": mean, "feature_std": std})
+
+    #: Method -> what fits it.
+    _FITS = {"best": _fit_best, "multi-task": _fit_network}
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Score of each agent, (n, agents) float32: the highest is chosen. Of ``best`` the negated predicted costs."""
         check_is_fitted(self)
         features = validate_data(self, X, dtype=np.float64, reset=False)
-        if isinstance(self.rejector_, TrainedBest):
-            features = (features - self._offset) / self._scale
-        mean, std = (self.rejector_.state[name].numpy() for name in ("feature_mean", "feature_std"))
+        if self._before is not None:
+            features = (features - self._before[0]) / self._before[1]
+        mean, std = (np.asarray(self.rejector_.state[name]) for name in ("feature_mean", "feature_std"))
         largest = np.finfo(np.float32).max
         far = (np.abs(features - mean) / std > largest) | (np.abs(features) > np.finfo(mean.dtype).max)
         if far.any():
             row, column = np.argwhere(far)[0]
             raise ValueError(f"X[{row}, {column}] = {features[row, column]} is too far from what it was trained on")
-        if isinstance(self.rejector_, TrainedBest):
+        if self._before is not None:
             features = features.astype(np.float32)
-        return self.rejector_.scores(torch.from_numpy(features)).numpy()
+        return self.rejector_.scores(features)
 
     def predict(self, X: Any) -> np.ndarray:
         """Index of the agent that should answer each sample, (n,) int64; ties go to the lowest."""
@@ -237,8 +241,8 @@ class DeferralRejector(BaseEstimator):
 
     def _check_method(self) -> None:
         """Refuse an unknown method, and settings that it does not have."""
-        if self.method not in ("best", "multi-task"):
-            raise ValueError(f"method = {self.method!r}: best or multi-task")
+        if self.method not in self._FITS:
+            raise ValueError(f"method = {self.method!r}: {' or '.join(self._FITS)}")
         others = (*TRAINING, "nu", "validation_fraction", "device") if self.method == "best" else ("guard", "fallback")
         defaults = {name: parameter.default for name, parameter in signature(DeferralRejector).parameters.items()}
         foreign = [f"{name} = {getattr(self, name)!r}" for name in others if getattr(self, name) != defaults[name]]

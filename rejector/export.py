@@ -21,11 +21,13 @@ from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.best.graph import rejector_graph
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.losses import allocate
-from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.elsewhere import Beta, at_setting
-from l2d.rejector.runs.run import Run, load_run, one_run, open_cache
-from l2d.rejector.training.rejector import TrainedNetwork
+from l2d.rejector.runs.files import one_run
+from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.settings import INPUT_OF
+from l2d.rejector.trained import Rejector
+from l2d.rejector.training.network import network_of
 
 if TYPE_CHECKING:
     import onnx
@@ -68,9 +70,9 @@ class Deployed(nn.Module):
     one sample, whose shape and type are those of all.
     """
 
-    def __init__(self, rejector: TrainedNetwork, one_row: Tensor, encoder: FeatureEncoder | None = None):
+    def __init__(self, rejector: Rejector, one_row: Tensor, encoder: FeatureEncoder | None = None):
         super().__init__()
-        self.network = rejector.network()
+        self.network = network_of(rejector).network()
         self.register_buffer("one_row", one_row)
         self.register_buffer("mean", rejector.state["feature_mean"])
         self.register_buffer("std", rejector.state["feature_std"])
@@ -143,7 +145,7 @@ def export_run(
 
 
 def onnx_model(
-    rejector: TrainedNetwork,
+    rejector: Rejector,
     agents: list[str],
     facts: dict[str, Any] | None = None,
     *,
@@ -194,17 +196,17 @@ def onnx_model(
     return model
 
 
-def _missing(rejector: TrainedNetwork, encoder: FeatureEncoder | None) -> tuple[np.ndarray, dict[int, int]]:
+def _missing(rejector: Rejector, encoder: FeatureEncoder | None) -> tuple[np.ndarray, dict[int, int]]:
     """What stands in for a missing number, (width,), and indicator -> the column that it tells of."""
-    return (rejector.state["feature_mean"].double().numpy(), {}) if encoder is None else encoder.missing()
+    return (np.asarray(rejector.state["feature_mean"], np.float64), {}) if encoder is None else encoder.missing()
 
 
 def _network_model(
-    rejector: TrainedNetwork, example: Tensor, encoder: FeatureEncoder | None
+    rejector: Rejector, example: Tensor, encoder: FeatureEncoder | None
 ) -> tuple[onnx.ModelProto, Tensor]:
     """A network by torch's exporter, and the example (rows, width) in the shape that the model takes."""
     column = INPUT_OF[rejector.config.network]
-    width = len(rejector.state["feature_mean"])
+    width = rejector.width
     shape = (3, math.isqrt(width // 3), math.isqrt(width // 3)) if column == "image" else (width,)
     example = example.reshape(-1, *shape)
     deployed = Deployed(rejector, example[:1], encoder).eval()
@@ -224,7 +226,7 @@ def _network_model(
     return model, example
 
 
-def _example(rejector: TrainedNetwork, rows: int) -> Tensor:
+def _example(rejector: Rejector, rows: int) -> Tensor:
     """Random inputs of the kind that a rejector looks at, (rows, width)."""
     generator = torch.Generator().manual_seed(0)
     fields = []
@@ -234,17 +236,17 @@ def _example(rejector: TrainedNetwork, rows: int) -> Tensor:
         fields.append(torch.where(torch.arange(length) < counts, lists, 0))
     if fields:
         return torch.cat(fields, dim=1)
-    mean, std = rejector.state["feature_mean"], rejector.state["feature_std"]
+    mean, std = (torch.as_tensor(rejector.state[name]) for name in ("feature_mean", "feature_std"))
     return mean + std * torch.randn(rows, len(mean), generator=generator)
 
 
-def _compare(model: onnx.ModelProto, rejector: TrainedNetwork, example: Tensor) -> None:
+def _compare(model: onnx.ModelProto, rejector: Rejector, example: Tensor) -> None:
     """See that the model gives what the rejector gives: exporter, runtime and torch are of many versions."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     scores, agent = session.run(None, {session.get_inputs()[0].name: example.numpy()})
-    expected = rejector.scores(example.flatten(1)).numpy()
+    expected = rejector.scores(example.flatten(1).numpy())
     close = np.allclose(scores, expected, rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE * np.abs(expected).max())
     if not close or not np.array_equal(agent, allocate(torch.from_numpy(scores)).numpy()):
         worst = np.abs(scores - expected).max()
@@ -263,7 +265,7 @@ def _compare_on_test(model: onnx.ModelProto, run: Run) -> None:
     stream = open_streams(cache, ("test",), column="features", failures=run.rejector.config.failures)["test"]
     for features, _ in stream.in_order(TEST_ROWS_AT_ONCE):
         _, agent = session.run(None, {"features": features.numpy()})
-        differ = int((agent != allocate(run.rejector.scores(features)).numpy()).sum())
+        differ = int((agent != allocate(torch.from_numpy(run.rejector.scores(features.numpy()))).numpy()).sum())
         if differ:
             raise RuntimeError(f"the exported model sends {differ} test samples to other agents than the rejector")
 

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from l2d.data.cache.schema import digest
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.costs import CostWeights, query_costs, require_prices, worth_of_money
+from l2d.rejector.costs import (
+    CostWeights,
+    expression_costs,
+    query_costs,
+    require_prices,
+    total_costs,
+    worth_of_money,
+)
 from l2d.rejector.methods import METHODS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from l2d.data.cache.reader import CostCache
 
 LONGEST_NAME = 120
@@ -39,7 +48,7 @@ class GridPoint:
     cost: str | None = None  # SQL expression in place of the weighted sum
     paid: float | None = None
 
-    def cost_weights(self, *, train: bool = False) -> Tensor:
+    def cost_weights(self, *, train: bool = False) -> np.ndarray:
         """Weights of the columns of raw costs, float64: of tasks (or the one cost of ``--cost``), and of what is paid.
 
         Args:
@@ -47,7 +56,7 @@ class GridPoint:
         """
         weights = self.weights.trained_on(self.method) if train else self.weights
         values = [1.0] if self.cost is not None else [weight for _, weight in weights.by_task]
-        return torch.tensor(values + ([] if self.paid is None else [self.paid]), dtype=torch.float64)
+        return np.array(values + ([] if self.paid is None else [self.paid]), dtype=np.float64)
 
     def charged(self, raw: Tensor) -> Tensor:
         """What it takes to ask each agent, in units of loss: ``beta`` and what the answer is paid, (n, agents).
@@ -55,7 +64,7 @@ class GridPoint:
         Args:
             raw: raw costs, (n, agents, columns).
         """
-        charged = torch.tensor(self.query_costs, dtype=torch.float64).expand(raw.shape[:2])
+        charged = raw.double().new_tensor(self.query_costs).expand(raw.shape[:2])
         return charged if self.paid is None else charged + self.paid * raw[:, :, -1].double()
 
     @property
@@ -78,6 +87,25 @@ class GridPoint:
         if isinstance(self.beta, tuple):
             return ",".join(f"{name}={value:g}" for name, value in self.beta)
         return f"{self.beta:g}"
+
+    def raw_costs(self, raw: Tensor, tasks: list[str]) -> Tensor:
+        """Raw costs by task (n, A, T); with ``--cost`` the one cost in their place (n, A, 1). Prices come behind."""
+        if self.cost is None:
+            return raw
+        import torch
+
+        found = torch.from_numpy(expression_costs(raw[:, :, : len(tasks)].float().numpy(), tasks, self.cost))
+        return found if self.paid is None else torch.cat([found.to(raw.dtype), raw[:, :, len(tasks) :]], dim=2)
+
+    def total_costs(self, raw: Tensor, tasks: list[str], *, free: bool = False) -> Tensor:
+        """Total costs (n, A) that it is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``.
+
+        In the bits of ``raw``: with prices it has one more column, what was paid, and is float64. Infinite where an
+        agent is unavailable. ``free``: without query costs, for any number of agents.
+        """
+        beta = raw.new_zeros(raw.shape[1]) if free else raw.new_tensor(self.query_costs)
+        costs = total_costs(self.raw_costs(raw, tasks), raw.new_tensor(self.cost_weights().tolist()), beta)
+        return costs.masked_fill(costs.isnan(), math.inf)
 
 
 def chosen_agents(cache: CostCache, names: list[str]) -> CostCache:

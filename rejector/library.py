@@ -107,7 +107,7 @@ def sweep(
         device: auto, cpu, cuda …
         overwrite: train again what no longer matches.
         say: told in sentences what is done.
-        progress: see :func:`l2d.rejector.training.rejector.train_grid`.
+        progress: see :func:`l2d.rejector.training.loop.train_grid`.
         config: settings of training; or give its fields by name, such as ``epochs=20``.
 
     Raises:

@@ -24,9 +24,26 @@ Classifier = Literal["none", "given", "own"]
 #: ``loss``: they minimise the run's own training loss.
 Scores = Literal["costs", "chances", "surrogate", "order", "loss"]
 
-#: ``grid``: :mod:`l2d.rejector.training`, all points together; ``best``: :mod:`l2d.rejector.best`, one fit for all of
-#: them; ``literature``: :mod:`l2d.rejector.literature`, one after another.
-Trainer = Literal["grid", "best", "literature"]
+
+@dataclass(frozen=True)
+class Trainer:
+    """What trains some of the methods, and reads their runs back: see :func:`l2d.rejector.trained.load_trainer`.
+
+    Attributes:
+        module: with what :class:`l2d.rejector.trained.TrainerModule` lists.
+        has_nu: ``nu`` of the surrogate means something to its methods.
+    """
+
+    module: str
+    has_nu: bool = False
+
+
+#: All points of a grid together.
+GRID = Trainer("l2d.rejector.training.points", has_nu=True)
+#: One fit for all points.
+BEST = Trainer("l2d.rejector.best.training")
+#: One point after another.
+ONE_BY_ONE = Trainer("l2d.rejector.literature.sweep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,13 +69,13 @@ class Method:
     one_expert: bool = False
     pays_queries: bool = True
     scores: Scores = "order"
-    trainer: Trainer = "literature"
+    trainer: Trainer = ONE_BY_ONE
     task: str | None = None
 
     @property
     def has_nu(self) -> bool:
         """Whether ``nu`` of the surrogate means something to it."""
-        return self.trainer == "grid"
+        return self.trainer.has_nu
 
     def trains_classifier(self, setting: str) -> bool:
         """Whether a run's classes come from a classifier of its own, under ``--classifier`` cached or own."""
@@ -70,27 +87,27 @@ METHODS: dict[str, Method] = {
         source="Montreuil et al. 2025",
         paper="A Two-Stage Learning-to-Defer Approach for Multi-Task Learning, ICML 2025, the surrogate of section 4",
         scores="loss",
-        trainer="grid",
+        trainer=GRID,
     ),
     "classification-only": Method(
         source="Mao et al. 2023a",
         paper="Two-Stage Learning to Defer with Multiple Experts, NeurIPS 2023, as in Montreuil et al. 2025, Table 1",
         scores="loss",
-        trainer="grid",
+        trainer=GRID,
         task="cla",
     ),
     "regression-only": Method(
         source="Mao et al. 2024e",
         paper="Regression with Multi-Expert Deferral, ICML 2024, as in Montreuil et al. 2025, Table 1",
         scores="loss",
-        trainer="grid",
+        trainer=GRID,
         task="reg",
     ),
     "best": Method(
         source="trees and ridge, stacked",
         paper="Geurts et al. 2006; Agarwal et al. 2022; Rahimi and Recht 2007; Breiman 1996",
         scores="costs",
-        trainer="best",
+        trainer=BEST,
     ),
     "cost_regression": Method(
         source="Krishnamurthy et al. 2017",
@@ -157,7 +174,7 @@ METHODS: dict[str, Method] = {
 }
 
 #: Methods that :mod:`l2d.rejector.literature` trains.
-LITERATURE = {name: method for name, method in METHODS.items() if method.trainer == "literature"}
+LITERATURE = {name: method for name, method in METHODS.items() if method.trainer is ONE_BY_ONE}
 
 
 def check_method(name: str, cache: CostCache, weights: dict[str, float], cost: str | None, setting: str) -> None:

@@ -102,16 +102,6 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "conv": Conv,
 }
 
-#: What a network looks at, out of data.schema.INPUT_COLUMNS.
-INPUT_OF = {
-    "linear": "features",
-    "mlp": "features",
-    "transformer": "features",
-    "feature_transformer": "features",
-    "token_transformer": "tokens",
-    "conv": "image",
-}
-
 
 def make_network(
     kind: str, width: int, num_agents: int, hidden: int, layers: int = 2, sizes: Sequence[tuple[int, int]] = ()

@@ -22,6 +22,15 @@ Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
 
+#: What a network looks at, out of data.schema.INPUT_COLUMNS.
+INPUT_OF: dict[Network, str] = {
+    "linear": "features",
+    "mlp": "features",
+    "transformer": "features",
+    "feature_transformer": "features",
+    "token_transformer": "tokens",
+    "conv": "image",
+}
 INPUT_HINT = "token_transformer looks at tokens, conv at images, all other rejectors at features"
 
 #: Networks that have a number of layers.

@@ -237,8 +237,9 @@ def make_runs():
     """Trains a small grid on a cache and saves it under ``folder``; returns the run folders in grid order."""
     from l2d.rejector.grid import make_grid
     from l2d.rejector.rows.table import load_tables
-    from l2d.rejector.runs.run import save_runs
-    from l2d.rejector.training.rejector import TrainConfig, train_grid
+    from l2d.rejector.runs.saving import save_runs
+    from l2d.rejector.settings import TrainConfig
+    from l2d.rejector.training.loop import train_grid
 
     def make(cache, folder: Path, *, config: dict | None = None, cost: str | None = None, **grid) -> list[Path]:
         values = {"methods": ["multi-task"], "weights": [], "betas": [0.05], "nus": [1.0], "seeds": [0], **grid}
@@ -364,8 +365,8 @@ def detection_runs(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
     from l2d.data.cache.reader import CostCache
     from l2d.data.sources.digits import write_digits
     from l2d.rejector.grid import make_grid
+    from l2d.rejector.settings import TrainConfig
     from l2d.rejector.sweep import sweep
-    from l2d.rejector.training.rejector import TrainConfig
 
     folder = tmp_path_factory.mktemp("detection")
     write_digits(folder / "devkit", images=COUNTS, seed=3)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from pathlib import PurePath
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from l2d.cache_builder.agents._detection_config import DetectionsConfig
 from l2d.cache_builder.agents._detection_files import DetectionFile, Found
 from l2d.cache_builder.agents._detector import class_index
 from l2d.data.errors import UsageError
 from l2d.data.samples.dataset import Dataset
-
-if TYPE_CHECKING:
-    from l2d.cache_builder.agents.detections import DetectionsConfig
 
 UNKNOWN, AMBIGUOUS = -1, -2  # in the place of an image's position
 

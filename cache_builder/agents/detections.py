@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
+from l2d.cache_builder.agents._base import Agent, file_digest
+from l2d.cache_builder.agents._detection_config import DetectionsConfig
 from l2d.cache_builder.agents._detection_files import FORMATS, DetectionFile, Found
 from l2d.cache_builder.agents._detection_names import ImageNames, LabelNames
 from l2d.cache_builder.agents._detector import summary_of_detections
@@ -19,44 +19,6 @@ from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Batch, Dataset
 from l2d.data.sources._annotated import is_file
-
-
-class DetectionsConfig(AgentConfig):
-    """``kind = "detections"``: a detection is an entry of ``file``; on an image without entries nothing was found.
-
-    * ``.json``: COCO's results, ``[{"image_id", "category_id", "bbox": [x, y, width, height], "score"}, …]``, or COCO's
-      annotations, ``{"images", "annotations", "categories"}``, whose categories count by their names.
-    * ``.parquet``, ``.csv``: columns ``image``, ``label``, ``x1``, ``y1``, ``x2``, ``y2`` (pixels) and ``score``.
-
-    Without any scores, as people draw boxes, each counts with score 1. Equal scores keep the file's order.
-
-    Images are named by sample id, or as the dataset's column ``image_id`` has them; with ``match = "file_name"`` or
-    ``"stem"`` (``0001`` for ``0001.jpg``) by their files. An entry whose ``file_name`` is not that of the image with
-    its ``image_id`` is refused.
-
-    A label of a table is the name of a class, COCO's names of VOC's classes included. A ``category_id`` is that of the
-    image's set (``categories = "ids"``), or the position of a class counted ``"from_0"`` or ``"from_1"``. ``labels``
-    maps what is neither to a class: ``{ "1" = "person" }``.
-
-    With ``partial`` there is no answer on an image that the file does not name; one that was looked at in vain is named
-    by a row without label and box, an entry without ``bbox`` and ``category_id``, or in the ``images`` of annotations.
-    """
-
-    kind: Literal["detections"]
-    file: Path
-    """COCO's results or annotations (`.json`), or a table (`.parquet`, `.csv`)."""
-    features: list[Literal["detections"]] = []
-    """What the first agent gives the rejector as input."""
-    match: Literal["id", "file_name", "stem"] = "id"
-    """What names an image: the sample's id, its file's name, or that name without suffix."""
-    categories: Literal["ids", "from_0", "from_1"] = "ids"
-    """What a `category_id` is: the set's own id, or a position counted from 0 or 1."""
-    labels: dict[str, str] = {}
-    """A label as the file has it -> a class: `{ "1" = "person" }`."""
-    others: Literal["refuse", "drop"] = "refuse"
-    """What becomes of detections on images, or of labels, that the dataset does not have."""
-    partial: bool = False
-    """An image that the file does not name has no answer, instead of no objects."""
 
 
 class DetectionsAgent(Agent):

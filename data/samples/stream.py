@@ -17,7 +17,7 @@ from l2d.data.sources.text_table import Missing, cleared, markers_of, missing_by
 READ_BUFFER = 1 << 20  # bytes of a Parquet column that are read ahead; else it is read whole, row group by row group
 
 
-class TableStream:
+class FileStream:
     """A Parquet or text file opened for reading from the first row to the last.
 
     Args:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from l2d.rejector.best.linear import CLIPPED_AT, Basis
 from l2d.rejector.best.model import MORE, CostModel
@@ -158,7 +157,7 @@ class Graph:
     def scores(self, features: str, rejector: TrainedBest) -> str:
         """Scores as :meth:`l2d.rejector.best.trained.TrainedBest.scores` gives them: (batch, agents), float32."""
         if rejector.guard["holds"]:
-            scores = rejector.scores(torch.zeros(1, len(rejector.state["feature_mean"])))[0].numpy()
+            scores = rejector.scores(np.zeros((1, rejector.width), np.float32))[0]
             return self.node("Identity", self.repeated(features, scores))
         from onnx import TensorProto
 

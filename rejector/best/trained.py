@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from l2d.data.errors import UsageError
 from l2d.rejector.best.guard import Guard
 from l2d.rejector.best.model import CostModel
 from l2d.rejector.best.scorer import PAID_MEAN, Scorer, model_of, weights_of
 from l2d.rejector.best.trees import Forest
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainedNetwork
+from l2d.rejector.trained import Rejector
+
+if TYPE_CHECKING:
+    from l2d.rejector.rows.table import CostTable
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
 FITTED_ON = ("train", "validation")
@@ -48,7 +48,7 @@ class Predictor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedBest(TrainedNetwork):
+class TrainedBest(Rejector):
     """Scores are negated predicted total costs; behind the guard, those of the agents' means.
 
     Attributes:
@@ -59,29 +59,30 @@ class TrainedBest(TrainedNetwork):
         about: facts of the fit for people: samples, what the combination weighs.
     """
 
-    guard: dict
-    about: dict = field(default_factory=dict)
+    arrays: ClassVar[Literal["numpy", "torch"]] = "numpy"
+    any_setting: ClassVar[bool] = True
+
+    state: Mapping[str, np.ndarray]
+    guard: dict[str, Any]
+    about: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def predictor(self) -> Predictor:
         """Made once for all runs of a process that hold the same models."""
-        digest = hashlib.sha256(b"".join(self.state[name].numpy().tobytes() for name in sorted(self.state))).hexdigest()
+        digest = hashlib.sha256(b"".join(self.state[name].tobytes() for name in sorted(self.state))).hexdigest()
         if digest not in _models:
-            _models[digest] = Predictor(model_of(arrays_of(self.state)))
+            _models[digest] = Predictor(model_of(self.state))
             while len(_models) > 4:
                 _models.popitem(last=False)
         return _models[digest]
 
-    def scores(self, features: Tensor) -> Tensor:
+    def scores(self, features: np.ndarray) -> np.ndarray:
         """New samples' raw features (n, width) -> scores (n, agents), float32. A row's bits are its own."""
-        return self._scored(self.predictor(None, (), features.numpy()))
+        return self._scored(self.predictor(None, (), features))
 
-    def scores_of(self, split: str, ids: Sequence[str], features: Tensor) -> Tensor:
+    def scores_of(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray:
         """Samples of the cache, those of training and validation by models that have not seen them."""
-        return self._scored(self.predictor(split, ids, features.numpy()))
-
-    def scores_on(self, table: CostTable) -> Tensor:
-        return self.scores_of(table.split, table.ids, table.features)
+        return self._scored(self.predictor(split, ids, features))
 
     def predicted_costs(self, table: CostTable) -> np.ndarray:
         """Total costs that the models predict of a table's samples, whatever the guard says: float64 (n, agents)."""
@@ -89,11 +90,11 @@ class TrainedBest(TrainedNetwork):
 
     @cached_property
     def scorer(self) -> Scorer:
-        """What scores inputs, in numpy."""
+        """What scores inputs."""
         return Scorer(self.predictor.model, self.weights, np.array(self.point.query_costs), self.guard)
 
-    def _scored(self, raw: np.ndarray) -> Tensor:
-        return torch.from_numpy(self.scorer.scored(raw))
+    def _scored(self, raw: np.ndarray) -> np.ndarray:
+        return self.scorer.scored(raw)
 
     def total(self, raw: np.ndarray) -> np.ndarray:
         """Total costs (n, agents) of raw ones (n, agents, tasks) at this run's weights, query costs and prices."""
@@ -102,19 +103,19 @@ class TrainedBest(TrainedNetwork):
     @property
     def weights(self) -> np.ndarray:
         """What a unit of each predicted cost weighs, (agents, tasks)."""
-        return weights_of(self.point.cost_weights().numpy(), len(self.point.query_costs), arrays_of(self.state))
+        return weights_of(self.point.cost_weights(), len(self.point.query_costs), self.state)
 
     def as_predicted(self, raw: np.ndarray) -> np.ndarray:
         """Raw costs (n, agents, tasks) in the units that they are predicted in: prices as shares of their means."""
         if PAID_MEAN not in self.state:
             return raw
-        return np.concatenate([raw[:, :, :-1], raw[:, :, -1:] / self.state[PAID_MEAN].numpy()[:, None]], axis=2)
+        return np.concatenate([raw[:, :, :-1], raw[:, :, -1:] / self.state[PAID_MEAN][:, None]], axis=2)
 
-    def predicted_prices(self, split: str, ids: Sequence[str], features: Tensor) -> np.ndarray | None:
+    def predicted_prices(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray | None:
         """What each agent's answer is predicted to be paid, in money, (n, agents); None where the run has no prices."""
         if PAID_MEAN not in self.state:
             return None
-        return self.predictor(split, ids, features.numpy())[:, :, -1] * self.state[PAID_MEAN].numpy()
+        return self.predictor(split, ids, features)[:, :, -1] * self.state[PAID_MEAN]
 
     def at(self, point: GridPoint) -> TrainedBest:
         """What training at other query costs or task weights would have made: the same models, a guard of its own."""
@@ -123,16 +124,18 @@ class TrainedBest(TrainedNetwork):
         return replace(self.judged_at(point), guard=guard.facts())
 
     def judged_at(self, point: GridPoint) -> TrainedBest:
-        """The same models at other query costs or task weights, with no guard."""
         return replace(self, point=point, guard={**self.guard, "holds": False})
 
+    @property
+    def activations(self) -> int:
+        return 1  # many rows take it a fraction of the time
+
     def unguarded(self) -> TrainedBest:
-        """With the guard off; itself where it does not hold."""
         return self.judged_at(self.point) if self.guard["holds"] else self
 
     def held_out(self) -> tuple[np.ndarray, np.ndarray]:
         """Predicted and true total costs of the fitted samples, float64 (n, agents), infinite without an answer."""
-        predicted, costs = (self.total(self.state[f"held_out.{name}"].numpy()) for name in ("predicted", "costs"))
+        predicted, costs = (self.total(self.state[f"held_out.{name}"]) for name in ("predicted", "costs"))
         return predicted, np.where(np.isnan(costs), np.inf, costs)
 
     def guard_of(self, *, z: float, fallback: int | None) -> Guard:
@@ -143,23 +146,24 @@ class TrainedBest(TrainedNetwork):
     def decides(self) -> bool:
         return not self.guard["holds"]
 
+    def facts(self) -> dict[str, Any]:
+        return {"guard": self.guard, "best": self.about}
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any], **fields: Any) -> TrainedBest:
+        return cls(**fields, guard=facts["guard"], about=facts["best"])
+
     def check(self) -> None:
         """Refuse arrays that do not belong together."""
-        model = model_of(arrays_of(self.state))
+        model = model_of(self.state)
         shapes = {tuple(self.state[f"held_out.{name}"].shape[1:]) for name in ("predicted", "costs")}
         if shapes != {(model.num_agents, model.num_tasks)}:
             raise ValueError("held-out costs are those of other agents or tasks")
-        self.scorer.check(len(self.state["feature_mean"]))
-
-    def network(self) -> nn.Module:
-        raise UsageError(
-            "a run of method 'best' is more than one network",
-            hint="this needs a run of --method multi-task, classification-only or regression-only",
-        )
+        self.scorer.check(self.width)
 
 
-def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, Tensor]:
-    """The arrays of a cost model by name, as tensors: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
+def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, np.ndarray]:
+    """The arrays of a cost model by name: ``trees.*``, ``ridge.*``, ``means``, ``stacking.*``."""
     arrays = {"feature_mean": mean, "feature_std": std, "mean": model.mean, "known": model.known, "means": model.means}
     arrays["factor"] = model.factor
     if model.basis is not None:
@@ -169,9 +173,4 @@ def state_of(model: CostModel, mean: np.ndarray, std: np.ndarray) -> dict[str, T
         arrays["ridge.intercept"] = np.stack([ridge.intercept for ridge in model.ridges])
         for fold, forest in enumerate(model.forests):
             arrays |= {f"trees.{fold}.{field.name}": getattr(forest, field.name) for field in fields(Forest)}
-    return {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in arrays.items()}
-
-
-def arrays_of(state: dict[str, Tensor]) -> dict[str, np.ndarray]:
-    """A state's arrays."""
-    return {name: value.numpy() for name, value in state.items()}
+    return {name: np.ascontiguousarray(value) for name, value in arrays.items()}

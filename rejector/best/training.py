@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,13 +21,14 @@ from l2d.rejector.best.trained import FITTED_ON, PAID_MEAN, TrainedBest, state_o
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.stream import Stream, open_streams
 from l2d.rejector.rows.subset import training_rows
-from l2d.rejector.runs.run import save_runs
 from l2d.rejector.settings import TrainConfig
+from l2d.rejector.trained import Job, Trained
 from l2d.rejector.training.distributed import is_first
-from l2d.rejector.training.rejector import raw_costs
 
 #: Samples that are fitted at most; of more, a part is drawn by their ids, and all are scored.
 MOST = 100_000
+#: What runs of it are read back as.
+REJECTOR = TrainedBest
 USED = ("failures", "memory", "train_rows", "guard", "fallback", "router_cost")
 
 
@@ -38,11 +38,11 @@ def foreign_settings(config: TrainConfig) -> list[str]:
     return [word for word in as_typed(replace(config, **own)) if word.startswith("--")]
 
 
-def check_config(config: TrainConfig) -> None:
+def check(points: list[GridPoint], cache: CostCache, config: TrainConfig) -> None:
     """Refuse settings of networks.
 
     Raises:
-        UsageError: names them.
+        UsageError: names them; or ``fallback`` is not an agent.
     """
     useless = foreign_settings(config)
     if useless:
@@ -50,51 +50,36 @@ def check_config(config: TrainConfig) -> None:
             f"{', '.join(useless)}: method 'best' has no such setting",
             hint="add --method multi-task (the paper's), or leave it out",
         )
-
-
-def train_best(
-    todo: list[tuple[GridPoint, Path]],
-    cache: CostCache,
-    config: TrainConfig,
-    *,
-    overwrite: bool = False,
-    narrate: Callable[[str], None] | None = None,
-) -> tuple[float, int]:
-    """Fit once for each seed (and ``--cost``), and write a folder for each point.
-
-    Returns:
-        Seconds of training, and how many samples were left out for want of answers.
-
-    Raises:
-        UsageError: settings that it does not have, or an unknown ``fallback``.
-    """
-    check_config(config)
     names = [agent.name for agent in cache.agents]
     if config.fallback is not None and config.fallback not in names:
         raise UsageError(f"--fallback {config.fallback!r} is not an agent", hint=nearest(config.fallback, names))
+
+
+def train(job: Job) -> Iterator[Trained]:
+    """Fit once for each seed (and ``--cost``), for all points that have it."""
     if not is_first():
-        return 0.0, 0
+        return
+    cache, config, tasks = job.cache, job.config, job.cache.record.tasks
+    names = [agent.name for agent in cache.agents]
     streams = open_streams(cache, SPLITS, column="features", failures=config.failures)
-    seconds = 0.0
-    ids, x, raw, held = fitted_rows(streams, config, todo[0][0].seed, narrate)
-    for seed, cost in dict.fromkeys((point.seed, point.cost) for point, _ in todo):
-        members = [(point, folder) for point, folder in todo if (point.seed, point.cost) == (seed, cost)]
+    left_out = sum(stream.left_out for stream in streams.values())
+    ids, x, raw, held = fitted_rows(streams, config, job.points[0].seed, job.narrate)
+    for seed, cost in dict.fromkeys((point.seed, point.cost) for point in job.points):
+        members = [(point, folder) for point, folder in job.todo if (point.seed, point.cost) == (seed, cost)]
+        points, folders = [point for point, _ in members], [folder for _, folder in members]
         begun = time.perf_counter()
-        seen = raw_costs(torch.from_numpy(raw), members[0][0], cache.record.tasks).numpy()
+        seen = points[0].raw_costs(torch.from_numpy(raw), tasks).numpy()
         means = mean_prices(seen[:, :, -1]) if cache.priced else None
         if means is not None:
             seen = np.concatenate([seen[:, :, :-1], (seen[:, :, -1] / means)[:, :, None]], axis=2)
         model = fit_costs(x, seen, ids, held=held, seed=seed, threads=torch.get_num_threads())
-        points = [point for point, _ in members]
-        trained = rejectors_of(model, points, ids, x, seen, names, config, held=held, paid_mean=means)
-        took = time.perf_counter() - begun
-        seconds += took
-        if narrate is not None:
-            for line in answering_in_words(trained[0].about.get("answering")):
-                narrate(line)
-            narrate_guard([rejector for rejector in trained if rejector.guard["holds"]], names, narrate)
-        save_runs(trained, [folder for _, folder in members], cache, streams, seconds=took, overwrite=overwrite)
-    return seconds, sum(stream.left_out for stream in streams.values())
+        found = rejectors_of(model, points, ids, x, seen, names, config, held=held, paid_mean=means)
+        seconds = time.perf_counter() - begun
+        if job.narrate is not None:
+            for line in answering_in_words(found[0].about.get("answering")):
+                job.narrate(line)
+            narrate_guard([rejector for rejector in found if rejector.guard["holds"]], names, job.narrate)
+        yield Trained(rejectors=found, folders=folders, rows=streams, seconds=seconds, left_out=left_out)
 
 
 def mean_prices(paid: np.ndarray) -> np.ndarray:
@@ -173,11 +158,11 @@ def rejectors_of(
     """
     state = state_of(model, *standardisation(x))
     if paid_mean is not None:
-        state[PAID_MEAN] = torch.from_numpy(paid_mean)
+        state[PAID_MEAN] = paid_mean
     unseen = model.predict_unseen(x, ids).astype(np.float32)
     if held is not None:
         raw = np.where(held[:, None, None], raw, raw * model.factor)
-    state |= {"held_out.predicted": torch.from_numpy(unseen), "held_out.costs": torch.from_numpy(raw).float()}
+    state |= {"held_out.predicted": unseen, "held_out.costs": raw.astype(np.float32)}
     fallback = None if config.fallback is None else names.index(config.fallback)
     about: dict[str, object] = {"samples": len(x)}
     if model.stacking is not None:

@@ -22,9 +22,9 @@ from l2d.rejector.evaluation.guarded import guard_facts
 from l2d.rejector.evaluation.measured import VALIDATION, Measured
 from l2d.rejector.evaluation.router_metrics import metrics_of_run, metrics_of_sweep
 from l2d.rejector.losses import allocate, deferral_loss
-from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.thresholds import kept_by_model
 
 
@@ -54,7 +54,7 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)
             tables[key] = Measured(loaded, split, cache)
             tables[key].groups = read_groups(cache, loaded[split], group)
-        measured, scores = tables[key], run.rejector.scores_on(tables[key].table)
+        measured, scores = tables[key], torch.from_numpy(run.rejector.scores_on(tables[key].table))
         if run.rejector.has_classifier:
             measured = measured.with_classifier(run.rejector)
         evaluations.append(_evaluate(run, cache, measured, scores))

@@ -31,7 +31,7 @@ def guard_facts(
     free = costs[np.arange(len(costs)), predicted.argmin(axis=1)] + decided
     if not rejector.guard["holds"]:
         return {**rejector.guard, "kept": 0, "saved": 0.0, "cost": 0.0, "difference": None}
-    scores = np.where(np.isfinite(costs), rejector.scores_on(table).numpy(), -np.inf)
+    scores = np.where(np.isfinite(costs), rejector.scores_on(table), -np.inf)
     rise = losses - free
     return {
         **rejector.guard,

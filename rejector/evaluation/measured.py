@@ -21,11 +21,10 @@ from l2d.rejector.evaluation.baselines import (
 )
 from l2d.rejector.evaluation.metrics import sample_metrics, task_metrics
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.literature.trained import TrainedMethod
 from l2d.rejector.losses import oracle_allocation
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.thresholds import choose_threshold, model_confidence, threshold_losses
-from l2d.rejector.training.rejector import point_costs, reference_point_costs
+from l2d.rejector.trained import Rejector
 
 VALIDATION = "validation"
 
@@ -61,7 +60,7 @@ class Measured:
         self._baselines: dict[tuple, Baselines] = {}
         self.averages = averaged_answers(self.table, self.names, cache.record.tasks)
 
-    def with_classifier(self, rejector: TrainedMethod) -> Measured:
+    def with_classifier(self, rejector: Rejector) -> Measured:
         """The same with the classifier of a run in agent 0's place: its answers, its cost, its confidence."""
         tasks = self.cache.record.tasks
         tables = {split: rejector.system_table(table, tasks) for split, table in self._tables.items()}
@@ -100,7 +99,7 @@ class Measured:
 
     def _baselines_of(self, point: GridPoint) -> Baselines:
         names, tasks = self.names, self.cache.record.tasks
-        costs, choice_costs = (point_costs(raw, point, tasks) for raw in (self.table.raw, self.choice_raw))
+        costs, choice_costs = (point.total_costs(raw, tasks) for raw in (self.table.raw, self.choice_raw))
         order = ranking(choice_costs)
         fallbacks = fallback(costs, order)
         instead = costs.gather(1, fallbacks[:, None])[:, 0]
@@ -109,7 +108,7 @@ class Measured:
         gaps = {names[j]: costs[:, j].isinf().numpy() for j in costs.isinf().any(dim=0).nonzero()[:, 0].tolist()}
         charged = point.charged(self.table.raw).to(costs.dtype)
         queries = torch.where(costs.isfinite(), charged, 0.0)  # the unavailable are not asked
-        references = reference_point_costs(self.table, point, tasks)
+        references = point.total_costs(self.table.reference_raw, tasks, free=True)
         for position, reference in enumerate(self.cache.references):
             asked = [names.index(name) for name in reference.queries if name in names]
             paid = references[:, position] + queries[:, asked].sum(dim=1)
@@ -125,7 +124,7 @@ class Measured:
         if self.averages is not None:
             raw = averaged_costs(self.averages, self.table.targets, tasks, self.costs)
             free = replace(point, query_costs=(0.0,), paid=None)
-            cost = point_costs(torch.from_numpy(raw)[:, None], free, tasks)[:, 0]
+            cost = free.total_costs(torch.from_numpy(raw)[:, None], tasks)[:, 0]
             losses["averaging"] = (cost + queries.sum(dim=1)).double().numpy()
         choice_instead = choice_costs.gather(1, fallback(choice_costs, order)[:, None])[:, 0]
         return Baselines(

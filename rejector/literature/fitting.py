@@ -75,7 +75,7 @@ def fit(
 def network_of(state: dict[str, Tensor], config: TrainConfig, width: int, outputs: int) -> Callable[[Tensor], Tensor]:
     """The network with parameters of :func:`fit`, ready to be applied: a row's outputs do not depend on other rows.
 
-    See :meth:`l2d.rejector.training.rejector.TrainedNetwork.scores`.
+    See :meth:`l2d.rejector.training.network.TrainedNetwork.scores`.
     """
     network = make_network(config.network, width, outputs, config.hidden, config.layers)
     network.load_state_dict(state)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2d.data.errors import UsageError
 from l2d.rejector.grid import GridPoint
@@ -17,18 +18,19 @@ from l2d.rejector.literature.fitting import network_of
 from l2d.rejector.literature.without_network import WITHOUT_NETWORK
 from l2d.rejector.methods import METHODS, Method
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import ROWS_AT_ONCE, TrainedNetwork
+from l2d.rejector.trained import Rejector
 
+ROWS_AT_ONCE = 65_536  # when scoring, to bound memory
 RULES = on_agents.RULES | one_stage.RULES
 
 
-def part(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The entries of a state whose names begin so, without that beginning."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedMethod(TrainedNetwork):
+class TrainedMethod(Rejector):
     """One of :data:`l2d.rejector.methods.LITERATURE`, trained.
 
     Attributes:
@@ -36,6 +38,10 @@ class TrainedMethod(TrainedNetwork):
             learnt: parameters ``network.*``, those of a classifier beside it ``classifier.*``, and for some its own
             (``memory_x``, ``memory_costs`` and ``neighbours``; ``threshold`` and ``expert``).
     """
+
+    arrays: ClassVar[Literal["numpy", "torch"]] = "torch"
+
+    state: Mapping[str, Tensor]
 
     @property
     def method(self) -> Method:
@@ -55,18 +61,17 @@ class TrainedMethod(TrainedNetwork):
     def num_classes(self) -> int:
         return int(self.state["num_classes"])
 
-    def scores(self, features: Tensor, probabilities: Tensor | None = None) -> Tensor:
-        """Score of each agent, float32 (n, agents).
-
-        Args:
-            features: raw, (n, width).
-            probabilities: of the cached model's classes, (n, K), where :attr:`needs_probabilities`.
+    def scores(self, features: np.ndarray) -> np.ndarray:
+        """Score of each agent, float32 (n, agents), from raw features (n, width).
 
         Raises:
-            UsageError: these are needed and not given.
+            UsageError: scores need the model's class probabilities.
         """
-        if probabilities is None:
-            self.check_routable()
+        self.check_routable()
+        return self._all_scores(torch.from_numpy(features), None).numpy()
+
+    def _all_scores(self, features: Tensor, probabilities: Tensor | None) -> Tensor:
+        """``probabilities``: of the cached model's classes, (n, K), where :attr:`needs_probabilities`."""
         found = []
         for at in range(0, len(features), ROWS_AT_ONCE):
             rows = slice(at, at + ROWS_AT_ONCE)
@@ -77,26 +82,27 @@ class TrainedMethod(TrainedNetwork):
                 found.append(self._scores(x, given))
         return torch.cat(found) if found else torch.zeros(0, len(self.point.query_costs))
 
-    def probabilities(self, features: Tensor) -> Tensor | None:
-        """Class probabilities of its own classifier, float32 (n, K); None where it has none."""
+    def probabilities(self, features: np.ndarray) -> np.ndarray | None:
         if not self.has_classifier:
             return None
         with torch.inference_mode():
-            parts = [self._probabilities(self._standardised(rows)) for rows in features.split(ROWS_AT_ONCE)]
-            return torch.cat(parts)
+            parts = torch.from_numpy(features).split(ROWS_AT_ONCE)
+            return torch.cat([self._probabilities(self._standardised(rows)) for rows in parts]).numpy()
 
-    def scores_on(self, table: CostTable) -> Tensor:
+    def scores_on(self, table: CostTable) -> np.ndarray:
         """:meth:`scores` of a table that has been read with predictions."""
-        return self.scores(table.features, model_probabilities(table) if self.needs_probabilities else None)
+        given = model_probabilities(table) if self.needs_probabilities else None
+        return self._all_scores(table.features, given).numpy()
 
     def system_table(self, table: CostTable, tasks: list[str]) -> CostTable:
         """The table with the classifier of its own in agent 0's place: its answers, its 0-1 cost, never missing.
 
         Other tasks of agent 0 weigh nothing (see :func:`l2d.rejector.methods.check_method`) and become 0.
         """
-        if not self.has_classifier:
+        chances = self.probabilities(table.features.numpy())
+        if chances is None:
             return table
-        model, chances = next(iter(table.predictions)), self.probabilities(table.features).numpy()
+        model = next(iter(table.predictions))
         classes = chances.argmax(axis=1)
         raw = table.raw.clone()
         raw[:, 0] = 0.0
@@ -108,10 +114,9 @@ class TrainedMethod(TrainedNetwork):
 
     def check(self) -> None:
         """Apply it once, which fails where parameters do not fit."""
-        features = torch.zeros(1, len(self.state["feature_mean"]))
         chances = torch.full((1, self.num_classes), 1 / max(1, self.num_classes))
-        self.scores(features, chances if self.needs_probabilities else None)
-        self.probabilities(features)
+        self._all_scores(torch.zeros(1, self.width), chances if self.needs_probabilities else None)
+        self.probabilities(np.zeros((1, self.width), np.float32))
 
     def check_routable(self) -> None:
         """Refuse inputs alone where scores need more.
@@ -125,25 +130,18 @@ class TrainedMethod(TrainedNetwork):
                 hint="train it with --classifier own: then it needs the input alone",
             )
 
-    def network(self) -> nn.Module:
-        raise UsageError(
-            f"a run of method {self.point.method!r} is more than one network",
-            hint="this needs a run of best, multi-task, classification-only or regression-only",
-        )
-
     # --- inside -------------------------------------------------------------------------------------------------------
 
     @cached_property
     def _network(self) -> Callable[[Tensor], Tensor]:
         rule, classes = RULES[self.point.method], self.num_classes
-        width = len(self.state["feature_mean"]) + (classes if rule.sees_probabilities else 0)
+        width = self.width + (classes if rule.sees_probabilities else 0)
         outputs = rule.outputs(classes, len(self.point.query_costs))
         return network_of(part(self.state, "network."), self.config, width, outputs)
 
     @cached_property
     def _classifier(self) -> Callable[[Tensor], Tensor]:
-        width = len(self.state["feature_mean"])
-        return network_of(part(self.state, "classifier."), self.config, width, self.num_classes)
+        return network_of(part(self.state, "classifier."), self.config, self.width, self.num_classes)
 
     @property
     def _query_costs(self) -> Tensor:

@@ -23,7 +23,6 @@ from l2d.rejector.methods import METHODS, Method
 from l2d.rejector.rows.subset import training_rows
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.settings import TrainConfig
-from l2d.rejector.training.rejector import point_costs
 
 FOLDS = 4  # of the training split, for what a classifier of its own says of rows that it has not seen
 NETWORKS = ("linear", "mlp")
@@ -84,7 +83,7 @@ class _Job:
             right = (1 - wrong[:, 1:]).nan_to_num(nan=0.0)
             costs = (wrong + self.query_costs).nan_to_num(nan=math.inf)
         else:
-            costs = point_costs(table.raw, self.point, self.tasks).float()
+            costs = self.point.total_costs(table.raw, self.tasks).float()
         if self.own:
             costs = torch.cat([torch.zeros(len(costs), 1), costs[:, 1:]], dim=1)
         given = self.method.classifier == "given" and not self.own

@@ -18,7 +18,8 @@ from l2d.data.errors import UsageError
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.policies.scored import ScoredSplit
 from l2d.rejector.rows.stream import open_streams
-from l2d.rejector.runs.run import BATCH_ROWS, Run, open_cache
+from l2d.rejector.runs.files import BATCH_ROWS
+from l2d.rejector.runs.run import Run, open_cache
 
 STEPS = 60  # halvings of the range of prices
 DOUBLINGS = 30  # until a price is found that keeps to the limit
@@ -84,7 +85,7 @@ def prices_of_split(run: Run, split: ScoredSplit) -> Prices:
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     rows = stream[split.name]
     for names, (features, raw) in zip(rows.ids_in_order(BATCH_ROWS), rows.in_order(BATCH_ROWS), strict=True):
-        predicted = run.rejector.predicted_prices(split.name, names, features)
+        predicted = run.rejector.predicted_prices(split.name, names, features.numpy())
         assert predicted is not None  # of a run with prices
         found.update(zip(names, zip(predicted, raw[:, :, -1].double().numpy(), strict=True), strict=True))
     predicted, paid = (np.stack([found[name][part] for name in split.ids]) for part in (0, 1))

@@ -25,7 +25,8 @@ from l2d.rejector.policies.cost_prediction import KINDS, CostPredictor, choose_p
 from l2d.rejector.policies.money import MoneyBudget, Prices, price_of_money, prices_of_split
 from l2d.rejector.policies.price_rule import Policy
 from l2d.rejector.policies.scored import ScoredSplit, read_scored, score_meaning
-from l2d.rejector.runs.run import WEIGHTS_FILE, Run
+from l2d.rejector.runs.files import WEIGHTS_FILE
+from l2d.rejector.runs.run import Run
 
 MODES = ("prices", "batch", "exact")
 NUDGES = (0.0, 1e-12, 1e-9, 1e-7, 1e-5, 1e-4, 1e-3)

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 
 from l2d.data.cache import store
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError, UsageError
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.losses import allocate
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.stream import open_streams
-from l2d.rejector.runs.run import ALLOCATIONS_FILE, BATCH_ROWS, Run, open_cache
-from l2d.rejector.training.rejector import TrainedNetwork, point_costs
+from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS
+from l2d.rejector.runs.run import Run, open_cache
+from l2d.rejector.trained import Rejector
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
         DataError: the run has no such split.
         UsageError: the cache is needed and not there.
     """
-    free = unguarded(run.rejector)
-    if isinstance(free, TrainedBest) and (run.moved or free is not run.rejector):
+    free = run.rejector.unguarded()
+    if run.moved or free is not run.rejector:
         return _scored_again(run, free, split)
     agents = range(len(run.agents))
     names = ["sample_id", "split", "agent_index", *(f"score_{j}" for j in agents), *(f"cost_{j}" for j in agents)]
@@ -74,13 +75,7 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     return ScoredSplit(split, ids, matrix("score", -np.inf), matrix("cost", np.inf), chosen)
 
 
-def unguarded(rejector: TrainedNetwork) -> TrainedNetwork:
-    """The rejector with its guard off: under a limit it has to be known what each agent would cost, even where leaving
-    the fallback does not pay without one. Itself where no guard holds."""
-    return rejector.unguarded() if isinstance(rejector, TrainedBest) else rejector
-
-
-def _scored_again(run: Run, free: TrainedBest, split: str) -> ScoredSplit:
+def _scored_again(run: Run, free: Rejector, split: str) -> ScoredSplit:
     """A split from the run's cache: scores without a guard, costs at the run's setting, and the run's own choices."""
     cache = open_cache(run)
     if split not in SPLITS:
@@ -88,11 +83,11 @@ def _scored_again(run: Run, free: TrainedBest, split: str) -> ScoredSplit:
     stream = open_streams(cache, (split,), column="features", failures=run.rejector.config.failures)[split]
     ids, scores, costs, chosen = [], [], [], []
     for names, (features, raw) in zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True):
-        here = point_costs(raw, run.point, cache.record.tasks)
+        here = run.point.total_costs(raw, cache.record.tasks)
         ids += list(names)
-        scores.append(free.scores_of(split, names, features).numpy())
+        scores.append(free.scores_of(split, names, features.numpy()))
         costs.append(here.numpy())
-        own = run.rejector.scores_of(split, names, features)
+        own = torch.from_numpy(run.rejector.scores_of(split, names, features.numpy()))
         chosen.append(allocate(own, here.isfinite()).numpy())
     parts = (np.concatenate(values).astype(np.float64) for values in (scores, costs))
     return ScoredSplit(split, ids, *parts, np.concatenate(chosen).astype(np.int64))

@@ -32,7 +32,7 @@ from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
 from l2d.rejector.report.groups import bins_by, most_telling
 from l2d.rejector.report.reproduce import commands
 from l2d.rejector.report.shown import Layout, labels_of, lay_out
-from l2d.rejector.runs.run import read_facts
+from l2d.rejector.runs.files import read_facts
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
 VEGA_LITE = "6.4"  # of the specifications that Altair 6.3 writes, and of the library in the page

@@ -216,7 +216,7 @@ def _by_split() -> dict[str, list]:
     return {split: [] for split in schema.SPLITS}
 
 
-class TableStream:
+class HeldStream:
     """A table with the face of :class:`l2d.rejector.rows.stream.Stream`: one part, held already."""
 
     chunks = (0,)

@@ -19,7 +19,7 @@ from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, UsageEr
 from l2d.data.samples.expressions import columns_of, evaluate
 from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.images import image_files, thumbnail
-from l2d.data.samples.stream import TableStream
+from l2d.data.samples.stream import FileStream
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.rejector.rows.input import RejectorInput, pixels_of
 from l2d.rejector.settings import INPUT_HINT
@@ -167,7 +167,7 @@ def open_inputs(
         batches = _cache_batches(cache, record, width, rows_at_once, unseen, _Answering(cache, agents, failures))
         return Inputs(ids="those of the cache", samples=cache.record.num_samples, batches=batches)
     encoder = record.encoder
-    stream = TableStream(path, encoder.columns, **encoder.reading) if encoder else TableStream(path, {})
+    stream = FileStream(path, encoder.columns, **encoder.reading) if encoder else FileStream(path, {})
     needed, read = _reader(stream, record, width)
     expression = _id_expression(stream, record, id_column)
     needed = list(dict.fromkeys([*needed, *(columns_of(expression) if expression else [])]))
@@ -180,7 +180,7 @@ def open_inputs(
 Read = Callable[[pl.DataFrame, int], np.ndarray]  # a frame and the number of its first row -> float32 (rows, width)
 
 
-def _reader(stream: TableStream, record: InputRecord, width: int) -> tuple[list[str], Read]:
+def _reader(stream: FileStream, record: InputRecord, width: int) -> tuple[list[str], Read]:
     """Which columns of a file are needed, and how they become features."""
     there, encoder = stream.schema, record.encoder
     if record.column == "image":
@@ -230,7 +230,7 @@ def _reader(stream: TableStream, record: InputRecord, width: int) -> tuple[list[
     return columns, encoder.transform
 
 
-def _id_expression(stream: TableStream, record: InputRecord, id_column: str | None) -> str | None:
+def _id_expression(stream: FileStream, record: InputRecord, id_column: str | None) -> str | None:
     if id_column is None:
         known = columns_of(record.id) if record.id else []
         return record.id if known and set(known) <= set(stream.schema) else None
@@ -244,7 +244,7 @@ def _id_expression(stream: TableStream, record: InputRecord, id_column: str | No
 
 
 def _file_batches(
-    stream: TableStream, columns: list[str], id_expression: str | None, read: Read, rows_at_once: int
+    stream: FileStream, columns: list[str], id_expression: str | None, read: Read, rows_at_once: int
 ) -> Batches:
     first_row = 0
     for frame in stream.frames(columns or list(stream.schema)[:1], rows_at_once):

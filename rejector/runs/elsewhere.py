@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from l2d.data.errors import UsageError
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.costs import CostWeights, query_costs, worth_of_money
 from l2d.rejector.methods import METHODS
 from l2d.rejector.runs.run import Run
@@ -32,7 +31,7 @@ def at_setting(run: Run, beta: Beta | None = None, weights: dict[str, float] | N
     if beta is None and weights is None:
         return run
     rejector, point = run.rejector, run.point
-    if not isinstance(rejector, TrainedBest):
+    if not rejector.any_setting:
         raise UsageError(
             f"method {point.method!r} {_what_scores_are(point.method)}, so its runs have one setting",
             where=run.path,
@@ -86,8 +85,8 @@ def _what_scores_are(method: str) -> str:
 
 def guard_in_words(run: Run) -> str:
     """What the guard says at the run's setting, in a sentence."""
-    assert isinstance(run.rejector, TrainedBest)
     guard = run.rejector.guard
+    assert guard is not None  # as of all that can be had at any setting
     gain = f"held-out gain {guard['gain']:+.4f} ± {guard['standard_error']:.4f} over always {{}}"
     gain = gain.format(run.agents[guard["fallback"]])
     if guard["holds"]:

@@ -14,6 +14,8 @@ RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"
 ALLOCATIONS_FILE = "allocations.parquet"
 
+BATCH_ROWS = 32_768  # allocated and written at once
+
 
 #: Begins the names of digests of what agents were paid, which only runs that pay prices have.
 PRICES = "prices of "

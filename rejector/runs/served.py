@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from l2d.rejector.runs.elsewhere import Beta
 
 THREADS = min(8, os.cpu_count() or 1)
+ROWS_AT_ONCE = 65_536  # that are scored
 ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
 
 #: Scores float32 (n, agents), and who may be chosen, bool (n, agents), at least one -> agent indices (n,).
@@ -112,25 +113,20 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
 
     import torch
 
-    from l2d.rejector.best.trained import TrainedBest
     from l2d.rejector.losses import allocate
     from l2d.rejector.policies.price_rule import read_policy
-    from l2d.rejector.policies.scored import unguarded
     from l2d.rejector.runs.elsewhere import at_setting, guard_in_words
     from l2d.rejector.runs.run import input_of, load_run
-    from l2d.rejector.training.rejector import ROWS_AT_ONCE
 
     opened = load_run(path)
     opened.rejector.check_routable()
     opened = at_setting(opened, beta, weights)
     rule = None if policy is None else read_policy(policy, weights=sha256_of(opened.path / WEIGHTS_FILE))
-    if rule is not None and isinstance(opened.rejector, TrainedBest):
+    if rule is not None and opened.rejector.any_setting:
         opened = replace(opened, rejector=opened.rejector.judged_at(rule.point_of(opened.point)), moved=True)
-    rejector = opened.rejector if rule is None else unguarded(opened.rejector)
-    width, setting = len(rejector.state["feature_mean"]), None
-    rows_at_once = max(1, ACTIVATIONS_AT_ONCE // (width * rejector.config.hidden))
-    if isinstance(rejector, TrainedBest):  # has no activations, and takes many rows in a fraction of the time
-        rows_at_once = ROWS_AT_ONCE
+    rejector = opened.rejector if rule is None else opened.rejector.unguarded()
+    setting = None
+    rows_at_once = min(ROWS_AT_ONCE, max(1, ACTIVATIONS_AT_ONCE // rejector.activations))
     if opened.moved and rule is None:
         setting = {
             "query_costs": dict(zip(opened.agents, opened.point.query_costs, strict=True)),
@@ -138,8 +134,8 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
             "guard": guard_in_words(opened),
         }
 
-    def in_parts(work: Callable[[torch.Tensor], torch.Tensor], features: np.ndarray) -> np.ndarray:
-        return torch.cat([work(part) for part in torch.from_numpy(features).split(rows_at_once)]).numpy()
+    def parts(features: np.ndarray) -> list[np.ndarray]:
+        return [features[start : start + rows_at_once] for start in range(0, len(features), rows_at_once)]
 
     def choose(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
         if rule is not None:
@@ -147,8 +143,8 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         return allocate(torch.from_numpy(scores), torch.from_numpy(available)).numpy()
 
     def classes(features: np.ndarray) -> np.ndarray:
-        of_classes = rejector.probabilities  # type: ignore[attr-defined]  # those with a classifier have them
-        return in_parts(of_classes, features).argmax(axis=1)
+        chances = [rejector.probabilities(part) for part in parts(features)]
+        return np.concatenate([found for found in chances if found is not None]).argmax(axis=1)
 
     return Served(
         run_id=opened.point.run_id,
@@ -156,8 +152,8 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         looks_at=input_of(opened),
         seen=opened.seen,
         failures=opened.rejector.config.failures,
-        mean=rejector.state["feature_mean"].numpy(),
-        scores=lambda features: in_parts(rejector.scores, features),
+        mean=np.asarray(rejector.state["feature_mean"]),
+        scores=lambda features: np.concatenate([rejector.scores(part) for part in parts(features)]),
         classes=classes if rejector.has_classifier else None,
         choose=choose,
         follows_scores=rule is None and not opened.moved,

@@ -28,7 +28,6 @@ from l2d.data.measures import brier, smooth_l1
 from l2d.data.networks.two_head import TwoHeadNetwork, fit_two_head
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import point_costs
 
 SEEDS = (1, 2)  # of the networks that are tried
 #: What a model that says nothing of its training is compared with: the defaults of the agent kind ``two_head``.
@@ -113,7 +112,7 @@ def encoder_split(cache: CostCache, tables: dict[str, CostTable], split: str, po
 
     def own(name: str) -> torch.Tensor:
         """What the model's answers cost, as tasks, (n,)."""
-        return point_costs(tables[name].raw[:, :1, : len(tasks)].float(), free, tasks)[:, 0]
+        return free.total_costs(tables[name].raw[:, :1, : len(tasks)].float(), tasks)[:, 0]
 
     as_is = own(split).double().numpy()
     everything = ("heads", "best", "separate")
@@ -233,7 +232,7 @@ class _Judge:
         found = {}
         for name in self.names:
             raw = answer_costs(self.record.costs, self.record.tasks, self.tables[name].targets, *answers[name])
-            found[name] = point_costs(torch.from_numpy(raw), self.point, self.record.tasks)[:, 0].numpy()
+            found[name] = self.point.total_costs(torch.from_numpy(raw), self.record.tasks)[:, 0].numpy()
         return found
 
     def task_cost(self, task: str, answers: _Answers, name: str) -> float:

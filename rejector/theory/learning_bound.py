@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from l2d.rejector.training.rejector import TrainedNetwork
+from l2d.rejector.training.network import TrainedNetwork
 
 DRAWS = 200
 _SIGNS_AT_ONCE = 1 << 24

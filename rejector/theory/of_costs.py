@@ -27,7 +27,6 @@ from l2d.rejector.theory.finding import Finding
 from l2d.rejector.theory.importance import PREDICTIONS, Importances, importances, source_columns
 from l2d.rejector.theory.parts.deferral import LOSS
 from l2d.rejector.theory.predictable import of_agents, of_differences
-from l2d.rejector.training.rejector import raw_costs
 
 FEWEST_SAMPLES = 10
 MOST_FITTED = 400_000  # samples times agents times tasks: beyond, halves of the samples take minutes to fit
@@ -70,7 +69,7 @@ class Judged:
                 where=cache.path,
                 hint=f"the split needs {FEWEST_SAMPLES}",
             )
-        raw = rejector.as_predicted(raw_costs(table.raw, rejector.point, cache.record.tasks).numpy())
+        raw = rejector.as_predicted(rejector.point.raw_costs(table.raw, cache.record.tasks).numpy())
         predicted = rejector.predictor(split, table.ids, table.features.numpy())
         groups = read_groups(cache, table)
         return cls(
@@ -152,7 +151,7 @@ def loss_findings(judged: Judged, seed: int) -> list[Finding]:
     costs, rejector = judged.costs, judged.rejector
     oracle, free = costs.min(axis=1), judged.chosen_costs(judged.predicted)
     guard, names = rejector.guard, judged.run.agents
-    scores = rejector.scores_of(judged.table.split, judged.table.ids, judged.table.features).numpy()
+    scores = rejector.scores_of(judged.table.split, judged.table.ids, judged.table.features.numpy())
     chosen = np.where(np.isfinite(costs), scores, -np.inf).argmax(axis=1)
     run_loss = costs[np.arange(len(costs)), chosen]
     halves, why_not = _halves(judged, seed)
@@ -190,11 +189,11 @@ def loss_findings(judged: Judged, seed: int) -> list[Finding]:
 def _halves(judged: Judged, seed: int) -> tuple[list[np.ndarray], str]:
     """Raw costs predicted by models of either half of the fitted samples; or why there are none."""
     held_out = judged.rejector.state["held_out.costs"]
-    if held_out.numel() > MOST_FITTED:
+    if held_out.size > MOST_FITTED:
         return [], f"{len(held_out):,} samples were fitted: halves of them would take minutes"
     streams = open_streams(judged.cache, SPLITS, column="features", failures=judged.rejector.config.failures)
     ids, x, raw, held = fitted_rows(streams, judged.rejector.config, judged.run.point.seed, None)
-    raw = raw_costs(torch.from_numpy(raw), judged.run.point, judged.cache.record.tasks).numpy()
+    raw = judged.run.point.raw_costs(torch.from_numpy(raw), judged.cache.record.tasks).numpy()
     raw = judged.rejector.as_predicted(raw)
     half, found = fold_of(ids, 2), []
     for number in (0, 1):

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from l2d.rejector.losses import LOSSES, check_nu
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainedNetwork, train_grid
+from l2d.rejector.training.loop import train_grid
+from l2d.rejector.training.network import TrainedNetwork
 
 MOST_ROWS = 20_000
 DECAYS = (0.1, 1.0)

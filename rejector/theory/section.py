@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from l2d.rejector.best.trained import TrainedBest
-from l2d.rejector.runs.run import load_run, one_run
+from l2d.rejector.runs.files import one_run
+from l2d.rejector.runs.run import load_run
 from l2d.rejector.theory.bayes import FOLDS
 from l2d.rejector.theory.finding import Finding
 from l2d.rejector.theory.of_costs import PREDICTABLE, SHOWN, WORTH, cost_section

@@ -13,13 +13,14 @@ import torch
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector.losses import LOSSES, check_nu
-from l2d.rejector.networks import INPUT_OF
 from l2d.rejector.rows.table import CostTable, load_tables
-from l2d.rejector.runs.run import Run, load_run, one_run, open_cache
+from l2d.rejector.runs.files import one_run
+from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.theory.bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
 from l2d.rejector.theory.encoder_split import EncoderSplit, encoder_split
 from l2d.rejector.theory.refits import LongerFit, fitted_longer, missing_of, on_halves, with_weight_decay
-from l2d.rejector.training.rejector import TrainedNetwork, point_costs
+from l2d.rejector.training.network import TrainedNetwork, network_of
 
 FEWEST_ROWS = 10  # of each split
 
@@ -69,7 +70,7 @@ class Subject:
 
     def scores_of(self, rejector: TrainedNetwork) -> np.ndarray:
         """Scores on the rows, float64 (n, A)."""
-        return rejector.scores(self.features).double().numpy()
+        return rejector.scores(self.features.numpy()).astype(np.float64)
 
     def losses_of(self, rejector: TrainedNetwork) -> np.ndarray:
         """Deferral loss of each row under a rejector, (n,)."""
@@ -84,7 +85,7 @@ def chosen_costs(scores: np.ndarray, costs: np.ndarray) -> np.ndarray:
 
 def costs_judged_on(run: Run, raw: torch.Tensor, tasks: list[str]) -> np.ndarray:
     """Total costs (n, A) float64; ``+inf`` where an agent has no answer."""
-    costs = point_costs(raw, run.point, tasks).double().numpy()
+    costs = run.point.total_costs(raw, tasks).double().numpy()
     return np.where(np.isnan(costs), np.inf, costs)
 
 
@@ -133,7 +134,7 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
         FingerprintMismatch: the cache is no longer what the run was trained on.
     """
     run = load_run(one_run(path))
-    run.rejector.network()  # refuses methods whose runs are more than one network: their theory is another
+    rejector = network_of(run.rejector)  # the theory of other methods is another
     cache, config = open_cache(run), run.rejector.config
     tasks = cache.record.tasks
     names = list(dict.fromkeys(["train", "validation", split]))
@@ -166,21 +167,21 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
 
     why_not: dict[str, str] = {}
     longer = None
-    members = {"as it is": run.rejector}
+    members = {"as it is": rejector}
     try:
         longer = fitted_longer(
-            run.rejector, tables["train"].features[usable["train"]],
+            rejector, tables["train"].features[usable["train"]],
             torch.from_numpy(trained["train"][usable["train"]]), seed=seed,
         )  # fmt: skip
         members["fitted longer"] = longer.rejector
     except ValueError as error:
         why_not["longer"] = str(error)
-    members |= with_weight_decay(run.rejector, tables["train"], tables["validation"], tasks, device=device)
+    members |= with_weight_decay(rejector, tables["train"], tables["validation"], tasks, device=device)
     held_out = tables["validation"].features[usable["validation"]], trained["validation"][usable["validation"]]
     on_validation = {name: _validation_losses(member, *held_out) for name, member in members.items()}
     halves: list[TrainedNetwork] = []
     if len(tables["train"]) >= 2 * FEWEST_ROWS:
-        halves = on_halves(run.rejector, tables["train"], tables["validation"], tasks, device=device, seed=seed)
+        halves = on_halves(rejector, tables["train"], tables["validation"], tasks, device=device, seed=seed)
     else:
         why_not["data"] = f"{len(tables['train'])} training samples cannot be halved"
 
@@ -203,7 +204,7 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
         costs=costs,
         trained=trained[split][usable[split]],
         features=selected,
-        scores=run.rejector.scores(selected).double().numpy(),
+        scores=rejector.scores(selected.numpy()).astype(np.float64),
         expected=replace(found, costs=both[0], explained=found.explained[:agents]),
         trained_expected=both[1],
         bayes=bayes_risk(both[0], costs),
@@ -220,7 +221,7 @@ def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int =
 
 def _validation_losses(rejector: TrainedNetwork, features: torch.Tensor, costs: np.ndarray) -> tuple[float, float]:
     """Mean deferral loss and mean training loss, of the agents available on each row."""
-    scores, known = rejector.scores(features).double(), torch.from_numpy(costs)
+    scores, known = torch.from_numpy(rejector.scores(features.numpy())).double(), torch.from_numpy(costs)
     deferral = float(chosen_costs(scores.numpy(), costs).mean())
     nu = check_nu(rejector.point.nu, torch.float64) if rejector.config.loss == "surrogate" else None
     fit = LOSSES[rejector.config.loss](scores, known, nu, -1, missing_of(known))[0]

@@ -26,9 +26,9 @@ from l2d.rejector.evaluation.detection_metrics import mixed_detections, system_m
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
 from l2d.rejector.rows.table import load_tables
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import query
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,9 @@ from l2d.data.errors import AgentFailure, DataError, UsageError
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
 from l2d.rejector.rows.table import load_tables
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import query
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 
 FAILING = ["p0005", "p0063", "p0064", "p0110"]
 AGENT = """

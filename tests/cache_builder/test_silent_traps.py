@@ -11,8 +11,8 @@ from recipes import RECIPE, Recipe, agent
 from l2d.data.errors import DataError, FingerprintMismatch
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 
 READER = RECIPE.plus(agent("reader", "python", file="reader.py"))
 

@@ -289,12 +289,12 @@ def test_verify_names_the_damaged_file(cache, l2d):
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interruption_says_that_the_same_command_goes_on(number, expected, cache, tmp_path, l2d, monkeypatch):
-    from l2d.rejector import sweep
+    from l2d.rejector.training import points
 
     def interrupted(*_, **__):
         signal.raise_signal(number)
 
-    monkeypatch.setattr(sweep, "train_grid", interrupted)
+    monkeypatch.setattr(points, "train_grid", interrupted)
     code, _, err = l2d("train", cache, "--method", "multi-task", "--out", tmp_path / "run")
     assert code == expected
     assert f"To go on: l2d train {cache} --method multi-task --out" in err

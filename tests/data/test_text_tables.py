@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from l2d.data.errors import DataError
 from l2d.data.samples import cells
-from l2d.data.samples.stream import TableStream
+from l2d.data.samples.stream import FileStream
 from l2d.data.sources.text_table import Reading, read_header, read_table, read_text
 
 
@@ -241,7 +241,7 @@ def test_a_stream_reads_what_the_whole_reader_reads(tmp_path, form):
     missing = ["-999", "x"]
     whole, reading = read_table(path, missing=missing)
     types = {name: str(kind) for name, kind in whole.schema.items()}
-    stream = TableStream(path, types, **reading.to_json(missing))
+    stream = FileStream(path, types, **reading.to_json(missing))
     found = pl.concat(stream.frames(list(types), 64))
     assert found.equals(whole)
     assert found["n"].null_count() > 60

@@ -14,9 +14,9 @@ from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.rejector.grid import make_grid
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import QuerySession
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 
 COOKBOOK = (Path(__file__).parents[2] / "docs" / "sql.md").read_text(encoding="utf-8")
 QUERIES = dict(re.findall(r"### ([^\n]+)\n.*?```sql\n(.*?)```", COOKBOOK, re.DOTALL))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from safetensors.torch import load_file
+from safetensors.numpy import load_file
 from sklearn.ensemble import ExtraTreesRegressor
 
 from l2d.rejector.best.folds import FOLDS, contrasts, fold_of
@@ -14,7 +14,7 @@ from l2d.rejector.best.linear import Basis, Inputs, _fits, _shared
 from l2d.rejector.best.model import CostModel, fit_costs
 from l2d.rejector.best.scorer import model_of
 from l2d.rejector.best.stacking import Stacking
-from l2d.rejector.best.trained import arrays_of, state_of
+from l2d.rejector.best.trained import state_of
 from l2d.rejector.best.trees import PENALTIES, Forest, Grown, compiled_tree, grow, walk
 
 
@@ -168,12 +168,12 @@ def test_a_row_has_the_same_bits_alone_and_among_others():
 
 
 def test_a_state_is_read_back_to_the_same_bits(tmp_path):
-    from safetensors.torch import save_file
+    from safetensors.numpy import save_file
 
     x, raw, ids, _ = world(200, tasks=2)
     model = fit_costs(x, raw, ids)
     save_file(state_of(model, x.mean(axis=0), x.std(axis=0)), tmp_path / "model.safetensors")
-    again = model_of(arrays_of(load_file(tmp_path / "model.safetensors")))
+    again = model_of(load_file(tmp_path / "model.safetensors"))
     np.testing.assert_array_equal(again.predict(x), model.predict(x))
     np.testing.assert_array_equal(again.predict_unseen(x, ids), model.predict_unseen(x, ids))
 

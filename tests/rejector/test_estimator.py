@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 from l2d import DeferralRejector
 from l2d.data.errors import UsageError
 from l2d.rejector.estimator import TRAINING
-from l2d.rejector.training.rejector import TrainConfig
+from l2d.rejector.settings import TrainConfig
 
 QUICK = {"method": "multi-task", "hidden": 8, "epochs": 30, "lr": 0.02, "batch_size": 64}
 
@@ -100,11 +100,11 @@ def test_it_learns_whom_to_ask_and_scores_as_counted_by_hand():
 
 
 def test_it_is_the_training_of_l2d_train():
-    """Same rows, same seed: the same parameters as :func:`l2d.rejector.training.rejector.train_grid` finds."""
+    """Same rows, same seed: the same parameters as :func:`l2d.rejector.training.loop.train_grid` finds."""
     from l2d.rejector.costs import CostWeights
     from l2d.rejector.grid import GridPoint
     from l2d.rejector.rows.table import CostTable
-    from l2d.rejector.training.rejector import train_grid
+    from l2d.rejector.training.loop import train_grid
 
     features, costs = problem()
     ours = DeferralRejector(seed=5, nu=0.5, weight_decay=0.1, **QUICK).fit(features, costs).rejector_

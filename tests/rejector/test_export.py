@@ -22,8 +22,10 @@ from l2d.data.cache import store
 from l2d.data.errors import UsageError
 from l2d.rejector.export import export_run, onnx_model
 from l2d.rejector.route import route
-from l2d.rejector.runs.run import RUN_FILE, load_run
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.runs.files import RUN_FILE
+from l2d.rejector.runs.run import load_run
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.training.loop import train_grid
 
 
 @pytest.fixture
@@ -118,7 +120,7 @@ def test_without_an_encoder_what_is_missing_becomes_the_mean():
     rows = table.features[:4].numpy().copy()
     rows[[0, 1, 2], [1, 2, 3]] = np.nan, np.inf, -np.inf
     filled = rows.copy()
-    filled[[0, 1, 2], [1, 2, 3]] = rejector.state["feature_mean"].numpy()[[1, 2, 3]]
+    filled[[0, 1, 2], [1, 2, 3]] = np.asarray(rejector.state["feature_mean"])[[1, 2, 3]]
     np.testing.assert_array_equal(opened.run(None, {"features": rows})[0], opened.run(None, {"features": filled})[0])
 
 
@@ -228,7 +230,7 @@ def test_best_is_exported_with_its_guard_and_weights(home, holds):
     model = session(onnx_model(rejector, ["a", "b", "c", "d"]))
     features = np.stack(samples(home / "cache")["features"].to_list()).astype(np.float32)
     scores, agent = model.run(None, {"features": features})
-    expected = rejector.scores(torch.from_numpy(features)).numpy()
+    expected = rejector.scores(features)
     np.testing.assert_allclose(scores, expected, rtol=1e-6)
     assert agent.tolist() == expected.argmax(axis=1).tolist()
     assert (set(agent.tolist()) == {2}) == holds

@@ -24,7 +24,7 @@ from l2d.rejector.runs.run import load_run
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import query
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import train_grid
+from l2d.rejector.training.loop import train_grid
 
 QUICK = {"network": "linear", "epochs": 3, "batch_size": 64, "lr": 0.05}
 PLAIN = [name for name in METHODS if name != "post_hoc"]  # which is for one expert

@@ -28,10 +28,10 @@ from l2d.data.terminal.render import TABLE_ROWS, print_batches
 from l2d.rejector.costs import total_costs
 from l2d.rejector.grid import make_grid
 from l2d.rejector.losses import allocate
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.catalogue import VIEW_NAMES
 from l2d.rejector.sql.query import QuerySession, query
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 
 
 def make_place(folder: Path, recipe: str = RECIPE, rows: int = 240) -> Path:

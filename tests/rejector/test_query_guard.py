@@ -17,9 +17,9 @@ from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import L2DError, UsageError
 from l2d.rejector.grid import make_grid
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import QuerySession
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 
 SECRET = "the secret of 4711"
 secret_table = pa.table({"text": [SECRET]})  # what a look-up of Python variables would find

@@ -18,9 +18,10 @@ from safetensors.torch import load_file
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
 from l2d.rejector.grid import make_grid
-from l2d.rejector.sweep import checkpoint_file, sweep
+from l2d.rejector.settings import TrainConfig
+from l2d.rejector.sweep import sweep
 from l2d.rejector.training.checkpoint import Checkpoint, Progress
-from l2d.rejector.training.rejector import TrainConfig
+from l2d.rejector.training.points import checkpoint_file
 from l2d.rejector.training.stack import Stack
 
 SMALL = {"batch_size": 4, "memory": 12_500}  # a few parts of the training split, and some batches, fit
@@ -68,7 +69,7 @@ class Killed(BaseException):
 def test_training_that_was_killed_goes_on_to_the_same_weights(
     cache, tmp_path, monkeypatch, network, memory, batch_size, kills
 ):
-    monkeypatch.setattr("l2d.rejector.training.rejector.BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr("l2d.rejector.training.loop.BATCHES_AT_ONCE", 2)
     config = TrainConfig(epochs=4, batch_size=batch_size, hidden=16, network=network, memory=memory)
     whole = train(cache, tmp_path / "whole", config)
     step = Stack.step

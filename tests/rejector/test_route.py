@@ -21,7 +21,8 @@ from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, Incompl
 from l2d.rejector import route as route_module
 from l2d.rejector.route import route
 from l2d.rejector.runs import served
-from l2d.rejector.runs.run import RUN_FILE, load_run
+from l2d.rejector.runs.files import RUN_FILE
+from l2d.rejector.runs.run import load_run
 
 NETWORKS = ("linear", "mlp", "transformer")
 
@@ -439,8 +440,8 @@ def test_where_the_model_failed_a_rejector_trained_so_looks_at_the_mean(detectio
     from l2d.cache_builder.builder import build
     from l2d.cache_builder.recipe import load_recipe
     from l2d.rejector.grid import make_grid
+    from l2d.rejector.settings import TrainConfig
     from l2d.rejector.sweep import sweep
-    from l2d.rejector.training.rejector import TrainConfig
 
     cache, _ = detection_runs
     for name in ("devkit", "recipe.toml"):

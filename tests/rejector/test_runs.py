@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from recipes import RECIPE, STAGE_TWO_RECIPE
@@ -16,9 +17,12 @@ from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, Incompl
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
 from l2d.rejector.rows.table import load_tables
-from l2d.rejector.runs.run import RUN_FILE, find_runs, load_run, save_runs
+from l2d.rejector.runs.files import RUN_FILE, find_runs
+from l2d.rejector.runs.run import load_run
+from l2d.rejector.runs.saving import save_runs
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.training.loop import train_grid
 
 SPLITS = ("train", "validation", "test")
 
@@ -48,7 +52,7 @@ def test_a_run_is_read_back_as_it_was_saved(cache, rejector, tmp_path):
     trained, tables = rejector
     save_runs([trained], [tmp_path / "run"], cache, tables, seconds=1.0)
     run = load_run(tmp_path / "run")
-    assert torch.equal(run.rejector.scores(tables["test"].features), trained.scores(tables["test"].features))
+    np.testing.assert_array_equal(run.rejector.scores_on(tables["test"]), trained.scores_on(tables["test"]))
     assert run.point == trained.point
     assert run.point.beta == (("expert", 0.1),)
     assert run.rejector.config == trained.config
@@ -274,7 +278,7 @@ def test_damage_anywhere_in_the_cache_is_found_before_anything_is_trained(cache,
     settings = {"methods": ["multi-task"], "weights": [], "betas": [], "nus": [1.0], "seeds": [0]}
     points = make_grid(cache, **settings)
     trained = []
-    monkeypatch.setattr("l2d.rejector.sweep.train_grid", lambda *given, **more: trained.append(given))
+    monkeypatch.setattr("l2d.rejector.training.points.train_grid", lambda *given, **more: trained.append(given))
     parts = sorted(cache.parts())
     assert len(parts) > 4
     for part in parts:

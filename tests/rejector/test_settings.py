@@ -17,9 +17,9 @@ from l2d.data.options import as_typed, declared, markdown_table
 from l2d.rejector import settings
 from l2d.rejector.estimator import TRAINING, DeferralRejector
 from l2d.rejector.losses import LOSSES
-from l2d.rejector.networks import INPUT_OF, NETWORKS
+from l2d.rejector.networks import NETWORKS
 from l2d.rejector.rows.input import FAILURES
-from l2d.rejector.settings import TrainConfig
+from l2d.rejector.settings import INPUT_OF, TrainConfig
 
 #: One value for each field that is not its default.
 OTHERS = {

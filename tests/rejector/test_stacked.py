@@ -15,8 +15,10 @@ from l2d.data.errors import DataError, UsageError
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import allocate
 from l2d.rejector.networks import make_network
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.training import stack_mlp as stacked_mlp
-from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, train_grid
+from l2d.rejector.training.loop import train_grid
+from l2d.rejector.training.network import TrainedNetwork
 from l2d.rejector.training.stack import AutogradStack, Stack
 from l2d.rejector.training.stack_mlp import MLPStack
 
@@ -429,7 +431,7 @@ def test_what_is_trained_is_what_was_asked_for():
     depths = [sum(name.endswith("weight") for name in rejector.state) for rejector in found]
     assert depths == [3, 3, 3, 3, 2, 4]
     for rejector in found:
-        assert rejector.scores(make_table(5, seed=3).features).shape == (5, 3)
+        assert rejector.scores_on(make_table(5, seed=3)).shape == (5, 3)
 
 
 @pytest.mark.parametrize("recentre", [False, True])
@@ -441,7 +443,7 @@ def test_regression_scores_are_negated_costs_or_negated_regrets(recentre):
     table = replace(make_table(400, seed=1), features=torch.from_numpy(x), raw=raw)
     free = point(beta=(0.0, 0.0, 0.0), weights=(1.0, 0.0))
     config = TrainConfig(network="linear", epochs=150, lr=0.03, batch_size=100, loss="regression", recentre=recentre)
-    scores = train_grid([free], table, table, config, tasks=TASKS)[0].scores(table.features).numpy()
+    scores = train_grid([free], table, table, config, tasks=TASKS)[0].scores_on(table)
     if recentre:
         regret = costs - costs.min(axis=1, keepdims=True)
         np.testing.assert_allclose(scores.mean(axis=0), -regret.mean(axis=0), atol=0.02)

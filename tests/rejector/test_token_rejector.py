@@ -32,9 +32,9 @@ from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.rows.unlabelled import InputRecord, open_inputs
 from l2d.rejector.runs.run import load_run
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sql.query import QuerySession
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig
 from l2d.rejector.training.stack import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack
 
 RECIPE = """
@@ -393,7 +393,7 @@ def test_multiply_adds_are_those_that_torch_counts():
 def test_a_rule_in_two_fields_is_learnt(cache, run):
     """Who is right depends on a code's presence in either list; no constant agent does better than about a half."""
     table = load_tables(cache, ("test",), column="tokens")["test"]
-    chosen = allocate(load_run(run).rejector.scores(table.features))
+    chosen = allocate(torch.from_numpy(load_run(run).rejector.scores_on(table)))
     cost = table.raw[torch.arange(len(table)), chosen, 0].mean()
     assert table.raw[..., 0].mean(dim=0).min() > 0.3
     assert cost < 0.1
@@ -424,7 +424,7 @@ def test_with_dropout_too_and_it_is_for_training_alone(cache, tmp_path, monkeypa
     facts = json.loads((tmp_path / "alone" / grid(cache)[1].run_id / "run.json").read_text())
     rejector = load_run(tmp_path / "alone" / grid(cache)[1].run_id).rejector
     table = load_tables(cache, ("validation",), column="tokens")["validation"]
-    risk = table.raw[torch.arange(len(table)), allocate(rejector.scores(table.features)), 0].mean()
+    risk = table.raw[torch.arange(len(table)), torch.from_numpy(rejector.scores_on(table)).argmax(dim=1), 0].mean()
     assert facts["validation_risk"] == pytest.approx(float(risk), abs=0.1 + 1e-6)  # beta is 0.1 or 0
 
 
@@ -521,7 +521,7 @@ def test_an_exported_rejector_allocates_every_row_alike(cache, run, tmp_path):
     for table in load_tables(cache, ("train", "validation", "test"), column="tokens").values():
         rows = table.features.long()
         scores, agent = session.run(None, {"tokens": rows.numpy()})
-        expected = load_run(run).rejector.scores(table.features)
+        expected = torch.from_numpy(load_run(run).rejector.scores_on(table))
         np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-5)
         assert agent.tolist() == allocate(expected).tolist()
 
@@ -541,7 +541,7 @@ class Killed(BaseException):
 def test_training_that_was_killed_goes_on_to_the_same_weights(cache, tmp_path, monkeypatch, memory, batch_size, after):
     settings = {"epochs": 2, "batch_size": batch_size, "memory": memory, "layers": 1}
     whole = train(cache, tmp_path / "whole", **settings)
-    monkeypatch.setattr("l2d.rejector.training.rejector.BATCHES_AT_ONCE", 2)
+    monkeypatch.setattr("l2d.rejector.training.loop.BATCHES_AT_ONCE", 2)
     monkeypatch.setattr("l2d.rejector.training.checkpoint.Checkpoint.is_due", True)
     step, left = Stack.step, after
 

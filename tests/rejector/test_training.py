@@ -12,10 +12,11 @@ import torch
 from l2d.data.errors import DataError, UsageError
 from l2d.rejector.costs import CostWeights
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.losses import allocate
 from l2d.rejector.networks import make_network
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.training.rejector import TrainConfig, TrainedNetwork, learning_rate, train_grid
+from l2d.rejector.settings import TrainConfig, learning_rate
+from l2d.rejector.training.loop import train_grid
+from l2d.rejector.training.network import TrainedNetwork
 
 TASKS = ["cla", "reg"]
 
@@ -80,7 +81,7 @@ def test_a_point_comes_out_of_a_grid_as_it_comes_out_alone(network, tables):
         alone = train([grid_point], tables, network=network, hidden=8, epochs=5)[0]
         assert one.point == grid_point
         assert_same_parameters(one, alone, atol=1e-4)
-        same = allocate(one.scores(tables[0].features)) == allocate(alone.scores(tables[0].features))
+        same = one.scores_on(tables[0]).argmax(axis=1) == alone.scores_on(tables[0]).argmax(axis=1)
         assert float(same.double().mean()) >= 0.999
 
 
@@ -160,7 +161,7 @@ def test_the_epoch_of_the_lowest_validation_risk_is_kept(tables):
         assert len(risks) == 15
         assert found.best_epoch == int(np.argmin(risks))
         assert found.validation_risk == pytest.approx(min(risks), abs=1e-7)
-        scores = found.scores(tables[1].features).numpy()
+        scores = found.scores_on(tables[1])
         raw = tables[1].raw.numpy().astype(np.float64)
         costs = raw @ np.array([1.0, 0.5]) + np.array([0.0, 0.05, 0.1])
         risk = costs[np.arange(len(costs)), scores.argmax(axis=1)].mean()
@@ -223,7 +224,7 @@ def test_regret_to_the_bayes_rejector_falls_with_the_number_of_samples():
         config = TrainConfig(network="mlp", hidden=32, epochs=25, batch_size=min(256, size), lr=5e-3)
         found = train_grid(points, bayes_table(size, seed=size)[0], validation, config, tasks=TASKS)
         for column, rejector in enumerate(found):
-            chosen = allocate(rejector.scores(test.features)).numpy()
+            chosen = rejector.scores_on(test).argmax(axis=1)
             regrets[row, column] = means[np.arange(len(means)), chosen].mean() - lowest
     by_nu = regrets.reshape(len(sizes), len(nus), 2).mean(axis=2)
     assert (regrets >= 0).all()

@@ -18,9 +18,10 @@ from l2d.rejector.grid import GridPoint, make_grid
 from l2d.rejector.losses import LOSSES, allocate, check_nu, recentred, surrogate_deferral_loss
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.rows.table import CostTable, load_tables
-from l2d.rejector.runs.run import ALLOCATIONS_FILE
+from l2d.rejector.runs.files import ALLOCATIONS_FILE
+from l2d.rejector.settings import TrainConfig
 from l2d.rejector.sweep import sweep
-from l2d.rejector.training.rejector import TrainConfig, train_grid
+from l2d.rejector.training.loop import train_grid
 
 AGENT = """
 import numpy as np
@@ -116,7 +117,7 @@ def test_a_rejector_learns_who_is_cheapest_among_those_that_are_there(world, los
     (rejector,) = train_grid(grid_of([1.0])[:1], train, held_out, config, tasks=TASKS)
     costs = held_out.raw[:, :, 0]
     there = ~costs.isnan()
-    chosen = allocate(rejector.scores(held_out.features), there)
+    chosen = allocate(torch.from_numpy(rejector.scores_on(held_out)), there)
     taken = costs.gather(1, chosen[:, None]).squeeze(1)
     assert not taken.isnan().any()
     best = costs.nan_to_num(nan=9.0).amin(dim=1)

@@ -73,5 +73,5 @@ def _bound_inputs(subject: Subject):
         record.tasks,
         run.point.paid,
     )
-    losses = chosen_costs(run.rejector.scores(table.features[usable]).double().numpy(), costs[usable])
+    losses = chosen_costs(run.rejector.scores(table.features[usable].numpy()).astype(np.float64), costs[usable])
     return scores, agents, float(losses.mean()), float(costs[np.isfinite(costs)].max())

@@ -8,123 +8,28 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from l2d.data.errors import DataError, UsageError
-from l2d.data.networks.tokens import TokenNetwork
-from l2d.rejector.costs import expression_costs, total_costs
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.networks import make_network
 from l2d.rejector.rows.shuffled import Shuffled, Window
 from l2d.rejector.rows.stream import Stream
-from l2d.rejector.rows.table import CostTable, TableStream
-from l2d.rejector.scoring import ExactLayers, layers_of
-from l2d.rejector.settings import SCHEDULES, TrainConfig, learning_rate
+from l2d.rejector.rows.table import CostTable, HeldStream
+from l2d.rejector.settings import TrainConfig, learning_rate
 from l2d.rejector.training.checkpoint import Checkpoint, Progress
 from l2d.rejector.training.distributed import Group
 from l2d.rejector.training.dropout import row_keys
-from l2d.rejector.training.stack import TOKEN_ROWS_AT_ONCE, AutogradStack, Stack, points_at_once
+from l2d.rejector.training.network import ROWS_AT_ONCE, TrainedNetwork
+from l2d.rejector.training.stack import AutogradStack, Stack, points_at_once
 from l2d.rejector.training.stack_mlp import MLPStack
 
-__all__ = ["SCHEDULES", "TrainConfig", "TrainedNetwork", "learning_rate", "train_grid"]
-
-ROWS_AT_ONCE = 65_536  # when scoring, to bound memory
 BATCHES_AT_ONCE = 64  # that stacks train on before they wait for each other: seldom enough to cost nothing
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedNetwork:
-    """A rejector at its epoch of lowest validation risk.
-
-    Attributes:
-        state: parameters of the network, and ``feature_mean``, ``feature_std`` of the training split: float32, or
-            float64 where the features need it, see :func:`l2d.data.samples.standardise.lost_in_32_bits`.
-        history: (epochs, 2): mean surrogate loss in training, deferral risk on validation, both on training costs.
-        sizes: of the fields of token lists that it reads, see :func:`l2d.data.samples.tokens.token_sizes`; else none.
-    """
-
-    point: GridPoint
-    config: TrainConfig
-    state: dict[str, Tensor]
-    best_epoch: int
-    validation_risk: float
-    history: list[tuple[float, float]]
-    sizes: tuple[tuple[int, int], ...] = ()
-
-    @property
-    def decides(self) -> bool:
-        """Whether inputs have to be looked at: a constant does without."""
-        return True
-
-    @property
-    def decided(self) -> float:
-        """What deciding costs for each input, in units of loss; 0 where prices per sample do not count."""
-        return self.config.router_cost * (self.point.paid or 0.0) if self.decides else 0.0
-
-    def network(self) -> nn.Module:
-        """The network with its parameters. It takes standardised features, or token lists."""
-        width, num_agents, config = len(self.state["feature_mean"]), len(self.point.query_costs), self.config
-        network = make_network(config.network, width, num_agents, config.hidden, config.layers, self.sizes)
-        network.load_state_dict({name: v for name, v in self.state.items() if not name.startswith("feature_")})
-        return network.requires_grad_(False)
-
-    def scores(self, features: Tensor) -> Tensor:
-        """Raw features (n, width) -> scores (n, agents), float32 on the CPU. Standardised in the bits of the mean.
-
-        A row's scores do not depend on the other rows: of ``linear`` and ``mlp`` by :mod:`l2d.rejector.scoring`; other
-        networks reckon in float64, and what neighbours change there is lost when a score is rounded to float32.
-        """
-        mean, std = self.state["feature_mean"], self.state["feature_std"]
-        if self._layers is not None:
-            parts = features.split(ROWS_AT_ONCE)
-            found = [self._layers(((part.to(mean.dtype) - mean) / std).float().numpy()) for part in parts]
-            return torch.from_numpy(np.concatenate(found))
-        network = self.network().double()
-        with torch.inference_mode():
-            if isinstance(network, TokenNetwork):
-                order = network.longest_first(features)
-                parts = [network.trimmed(features[rows]) for rows in order.split(TOKEN_ROWS_AT_ONCE["cpu"])]
-                found = torch.cat([network(rows, lengths) for rows, lengths in parts]).float()
-                return torch.empty_like(found).index_copy_(0, order, found)
-            parts = features.split(ROWS_AT_ONCE)
-            return torch.cat([network(((part.to(mean.dtype) - mean) / std).double()).float() for part in parts])
-
-    @cached_property
-    def _layers(self) -> ExactLayers | None:
-        if self.config.network not in ("linear", "mlp"):
-            return None
-        self.network()  # which refuses parameters that do not fit
-        return ExactLayers(
-            layers_of({name: v.numpy() for name, v in self.state.items() if not name.startswith("feature_")})
-        )
-
-    def scores_on(self, table: CostTable) -> Tensor:
-        """:meth:`scores` of the rows of a table."""
-        return self.scores(table.features)
-
-    def scores_of(self, split: str, ids: Sequence[str], features: Tensor) -> Tensor:
-        """:meth:`scores` of samples of the cache it was trained on. Some rejectors tell those they have seen apart."""
-        return self.scores(features)
-
-    def check(self) -> None:
-        """Apply it once, which fails where the parameters do not fit the network."""
-        self.scores(torch.zeros(1, len(self.state["feature_mean"])))
-
-    def check_routable(self) -> None:  # most are
-        """Refuse a rejector that cannot score inputs alone."""
-
-    @property
-    def has_classifier(self) -> bool:
-        """Whether it brings its own classes in agent 0's place, as some of :mod:`l2d.rejector.literature` do."""
-        return False
 
 
 def train_grid(
@@ -161,7 +66,7 @@ def train_grid(
     """
     if config.loss != "surrogate" and any(point.nu != 1 for point in points):
         raise UsageError(f"loss {config.loss!r} has no nu", hint="nu is the surrogate's: leave it out")
-    train, validation = (TableStream(s) if isinstance(s, CostTable) else s for s in (train, validation))
+    train, validation = (HeldStream(s) if isinstance(s, CostTable) else s for s in (train, validation))
     job = _Training(points, train, validation, config, tasks=tasks, device=device, group=group or Group())
     job.run(checkpoint, progress)
     return job.rejectors()
@@ -173,8 +78,8 @@ class _Training:
     def __init__(
         self,
         points: list[GridPoint],
-        train: Stream | TableStream,
-        validation: Stream | TableStream,
+        train: Stream | HeldStream,
+        validation: Stream | HeldStream,
         config: TrainConfig,
         *,
         tasks: list[str],
@@ -185,7 +90,7 @@ class _Training:
         self.mean, self.std = _standardisation(train)
 
         def prepare(features: Tensor, raw: Tensor) -> tuple[Tensor, Tensor]:
-            return (features - self.mean) / self.std, raw_costs(raw, points[0], tasks).float()
+            return (features - self.mean) / self.std, points[0].raw_costs(raw, tasks).float()
 
         self.seeds = sorted({point.seed for point in points})
         self.rows = Shuffled(train, config.batch_size, self.seeds, memory=config.memory, prepare=prepare, device=device)
@@ -312,7 +217,7 @@ class _Training:
         return [found[index] for index in range(len(self.points))]
 
 
-def _standardisation(train: Stream | TableStream) -> tuple[Tensor, Tensor]:
+def _standardisation(train: Stream | HeldStream) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each feature; what leaves token lists as they are, whose numbers are names."""
     if train.sizes:
         return torch.zeros(train.width), torch.ones(train.width)
@@ -341,7 +246,7 @@ def _stacks(
     return [
         kind(
             points[start:stop],
-            torch.stack([point.cost_weights(train=True).float() for point in points[start:stop]]),
+            torch.from_numpy(np.stack([point.cost_weights(train=True) for point in points[start:stop]])).float(),
             network=config.network,
             width=width,
             num_agents=len(points[0].query_costs),
@@ -377,30 +282,3 @@ def _side_by_side(stacks: list[Stack]) -> Iterator[Callable]:
             yield pool.map
     finally:
         torch.set_num_threads(threads)
-
-
-def point_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
-    """Total costs (n, A) that a point is evaluated on, from raw ones (n, A, T): ``lambda`` or ``--cost``, ``beta``.
-
-    In the bits of ``raw``: with prices it has one more column, what was paid, and is float64. Infinite where an agent
-    is unavailable.
-    """
-    beta = torch.tensor(point.query_costs, dtype=raw.dtype)
-    costs = total_costs(raw_costs(raw, point, tasks), point.cost_weights().to(raw.dtype), beta)
-    return costs.masked_fill(costs.isnan(), math.inf)
-
-
-def reference_point_costs(table: CostTable, point: GridPoint, tasks: list[str]) -> Tensor:
-    """Costs (n, references) without query costs and prices."""
-    raw = table.reference_raw
-    free = torch.zeros(raw.shape[1], dtype=raw.dtype)
-    costs = total_costs(raw_costs(raw, point, tasks), point.cost_weights().to(raw.dtype), free)
-    return costs.masked_fill(costs.isnan(), math.inf)
-
-
-def raw_costs(raw: Tensor, point: GridPoint, tasks: list[str]) -> Tensor:
-    """Raw costs by task (n, A, T); with ``--cost`` the one cost in their place (n, A, 1). Prices come behind."""
-    if point.cost is None:
-        return raw
-    found = torch.from_numpy(expression_costs(raw[:, :, : len(tasks)].float().numpy(), tasks, point.cost))
-    return found if point.paid is None else torch.cat([found.to(raw.dtype), raw[:, :, len(tasks) :]], dim=2)

@@ -1,0 +1,170 @@
+"""Writing runs: rejectors, where they came from, and what they allocate. See :mod:`l2d.rejector.runs.run`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from l2d.data.cache import store
+from l2d.data.cache.integrity import sha256_of, skeleton_digest
+from l2d.data.cache.reader import CostCache
+from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
+from l2d.rejector.rows.stream import Stream
+from l2d.rejector.rows.table import CostTable, HeldStream
+from l2d.rejector.rows.unlabelled import InputRecord
+from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
+from l2d.rejector.settings import INPUT_OF
+from l2d.rejector.trained import Rejector
+
+
+def save_runs(
+    rejectors: Sequence[Rejector],
+    folders: list[Path],
+    cache: CostCache,
+    tables: Mapping[str, CostTable | Stream],
+    *,
+    seconds: float,
+    overwrite: bool = False,
+) -> None:
+    """Write one folder per rejector, each atomically.
+
+    Args:
+        tables: the splits to write allocations for; tables read with predictions for :mod:`l2d.rejector.literature`.
+        seconds: training took for the whole grid.
+
+    Raises:
+        DataError: a folder is there already and ``overwrite`` is False.
+    """
+    fingerprint = cache_fingerprint(cache)
+    splits = {name: HeldStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
+    of_features = _ranges(splits["train"]) if "train" in splits else {}
+    written: dict[int, Path] = {}  # runs of one fit share the file of its arrays
+    for rejector, folder in zip(rejectors, folders, strict=True):
+        looks_at = InputRecord.of(cache, INPUT_OF[rejector.config.network])
+        facts = {
+            "run_id": rejector.point.run_id,
+            "point": {**asdict(rejector.point), "weights": dict(rejector.point.weights.by_task)},
+            "training": asdict(rejector.config),
+            "best_epoch": rejector.best_epoch,
+            "validation_risk": rejector.validation_risk,
+            **rejector.facts(),
+            "history": rejector.history,
+            "agents": [agent.name for agent in cache.agents],
+            "prices": [agent.price for agent in cache.agents],
+            "input": looks_at.to_json(),
+            "cache": {
+                "path": str(cache.path.resolve()),
+                "relative_path": os.path.relpath(cache.path.resolve(), folder.resolve()),
+                "name": cache.record.name,
+                "fingerprint": fingerprint,
+            },
+            "grid_points": len(rejectors),
+            "grid_seconds": round(seconds, 3),
+            "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        }
+
+        ranges = of_features if INPUT_OF[rejector.config.network] == "features" else {}
+
+        def fill(temporary: Path, facts=facts, rejector=rejector, ranges=ranges, looks_at=looks_at) -> None:
+            save = import_module(f"safetensors.{rejector.arrays}").save
+            weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
+            if id(rejector.state) in written:
+                store.commit_link(weights, written[id(rejector.state)])
+            else:
+                store.commit_bytes(weights, save(dict(rejector.state)))
+            batches = allocation_batches(rejector, splits, cache)
+            first = next(batches)
+            store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
+            facts = {**facts, "seen": {**ranges, "validation": _shares(table, len(cache.agents))}}
+            digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
+            if looks_at.text is not None:
+                store.commit_link(temporary / looks_at.text.name, looks_at.text)
+                digests[looks_at.text.name] = looks_at.made["frozen"]
+            store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
+
+        store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
+        written.setdefault(id(rejector.state), folder / WEIGHTS_FILE)
+
+
+def _ranges(train: Stream | HeldStream) -> dict[str, Any]:
+    """How many training rows, and the least and the largest value of each of their features."""
+    rows = 0
+    least, most = torch.full((train.width,), torch.inf), torch.full((train.width,), -torch.inf)
+    for features, _ in train.in_order(BATCH_ROWS):
+        least, most = torch.minimum(least, features.amin(dim=0)), torch.maximum(most, features.amax(dim=0))
+        rows += len(features)
+    return {"rows": rows, "least": least.tolist(), "most": most.tolist()}
+
+
+def _shares(allocations: Path, agents: int) -> list[int]:
+    """How many validation samples each agent gets."""
+    table = pq.read_table(allocations, columns=["agent_index"], filters=[("split", "=", "validation")])
+    return np.bincount(table["agent_index"].to_numpy(), minlength=agents).tolist()
+
+
+def allocation_batches(
+    rejector: Rejector, splits: Mapping[str, Stream | HeldStream], cache: CostCache
+) -> Iterator[pa.RecordBatch]:
+    """Every sample's allocation under a rejector, some rows at a time.
+
+    Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``;
+    costs are total (``lambda`` and ``beta`` applied), null where an agent is unavailable and so not chosen. Where the
+    rejector has a classifier of its own, ``cost_0`` is that one's, and what it says are columns ``pred_cla`` and
+    ``pred_prob``.
+    """
+    for split, rows in splits.items():
+        if isinstance(rows, HeldStream):
+            yield from _held(rejector, split, rows.table, cache)
+        else:
+            yield from _streamed(rejector, split, rows, cache)
+
+
+def _streamed(rejector: Rejector, split: str, stream: Stream, cache: CostCache) -> Iterator[pa.RecordBatch]:
+    batches = zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True)
+    for ids, (features, raw) in batches:
+        costs = rejector.point.total_costs(raw, cache.record.tasks)
+        scores = torch.from_numpy(rejector.scores_of(split, ids, features.numpy()))
+        yield pa.RecordBatch.from_pydict(_allocated(ids, split, scores, costs, cache))
+
+
+def _held(rejector: Rejector, split: str, table: CostTable, cache: CostCache) -> Iterator[pa.RecordBatch]:
+    scores, system = torch.from_numpy(rejector.scores_on(table)), rejector.system_table(table, cache.record.tasks)
+    costs = rejector.point.total_costs(system.raw, cache.record.tasks)
+    own = system.predictions[cache.agents[0].name] if rejector.has_classifier else None
+    for start in range(0, len(table), BATCH_ROWS):
+        rows = slice(start, start + BATCH_ROWS)
+        columns = _allocated(table.ids[rows], split, scores[rows], costs[rows], cache)
+        if own is not None:
+            columns["pred_cla"] = pa.array(own["pred_cla"][rows], pa.int32())
+            columns["pred_prob"] = pa.array(list(np.asarray(own["pred_prob"])[rows]), pa.list_(pa.float32()))
+        yield pa.RecordBatch.from_pydict(columns)
+
+
+def _allocated(ids: list[str], split: str, scores: Tensor, costs: Tensor, cache: CostCache) -> dict[str, pa.Array]:
+    """Columns of some rows: see :func:`allocation_batches`."""
+    names = pa.array([agent.name for agent in cache.agents])
+    unavailable = costs.isinf()
+    allocation, oracle = allocate(scores, ~unavailable), oracle_allocation(costs)
+    return {
+        "sample_id": pa.array(ids, pa.string()),
+        "split": pa.array([split] * len(ids), pa.string()),
+        "agent_index": pa.array(allocation.numpy(), pa.int32()),
+        "agent": names.take(pa.array(allocation.numpy())),
+        **{f"score_{j}": pa.array(scores[:, j].numpy()) for j in range(len(names))},
+        **{f"cost_{j}": pa.array(costs[:, j].numpy(), mask=unavailable[:, j].numpy()) for j in range(len(names))},
+        "deferral_cost": pa.array(deferral_loss(allocation, costs).numpy()),
+        "oracle_agent": names.take(pa.array(oracle.numpy())),
+        "oracle_cost": pa.array(deferral_loss(oracle, costs).numpy()),
+    }

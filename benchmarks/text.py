@@ -82,8 +82,8 @@ def value(names: list[str], data: Path, splits: int) -> list[dict]:
             differences = (pooled["deferral_cost_text"] - pooled["deferral_cost"]).to_numpy()
             half = 1.959964 * differences.std(ddof=1) / len(differences) ** 0.5
             mean = float(differences.mean())
-            row = {"table": table.name, "beta": beta, "category": pooled["deferral_cost"].mean()}
-            row |= {"both": pooled["deferral_cost_text"].mean(), "difference": mean}
+            row = {"table": table.name, "beta": beta, "category": float(pooled["deferral_cost"].mean())}
+            row |= {"both": float(pooled["deferral_cost_text"].mean()), "difference": mean}
             rows.append(row | {"low": mean - half, "high": mean + half})
             interval = f"{mean:+.4f} [{mean - half:+.4f}, {mean + half:+.4f}]"
             print(f"| {table.name} | {beta:g} | {row['category']:.4f} | {row['both']:.4f} | {interval} |", flush=True)

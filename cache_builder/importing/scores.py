@@ -53,6 +53,11 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
     found = _long(source, answers) if long else _wide(source, answers, say)
     if not found.names:
         raise DataError("no column is an agent's", where=answers.file.path, hint=f"it has {some(answers.file.columns)}")
+    if source.paid is not None and HOLE in source.paid:
+        priced = [source.paid.replace(HOLE, name) for name in found.names]
+        if not any(column in answers.file.columns for column in priced):
+            what = f"--paid {source.paid}: there is no such column of any agent, such as {priced[0]}"
+            raise UsageError(what, where=answers.file.path, hint=f"it has {some(answers.file.columns, 20)}")
     of_agents = _columns_of_agents(answers, found)
     table, made = read_samples(
         source, say, long=source.is_one_file and long, of_agents=of_agents if source.is_one_file else ()
@@ -152,8 +157,15 @@ def _wide(source: Source, answers: Answers, say: Say) -> Found:
     piped = next((PIPE for name in file.columns if name.endswith(PIPE.removeprefix(HOLE))), None)
     paid = source.paid or piped
     score = source.reg or (NESTED if holes(NESTED, file.columns) else HOLE)
-    if score.count(HOLE) != 1:
-        raise UsageError(f"--reg {score}: `{{}}` has to stand for an agent's name", hint='--reg "{}_score"')
+    for option, pattern, example in (("--reg", score, "{}_score"), ("--paid", source.paid, "{}_cost")):
+        if pattern is None:
+            continue
+        if pattern.count(HOLE) != 1:
+            what = f"{option} {pattern}: `{{}}` has to stand for an agent's name, since each has a column of its own"
+            raise UsageError(what, where=file.path, hint=f'{option} "{example}"; or --annotator COLUMN of a long table')
+        if option == "--reg" and pattern != HOLE and not holes(pattern, file.columns):
+            what = f"{option} {pattern}: there is no such column, whatever stands for {{}}"
+            raise UsageError(what, where=file.path, hint=f"it has {some(file.columns, 20)}")
     skipped = {source.id, answers.id, "split", *source.columns, *source.text}
     free = [name for name in file.columns if name not in skipped]
     if source.agents:

@@ -89,6 +89,23 @@ def test_the_cheapest_has_its_price_and_a_named_model_is_free(tmp_path):
     assert query_costs(0.01, cache.agents).tolist() == pytest.approx([0.0, 0.0005, 0.01])
 
 
+@pytest.mark.parametrize(
+    ("mapping", "words"),
+    [
+        ({"paid": "cost"}, ("--paid cost", "{}")),
+        ({"paid": "{}_cost"}, ("--paid {}_cost", "no such column")),
+        ({"reg": "{}_score"}, ("--reg {}_score", "no such column")),
+        ({"reg": "score"}, ("--reg score", "{}")),
+        ({"model": "bog"}, ("--model bog", "'big'")),
+    ],
+)
+def test_a_mapping_that_fits_no_column_names_it(tmp_path, mapping, words):
+    path = tmp_path / "t.csv"
+    wide().with_columns(pl.lit(0.1).alias(f"{name}|total_cost") for name in MODELS).write_csv(path)
+    refused(lambda: imported(tmp_path, Source(path, path, "id", **mapping)), UsageError, *words)
+    assert not (tmp_path / "c.toml").exists()
+
+
 def test_halves_of_a_row_are_one_sample_and_contradictions_are_refused(tmp_path):
     """As RouterBench has them: a model's score in one row, the others' in the other, prices of answers in both."""
     table = wide().with_columns(pl.lit(0.1 * (k + 1)).alias(f"{name}|total_cost") for k, name in enumerate(MODELS))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2d.data.cache.integrity import sha256_of
+from l2d.data.cache.schema import text_file
 from l2d.data.errors import CorruptPart
 from l2d.rejector.best.scorer import Scorer, model_of, weights_of
 from l2d.rejector.rows.unlabelled import InputRecord
@@ -96,7 +97,7 @@ def _of_best(path: Path, facts: dict) -> Served:
         return Served(
             run_id=point["run_id"],
             agents=facts["agents"],
-            looks_at=InputRecord(**facts["input"]),
+            looks_at=InputRecord(**facts["input"], text=text_file(path, facts["input"]["made"])),
             seen=facts.get("seen"),
             failures=facts["training"]["failures"],
             mean=arrays["feature_mean"],

@@ -118,8 +118,8 @@ def test_a_policy_and_a_graph_at_another_setting(home, patient_runs, tmp_path):
     assert json.loads(session.get_modelmeta().custom_metadata_map["query_costs"]) == pytest.approx([0, 0.3, 0.2, 0.02])
     rejector = load_run(home / "named").rejector
     x = rejector.state["feature_mean"] + rejector.state["feature_std"] * 0.3
-    _, agent = session.run(None, {"features": x[None].numpy().astype(np.float32)})
-    assert agent[0] == rejector.scores(x[None].float()).argmax()
+    _, agent = session.run(None, {"features": x[None].astype(np.float32)})
+    assert agent[0] == rejector.scores(x[None].astype(np.float32)).argmax()
 
 
 def test_the_command_says_what_the_guard_says(home, patient_runs, tmp_path, l2d):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from l2d.data.library import audit as audit
     from l2d.data.library import fetch as fetch
     from l2d.data.library import push as push
+    from l2d.data.library import sign as sign
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
     from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
@@ -61,7 +62,7 @@ _NAMES = {
         "L2DError",
         "UsageError",
     ),
-    "l2d.data.library": ("audit", "fetch", "push", "status", "verify"),
+    "l2d.data.library": ("audit", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (

@@ -68,6 +68,10 @@ class DataError(L2DError):
     exit_code = 3
 
 
+class AlreadyThere(DataError):
+    """A folder that should be made is there already, and may be what another process has just made."""
+
+
 class CorruptPart(DataError):
     """A file of a cache or run cannot be read back as it was written."""
 

@@ -17,7 +17,7 @@ from l2d.rejector.methods import METHODS
 from l2d.rejector.runs.files import RUN_FILE, cache_fingerprint
 from l2d.rejector.runs.saving import save_runs
 from l2d.rejector.settings import TrainConfig
-from l2d.rejector.trained import Job, TrainerModule, load_trainer
+from l2d.rejector.trained import Job, Rejector, TrainerModule, load_trainer
 from l2d.rejector.training.checkpoint import EVERY
 from l2d.rejector.training.distributed import is_first
 
@@ -100,6 +100,13 @@ def sweep(
     jobs = _jobs(job)
     for trainer, part in jobs:
         trainer.check(part.points, part.cache, config)
+
+    def take(rejector: Rejector, folder: Path) -> None:
+        """Another sweep has trained the same point meanwhile: its run stays."""
+        _require_same(folder, rejector.point, config, cache)
+        if narrate is not None:
+            narrate(f"{folder.name} has been trained by another sweep meanwhile: taken as it is")
+
     seconds, left_out = 0.0, 0
     for trainer, part in jobs:
         with closing(trainer.train(part)) as batches:
@@ -107,7 +114,13 @@ def sweep(
             for done in batches:
                 seconds, left_out = seconds + time.perf_counter() - begun, max(left_out, done.left_out)
                 save_runs(
-                    done.rejectors, done.folders, part.cache, done.rows, seconds=done.seconds, overwrite=overwrite
+                    done.rejectors,
+                    done.folders,
+                    part.cache,
+                    done.rows,
+                    seconds=done.seconds,
+                    overwrite=overwrite,
+                    already=take,
                 )
                 begun = time.perf_counter()
             seconds += time.perf_counter() - begun

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
-from l2d.data.errors import CorruptPart, DataError
+from l2d.data.errors import AlreadyThere, CorruptPart, DataError
 
 if TYPE_CHECKING:
     import polars as pl
@@ -241,10 +241,12 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
     """Make a folder appear with everything in it, or not at all.
 
     Raises:
-        DataError: the folder is there already and ``replace`` is False, or it cannot be written.
+        AlreadyThere: the folder is there already, or has appeared meanwhile, and ``replace`` is False.
+        DataError: it cannot be written.
     """
+    there = AlreadyThere("this folder is there already", where=path, hint="choose another --out, or type --overwrite")
     if path.exists() and not replace:
-        raise DataError("this folder is there already", where=path, hint="choose another --out, or type --overwrite")
+        raise there
     sweep_beside(path)
     temporary = _temporary(path)
     try:
@@ -253,10 +255,13 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
         fill(temporary)
         for file in temporary.rglob("*"):
             _fsync(file)
-        remove(path)
+        if replace:
+            remove(path)
         os.rename(temporary, path)
         _fsync(path.parent)
     except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR) and path.exists():
+            raise there from error
         raise DataError(
             f"cannot write: {error.strerror or error}", where=path, hint="check space and permissions"
         ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
 from itertools import chain
@@ -20,6 +20,7 @@ from torch import Tensor
 from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
+from l2d.data.errors import AlreadyThere
 from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
 from l2d.rejector.rows.stream import Stream
 from l2d.rejector.rows.table import CostTable, HeldStream
@@ -37,15 +38,17 @@ def save_runs(
     *,
     seconds: float,
     overwrite: bool = False,
+    already: Callable[[Rejector, Path], None] | None = None,
 ) -> None:
     """Write one folder per rejector, each atomically.
 
     Args:
         tables: the splits to write allocations for; tables read with predictions for :mod:`l2d.rejector.literature`.
         seconds: training took for the whole grid.
+        already: called where another process has made the folder meanwhile; raises if that run is another one.
 
     Raises:
-        DataError: a folder is there already and ``overwrite`` is False.
+        AlreadyThere: a folder is there already, ``overwrite`` is False, and ``already`` is None.
     """
     fingerprint = cache_fingerprint(cache)
     splits = {name: HeldStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
@@ -94,7 +97,12 @@ def save_runs(
                 digests[looks_at.text.name] = looks_at.made["frozen"]
             store.commit_json(temporary / RUN_FILE, {**facts, "digests": digests})
 
-        store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
+        try:
+            store.commit_folder(folder, fill, replace=overwrite and (folder / RUN_FILE).is_file())
+        except AlreadyThere:
+            if already is None or not (folder / RUN_FILE).is_file():
+                raise
+            already(rejector, folder)
         written.setdefault(id(rejector.state), folder / WEIGHTS_FILE)
 
 

@@ -154,9 +154,9 @@ def test_what_is_missing_is_named(folder, tmp_path):
     for spoilt, word in (
         (table.filter(~pl.col("Path").str.contains("patient00007")), "patient00007"),
         (pl.concat([table, table.head(1)]), "twice"),
-        (table.with_columns(a=pl.lit("x")), "no numbers"),
+        (table.with_columns(a=pl.lit("x")), "not numbers"),
         (table.with_columns(a=pl.lit(float("nan"))), "not finite"),
-        (table.select("Path", features=pl.lit(1)), "no numbers"),
+        (table.select("Path", features=pl.lit(1)), "not numbers"),
         (table.drop("Path"), "no column Path"),
     ):
         spoilt.write_parquet(tmp_path / "spoilt.parquet")

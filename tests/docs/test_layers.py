@@ -66,6 +66,7 @@ def test_only_the_store_writes():
             node.func.attr
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+            if node.args or node.keywords or node.func.attr != "write_csv"  # which then gives a text
         }
         others = (
             "data/cache/store.py",

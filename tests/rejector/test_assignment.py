@@ -211,7 +211,7 @@ def test_impossible_limits_are_named():
     clash = refused(lambda: assign(costs, both), UsageError, "capacity of 1 <= 30 samples and budget <= 1")
     assert "coverage" not in clash.what  # these two clash whatever the coverage is
     refused(lambda: assign(np.array([[np.inf, np.inf]]), [budget(1, 1)]), DataError, "no agent")
-    refused(lambda: assign(np.array([[np.nan, 1.0]]), [budget(1, 1)]), DataError, "no number")
+    refused(lambda: assign(np.array([[np.nan, 1.0]]), [budget(1, 1)]), DataError, "not a number")
 
 
 def test_what_highs_prints_does_not_reach_stdout(capfd):

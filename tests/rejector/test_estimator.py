@@ -254,6 +254,7 @@ def test_its_parameters_are_those_of_training_with_the_same_defaults():
         "failures",
         "memory",
         "dropout",
+        "router_cost",
         "classifier",
         "alpha",
         "train_rows",

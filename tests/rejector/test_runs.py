@@ -13,7 +13,7 @@ from recipes import RECIPE, STAGE_TWO_RECIPE
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
-from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
+from l2d.data.errors import AlreadyThere, CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
 from l2d.rejector.rows.table import load_tables
@@ -290,3 +290,43 @@ def test_damage_anywhere_in_the_cache_is_found_before_anything_is_trained(cache,
         part.write_bytes(whole)
     assert not trained
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_sweep_beside_an_identical_one_takes_its_runs(cache, tmp_path, monkeypatch, same):
+    """The other sweep ends just before this one writes. A run of other settings in its place is refused, and stays."""
+    points = make_grid(cache, methods=["multi-task"], weights=[], betas=[0.1, 0.2], nus=[1.0], seeds=[0])
+    folders, said = [tmp_path / "runs" / "a", tmp_path / "runs" / "b"], []
+    config = TrainConfig(hidden=8, epochs=1)
+    sweep(
+        cache, points, [tmp_path / "other" / "a", tmp_path / "other" / "b"], config if same else TrainConfig(epochs=1)
+    )
+    commit = store.commit_folder
+
+    def late(path, fill, **options):
+        if path == folders[0]:
+            shutil.copytree(tmp_path / "other" / "a", path)
+        return commit(path, fill, **options)
+
+    monkeypatch.setattr(store, "commit_folder", late)
+    if same:
+        sweep(cache, points, folders, config, narrate=said.append)
+        assert any("another sweep" in line and line.startswith("a ") for line in said)
+        assert find_runs(tmp_path / "runs") == folders
+    else:
+        with pytest.raises(DataError, match="other settings"):
+            sweep(cache, points, folders, config, narrate=said.append)
+    theirs = (tmp_path / "other" / "a" / RUN_FILE).read_bytes()
+    assert (folders[0] / RUN_FILE).read_bytes() == theirs
+    assert not [path for path in (tmp_path / "runs").iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_that_appears_while_another_is_filled_is_not_removed(tmp_path):
+    def fill(temporary):
+        (temporary / "mine").write_text("1")
+        (tmp_path / "there").mkdir()
+        (tmp_path / "there" / "theirs").write_text("2")
+
+    with pytest.raises(AlreadyThere):
+        store.commit_folder(tmp_path / "there", fill)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["theirs"]

@@ -254,7 +254,7 @@ def test_a_budget_in_dollars_is_kept_by_the_price_of_a_dollar(cache, runs, folde
     ids = [name for some in stream.ids_in_order(500) for name in some]
     features = np.concatenate([x.numpy() for x, _ in stream.in_order(500)])
     raw = run.rejector.predictor("validation", ids, features)
-    price = raw[:, :, 1] * run.rejector.state["paid_mean"].numpy()
+    price = raw[:, :, 1] * np.asarray(run.rejector.state["paid_mean"])
     chosen = (raw[:, :, 0] + worth * price).argmin(axis=1)
     rows = np.arange(len(raw))
     paid = of_split(cache, prompts(), "validation").select(f"{name}|total_cost" for name in AGENTS).to_numpy()

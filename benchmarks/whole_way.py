@@ -42,7 +42,7 @@ import time
 import numpy as np
 import polars as pl
 from pathlib import Path
-from l2d.rejector.runs.served import open_served
+from l2d.rejector.served import open_served
 run = open_served(Path("run"))
 names = run.looks_at.encoder.names
 x = np.ascontiguousarray(pl.read_parquet("features.parquet", columns=names).to_numpy().astype(np.float32))

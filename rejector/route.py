@@ -19,7 +19,7 @@ from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
 from l2d.rejector.runs.files import one_run
-from l2d.rejector.runs.served import Served, open_served
+from l2d.rejector.served import Served, open_served
 
 if TYPE_CHECKING:
     from l2d.rejector.runs.elsewhere import Beta

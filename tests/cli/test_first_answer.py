@@ -13,8 +13,8 @@ from conftest import RECIPE, write_table
 
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
+from l2d.rejector import served
 from l2d.rejector.library import sweep
-from l2d.rejector.runs import served
 
 COMMANDS = {
     "status": ["status", "cache"],

@@ -19,8 +19,8 @@ from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 from l2d.rejector import route as route_module
+from l2d.rejector import served
 from l2d.rejector.route import route
-from l2d.rejector.runs import served
 from l2d.rejector.runs.files import RUN_FILE
 from l2d.rejector.runs.run import load_run
 

@@ -33,7 +33,7 @@ def status_rows(cache: CostCache) -> list[dict]:
         done = [k for k, part in zip(chunks, parts, strict=True) if part.is_file() and k in splits]
         row = {
             "agent": agent.name,
-            "role": "model" if agent.index == 0 else agent.role,
+            "role": "model" if agent.index == 0 and agent.price == 0 else agent.role,  # the model is free
             "price": agent.price,
             "samples": sum(len(cache.record.chunk_rows(k)) for k in done),
             "parts": f"{len(done)}/{cache.record.num_chunks}",

@@ -17,6 +17,7 @@ from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, UsageError
+from l2d.data.library import status
 from l2d.rejector.costs import query_costs
 
 ROWS = 240
@@ -84,9 +85,11 @@ def test_the_cheapest_has_its_price_and_a_named_model_is_free(tmp_path):
     path = tmp_path / "t.parquet"
     cache, _ = imported(tmp_path, Source(path, path, "id"))
     assert query_costs(0.01, cache.agents).tolist() == pytest.approx([0.0005, 0.004, 0.01])
+    assert [row["role"] for row in status(cache).rows()] == ["agent"] * 3
     cache, _ = imported(tmp_path, Source(path, path, "id", model="mid"))
     assert cache.agents[0].name == "mid"
     assert query_costs(0.01, cache.agents).tolist() == pytest.approx([0.0, 0.0005, 0.01])
+    assert [row["role"] for row in status(cache).rows()] == ["model", "agent", "agent"]
 
 
 @pytest.mark.parametrize(

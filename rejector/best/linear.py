@@ -18,7 +18,7 @@ COSINES = 400
 PENALTIES = (30.0, 300.0, 3000.0)
 CLIPPED_AT = 5.0  # standard deviations
 BLOCK = 256  # rows of a product, padded: a row's bits do not depend on how many others there are
-FITTED_AT_ONCE = 4096  # rows
+FITTED_AT_ONCE = 1024  # rows
 REMEMBERED = 1 << 25  # bytes of inputs that are kept rather than worked out again
 #: Sets of rows that agents have answered, up to which each set has equations of its own.
 OWN_EQUATIONS = 64
@@ -54,7 +54,10 @@ class Basis:
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(n, width) -> (n, width + cosines)."""
         z = np.clip((x.astype(np.float64) - self.mean) / self.scale, -CLIPPED_AT, CLIPPED_AT)
-        cosines = np.cos(z @ self.projection + self.phase) * (10 * np.sqrt(2 / len(self.phase)))
+        cosines = z @ self.projection  # in place from here on: it is the largest array of a fit
+        cosines += self.phase
+        np.cos(cosines, out=cosines)
+        cosines *= 10 * np.sqrt(2 / len(self.phase))
         return np.concatenate([z, cosines], axis=1)
 
 

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from l2d.rejector.best.folds import FOLDS, Judge, tree_targets
+from l2d.rejector.best.folds import FOLDS, Judge, give_back, tree_targets
 
 TREES, LEAF, FEATURES = 20, 5, 1.0
 #: Leaves are larger where rows are many, so that a tree has some thousand leaves at most whatever the rows.
@@ -162,9 +162,12 @@ def cross_fit(
     grown: list[Grown] = []
     for number in range(FOLDS):
         seen, others = fold != number, fold == number
-        trees = grow(x[seen], targets[seen], seed=seed * FOLDS + number, threads=threads)
+        mine = x[seen]
+        trees = grow(mine, targets[seen], seed=seed * FOLDS + number, threads=threads)
         unseen = unknown[number].ravel()
-        grown.append(Grown.of(trees, x[seen], flat[seen], there[seen], unseen, penalties=penalties))
+        grown.append(Grown.of(trees, mine, flat[seen], there[seen], unseen, penalties=penalties))
+        del mine, trees
+        give_back()
         if len(penalties) > 1:
             held_out = grown[-1].predict(x[others])
             losses += [judge(one.reshape(-1, *shape[1:]), others) for one in held_out]
@@ -175,6 +178,7 @@ def cross_fit(
     forests, predicted = [one.forest for one in grown], np.empty(flat.shape, np.float32)
     for number, forest in enumerate(forests):
         predicted[fold == number] = forest.predict(x[fold == number])
+    give_back()
     return forests, predicted.reshape(shape)
 
 

@@ -163,7 +163,7 @@ def dataset_lines(
     for name in read:
         need(name, table.columns, "--text", source.features)
     features, left = usable_features(table, taken | set(of_answers) | read)
-    gaps = {name: texts for name in left if path.suffix.lower() in TEXTS and (texts := stray_texts(table[name]))}
+    gaps = {name: found for name in left if path.suffix.lower() in TEXTS and (found := stray_texts(table[name]))}
     for name, strays in gaps.items():
         del left[name]
         features.append(quoted(name))

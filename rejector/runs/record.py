@@ -76,6 +76,9 @@ def check_run(facts: dict[str, Any], path: Path) -> None:
     costs, agents = len(facts["point"].get("query_costs", ())), len(facts["agents"])
     if costs != agents:
         raise CorruptPart(f"says what cannot be: {costs} query costs of {agents} agents", where=path, hint=hint)
+    router_cost = facts["training"].get("router_cost", 0.0)
+    if type(router_cost) not in (int, float) or router_cost < 0:
+        raise CorruptPart(f"says what cannot be: training.router_cost = {router_cost!r}", where=path, hint=hint)
     for name, most in (("hidden", MOST_UNITS), ("layers", MOST_LAYERS)):  # what these say is allocated
         value = facts["training"].get(name, 1)
         if type(value) is not int or not 0 <= value <= most:

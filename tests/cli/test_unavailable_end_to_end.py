@@ -238,7 +238,7 @@ def test_routing_goes_where_the_run_went_and_round_who_is_away(world, tmp_path, 
 
 
 def test_a_detour_round_nobody_or_everybody_is_refused(world, tmp_path, capsys):
-    for names, said in ((["Dora"], "Dora"), (AGENTS, "nobody")):
+    for names, said in ((["Dora"], "Dora"), (AGENTS, "leaves no agent")):
         arguments = [part for agent in names for part in ("--without", agent)]
         with pytest.raises(AssertionError):
             l2d("route", run_of(world, "cache"), world / "cases.csv", "--out", tmp_path / "out.csv", *arguments)

@@ -234,7 +234,7 @@ def test_a_recipe_needs_something_to_look_at(tmp_path):
     load_recipe(str(tmp_path / "recipe.toml"))
     without = head[0].replace('features = ["age"]\n', "") + "[costs.cla]" + RECIPE.partition("[costs.cla]")[2]
     (tmp_path / "recipe.toml").write_text(without)
-    with pytest.raises(UsageError, match="`features`, `tokens` or an `image`"):
+    with pytest.raises(UsageError, match="`features`, `text`, `tokens` or an `image`"):
         load_recipe(str(tmp_path / "recipe.toml"))
 
 

@@ -182,6 +182,13 @@ class Sums:
         return found
 
 
+def _patterns(counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct columns of a matrix, and which one each column is: what ``np.unique`` makes a field a row for."""
+    places: dict[bytes, int] = {}
+    of = [places.setdefault(counted[:, column].tobytes(), len(places)) for column in range(counted.shape[1])]
+    return counted[:, [of.index(number) for number in range(len(places))]], np.array(of, np.int64)
+
+
 def _fits(
     inputs: Inputs, costs: np.ndarray, counted: np.ndarray, fold: np.ndarray, unknown: np.ndarray
 ) -> list[list[Ridge]]:
@@ -189,7 +196,7 @@ def _fits(
     width, outputs = inputs.width, costs.shape[1]
     weights = np.zeros((FOLDS, len(PENALTIES), width, outputs))
     intercepts = np.repeat(unknown[:, None], len(PENALTIES), axis=1)
-    patterns, pattern_of = np.unique(counted, axis=1, return_inverse=True)
+    patterns, pattern_of = _patterns(counted)
     if patterns.shape[1] > OWN_EQUATIONS:
         for number in range(FOLDS):
             known = (counted[fold != number] > 0).any(axis=0)

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from l2d.data.cache import schema
 from l2d.data.cache.audit_features import give_aways, row_numbers
+from l2d.data.cache.audit_truth import told_truths
 from l2d.data.cache.columns import dense_matrix
 from l2d.data.cache.reader import AgentRecord, CostCache
 from l2d.data.errors import UsageError
@@ -87,21 +88,21 @@ def audit(cache: CostCache, *, groups: tuple[str, ...] = ()) -> list[Finding]:
     samples = _Samples(cache, groups)
     findings = [_ids(samples), *(_group(samples, column) for column in groups)]
     findings += [_duplicates(samples, column) for column in samples.inputs]
-    findings += [*_row_numbers(cache), *_give_aways(cache)]
+    findings += [*_row_numbers(cache), *_truths(cache), *_give_aways(cache)]
     units = samples.groups[groups[0]] if groups else None
     return findings + _agents(cache, samples.split, units)
 
 
 def leaks(cache: CostCache) -> list[Finding]:
-    """The warnings about inputs, duplicated or counting the rows: of agents only what they show is read, so it is cheap
-    before a training.
+    """The warnings about inputs: those that tell the truth, are duplicated or count the rows. Of agents only what they
+    show is read, so it is cheap before a training.
 
     Nothing is said of caches of more than :data:`MOST` samples, for which it would not be cheap.
     """
     if cache.record.num_samples > MOST:
         return []
     samples = _Samples(cache, ())
-    findings = [*(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
+    findings = [*_truths(cache), *(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
     return [finding for finding in findings if finding.level == "warning"]
 
 
@@ -213,6 +214,17 @@ def _row_numbers(cache: CostCache) -> list[Finding]:
         what = f"{', '.join(growing)} grows from each row to the next: an id or a time; is it known of new inputs?"
         return [Finding("row numbers", "note", what)]
     return [Finding("row numbers", "ok", "no feature counts the rows")]
+
+
+def _truths(cache: CostCache) -> list[Finding]:
+    """Features that tell the truth, as a second column with the diagnosis does."""
+    if "features" not in cache.record.inputs:
+        return []
+    ask = "is it known before an agent answers? If not, leave it out"
+    return [
+        Finding(f"feature {name}", "warning", f"alone it tells {what}; {ask}")
+        for name, what in told_truths(cache).items()
+    ]
 
 
 def _give_aways(cache: CostCache) -> list[Finding]:

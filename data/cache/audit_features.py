@@ -42,7 +42,7 @@ def row_numbers(cache: CostCache) -> tuple[list[str], list[str]]:
     Raises:
         CorruptPart: a part is damaged.
     """
-    names, rows = _names(cache), cache.record.num_samples
+    names, rows = feature_names(cache), cache.record.num_samples
     if not names or rows < FEWEST_ROWS:
         return [], []
     low, high = np.full(len(names), np.inf), np.full(len(names), -np.inf)
@@ -77,7 +77,7 @@ def give_aways(cache: CostCache) -> list[GiveAway]:
     Raises:
         CorruptPart: a part is damaged.
     """
-    names = _names(cache)
+    names = feature_names(cache)
     if not names or len(cache.agents) < 2:
         return []
     features, costs, split = _sample(cache)
@@ -86,8 +86,8 @@ def give_aways(cache: CostCache) -> list[GiveAway]:
         return []
     total = costs.sum(axis=2)
     found = []
-    for name, columns in _sources(cache, names):
-        bins = _binned(features[:, columns], train)
+    for name, columns in feature_sources(cache, names):
+        bins = binned(features[:, columns], train)
         for position, agent in enumerate(cache.agents):
             share = _explained(bins, total[:, position], train, test)
             if share >= GIVEN_AWAY:
@@ -98,7 +98,7 @@ def give_aways(cache: CostCache) -> list[GiveAway]:
     return found
 
 
-def _names(cache: CostCache) -> list[str]:
+def feature_names(cache: CostCache) -> list[str]:
     """Names of the features that stand in the samples; none where an agent shows them."""
     made = cache.record.inputs.get("features", {})
     if not made or made.get("agent") is not None:
@@ -128,7 +128,7 @@ def _sample(cache: CostCache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.concatenate(features), np.concatenate(costs), np.concatenate(split)
 
 
-def _sources(cache: CostCache, names: list[str]) -> Iterator[tuple[str, list[int]]]:
+def feature_sources(cache: CostCache, names: list[str]) -> Iterator[tuple[str, list[int]]]:
     """What features were made of -> the columns of each: a number's own, all those of a category."""
     encoder, place = cache.record.inputs["features"].get("encoder"), 0
     for facts in encoder or ():
@@ -143,7 +143,7 @@ def _sources(cache: CostCache, names: list[str]) -> Iterator[tuple[str, list[int
     yield from ((names[k], [k]) for k in range(place, len(names)))
 
 
-def _binned(values: np.ndarray, train: np.ndarray) -> np.ndarray:
+def binned(values: np.ndarray, train: np.ndarray) -> np.ndarray:
     """Number of each row's bin, (n,): its category, its value where these are few, or a quantile of training values."""
     if values.shape[1] > 1:
         return np.where(values.any(axis=1), values.argmax(axis=1), values.shape[1])

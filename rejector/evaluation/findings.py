@@ -97,7 +97,8 @@ def predicted_in_words(result: dict) -> str | None:
     )
     which = "" if len(few) == len(ends) else f", lowest and highest of {len(ends)}"
     left = len(agents) - len(varying)
-    rest = f"; {left} vary too little" if left and len(agents) > 1 else ""
+    whose = "one other agent" if left == 1 else f"{left} other agents"
+    rest = f"; the predictions of {whose} vary too little for a slope" if left and len(agents) > 1 else ""
     return f"{text}. Slope of paid on predicted costs, 1 if calibrated{which}: {told}{rest}."
 
 

@@ -6,8 +6,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import say
-from l2d.rejector.sql.child import Request
+from l2d.rejector.sql.child import Request, main
 from l2d.rejector.sql.prompt import Console, run_prompt, run_script
 from l2d.rejector.sql.query import QuerySession, Result
 
@@ -58,3 +59,7 @@ def print_result(result: Result, format: str) -> None:
 
     if not print_batches(result.schema, result, format):
         say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")
+
+
+if __name__ == "__main__":  # in a process of its own: see l2d.rejector.sql.child
+    run_as_command(lambda: main(sys.argv[1:], answer))

@@ -71,7 +71,7 @@ def _run_once(request: Request) -> UsageError | None:
         command = [
             sys.executable,
             "-m",
-            "l2d.rejector.sql.child",
+            "l2d.rejector.sql.answer",
             json.dumps(asdict(request)),
             folder,
             str(os.getpid()),
@@ -190,10 +190,3 @@ def main(arguments: list[str], answer: Callable[..., None]) -> None:
             _bound_data(most)
         limits = share
     answer(request, memory_limit=limits, announce=board.deadline, folder=folder)
-
-
-if __name__ == "__main__":
-    from l2d.data.terminal.process import run_as_command
-    from l2d.rejector.sql.answer import answer
-
-    run_as_command(lambda: main(sys.argv[1:], answer))

@@ -258,8 +258,7 @@ def verdict_of(loss: dict[str, Finding], predictable: list[Finding], worth: Impo
     causes = [loss[key] for key in ("not_in_features", "data", "guard") if loss[key].value is not None]
     largest = max(causes, key=lambda cause: cause.value or 0.0)
     text = (
-        f"The rejector is {total:.4f} above the oracle. The largest part, {largest.value:.4f}, is: "
-        f"{largest.title.removeprefix('+ ')}; {ADVICE[largest.key]}."
+        f"The rejector is {total:.4f} above the oracle. The largest part, {largest.value:.4f}, {ADVICE[largest.key]}."
     )
     known = [
         f for f in predictable if f.interval is not None and f.interval[0] > 0 and f.key.startswith("differences/")
@@ -273,9 +272,11 @@ def verdict_of(loss: dict[str, Finding], predictable: list[Finding], worth: Impo
 
 
 ADVICE = {
-    "not_in_features": "features that tell more or agents that err less would help, but no rejector on these features",
-    "data": "more samples would help",
-    "guard": "choosing did not pay on the fitted samples, but it would have here; --guard 0 switches the guard off",
+    "not_in_features": "cannot be known from these features: another rejector would not gain it, other features or "
+    "better agents may",
+    "data": "is lost because samples are few: more of them would help",
+    "guard": "is lost to the guard: choosing did not pay on the fitted samples, but it would have here (--guard 0 "
+    "switches the guard off)",
 }
 
 

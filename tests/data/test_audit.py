@@ -13,7 +13,7 @@ from recipes import CLUSTER, COLUMN, HEAD, MODEL, Recipe, changed
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.audit import _digests, _digests_of_rows, _mean, audit, leaks
-from l2d.data.cache.audit_features import _binned, _explained
+from l2d.data.cache.audit_features import _explained, binned
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 
@@ -123,6 +123,23 @@ def test_features_that_give_away_which_agent_is_right_are_found(tmp_path):
     assert "feature x1" not in found
 
 
+def test_features_that_tell_the_truth_are_found(tmp_path):
+    """The diagnosis in other words, or in other units, as a registry's export has it; a strong symptom is not one."""
+    table = patients(600).with_columns(
+        families(600, 1),
+        code=pl.when(pl.col("died") == 1).then(pl.lit("I46")).otherwise(pl.lit("Z00")),
+        hours=24 * pl.col("stay") + 5,
+        symptom=pl.col("died") + pl.Series(np.random.default_rng(0).random(600) < 0.05).cast(pl.Int64),
+        patient=pl.int_range(600).cast(pl.Float64).shuffle(seed=1),
+    )
+    recipe = with_feature(RECIPE, "code", "hours", "symptom", "patient")
+    warned = {f.check: f.what for f in leaks(cache_of(tmp_path, table, recipe)) if f.check.startswith("feature ")}
+    assert "the true class of 100.0% of held-out samples" in warned["feature code"]
+    assert "order of the true numbers (rank correlation 1.0000)" in warned["feature hours"]
+    assert set(warned) == {"feature code", "feature hours"}
+    assert set(warned.values()) <= {finding.what for finding in audit(CostCache(tmp_path / "cache"))}
+
+
 def test_what_a_feature_tells_is_what_scikit_learn_says_its_bins_tell():
     from sklearn.metrics import r2_score
     from sklearn.preprocessing import KBinsDiscretizer
@@ -131,7 +148,7 @@ def test_what_a_feature_tells_is_what_scikit_learn_says_its_bins_tell():
     generator = np.random.default_rng(0)
     x, train = generator.normal(size=3000), np.arange(3000) < 2000
     cost = (x > 0.3) * 0.8 + 0.1 * generator.normal(size=3000)
-    bins = _binned(x[:, None].astype(np.float32), train)
+    bins = binned(x[:, None].astype(np.float32), train)
     edges = KBinsDiscretizer(64, encode="ordinal", strategy="quantile", quantile_method="linear").fit(x[train, None])
     codes = edges.transform(x[:, None])
     tree = DecisionTreeRegressor().fit(codes[train], cost[train])

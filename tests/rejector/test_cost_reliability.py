@@ -66,7 +66,7 @@ def test_a_slope_is_given_only_where_a_calibrated_one_is_told_from_none():
     many = {f"a{k}": about for k, about in enumerate(reliability(*draw(generator, 500), ["a"])["a"] for _ in range(6))}
     words = predicted_in_words({"reliability": {**many, "flat": about}})
     assert "lowest and highest of 6" in words
-    assert "1 vary too little" in words
+    assert "the predictions of one other agent vary too little for a slope" in words
     assert "too little for a slope" in predicted_in_words({"reliability": {"flat": about}})
     assert predicted_in_words({}) is None
 

@@ -38,24 +38,6 @@ def home(patient_runs, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def l2d(monkeypatch, capfd):
-    """Run a command in this process: returns (exit code, stdout, stderr)."""
-    import sys
-
-    from l2d import cli
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["l2d", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as stopped:
-            cli.main()
-        out, err = capfd.readouterr()
-        return stopped.value.code or 0, out, err
-
-    return call
-
-
 def routed(run, source, out, **options) -> pl.DataFrame:
     library.route(run, source, out, overwrite=True, **options)
     return pl.read_parquet(out)

@@ -49,8 +49,16 @@ def sweep(layout: Layout) -> Figure | None:
         title="What a query may cost",
         panels=panels,
         lead="The higher the query cost β, the less an expert’s answer is worth asking for.",
-        note=f"{spread}Each β has rejectors of its own, trained on the same cached answers.",
+        note=f"{spread}{_how_trained(layout)}",
     )
+
+
+def _how_trained(layout: Layout) -> str:
+    """Whether a rejector belongs to its β, or one fit serves them all."""
+    methods = {members[0].run.point.method for series in layout.swept for members in series}
+    if methods == {"best"}:
+        return "One fit of predicted costs serves every β."
+    return "Each β has rejectors of its own, trained on the same cached answers."
 
 
 def _place(members: Group) -> dict[str, Any]:

@@ -6,6 +6,8 @@ Such a column makes a model that is trained here look perfect, and every agent n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pyarrow as pa
 
@@ -53,7 +55,7 @@ def _columns(cache: CostCache) -> list[str]:
     return cache.samples(0).column_names if cache.record.num_chunks else []
 
 
-def _sample(cache: CostCache, targets: list[str]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+def _sample(cache: CostCache, targets: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Features (n, width), positions in :data:`SPLITS` and true values of some samples, NaN where there is none."""
     share = min(1.0, ROWS / cache.record.num_samples)
     generator = np.random.default_rng(0)

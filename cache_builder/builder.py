@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,19 +17,20 @@ from l2d.cache_builder.agents import Agent
 from l2d.cache_builder.answers import NOTES, Answers, failures_in
 from l2d.cache_builder.asking import Asker
 from l2d.cache_builder.engines.shards import WHOLE, Shard
+from l2d.cache_builder.frozen import frozen_arrays, write_text
 from l2d.cache_builder.lending import with_lent_anew
-from l2d.cache_builder.plan import agent_record, measured_in, settle, write_record
+from l2d.cache_builder.plan import measured_in, settle, write_record
 from l2d.cache_builder.prepare import prepare, wanted_of
 from l2d.cache_builder.prices import record_gflops, record_notes
 from l2d.cache_builder.recipe import Recipe
 from l2d.cache_builder.samples import sample_columns
+from l2d.cache_builder.sealing import answers_digest, seal_parts
 from l2d.cache_builder.trial import try_agents
 from l2d.data.cache import schema, store
-from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
-from l2d.data.cache.mapped import read_back
+from l2d.data.cache.integrity import skeleton_digest
 from l2d.data.cache.reader import CacheRecord
 from l2d.data.device import resolve_device
-from l2d.data.errors import AgentFailure, CorruptPart, DataError, UsageError
+from l2d.data.errors import AgentFailure, DataError, UsageError
 from l2d.data.samples.dataset import Dataset
 
 
@@ -106,7 +106,7 @@ def build(
     if overwrite:  # what is to be discarded stays until the agents that come in its place have been tried
         _settle(record, agents, fingerprints, out, keep_answers, overwrite=True)
     write_record(schema.cache_file(out), record)
-    _write_text(out, record, dataset)
+    write_text(out, record, dataset)
     job = Build(
         recipe,
         dataset,
@@ -139,18 +139,6 @@ def _settle(
     if out.exists():
         settle(record, agents, fingerprints, out, overwrite=overwrite, keep_answers=frozenset(keep))
         store.sweep_orphans(out)
-
-
-def _write_text(out: Path, record: CacheRecord, dataset: Dataset) -> None:
-    """Write what text features were fitted to, unless it is there, and remove what earlier ones were."""
-    file = schema.text_file(out, record.inputs.get("features", {}))
-    if file is not None and dataset.frozen is not None:
-        there = file.is_file() and file.read_bytes() == dataset.frozen
-        if not there:
-            store.commit_bytes(file, dataset.frozen, replace=True)
-    for other in out.glob("text-*.safetensors"):
-        if other != file:
-            store.remove(other)
 
 
 @dataclass
@@ -189,7 +177,7 @@ class Build:
             if not self._are_answered(agent.needs):
                 self.report.unfinished.append(name)
                 return
-            fingerprint = {**fingerprint, "asked": self._answers_of(agent.needs)}
+            fingerprint = {**fingerprint, "asked": answers_digest(self.out, range(self.record.num_chunks), agent.needs)}
         file = schema.agent_file(self.out, name)
         before = store.read_json(file) if file.is_file() else None
         of_others = before is not None and before["fingerprint"].get("asked") != fingerprint.get("asked")
@@ -200,9 +188,9 @@ class Build:
                 store.remove(seal)  # of other costs
         if of_others and not agent.repeatable:  # until what was lent is replaced it is what it was
             was = {**fingerprint, "asked": before["fingerprint"].get("asked")}
-            frozen, _ = self._frozen_arrays(agent, index, was)
+            frozen, _ = frozen_arrays(self, agent, index, was)
             self._lend_anew(agent, frozen)
-        frozen, fingerprint = self._frozen_arrays(agent, index, fingerprint)
+        frozen, fingerprint = frozen_arrays(self, agent, index, fingerprint)
 
         chunks = range(self.record.num_chunks)
         predictions = [schema.predictions_part(self.out, name, k) for k in chunks]
@@ -372,67 +360,12 @@ class Build:
         self.report.costs_written[name] += 1
 
     def _seal(self, parts: list[Path]) -> None:
-        """Record rows, bytes and digests of all parts of a folder, once they are there."""
-        file = schema.seal_file(parts[0])
-        if file.is_file():
-            return
+        """Seal a folder once all its parts are there."""
         if not self.shard.is_whole and not all(part.is_file() for part in parts):
-            self.report.unfinished.append(str(parts[0].parent.relative_to(self.out)))
+            if not schema.seal_file(parts[0]).is_file():
+                self.report.unfinished.append(str(parts[0].parent.relative_to(self.out)))
             return
-        facts = {}
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            found = pool.map(lambda part: (read_back(part), sha256_of(part)), parts)
-            for (chunk, part), (header, sha256) in zip(enumerate(parts), found, strict=True):
-                if header.facts.get("ids") != self._ids_digest(chunk):
-                    raise CorruptPart("holds other samples than its chunk", where=part, hint=REBUILD_HINT)
-                facts[part.name] = {
-                    "rows": header.rows,
-                    "bytes": os.path.getsize(part),
-                    "sha256": sha256,
-                    "skeleton": header.skeleton,
-                }
-        store.commit_json(file, {"parts": facts})
-
-    def _frozen_arrays(self, agent: Agent, index: int, fingerprint: dict) -> tuple[dict | None, dict]:
-        """What the agent froze (read back if it is there, else fitted and committed), and its whole fingerprint.
-
-        ``agent.json`` is written before anything else in the folder, so whatever lies there is known to be of it.
-        """
-        from safetensors.numpy import load, save
-
-        name = agent.config.name
-        record_file, file = schema.agent_file(self.out, name), schema.frozen_file(self.out, name)
-        before = store.read_json(record_file) if record_file.is_file() else {"fingerprint": {}}
-        recorded, measured = before["fingerprint"].get("frozen"), measured_in(before)
-        if recorded is not None:
-            fingerprint = {**fingerprint, "frozen": recorded}
-        write_record(record_file, agent_record(agent, index, fingerprint, measured))
-        if type(agent).freeze is Agent.freeze:
-            return None, fingerprint
-        if not file.is_file():
-            if recorded is not None:
-                raise CorruptPart(
-                    "is gone: the agent cannot be asked as it was", where=file, hint="restore it, or --overwrite"
-                )
-            self.progress(f"{name}: fitting, once", 0)  # it may take a while
-            arrays = agent.freeze(self.dataset, self.device)
-            store.commit_bytes(file, save({key: np.ascontiguousarray(value) for key, value in arrays.items()}))
-            self.report.fitted.append(name)
-        found = sha256_of(file)[:16]
-        if recorded not in (None, found):
-            raise CorruptPart(
-                f"is not what was frozen (SHA-256 {found}, recorded {recorded})",
-                where=file,
-                hint="restore this file, or delete the agent's folder and build again",
-            )
-        fingerprint = {**fingerprint, "frozen": found}
-        write_record(record_file, agent_record(agent, index, fingerprint, measured))
-        return load(file.read_bytes()), fingerprint
-
-    def _answers_of(self, names: tuple[str, ...]) -> str:
-        """Digest of everything that agents built earlier in this recipe have answered."""
-        parts = [schema.predictions_part(self.out, name, k) for name in names for k in range(self.record.num_chunks)]
-        return schema.digest([skeleton_digest(part) for part in parts])
+        seal_parts(parts, self._ids_digest)
 
     def _ids(self, chunk: int) -> pa.Array:
         """Sample ids of a chunk, text."""

@@ -14,9 +14,7 @@ from l2d.data.cache.audit import leaks
 from l2d.data.cache.paid import missing_prices
 from l2d.data.cache.reader import CostCache
 from l2d.data.device import resolve_device
-from l2d.data.errors import UsageError, nearest
 from l2d.data.library import opened
-from l2d.data.options import declared
 from l2d.rejector.eligible import eligible_methods
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.export import ExportReport, export_run
@@ -31,7 +29,7 @@ from l2d.rejector.route import RouteReport
 from l2d.rejector.route import route as route_inputs
 from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import Run, load_run, open_cache
-from l2d.rejector.settings import TrainConfig
+from l2d.rejector.settings import TrainConfig, config_of
 from l2d.rejector.sql.query import query as run_query
 from l2d.rejector.sweep import default_method
 from l2d.rejector.sweep import sweep as train_points
@@ -134,20 +132,6 @@ def sweep(
         progress,
         config_of(config, settings),
     )
-
-
-def config_of(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
-    """Settings of training, as one object or by name.
-
-    Raises:
-        UsageError: both are given, or a name is unknown.
-    """
-    for name in settings:
-        if name not in declared(TrainConfig):
-            raise UsageError(f"unknown setting {name!r}", hint=nearest(name, declared(TrainConfig), "the settings are"))
-    if config is not None and settings:
-        raise UsageError("config and single settings together", hint="give one or the other")
-    return TrainConfig(**settings) if config is None else config
 
 
 def _train(

@@ -9,11 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from l2d.data.errors import UsageError
+from l2d.data.errors import UsageError, nearest
 from l2d.data.networks.schedules import SCHEDULES
-from l2d.data.options import check, option
+from l2d.data.options import check, declared, option
 from l2d.data.sizes import parse_size
 
 Network = Literal["linear", "mlp", "transformer", "feature_transformer", "token_transformer", "conv"]
@@ -158,3 +158,17 @@ def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
     if step < warm:
         return config.lr * (step + 1) / warm
     return config.lr * SCHEDULES[config.schedule]((step - warm) / max(1, steps - warm))
+
+
+def config_of(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:
+    """Settings of training, as one object or by name.
+
+    Raises:
+        UsageError: both are given, or a name is unknown.
+    """
+    for name in settings:
+        if name not in declared(TrainConfig):
+            raise UsageError(f"unknown setting {name!r}", hint=nearest(name, declared(TrainConfig), "the settings are"))
+    if config is not None and settings:
+        raise UsageError("config and single settings together", hint="give one or the other")
+    return TrainConfig(**settings) if config is None else config

@@ -37,7 +37,8 @@ def _simple(title: str | None, head: list[str], body: list[list[str] | None], ri
         return None
     if len(title or "") > whole + 2 or not all(widths):  # it goes over several lines; a column is nothing
         return None
-    bold, plain = (BOLD, PLAIN) if sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown") else ("", "")
+    styled = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    bold, plain = (BOLD, PLAIN) if styled else ("", "")
 
     def line(row: list[str], before: str = "", after: str = "") -> str:
         placed = zip(row, widths, right, strict=True)

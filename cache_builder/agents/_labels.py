@@ -54,7 +54,7 @@ def class_index(names: Iterable[str | None], classes: tuple[str, ...], label_map
     index = {name: position for position, name in enumerate(classes)}
     found = []
     for name in names:
-        others = (label_map.get(name), name, COCO_TO_VOC.get(name))
+        others = (label_map.get(name or ""), name, COCO_TO_VOC.get(name or ""))
         found.append(next((index[other] for other in others if other in index), -1))
     return np.array(found, dtype=np.int32)
 

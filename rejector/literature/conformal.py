@@ -32,6 +32,10 @@ class Conformal:
 
     def learn(self, train: Samples, validation: Samples) -> tuple[dict[str, Tensor], float]:
         chances, target = validation.probabilities, validation.target
+        assert chances is not None  # these four: the method asks for them, see l2d.rejector.methods
+        assert target is not None
+        assert train.answers is not None
+        assert train.target is not None
         known = ~validation.missing[:, 0]
         if not bool(known.any()):
             raise UsageError(
@@ -39,7 +43,7 @@ class Conformal:
                 hint="choose agents with --only",
             )
         strange = 1 - chances.gather(1, target[:, None])[:, 0]
-        confusions = confusion_counts(train, chances.shape[1])
+        confusions = confusion_counts(train.target, train.answers, chances.shape[1])
         found: list[tuple[float, Tensor]] = []
         for level in LEVELS:
             bound = conformal_bound(strange[known], level)
@@ -72,12 +76,18 @@ def conformal_bound(strange: Tensor, level: float) -> Tensor:
     return torch.tensor(math.inf) if rank > len(strange) else strange.float().sort().values[rank - 1]
 
 
-def confusion_counts(samples: Samples, num_classes: int) -> Tensor:
-    """How often each expert says class b where class a is true, over the samples it has answered: (J, K, K)."""
-    counts = torch.zeros(samples.answers.shape[1], num_classes, num_classes)
-    for expert, answers in enumerate(samples.answers.T):
-        there = answers >= 0
-        cells = samples.target[there] * num_classes + answers[there]
+def confusion_counts(target: Tensor, answers: Tensor, num_classes: int) -> Tensor:
+    """How often each expert says class b where class a is true, over the samples it has answered: (J, K, K).
+
+    Args:
+        target: true classes, (n,).
+        answers: the experts' classes, (n, J), -1 where there is none.
+        num_classes: K.
+    """
+    counts = torch.zeros(answers.shape[1], num_classes, num_classes)
+    for expert, said in enumerate(answers.T):
+        there = said >= 0
+        cells = target[there] * num_classes + said[there]
         counts[expert] = torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes).float()
     return counts
 

@@ -91,6 +91,7 @@ def item_response_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tenso
     Returns:
         (n,).
     """
+    assert samples.unasked is not None  # training sets it
     right = 1 - samples.unasked.masked_fill(samples.missing, 1.0)
     value = -(right * logsigmoid(outputs) + (1 - right) * logsigmoid(-outputs))
     return value.masked_fill(samples.missing, 0.0).sum(dim=1)
@@ -102,6 +103,7 @@ def check_shares(samples: Samples) -> None:
     Raises:
         UsageError: a cost is above 1.
     """
+    assert samples.unasked is not None  # training sets it
     highest = float(samples.unasked.masked_fill(samples.missing, 0.0).max())
     if highest > 1:
         raise UsageError(

@@ -69,7 +69,7 @@ def test_segregativity_is_accuracy_inside_the_set():
 def test_confusions_count_answers_that_are_there():
     samples = world(300, 1)
     samples.answers[::3, 0] = -1
-    counts = confusion_counts(samples, 4)
+    counts = confusion_counts(samples.target, samples.answers, 4)
     for expert in range(2):
         for truth in range(4):
             for said in range(4):

@@ -5,19 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import pytest
 import torch
-from conftest import refused
 
 import l2d
-from l2d.data.errors import DataError, UsageError
-from l2d.data.networks.bodies import Affine, Body, in_fixed_batches, normalised
-from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import load_run
 from l2d.rejector.settings import TrainConfig
-from l2d.rejector.training.images import augmented
 
 TINY = {"network": "image", "backbone": "mobilenet_v3_small", "backbone_weights": "random", "hidden": 16}
 TINY |= {"epochs": 3, "batch_size": 16, "lr": 0.01}

@@ -46,20 +46,22 @@ class Detector:
         """Make the layers; returns how many numbers they took."""
         start, channels = 0, [3]  # channels of the image, then of each layer
         for kind, options in self.plan:
-            layer, width = nn.Identity(), channels[-1]
+            layer: nn.Module = nn.Identity()
+            width = channels[-1]
             if kind == "convolutional":
                 width, side = int(options["filters"]), int(options["size"])
                 normalised = options.get("batch_normalize") == "1"
-                layer = nn.Conv2d(channels[-1], width, side, int(options["stride"]), side // 2, bias=True)
+                convolution = nn.Conv2d(channels[-1], width, side, int(options["stride"]), side // 2, bias=True)
                 head = numbers[start : start + width * (4 if normalised else 1)].view(-1, width)
                 start += head.numel()
-                kernel = numbers[start : start + layer.weight.numel()].view_as(layer.weight)
+                kernel = numbers[start : start + convolution.weight.numel()].view_as(convolution.weight)
                 start += kernel.numel()
                 bias = head[0]
                 if normalised:  # Darknet keeps bias, scale, mean and variance; folded into the convolution here
                     scale = head[1] / (head[3].sqrt() + 1e-6)
                     kernel, bias = kernel * scale[:, None, None, None], head[0] - head[2] * scale
-                layer.weight.data, layer.bias.data = kernel.clone(), bias.clone()
+                convolution.weight.data, convolution.bias = kernel.clone(), nn.Parameter(bias.clone())
+                layer = convolution
             elif kind == "route":
                 width = sum(channels[1 + place] for place in routed(options, len(channels) - 1))
             self.layers.append(layer.requires_grad_(False))
@@ -90,7 +92,8 @@ class Detector:
 
     def _forward(self, image: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Of each of its two grids: centres and sides in pixels of the input (m, 4), and scores (m, classes)."""
-        seen, found, values = [], [], image
+        seen: list[Tensor] = []
+        found, values = [], image
         for layer, (kind, options) in zip(self.layers, self.plan, strict=True):
             if kind == "convolutional":
                 values = layer(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class Affine(nn.Module):
     With the few images of a batch they would be noise, and what they are to an image would depend on its neighbours.
     """
 
-    def __init__(self, norm: nn.BatchNorm2d):
+    def __init__(self, norm: Any):
         super().__init__()
         scale = norm.weight / (norm.running_var + norm.eps).sqrt()
         self.scale = nn.Parameter(scale.detach().clone())
@@ -44,9 +45,9 @@ class Affine(nn.Module):
 class _Tokens(nn.Module):
     """What a vision transformer does before its blocks: patches, the class token, positions."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
-        self.side, self.patch = model.image_size, model.patch_size
+        self.side = model.image_size
         self.conv_proj, self.class_token = model.conv_proj, model.class_token
         self.positions = model.encoder.pos_embedding
 
@@ -154,7 +155,7 @@ def architecture_of(name: str) -> str:
     raise UsageError(f"--backbone {name}: torchvision has no such network", hint=nearest(name, known))
 
 
-def _empty(architecture: str) -> nn.Module:
+def _empty(architecture: str) -> Any:
     extra = {"weights_backbone": None} if architecture.startswith(PREFIX) else {}
     return get_model(architecture, weights=None, **extra).eval().requires_grad_(False)
 
@@ -171,7 +172,7 @@ def _kind(model: nn.Module) -> str:
     return "transformer" if hasattr(model, "encoder") else "maps"
 
 
-def _stages(model: nn.Module, architecture: str) -> list[tuple[str, nn.Module]]:
+def _stages(model: Any, architecture: str) -> list[tuple[str, nn.Module]]:
     """The body in order: names and modules."""
     if isinstance(model, FasterRCNN):
         return [("backbone", model.backbone)]

@@ -117,8 +117,8 @@ class Tail(nn.Module):
         self.head = MLP(len(spread[0]), agents, config.hidden, config.layers)
         first = next(layer for layer in self.head if isinstance(layer, nn.Linear))
         with torch.no_grad():  # the head begins as one on standardised features does
-            first.weight /= spread[1]
-            first.bias -= first.weight @ spread[0]
+            first.weight.div_(spread[1])
+            first.bias.sub_(first.weight @ spread[0])
 
     def forward(self, rows: Tensor) -> Tensor:
         return self.head(pooled(self.kind, self.tail(rows.unflatten(-1, self.shape))))

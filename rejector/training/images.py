@@ -74,7 +74,9 @@ class TrainedImage(TrainedNetwork):
         state = sha256()
         for name in sorted(self.state):
             if name.startswith("body."):
-                state.update(name.encode() + self.state[name].contiguous().view(torch.uint8).numpy().tobytes())
+                state.update(
+                    name.encode() + self.state[name].reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+                )
         return state.hexdigest()
 
     def _looked(self, rows: Tensor) -> Tensor:
@@ -309,7 +311,9 @@ def _spread(train: BodyStream, body: Body, shape: tuple[int, ...]) -> tuple[Tens
                 yield pooled(body.kind, body.tail(rows.unflatten(-1, shape))).numpy()
 
     mean, std = standardisation_of_parts(features())
-    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+    scale = float(np.sqrt(np.square(std[std != 1], dtype=np.float64).mean())) if (std != 1).any() else 1.0
+    # one number for all: what hardly varies as the body begins would be blown up once it learns
+    return torch.from_numpy(mean).float(), torch.full((len(mean),), max(scale, 1e-3))
 
 
 def augmented(kind: str, image: Tensor, seed: int) -> Tensor:

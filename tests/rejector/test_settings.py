@@ -24,7 +24,8 @@ from l2d.rejector.settings import INPUT_OF, OF_IMAGES, TrainConfig
 #: One value for each field that is not its default.
 OTHERS = {
     "network": "token_transformer", "hidden": 16, "layers": 3, "backbone": "resnet34",
-    "backbone_weights": "random", "unfreeze": "layer4", "augment": "crop", "autocast": True, "loss": "regression", "recentre": True, "epochs": 7,
+    "backbone_weights": "random", "unfreeze": "layer4", "augment": "crop", "autocast": True,
+    "loss": "regression", "recentre": True, "epochs": 7,
     "batch_size": 8, "lr": 0.25, "schedule": "linear", "warmup": 0.5, "weight_decay": 0.125, "dropout": 0.5,
     "patience": 4, "memory": 5_000_000, "classifier": "own", "alpha": 0.5, "train_rows": 0.5, "guard": 0.25,
     "fallback": "expert", "router_cost": 0.5, "failures": "drop",

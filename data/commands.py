@@ -100,6 +100,19 @@ def audit(
     say(f"{count}: figures on test may be too good" if found.warnings else "no warning")
 
 
+def describe(cache: CacheArgument):
+    """Describe a complete cache in Croissant 1.0 (JSON-LD): files, columns, units, licence. `l2d push` does, too.
+
+    Examples:
+
+        l2d describe support2.cache > croissant.json
+    """
+    from l2d.data.library import describe as describe_cache
+    from l2d.data.terminal.render import print_json
+
+    print_json(describe_cache(cache))
+
+
 def push(
     cache: CacheArgument,
     url: Annotated[str, typer.Argument(help="s3://…, gs://…, a folder: what fsspec has a driver for.", metavar="URL")],

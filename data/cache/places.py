@@ -10,7 +10,7 @@ import hashlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,9 @@ class Place(Protocol):
 
     def put(self, name: str, file: Path) -> None:
         """Copy a local file here, in place of what may be there."""
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        """Write a file here, in place of what may be there."""
 
     def fetch(self, name: str, to: Path, most: int) -> str:
         """Copy a file of at most ``most`` bytes to a local name; returns the SHA-256 of what has arrived."""
@@ -123,6 +126,9 @@ class Folder:
     def put(self, name: str, file: Path) -> None:
         store.commit(self.root / name, lambda temporary: shutil.copyfile(file, temporary), replace=True)
 
+    def put_bytes(self, name: str, content: bytes) -> None:
+        store.commit_bytes(self.root / name, content, replace=True)
+
     def fetch(self, name: str, to: Path, most: int) -> str:
         with told(str(self.root / name)), open(self.root / name, "rb") as source:
             return _copy(source, to, most, self.root / name)
@@ -167,21 +173,28 @@ class Store:
             return _digest(there, size) == sha256
 
     def put(self, name: str, file: Path) -> None:
+        self._commit(name, lambda path: self.system.put_file(str(file), path))
+
+    def _commit(self, name: str, write: Callable[[str], object]) -> None:
+        """Write a file here so that it appears whole or not at all."""
         path = self._path(name)
         with told(self._where(name)):
             if self.is_atomic:
-                self.system.put_file(str(file), path)
+                write(path)
                 return
             folder, _, last = path.rpartition("/")
             temporary = f"{folder}/.{last}.{uuid.uuid4().hex}{store.TEMPORARY_SUFFIX}"
             self.system.makedirs(folder, exist_ok=True)
             try:
-                self.system.put_file(str(file), temporary)
+                write(temporary)
                 self.system.mv(temporary, path)
             except BaseException:
                 with suppress(Exception):
                     self.system.rm_file(temporary)
                 raise
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        self._commit(name, lambda path: self.system.pipe_file(path, content))
 
     def fetch(self, name: str, to: Path, most: int) -> str:
         where = self._where(name)

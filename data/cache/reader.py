@@ -208,6 +208,16 @@ class CostCache:
             raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
         return found
 
+    def columns_of(self, part: Path) -> pa.Schema:
+        """The columns of a part, compared with its seal.
+
+        Raises:
+            CorruptPart: it is not the part that was sealed.
+            FileNotFoundError: there is no such part.
+        """
+        self.check_part(part)
+        return store.columns_of(part)
+
     def _sealed(self, part: Path) -> dict | None:
         """What the seal says of a part: rows, bytes, sha256, skeleton. None while its folder is not sealed."""
         file = schema.seal_file(part)

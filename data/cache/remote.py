@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.description import NAME, description_bytes
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.pieces import MOST_RECORD, SIGNATURE, Piece, Pieces, read_pieces
 from l2d.data.cache.places import Folder, Place, open_place
@@ -28,7 +29,8 @@ RECORD = "cache.json"
 def push(cache: CostCache, url: str, progress: Progress | None = None, *, read_back: bool = False) -> int:
     """Copy a complete cache to ``url``, checking every byte of it against its seals on the way.
 
-    What is there already with the right content is left alone; what is damaged or missing there is sent again.
+    What is there already with the right content is left alone; what is damaged or missing there is sent again. Beside
+    the cache's own files goes a description for people and hubs, :mod:`l2d.data.cache.description`; it is not counted.
 
     Args:
         url: such as ``s3://bucket/caches/support2``, of any file system whose fsspec driver is installed, or a folder.
@@ -60,6 +62,9 @@ def push(cache: CostCache, url: str, progress: Progress | None = None, *, read_b
 
     *records, last = mine.records  # agents' records may be newer than cache.json, never the other way round
     copied = 0
+    told = description_bytes(cache)
+    if place.read(NAME, MOST_RECORD) != told:
+        place.put_bytes(NAME, told)
     for wave in (mine.parts, records, [last]):
         for sent in _each(send, wave):
             copied += sent
@@ -210,4 +215,4 @@ def _refuse_other_folder(theirs: Pieces, out: Path) -> None:
         raise DataError("this folder holds another cache", where=out, hint="give another --out")
 
 
-_TOP = {RECORD, "samples", "samples.seal.json", "agents", SIGNATURE}
+_TOP = {RECORD, NAME, "samples", "samples.seal.json", "agents", SIGNATURE}

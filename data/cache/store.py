@@ -316,6 +316,18 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
             return file.read(columns=columns)
 
 
+def columns_of(path: Path) -> pa.Schema:
+    """The columns of a part, without what it says of itself.
+
+    Raises:
+        CorruptPart: it cannot be read, or is gone.
+    """
+    try:
+        return pq.read_schema(path).remove_metadata()
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptPart(str(error).splitlines()[0], where=path, hint="l2d verify CACHE names the file") from error
+
+
 def column_names(path: Path) -> list[str]:
     """Names of the columns of a part."""
     with corruption_named(path):

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from l2d.data.cache import schema, store
 from l2d.data.cache.known_good import KnownGood, Wanted
 from l2d.data.cache.reader import CostCache
-from l2d.data.errors import CorruptPart, UsageError
+from l2d.data.errors import UsageError
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, PRICES, RUN_FILE, cache_fingerprint, cache_of, read_facts
 from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select
 from l2d.rejector.sql.views import MACRO_SQL, long_view, price_view, token_view
@@ -180,7 +179,7 @@ class Catalogue:
     def _add_cache(self, cache: CostCache, label: str) -> None:
         chunks = range(cache.record.num_chunks)
         for part in _present(cache, [schema.samples_part(cache.path, k) for k in chunks]):
-            columns = _columns_of(part[0])
+            columns = store.columns_of(part[0])
             inputs = [name for name in columns.names if name in schema.INPUT_COLUMNS]
             self._add("samples", part, _without(columns, inputs), {"cache": label})
             for view, column in (("features", "features"), ("images", "image")):
@@ -208,13 +207,13 @@ class Catalogue:
             )
             constants = {"cache": label, "agent": agent.name, "agent_index": agent.index}
             for part in _present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
-                columns = _columns_of(part[0])
+                columns = store.columns_of(part[0])
                 self._add("predictions", part, _without(columns, ["features"]), constants)
                 if "features" in columns.names:  # what the model showed of itself, the rejector's input
                     self._add("features", part, _only(columns, ["sample_id", "features"]), {"cache": label})
             digest = cache.record.cost_digest
             for part in _present(cache, [schema.costs_part(cache.path, agent.name, k, digest) for k in chunks]):
-                self._add("costs", part, _columns_of(part[0]), constants)
+                self._add("costs", part, store.columns_of(part[0]), constants)
 
     def _add_runs(self, folders: list[Path], caches: list[CostCache], labels: list[str]) -> None:
         facts = [read_facts(folder) for folder in folders]
@@ -232,7 +231,7 @@ class Catalogue:
             table = folder / ALLOCATIONS_FILE
             skeleton, constants = fact["digests"][ALLOCATIONS_FILE], {"cache": label, "run_id": run_id}
             self.parts["allocations"].append(
-                Part(table, _columns_of(table), constants, skeleton, tuple(fact["agents"]))
+                Part(table, store.columns_of(table), constants, skeleton, tuple(fact["agents"]))
             )
         if strangers["changed"]:
             self.notes.append(
@@ -307,13 +306,6 @@ def _present(cache: CostCache, parts: list[Path]) -> list[tuple[Path, str]]:
 
 def _replacing(cells: list[str]) -> str:
     return f" REPLACE ({', '.join(cells)})" if cells else ""
-
-
-def _columns_of(part: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(part).remove_metadata()
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptPart(str(error).splitlines()[0], where=part, hint="l2d verify CACHE names the file") from error
 
 
 def _only(columns: pa.Schema, names: list[str]) -> pa.Schema:

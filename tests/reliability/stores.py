@@ -74,7 +74,8 @@ class Server:
 
     def held(self) -> dict[str, bytes]:
         start = len(f"{BUCKET}/here/copy/")
-        return {name[start:]: self.files.cat_file(name) for name in self.files.find(f"{BUCKET}/here/copy")}
+        names = (name for name in self.files.find(f"{BUCKET}/here/copy") if not name.endswith("croissant.json"))
+        return {name[start:]: self.files.cat_file(name) for name in names}
 
 
 def local(folder: Path) -> dict[str, bytes]:

@@ -23,6 +23,9 @@ from l2d.data.errors import CorruptPart, DataError, L2DError, UsageError
 BLOCK = 8 << 20  # bytes read at once from a store
 #: Protocols under which an object is there once it has arrived whole.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "cos", "obs", "tos", "hf", "memory"}
+PUSH_AGAIN = (
+    "run the l2d push that put it there once more: it repairs what is damaged there; then the same command again"
+)
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
@@ -195,6 +198,24 @@ class Store:
 
     def put_bytes(self, name: str, content: bytes) -> None:
         self._commit(name, lambda path: self.system.pipe_file(path, content))
+
+    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+        """Bytes of a file from each start to each end, several at once where the store's driver can.
+
+        Raises:
+            CorruptPart: the file is shorter, or is not there.
+        """
+        where, path = self._where(name), self._path(name)
+        starts, ends = (list(bounds) for bounds in zip(*ranges, strict=True))
+        with told(where):
+            try:
+                found = self.system.cat_ranges([path] * len(ranges), starts, ends, on_error="raise")
+            except FileNotFoundError:
+                raise CorruptPart("is missing", where=where, hint=PUSH_AGAIN) from None
+        for content, (start, end) in zip(found, ranges, strict=True):
+            if len(content) != end - start:
+                raise CorruptPart("is shorter than its seal says", where=where, hint=PUSH_AGAIN)
+        return found
 
     def fetch(self, name: str, to: Path, most: int) -> str:
         where = self._where(name)

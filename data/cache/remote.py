@@ -17,7 +17,7 @@ from l2d.data.cache import schema, store
 from l2d.data.cache.description import NAME, description_bytes
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.pieces import MOST_RECORD, SIGNATURE, Piece, Pieces, read_pieces
-from l2d.data.cache.places import Folder, Place, open_place
+from l2d.data.cache.places import PUSH_AGAIN, Folder, Place, open_place
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, L2DError, UsageError
 
@@ -45,6 +45,7 @@ def push(cache: CostCache, url: str, progress: Progress | None = None, *, read_b
         DataError: a cache of other samples is at ``url``, or it cannot be read or written.
         UsageError: no driver is installed for such addresses, or ``url`` is the cache itself.
     """
+    cache.require_local()
     place = open_place(url)
     if isinstance(place, Folder):
         _refuse_itself(cache.path, place.root)
@@ -132,21 +133,18 @@ def _copy_here(place: Place, piece: Piece, out: Path, url: str) -> None:
     where = f"{url.rstrip('/')}/{piece.name}"
     size = place.size(piece.name)
     if size is None:
-        raise CorruptPart("is missing", where=where, hint=_PUSH_AGAIN)
+        raise CorruptPart("is missing", where=where, hint=PUSH_AGAIN)
     most = piece.size if piece.size is not None else size
     if size != most:
-        raise CorruptPart(f"has {size:,} bytes, not the {most:,} of its seal", where=where, hint=_PUSH_AGAIN)
+        raise CorruptPart(f"has {size:,} bytes, not the {most:,} of its seal", where=where, hint=PUSH_AGAIN)
     _require_space(most, out)
 
     def write(temporary: Path) -> None:
         found = place.fetch(piece.name, temporary, most)
         if not found.startswith(piece.sha256):
-            raise CorruptPart("is not what was sealed: its SHA-256 differs", where=where, hint=_PUSH_AGAIN)
+            raise CorruptPart("is not what was sealed: its SHA-256 differs", where=where, hint=PUSH_AGAIN)
 
     store.commit(out / piece.name, write, replace=True)
-
-
-_PUSH_AGAIN = "run the l2d push that put it there once more: it repairs what is damaged there; then fetch again"
 
 
 def _require_space(size: int, out: Path) -> None:

@@ -17,6 +17,7 @@ from l2d.data.terminal.options import (
     RunsArgument,
     Split,
     SplitOption,
+    reads_stores,
 )
 from l2d.data.terminal.progress import say
 
@@ -29,6 +30,7 @@ class Picture(StrEnum):
     svg = "svg"
 
 
+@reads_stores
 def evaluate(
     runs: RunsArgument,
     split: SplitOption = Split.test,
@@ -52,6 +54,7 @@ def evaluate(
     print_evaluations(judge(runs, split=split.value, group=group), format, one=one)
 
 
+@reads_stores
 def theory(
     run: RunArgument,
     split: SplitOption = Split.test,
@@ -82,6 +85,7 @@ def theory(
         say(f"wrote {figure}")
 
 
+@reads_stores
 def choose(
     runs: RunsArgument,
     target: Annotated[
@@ -114,6 +118,7 @@ def choose(
             )
 
 
+@reads_stores
 def report(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("report.html"),

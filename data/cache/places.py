@@ -48,6 +48,16 @@ class Place(Protocol):
     def put(self, name: str, file: Path) -> None:
         """Copy a local file here, in place of what may be there."""
 
+    def put_new(self, name: str, file: Path) -> bool:
+        """Copy a local file here unless there is one of that name; returns whether it was copied.
+
+        One of several that do so at once succeeds, where the place can tell (folders; S3 and others by conditional
+        writes).
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one."""
+
     def put_bytes(self, name: str, content: bytes) -> None:
         """Write a file here, in place of what may be there."""
 
@@ -129,6 +139,12 @@ class Folder:
     def put(self, name: str, file: Path) -> None:
         store.commit(self.root / name, lambda temporary: shutil.copyfile(file, temporary), replace=True)
 
+    def put_new(self, name: str, file: Path) -> bool:
+        return store.commit(self.root / name, lambda temporary: shutil.copyfile(file, temporary))
+
+    def remove(self, name: str) -> None:
+        store.remove(self.root / name)
+
     def put_bytes(self, name: str, content: bytes) -> None:
         store.commit_bytes(self.root / name, content, replace=True)
 
@@ -196,6 +212,21 @@ class Store:
                     self.system.rm_file(temporary)
                 raise
 
+    def put_new(self, name: str, file: Path) -> bool:
+        if self.size(name) is not None:  # nearly always the answer, and it costs no upload
+            return False
+        try:
+            self._commit(name, lambda path: self.system.put_file(str(file), path, mode="create"))
+        except DataError as error:
+            if not _is_taken(error.__cause__):
+                raise
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        with told(self._where(name)), suppress(FileNotFoundError):
+            self.system.rm_file(self._path(name))
+
     def put_bytes(self, name: str, content: bytes) -> None:
         self._commit(name, lambda path: self.system.pipe_file(path, content))
 
@@ -243,6 +274,12 @@ class Store:
 
     def _where(self, name: str) -> str:
         return f"{self.address}/{name}"
+
+
+def _is_taken(error: BaseException | None) -> bool:
+    """Whether a store has refused to write to a name that is taken. S3's drivers say so by an error of their own."""
+    known = f"{error} {getattr(error, '__cause__', '')}".lower()
+    return isinstance(error, FileExistsError) or "precondition" in known or "conditionalrequestconflict" in known
 
 
 def _copy(source: Any, to: Path, most: int, where: object) -> str:

@@ -116,17 +116,18 @@ def run_build(
         options += [f"--data={data}"] if data else []
         build_in_processes(recipe, out, device.split(","), options + ["--retry-failures"] * retry_failures)
         device = device.split(",")[0]
-    options = {"device": device, "overwrite": overwrite, "on_failure": on_failure, "retry_failures": retry_failures}
-    options |= {"keep_answers": keep_answers, "engine": ray_engine(workers=workers) if engine == "ray" else None}
+    how: dict[str, Any] = {"device": device, "on_failure": on_failure, "retry_failures": retry_failures}
+    how |= {"overwrite": overwrite, "keep_answers": keep_answers}
+    how["engine"] = ray_engine(workers=workers) if engine == "ray" else None
     if share is None:
-        report = build_parts(loaded, out, shard=Shard.parse(shard), progress=progress, **options)
+        report = build_parts(loaded, out, shard=Shard.parse(shard), progress=progress, **how)
     else:
         if overwrite or retry_failures or keep_answers:
             raise UsageError(
                 "--store with --overwrite, --retry-failures or --keep-answers: other builders have begun",
                 hint="finish the cache, do that here, and push it",
             )
-        report = _build_shared(SharedBuild(share, out), loaded, Shard.parse(shard), options, say, progress)
+        report = _build_shared(SharedBuild(share, out), loaded, Shard.parse(shard), how, say, progress)
     asked = {name: samples for name, samples in report.asked.items() if samples}
     if asked:
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 
 from l2d.cache_builder.agents._answer_file import as_text
-from l2d.cache_builder.agents._answer_formats import read_answers
+from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
@@ -25,6 +25,10 @@ CHUNK_BY_DEFAULT, LARGE_CHUNK = BuildConfig().chunk_size, 65_536
 #: Names of columns with the truth, and of those that say which agent was best, in tables of scores.
 TRUTHS = ("answer", "answer_index", "ground_truth", "groundtruth", "gold", "gold_answer", "truth", "correct_answer",
           "reference", "reference_answer", "expected", "solution")  # fmt: skip
+#: Names of columns with what an agent said, or with what saying it took.
+AFTERWARDS = ("prediction", "pred", "response", "raw_output", "generated_answer", "generated_text", "model_output",
+              "model_outputs", "completion_tokens", "output_tokens", "total_tokens", "latency", "time_taken", "success",
+              "error")  # fmt: skip
 ORACLES = ("oracle", "best_model", "best_agent", "winner")
 NAMED_BY = 0.9  # share of a column's values that are names of agents, from which on it is made of the answers
 
@@ -44,7 +48,7 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     """
     path = source.features
     made = path.suffix.lower() not in TABLES
-    table = read_answers(path) if made else read_table(path, text=[source.id, *source.text])[0]
+    table = joined(path, read_parts(path)) if made else read_table(path, text=[source.id, *source.text])[0]
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():

@@ -31,17 +31,22 @@ class Trainer:
 
     Attributes:
         module: with what :class:`l2d.rejector.trained.TrainerModule` lists.
+        theory: the module whose ``section`` says why a run falls short, see
+            :func:`l2d.rejector.theory.section.theory_section`; None where no theory is about its methods.
         has_nu: ``nu`` of the surrogate means something to its methods.
+        seeds: how many a sweep has where none are given.
     """
 
     module: str
+    theory: str | None = None
     has_nu: bool = False
+    seeds: int = 4
 
 
 #: All points of a grid together.
-GRID = Trainer("l2d.rejector.training.points", has_nu=True)
+GRID = Trainer("l2d.rejector.training.points", theory="l2d.rejector.theory.of_surrogate", has_nu=True)
 #: One fit for all points.
-BEST = Trainer("l2d.rejector.best.training")
+BEST = Trainer("l2d.rejector.best.training", theory="l2d.rejector.theory.of_costs", seeds=1)
 #: One point after another.
 ONE_BY_ONE = Trainer("l2d.rejector.literature.sweep")
 
@@ -76,6 +81,11 @@ class Method:
     def has_nu(self) -> bool:
         """Whether ``nu`` of the surrogate means something to it."""
         return self.trainer.has_nu
+
+    @property
+    def learns_costs(self) -> bool:
+        """Whether it learns from what agents cost, so that a classifier of its own needs costs, too."""
+        return self.scores in ("costs", "surrogate")
 
     def trains_classifier(self, setting: str) -> bool:
         """Whether a run's classes come from a classifier of its own, under ``--classifier`` cached or own."""
@@ -175,6 +185,9 @@ METHODS: dict[str, Method] = {
 
 #: Methods that :mod:`l2d.rejector.literature` trains.
 LITERATURE = {name: method for name, method in METHODS.items() if method.trainer is ONE_BY_ONE}
+
+#: The others. Each of their rejectors is one model.
+ONE_MODEL = tuple(name for name in METHODS if name not in LITERATURE)
 
 
 def check_method(name: str, cache: CostCache, weights: dict[str, float], cost: str | None, setting: str) -> None:

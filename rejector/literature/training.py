@@ -26,7 +26,6 @@ from l2d.rejector.settings import TrainConfig
 
 FOLDS = 4  # of the training split, for what a classifier of its own says of rows that it has not seen
 NETWORKS = ("linear", "mlp")
-LEARN_COSTS = ("cost_regression", "knn", "post_hoc")  # so they learn what their own classifier costs, too
 
 
 def train_method(
@@ -100,7 +99,7 @@ class _Job:
             classifier = self._fit_classifier(train, validation)
             state |= {f"classifier.{name}": value for name, value in classifier.state.items()}
             validation = validation.answered_by(self._classes(classifier, validation.x))
-            if self.point.method in LEARN_COSTS:
+            if self.method.learns_costs:  # what its own classifier costs, too
                 train = train.answered_by(self._unseen_probabilities(train, validation))
         plain = WITHOUT_NETWORK.get(self.point.method)
         if plain is not None:

@@ -19,6 +19,8 @@ from l2d.cache_builder.importing.scores import draft_scores
 from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import Recipe, load_recipe
 from l2d.data.cache import store
+from l2d.data.cache.audit import answers as answers_of
+from l2d.data.cache.audit import truths
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError, nearest
 
@@ -198,7 +200,11 @@ def import_source(
     recipe, say = out.parent / f"{out.name}.toml", say or (lambda text: None)
     draft_of(kind, source, out, say).write(recipe, overwrite=overwrite)
     say(f"recipe: {recipe}")
-    return build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
+    cache = build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
+    for finding in [*truths(cache), *answers_of(cache)]:
+        if finding.level == "warning":
+            say(f"warning: {finding.check}: {finding.what} (see: l2d audit {out})")
+    return cache
 
 
 def draft_of(kind: str, source: Source, out: Path, say: Say) -> Draft:

@@ -158,7 +158,7 @@ def _text(source: Source, column: str) -> dict[str, Any]:
 def _columns(path: Path) -> list[str]:
     """Columns of a table of samples."""
     if path.suffix.lower() == ".parquet" and path.is_file():
-        return pl.read_parquet_schema(path).names()
+        return list(pl.read_parquet_schema(path))
     if path.suffix.lower() in TEXT_FORMATS and path.is_file():
         return list(read_header(path).names)
     return joined(path, read_parts(path)).columns

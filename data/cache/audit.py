@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from l2d.data.cache import schema
+from l2d.data.cache.audit_answers import ALONE, FEW, compared
 from l2d.data.cache.audit_features import give_aways, row_numbers
 from l2d.data.cache.audit_truth import told_truths
 from l2d.data.cache.columns import dense_matrix
@@ -88,7 +89,7 @@ def audit(cache: CostCache, *, groups: tuple[str, ...] = ()) -> list[Finding]:
     samples = _Samples(cache, groups)
     findings = [_ids(samples), *(_group(samples, column) for column in groups)]
     findings += [_duplicates(samples, column) for column in samples.inputs]
-    findings += [*_row_numbers(cache), *_truths(cache), *_give_aways(cache)]
+    findings += [*_row_numbers(cache), *truths(cache), *_give_aways(cache), *answers(cache)]
     units = samples.groups[groups[0]] if groups else None
     return findings + _agents(cache, samples.split, units)
 
@@ -102,7 +103,7 @@ def leaks(cache: CostCache) -> list[Finding]:
     if cache.record.num_samples > MOST:
         return []
     samples = _Samples(cache, ())
-    findings = [*_truths(cache), *(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
+    findings = [*truths(cache), *(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
     return [finding for finding in findings if finding.level == "warning"]
 
 
@@ -216,7 +217,7 @@ def _row_numbers(cache: CostCache) -> list[Finding]:
     return [Finding("row numbers", "ok", "no feature counts the rows")]
 
 
-def _truths(cache: CostCache) -> list[Finding]:
+def truths(cache: CostCache) -> list[Finding]:
     """Features that tell the truth, as a second column with the diagnosis does."""
     if "features" not in cache.record.inputs:
         return []
@@ -240,6 +241,19 @@ def _give_aways(cache: CostCache) -> list[Finding]:
         Finding(f"feature {name}", "warning", f"alone it tells {', '.join(said)} on test samples; {ask}")
         for name, said in found.items()
     ] or [Finding("features", "ok", "none of them alone tells what an agent costs")]
+
+
+def answers(cache: CostCache) -> list[Finding]:
+    """Whether samples have the answers of several agents, where agents lack some."""
+    found, total = compared(cache), cache.record.num_samples
+    if found is None:
+        return []
+    if not found:
+        return [Finding("answers", "warning", f"{ALONE}; have some inputs answered by several agents")]
+    what = f"{found:,} of {total:,} samples have the answers of two agents or more"
+    if found < FEW * total:
+        return [Finding("answers", "note", f"{what}: only these show which agent is better on an input")]
+    return [Finding("answers", "ok", what)]
 
 
 def _agents(cache: CostCache, split: np.ndarray, units: np.ndarray | None) -> list[Finding]:

@@ -76,6 +76,10 @@ def import_tables(
     text: Annotated[
         list[str] | None, typer.Option(help="Column of text to read word by word; may be repeated.")
     ] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(help="Folder of a sentence encoder (model2vec, ONNX), or package:NAME, that reads --text."),
+    ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
     ] = None,
@@ -127,7 +131,8 @@ def import_tables(
         repeats=repeats.value, model=model,
         lent={task: name for task, name in (("cla", cla_from), ("reg", reg_from)) if name is not None},
         charged={task: cost for task, cost in (("cla", cla_cost), ("reg", reg_cost)) if cost is not None},
-        columns=values(features, str, "--features") if features else [], text=text or [], missing=missing or [],
+        columns=values(features, str, "--features") if features else [], text=text or [],
+        embed=embed, missing=missing or [],
         labels=labels(label), others="drop" if drop_others else "refuse",
     )  # fmt: skip
     recipe = out.parent / f"{out.name}.toml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from l2d.cache_builder.importing.source import Source, need, relative, some, tom
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_not
-from l2d.data.samples.expressions import columns_of, quoted
+from l2d.data.samples.expressions import columns_of, name_of, quoted
 from l2d.data.samples.features import MOST_CATEGORIES
 from l2d.data.samples.splits import split_column
 from l2d.data.sources.text_table import FORMATS as TABLES
@@ -185,6 +186,8 @@ def dataset_lines(
         names = [name for name, why in left.items() if why == reason]
         how = f"; --text {names[0]} reads it word by word" if reason.startswith(FREE_TEXT) else ""
         say(f"left out of the features ({reason}): {some(names, 20)}{how}")
+    if source.embed is not None and not texts:
+        raise UsageError("--embed reads a text: which?", where=source.features, hint="--text COLUMN names it")
     if not features and not source.text:
         raise DataError(
             "no column is left for the rejector to look at", where=source.features, hint="give --features, or --text"
@@ -192,7 +195,8 @@ def dataset_lines(
     if features:
         say(f"features: {some(features, 20)}")
     if texts:
-        say(f"text, read word by word: {some(texts, 20)}")
+        how = "read word by word" if source.embed is None else f"by the embeddings of {source.embed}"
+        say(f"text, {how}: {some(texts, 20)}")
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
     lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
     if unit_paid:
@@ -210,7 +214,17 @@ def dataset_lines(
     if features:
         lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
     if texts:
-        lines.append(f"text = {toml_list(texts)}      # words and lengths; [dataset.text.NAME] has settings")
+        listed = toml_list(texts)
+        if source.embed is not None:
+            where = source.embed
+            if not where.startswith("package:"):
+                where = Path(os.path.relpath(Path(where).absolute(), folder.absolute())).as_posix()
+            each = (
+                f"{toml_text(name_of(text))} = {{ column = {toml_text(text)}, embed = {toml_text(where)} }}"
+                for text in texts
+            )
+            listed = f"{{ {', '.join(each)} }}"
+        lines.append(f"text = {listed}      # words and lengths; [dataset.text.NAME] has settings")
     if split is not None:
         say(f"the column {split!r} says which split a sample is in")
         lines.append(f"split = {{ column = {toml_text(quoted(split))} }}")

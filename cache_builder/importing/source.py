@@ -45,6 +45,7 @@ class Source:
             scores no agent is the model: the file's first is agent 0, and has its price like the others.
         columns: the rejector's features, SQL or columns; every usable column of ``features`` if empty.
         text: columns of ``features``, or SQL, that the rejector reads word by word.
+        embed: a folder or ``package:NAME`` with the sentence encoder that reads them instead.
         labels: a label as written -> a class.
         missing: texts that are missing answers.
         normalise: probabilities are divided by their sum.
@@ -74,6 +75,7 @@ class Source:
     model: str | None = None
     columns: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
+    embed: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     normalise: bool = False

@@ -12,6 +12,7 @@ import polars as pl
 
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import suspicion
+from l2d.data.samples.embedded_text import EmbeddedText, fit_embedding
 from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
 from l2d.data.samples.standardise import lost_in_32_bits
 from l2d.data.samples.text import TextFeature, TextSettings, fit_text, packed, unpacked
@@ -67,7 +68,8 @@ class ListFeature:
         return [*names, f"{self.name} is missing"] if self.indicator else names
 
 
-Feature = NumericFeature | CategoricalFeature | ListFeature | TextFeature
+Feature = NumericFeature | CategoricalFeature | ListFeature | TextFeature | EmbeddedText
+TEXTS = (TextFeature, EmbeddedText)
 
 
 class FeatureEncoder:
@@ -122,7 +124,8 @@ class FeatureEncoder:
         fitted = [_fitted(evaluate_rows(training(expression), expression), expression) for expression in expressions]
         for name, settings in (text or {}).items():
             expression = settings.expression
-            fitted.append(fit_text(evaluate_rows(training(expression), expression), name, settings))
+            fit = fit_text if settings.embed is None else fit_embedding
+            fitted.append(fit(evaluate_rows(training(expression), expression), name, settings))
         needed = {name for feature in fitted for name in columns_of(feature.expression)}
         encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
         if len(set(encoder.names)) != len(encoder.names):
@@ -144,7 +147,7 @@ class FeatureEncoder:
         waiting: list[np.ndarray] = []  # columns that are written side by side: a cache line of a row, not a cell of it
         with np.errstate(over="ignore"):  # refused below
             for feature in self.features:
-                if isinstance(feature, TextFeature):
+                if isinstance(feature, TEXTS):
                     place = _write_columns(matrix, place, waiting)
                     width, row = len(feature.columns()), 0
                     for values in feature.encode(evaluate(table, feature.expression)):
@@ -188,7 +191,7 @@ class FeatureEncoder:
         """The fitted encoder as plain values, kept in ``cache.json``; of texts all but :meth:`frozen`, whose SHA-256
         stands there in its place."""
         frozen = self.frozen()
-        described = (each.to_json() if isinstance(each, TextFeature) else asdict(each) for each in self.features)
+        described = (each.to_json() if isinstance(each, TEXTS) else asdict(each) for each in self.features)
         return {
             "names": self.names,
             "encoder": [
@@ -202,7 +205,7 @@ class FeatureEncoder:
 
     def frozen(self) -> bytes | None:
         """Vocabularies, weights and directions of texts, as safetensors; None without text."""
-        return packed([feature for feature in self.features if isinstance(feature, TextFeature)])
+        return packed([feature for feature in self.features if isinstance(feature, TEXTS)])
 
     @classmethod
     def from_json(cls, value: dict, frozen: bytes | None = None) -> FeatureEncoder:
@@ -216,7 +219,8 @@ class FeatureEncoder:
         for facts in value["encoder"]:
             facts = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
             kind = facts.pop("type")
-            features.append(TextFeature.of(facts, next(arrays)) if kind == "TextFeature" else kinds[kind](**facts))
+            text = next((one for one in TEXTS if one.__name__ == kind), None)
+            features.append(kinds[kind](**facts) if text is None else text.of(facts, next(arrays)))
         return cls(features, value.get("columns"), value.get("reading"))
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 from l2d.data.cache import schema
 from l2d.data.cache.audit_answers import ALONE, FEW, compared
 from l2d.data.cache.audit_features import give_aways, row_numbers
+from l2d.data.cache.audit_text import ALIKE, kept_texts, near_duplicates
 from l2d.data.cache.audit_truth import told_truths
 from l2d.data.cache.columns import dense_matrix
 from l2d.data.cache.reader import AgentRecord, CostCache
@@ -89,7 +90,7 @@ def audit(cache: CostCache, *, groups: tuple[str, ...] = ()) -> list[Finding]:
     samples = _Samples(cache, groups)
     findings = [_ids(samples), *(_group(samples, column) for column in groups)]
     findings += [_duplicates(samples, column) for column in samples.inputs]
-    findings += [*_row_numbers(cache), *truths(cache), *_give_aways(cache), *answers(cache)]
+    findings += [*_near(cache, samples), *_row_numbers(cache), *truths(cache), *_give_aways(cache), *answers(cache)]
     units = samples.groups[groups[0]] if groups else None
     return findings + _agents(cache, samples.split, units)
 
@@ -201,6 +202,29 @@ def _duplicates(samples: _Samples, column: str) -> Finding:
         what += f"; there are only {distinct:,} distinct inputs of {len(keys):,}, so that may be chance"
         return Finding(check, "note", what, len(rows), samples.examples(rows))
     return Finding(check, "warning", what, len(rows), samples.examples(rows))
+
+
+def _near(cache: CostCache, samples: _Samples) -> list[Finding]:
+    """Kept texts of the test split that stand in another split with a few other words."""
+    found = []
+    kept = kept_texts(cache)
+    for column in kept:
+        near = near_duplicates(cache, column)
+        check, share = f"near-duplicated {column}", len(near) / max(1, int((samples.split == 2).sum()))
+        if not near:
+            found.append(Finding(check, "ok", "no test text is like one of another split", 0))
+            continue
+        what = f"{share:.1%} of test texts have a near-duplicate in another split, which shares {ALIKE:.0%} of its "
+        what += f"word triples or more (such as {near[0].test} and {near[0].other}, {near[0].alike:.0%})"
+        examples = tuple(f"{pair.test} ~ {pair.other}" for pair in near[:EXAMPLES])
+        found.append(Finding(check, "warning", what, len(near), examples))
+    texts = [each["name"] for each in cache.record.inputs.get("features", {}).get("encoder", ()) if "fitted" in each]
+    if texts and not kept:
+        what = (
+            f"the text {texts[0]} is not kept, so near-duplicates are not looked for: keep its column, and build again"
+        )
+        found.append(Finding("near-duplicates", "note", what))
+    return found
 
 
 def _row_numbers(cache: CostCache) -> list[Finding]:

@@ -42,7 +42,7 @@ class Near:
 
 def kept_texts(cache: CostCache) -> list[str]:
     """Kept columns that hold free text."""
-    found = []
+    found: list[str] = []
     if not cache.record.num_chunks:
         return found
     part = cache.samples(0, list(cache.record.keep))

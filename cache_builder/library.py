@@ -11,13 +11,17 @@ from l2d.cache_builder.builder import BuildReport, Progress
 from l2d.cache_builder.builder import build as build_parts
 from l2d.cache_builder.engines.processes import build_in_processes
 from l2d.cache_builder.engines.ray import ray_engine
-from l2d.cache_builder.engines.shards import Shard
+from l2d.cache_builder.engines.shards import NOTHING, WHOLE, Shard
 from l2d.cache_builder.importing.draft import Draft
+from l2d.cache_builder.importing.layouts import recognised
 from l2d.cache_builder.importing.predictions import draft_predictions
 from l2d.cache_builder.importing.scores import draft_scores
 from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import Recipe, load_recipe
+from l2d.cache_builder.sharing import SharedBuild
 from l2d.data.cache import store
+from l2d.data.cache.audit import answers as answers_of
+from l2d.data.cache.audit import truths
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError, nearest
 
@@ -49,6 +53,7 @@ def build(
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     shard: str = "1/1",
+    store: str | None = None,
     overwrite: bool = False,
     say: Say | None = None,
     progress: Progress | None = None,
@@ -66,6 +71,7 @@ def build(
         engine: where agents are asked: here, or on a Ray cluster.
         workers: Ray workers per agent.
         shard: ``I/N``: do this share of the chunks; other calls do the rest.
+        store: address where builders of other shards, which share no folder with this one, finish the same cache.
         overwrite: rebuild what no longer matches.
         say: told in sentences what is done.
         progress: see :func:`l2d.cache_builder.builder.build`.
@@ -78,6 +84,7 @@ def build(
     """
     options: dict[str, Any] = {"on_failure": on_failure, "retry_failures": retry_failures, "keep_answers": keep_answers}
     options |= {"engine": engine, "workers": workers, "shard": shard, "overwrite": overwrite}
+    options["share"] = store
     return run_build(recipe, out, data=data, device=device, say=say, progress=progress, **options).cache
 
 
@@ -93,6 +100,7 @@ def run_build(
     engine: str = "local",
     workers: int | None = None,
     shard: str = "1/1",
+    share: str | None = None,
     overwrite: bool = False,
     say: Say | None = None,
     progress: Progress | None = None,
@@ -111,18 +119,18 @@ def run_build(
         options += [f"--data={data}"] if data else []
         build_in_processes(recipe, out, device.split(","), options + ["--retry-failures"] * retry_failures)
         device = device.split(",")[0]
-    report = build_parts(
-        loaded,
-        out,
-        device=device,
-        overwrite=overwrite,
-        on_failure=on_failure,
-        retry_failures=retry_failures,
-        keep_answers=keep_answers,
-        shard=Shard.parse(shard),
-        engine=ray_engine(workers=workers) if engine == "ray" else None,
-        progress=progress,
-    )
+    how: dict[str, Any] = {"device": device, "on_failure": on_failure, "retry_failures": retry_failures}
+    how |= {"overwrite": overwrite, "keep_answers": keep_answers}
+    how["engine"] = ray_engine(workers=workers) if engine == "ray" else None
+    if share is None:
+        report = build_parts(loaded, out, shard=Shard.parse(shard), progress=progress, **how)
+    else:
+        if overwrite or retry_failures or keep_answers:
+            raise UsageError(
+                "--store with --overwrite, --retry-failures or --keep-answers: other builders have begun",
+                hint="finish the cache, do that here, and push it",
+            )
+        report = _build_shared(SharedBuild(share, out), loaded, Shard.parse(shard), how, say, progress)
     asked = {name: samples for name, samples in report.asked.items() if samples}
     if asked:
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
@@ -144,7 +152,7 @@ def import_table(
     answers: Path | str | pl.DataFrame | Any | None = None,
     *,
     out: Path | str,
-    id: str,
+    id: str = "",
     kind: Literal["predictions", "scores"] = "predictions",
     device: str = "auto",
     overwrite: bool = False,
@@ -161,7 +169,7 @@ def import_table(
         features: a file (Parquet, CSV, JSON, JSONL) or a frame.
         answers: likewise, with a row an answer, or a column an agent; None where ``features`` has them.
         out: the cache's folder.
-        id: the column of sample ids.
+        id: the column of sample ids; of a published layout, and where it has a usual name, it need not be said.
         kind: predictions, or scores of answers.
         device, overwrite, say, progress: see :func:`build`.
         facts: what the columns are, such as ``target="diagnosis"`` or ``annotator="reader"``: fields of
@@ -177,6 +185,8 @@ def import_table(
             raise UsageError(f"unknown argument {name!r}", hint=nearest(name, known, "the arguments are"))
     out = Path(out)
     first = _file(features, out, "features")
+    if facts.get("prices") is not None:
+        facts["prices"] = _file(facts["prices"], out, "prices")
     source = Source(first, first if answers is None else _file(answers, out, "answers"), id, **facts)
     return import_source(kind, source, out, device=device, overwrite=overwrite, say=say, progress=progress)
 
@@ -195,14 +205,18 @@ def import_source(
     recipe, say = out.parent / f"{out.name}.toml", say or (lambda text: None)
     draft_of(kind, source, out, say).write(recipe, overwrite=overwrite)
     say(f"recipe: {recipe}")
-    return build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
+    cache = build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
+    for finding in [*truths(cache), *answers_of(cache)]:
+        if finding.level == "warning":
+            say(f"warning: {finding.check}: {finding.what} (see: l2d audit {out})")
+    return cache
 
 
 def draft_of(kind: str, source: Source, out: Path, say: Say) -> Draft:
     """The recipe for tables, not written yet."""
     if kind not in KINDS:
         raise UsageError(f"kind = {kind!r}", hint=nearest(kind, KINDS))
-    return KINDS[kind](source, out.parent, out.name, say)
+    return KINDS[kind](recognised(kind, source, say), out.parent, out.name, say)
 
 
 def _file(table: Any, out: Path, name: str) -> Path:
@@ -220,3 +234,22 @@ def _file(table: Any, out: Path, name: str) -> Path:
     path = out.parent / f"{out.name}.{name}.parquet"
     store.commit_table(path, table.to_arrow(), {}, replace=True)
     return path
+
+
+def _build_shared(
+    shared: SharedBuild, recipe: Recipe, shard: Shard, options: dict[str, Any], say: Say, progress: Progress | None
+) -> BuildReport:
+    """A build of a share that meets others in a store; where all is answered, the rest of the work as well."""
+    shared.join()
+    build_parts(recipe, shared.out, shard=NOTHING, **options)  # records, and what is fitted
+    shared.agree()
+    shared.take_parts(shard)
+    with shared.giving(shard):
+        report = build_parts(recipe, shared.out, shard=shard, progress=progress, **options)
+    if not shared.is_answered():
+        return report
+    taken = shared.take_parts(WHOLE)
+    report.unfinished = build_parts(recipe, shared.out, progress=progress, **options).unfinished
+    shared.finish()
+    say(f"took {taken:,} parts of other builders; the cache is whole in {shared.url}")
+    return report

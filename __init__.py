@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from l2d.rejector.serving.reading import read_log as read_log
     from l2d.rejector.serving.router import Router as Router
     from l2d.rejector.serving.router import load_router as load_router
+    from l2d.rejector.serving.server import serve as serve
     from l2d.rejector.settings import TrainConfig as TrainConfig
 
 #: Module -> the names that come from it. They are imported when they are asked for: most load torch.
@@ -85,6 +86,7 @@ _NAMES = {
     "l2d.rejector.serving.log": ("DecisionLog",),
     "l2d.rejector.serving.reading": ("read_log",),
     "l2d.rejector.serving.router": ("Router", "load_router"),
+    "l2d.rejector.serving.server": ("serve",),
     "l2d.rejector.settings": ("TrainConfig",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}

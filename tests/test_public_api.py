@@ -20,7 +20,7 @@ NAMES = {
     "build", "import_table", "status", "verify", "audit", "push", "fetch", "sign", "train", "sweep", "evaluate",
     "theory", "choose", "report", "query", "route", "policy", "export", "load_run", "CostCache", "DeferralRejector",
     "TrainConfig", "TextFeatures", "L2DError", "UsageError", "DataError", "CorruptPart", "FingerprintMismatch",
-    "IncompleteCache", "AgentFailure", "Router", "load_router", "DecisionLog", "read_log",
+    "IncompleteCache", "AgentFailure", "Router", "load_router", "DecisionLog", "read_log", "serve",
 }  # fmt: skip
 
 

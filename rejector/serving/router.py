@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from l2d.data.errors import UsageError, nearest
+from l2d.data.errors import DataError, UsageError, nearest
 from l2d.rejector.runs.files import one_run
 from l2d.rejector.served import Served, open_served
 from l2d.rejector.serving.decision import Decision, Reasons
@@ -92,15 +92,37 @@ class Router:
             UsageError: ``available`` names an agent that the run has not, or none; there are no prices for ``cap``.
         """
         started = time.perf_counter()
-        features = self.encoder(row)
-        decision = self._decided(features, available, cap, started)
-        return decision if self.log is None else self._logged(decision, row, id)
+        return self._one(row, self.encoder(row), available, cap, id, started)
 
     def route_batch(
         self, rows: Sequence[Row], *, available: Collection[str] | None = None, cap: float | None = None
     ) -> list[Decision]:
-        """:meth:`route` each of several inputs."""
-        return [self.route(row, available=available, cap=cap) for row in rows]
+        """:meth:`route` each of several inputs. If one of them cannot be used, none is decided."""
+        return [self.decide(encoded, available=available, cap=cap) for encoded in self.encode(rows)]
+
+    def encode(self, rows: Sequence[Row], first: int = 0) -> list[tuple[Row, np.ndarray]]:
+        """Several inputs with their features, for :meth:`decide`; ``first`` is the number of the first, for messages.
+
+        Raises:
+            DataError, UsageError: as :meth:`route`; the message says which input.
+        """
+        found = []
+        for number, row in enumerate(rows, first):
+            try:
+                found.append((row, self.encoder(row)))
+            except (DataError, UsageError) as error:
+                raise type(error)(error.what, where=f"input {number} of this request", hint=error.hint) from error
+        return found
+
+    def decide(
+        self,
+        encoded: tuple[Row, np.ndarray],
+        *,
+        available: Collection[str] | None = None,
+        cap: float | None = None,
+    ) -> Decision:
+        """:meth:`route` an input whose features :meth:`encode` has made."""
+        return self._one(*encoded, available, cap, None, time.perf_counter())
 
     def feedback(
         self,
@@ -139,6 +161,18 @@ class Router:
             self._sums.flush()
 
     # --- deciding
+
+    def _one(
+        self,
+        row: Row,
+        features: np.ndarray,
+        available: Collection[str] | None,
+        cap: float | None,
+        name: str | None,
+        started: float,
+    ) -> Decision:
+        decision = self._decided(features, available, cap, started)
+        return decision if self.log is None else self._logged(decision, row, name)
 
     def _decided(
         self, features: np.ndarray, available: Collection[str] | None, cap: float | None, started: float

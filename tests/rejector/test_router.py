@@ -138,7 +138,7 @@ def test_caps_and_absences(questions, patient_runs):
     only = router.route(rows[0], available=["large"])
     assert (only.ranked, only.reason) == (("large",), "large is the one agent that can be asked")
     for wrong, said in (
-        ({"available": ["larg"]}, "large"),
+        ({"available": ["largest"]}, "large"),
         ({"available": []}, "names no agent"),
         ({"cap": -1}, "cap"),
     ):

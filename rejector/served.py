@@ -55,6 +55,7 @@ class Served:
         digest: SHA-256 of ``run.json``, which has those of the other files: the run, and no other.
         costs: whether scores are negated predicted total costs.
         guard: what the guard says; None without one.
+        deviation: of training's features, (width,).
     """
 
     run_id: str
@@ -73,6 +74,7 @@ class Served:
     digest: str
     costs: bool = False
     guard: dict[str, Any] | None = None
+    deviation: np.ndarray | None = None
 
 
 def highest(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
@@ -130,6 +132,7 @@ def _of_best(path: Path, facts: dict) -> Served:
             digest=digest_of(path),
             costs=True,
             guard=facts["guard"],
+            deviation=arrays["feature_std"],
         )
     except Exception as error:  # another version's fields or shapes raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
@@ -168,6 +171,7 @@ def _of_layers(path: Path, facts: dict) -> Served:
             one=lambda row: (scores(row[None])[0], None),
             facts=facts,
             digest=digest_of(path),
+            deviation=std,
         )
     except Exception as error:  # another version's fields or shapes raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
@@ -236,4 +240,5 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         digest=digest_of(path),
         costs=METHODS[opened.point.method].scores == "costs",
         guard=rejector.guard,
+        deviation=np.asarray(rejector.state["feature_std"]) if "feature_std" in rejector.state else None,
     )

@@ -21,6 +21,7 @@ NAMES = {
     "theory", "choose", "report", "query", "route", "policy", "export", "load_run", "CostCache", "DeferralRejector",
     "TrainConfig", "TextFeatures", "L2DError", "UsageError", "DataError", "CorruptPart", "FingerprintMismatch",
     "IncompleteCache", "AgentFailure", "Router", "load_router", "DecisionLog", "read_log", "serve",
+    "replay", "watch",
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Commands for a router at work: serve."""
+"""Commands for a router at work: serve, replay, watch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
-from l2d.data.terminal.options import RunArgument
+from l2d.data.errors import DataError
+from l2d.data.terminal.options import Format, FormatOption, RunArgument
 from l2d.data.terminal.progress import say
 
+LogArgument = Annotated[Path, typer.Argument(help="A decision log: the folder of `l2d serve --log`.", metavar="LOG")]
 SERVER, LOG, LIMITS = "Server", "Decisions and their log", "Limits"
 
 
@@ -76,3 +78,74 @@ def serve(
         max_batch=max_batch,
         say=say,
     )
+
+
+def replay(
+    log: LogArgument,
+    policy: Annotated[
+        list[str],
+        typer.Option(
+            help="always:AGENT, greedy, uniform, shadow; a file of `l2d policy --save`, or of `l2d route`. Repeatable."
+        ),
+    ],
+    cache: Annotated[
+        Path | None, typer.Option(help="Inputs that are its samples (by `id`) have known costs of every agent.")
+    ] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Beginning of the digest of the run, where several have decided.")
+    ] = None,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
+    format: FormatOption = Format.table,
+):
+    """What another policy would have cost, from logged decisions and their outcomes; or why the log cannot say.
+
+    Estimates by inverse propensities, self-normalised, doubly robust and switch, each with an interval, and what each
+    differs by from the policy in force without exploring. `effective` is what the log is worth for the policy, in
+    decisions. Exit code 3 where the log can say nothing of any of them.
+
+    Examples:
+
+        l2d replay decisions --policy always:model
+
+        l2d replay decisions --policy shadow --policy uniform --cache my.cache --format json
+    """
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.replay.replaying import replay as run_replay
+
+    found = run_replay(log, policy, cache=cache, run=run, level=level)
+    print_result(found, format.value)
+    for line in found.notes():
+        say(line)
+    if all(one.refusal is not None for one in found.policies):
+        raise DataError("the log cannot say what these policies cost", where=log, hint="log more, with --explore")
+
+
+def watch(
+    log: LogArgument,
+    run: RunArgument,
+    alpha: Annotated[
+        float, typer.Option(min=1e-6, max=0.5, help="Chance that something is said to have moved which has not.")
+    ] = 0.01,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where something has moved.")] = False,
+    format: FormatOption = Format.table,
+):
+    """What has moved since the run was trained: inputs, shares, prices, and agents that behave otherwise.
+
+    An agent's costs, less what was predicted, are compared with those on test samples by a sequential test: look as
+    often as you like. Says what to do; trains nothing.
+
+    Examples:
+
+        l2d watch decisions run
+
+        l2d watch decisions run --strict --format json
+    """
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.watch.watching import watch as run_watch
+
+    found = run_watch(log, run, alpha=alpha)
+    print_result(found, format.value)
+    for line in found.notes():
+        say(line)
+    if strict and found.moved:
+        raise DataError(f"--strict: {len(found.moved)} things have moved", where=log, hint="see above what to do")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from l2d.data.errors import DataError, UsageError, nearest
-from l2d.rejector.runs.files import one_run
+from l2d.rejector.runs.files import WEIGHTS_FILE, one_run
 from l2d.rejector.served import Served, open_served
 from l2d.rejector.serving.decision import Decision, Reasons
 from l2d.rejector.serving.encoding import RowEncoder
@@ -293,8 +293,10 @@ class Router:
             "query_costs": point["query_costs"],
             "weights": point["weights"],
             "paid": point.get("paid"),
+            "cost": point.get("cost"),
             "costs": self.run.costs,
             "guard": self.run.guard,
+            "weights_digest": self.run.facts["digests"][WEIGHTS_FILE],
         }
 
     def _weighted(self, cost: float | Mapping[str, float] | None) -> float | None:

@@ -282,20 +282,27 @@ class SteadyRidge:
 
     See :mod:`l2d.rejector.scoring`. Fits take ordinary products, from which these differ by some units in the seventh
     place.
+
+    Attributes:
+        project: the basis's projection, of standardised features.
+        weigh: the weights, of inputs.
+        intercept: (outputs,).
     """
 
     def __init__(self, basis: Basis, ridge: Ridge):
-        self._basis, self._intercept = basis, ridge.intercept
-        self._project, self._weigh = ExactProducts(basis.projection.T), ExactProducts(ridge.weights.T)
+        self._basis, self.intercept = basis, ridge.intercept
+        largest = max(CLIPPED_AT, 10 * np.sqrt(2 / len(basis.phase)))  # of standardised features, and of cosines
+        self.project = ExactProducts(basis.projection.T, CLIPPED_AT)
+        self.weigh = ExactProducts(ridge.weights.T, largest)
 
     @property
     def outputs(self) -> int:
-        return len(self._intercept)
+        return len(self.intercept)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """Float32 (n, width) -> float64 (n, outputs)."""
         found = np.empty((len(x), self.outputs))
         for start in range(0, len(x), FITTED_AT_ONCE):
             rows = slice(start, start + FITTED_AT_ONCE)
-            found[rows] = self._weigh(self._basis.of_projections(x[rows], self._project)) + self._intercept
+            found[rows] = self.weigh(self._basis.of_projections(x[rows], self.project)) + self.intercept
         return found

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import t as student
 
 THRESHOLDS = 20  # that are tried
 
@@ -68,12 +68,14 @@ class Estimate:
 
     Attributes:
         value: the estimate.
-        influence: what each decision adds to it, less the estimate: their mean is 0, (n,).
+        influence: what each decision adds to it, less the estimate: their mean is about 0, (n,).
+        size: effective sample size of the weights.
     """
 
     name: str
     value: float
     influence: np.ndarray
+    size: float
 
     @property
     def error(self) -> float:
@@ -82,13 +84,14 @@ class Estimate:
         return float(self.influence.std(ddof=1) / np.sqrt(n)) if n > 1 else float("inf")
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Normal interval."""
-        half = float(norm.ppf(0.5 + level / 2)) * self.error
+        """Student's interval, with as many degrees of freedom as the weights are worth decisions."""
+        half = float(student.ppf(0.5 + level / 2, max(1.0, self.size - 1))) * self.error
         return self.value - half, self.value + half
 
     def less(self, other: Estimate) -> Estimate:
         """The difference of two estimates from the same decisions, paired."""
-        return Estimate(self.name, self.value - other.value, self.influence - other.influence)
+        size = min(self.size, other.size)
+        return Estimate(self.name, self.value - other.value, self.influence - other.influence, size)
 
 
 def effective(weights: np.ndarray) -> float:
@@ -103,25 +106,27 @@ def estimates(logged: Logged, policy: np.ndarray) -> list[Estimate]:
         policy: probability with which it asks each agent, (n, agents).
     """
     weights, cost = logged.weights(policy), np.where(logged.known, logged.cost, 0.0)
-    found = [_mean("ips", weights * cost)]
-    total = weights.sum()
+    total, size = weights.sum(), effective(weights)
+    found = [_mean("ips", weights * cost, size)]
     if total > 0:
         value = float((weights * cost).sum() / total)
-        found.append(Estimate("self-normalised", value, weights * (cost - value) / weights.mean()))
+        pull = 1 - weights / total  # how far a decision draws the ratio to itself is given back, as for leverage
+        influence = weights * (cost - value) / weights.mean() / np.where(pull > 0, pull, 1.0)
+        found.append(Estimate("self-normalised", value, influence, size))
     if logged.predicted is None:
         return found
     direct = (policy * logged.predicted).sum(axis=1)
     residual = cost - logged.predicted[np.arange(len(cost)), logged.agent]
-    found.append(_mean("doubly robust", direct + weights * residual))
+    found.append(_mean("doubly robust", direct + weights * residual, size))
     threshold = _threshold(logged, policy, weights, direct, residual)
     kept = np.where(weights <= threshold, weights, 0.0)
-    found.append(_mean("switch", direct + kept * residual))
+    found.append(_mean("switch", direct + kept * residual, size))
     return found
 
 
-def _mean(name: str, terms: np.ndarray) -> Estimate:
+def _mean(name: str, terms: np.ndarray, size: float) -> Estimate:
     value = float(terms.mean())
-    return Estimate(name, value, terms - value)
+    return Estimate(name, value, terms - value, size)
 
 
 def _threshold(

@@ -36,7 +36,8 @@ def true_costs(cache: Any, facts: dict[str, Any], ids: Sequence[str]) -> dict[st
     tasks = found.record.tasks
     weights = np.array([facts["weights"].get(task, 0.0) for task in tasks])
     columns = [COST_COLUMNS[task] for task in tasks]
-    wanted, totals = set(ids), {}
+    wanted = set(ids)
+    totals: dict[str, np.ndarray] = {}
     for chunk in range(found.record.num_chunks):
         samples = found.samples(chunk, ["sample_id"])["sample_id"].to_pylist()
         rows = [row for row, name in enumerate(samples) if name in wanted]

@@ -51,7 +51,7 @@ class Replay(Shown):
     known: int = 0
 
     @property
-    def title(self) -> str:
+    def title(self) -> str:  # type: ignore[override]
         return f"{self.run_id}: {self.decisions:,} decisions, {self.outcomes:,} outcomes; mean total cost of policies"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -140,7 +140,7 @@ def _replayed(name: str, policy: np.ndarray, in_force: np.ndarray, logged: Logge
     rows = np.arange(len(policy))
     agrees, size = float(policy[rows, logged.agent].mean()), effective(weights)
     refusal = None
-    never = ((policy > 0) & (logged.chances <= 0)).any(axis=1)
+    never: np.ndarray = ((policy > 0) & (logged.chances <= 0)).any(axis=1)
     if never.any():
         refusal = (
             f"in {never.sum():,} of {len(never):,} decisions it asks an agent that could not have been drawn; "

@@ -63,7 +63,7 @@ class Watch(Shown):
         return [one for one in self.found if one.moved]
 
     @property
-    def title(self) -> str:
+    def title(self) -> str:  # type: ignore[override]
         return (
             f"{self.run_id}: {self.decisions:,} decisions, {self.outcomes:,} outcomes, {len(self.moved)} things moved"
         )

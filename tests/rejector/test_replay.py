@@ -178,7 +178,7 @@ def test_the_command_prints_and_refuses(logged, patient_runs, tmp_path, l2d):
     assert [row["estimator"] for row in rows] == ["ips", "self-normalised", "doubly robust", "switch"]
     assert all(row["low"] < row["cost"] < row["high"] for row in rows)
     assert "the policy in force" in err
-    for policy, said in (("always:modle", "model"), ("greddy", "greedy"), ("nothing.csv", "no such file")):
+    for policy, said in (("always:mode1", "model"), ("greddy", "greedy"), ("nothing.csv", "no such file")):
         code, _, err = l2d("replay", log, "--policy", policy)
         assert code == 2
         assert said in err

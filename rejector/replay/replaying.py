@@ -140,7 +140,7 @@ def _replayed(name: str, policy: np.ndarray, in_force: np.ndarray, logged: Logge
     rows = np.arange(len(policy))
     agrees, size = float(policy[rows, logged.agent].mean()), effective(weights)
     refusal = None
-    never: np.ndarray = ((policy > 0) & (logged.chances <= 0)).any(axis=1)
+    never = np.asarray(((policy > 0) & (logged.chances <= 0)).any(axis=1))
     if never.any():
         refusal = (
             f"in {never.sum():,} of {len(never):,} decisions it asks an agent that could not have been drawn; "

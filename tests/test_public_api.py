@@ -17,12 +17,12 @@ from l2d import cli
 
 ROOT = Path(__file__).parents[1]
 NAMES = {
-    "build", "import_table", "status", "verify", "audit", "push", "fetch", "sign", "train", "sweep", "evaluate",
-    "theory", "choose", "report", "query", "route", "policy", "export", "load_run", "CostCache", "DeferralRejector",
-    "TrainConfig", "TextFeatures", "L2DError", "UsageError", "DataError", "CorruptPart", "FingerprintMismatch",
-    "IncompleteCache", "AgentFailure", "Router", "load_router", "DecisionLog", "read_log", "serve",
-    "replay", "watch",
+    "build", "import_table", "status", "verify", "audit", "describe", "push", "fetch", "sign", "train", "sweep",
+    "evaluate", "theory", "choose", "report", "query", "route", "policy", "export", "load_run", "CostCache",
+    "DeferralRejector", "TrainConfig", "TextFeatures", "L2DError", "UsageError", "DataError", "CorruptPart",
+    "FingerprintMismatch", "IncompleteCache", "AgentFailure",
 }  # fmt: skip
+NAMES |= {"Router", "load_router", "DecisionLog", "read_log", "serve", "replay", "watch"}  # at work
 
 
 def test_the_promised_names_are_these():

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
     from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
+    from l2d.rejector.decisions.online import load_policy as load_policy
     from l2d.rejector.estimator import DeferralRejector as DeferralRejector
     from l2d.rejector.library import choose as choose
     from l2d.rejector.library import evaluate as evaluate
@@ -64,6 +65,7 @@ _NAMES = {
     ),
     "l2d.data.library": ("audit", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
+    "l2d.rejector.decisions.online": ("load_policy",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (
         "choose",

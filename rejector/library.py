@@ -14,7 +14,13 @@ from l2d.data.cache.audit import leaks
 from l2d.data.cache.paid import missing_prices
 from l2d.data.cache.reader import CostCache
 from l2d.data.device import resolve_device
+from l2d.data.errors import UsageError
 from l2d.data.library import opened
+from l2d.rejector.decisions.evaluated import PolicyEvaluations, evaluate_policies
+from l2d.rejector.decisions.judged import DecisionReport
+from l2d.rejector.decisions.library import decide, policies_among, wanted_of
+from l2d.rejector.decisions.routing import PolicyRoute, route_policy
+from l2d.rejector.decisions.saved import is_policy
 from l2d.rejector.eligible import eligible_methods
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.export import ExportReport, export_run
@@ -184,11 +190,11 @@ def _train(
     return Runs(done.folders, done.trained, done.seconds, done.left_out)
 
 
-def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations:
+def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations | PolicyEvaluations:
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
 
     Args:
-        runs: a sweep's result, a run, or paths of runs or of folders of runs.
+        runs: a sweep's result, a run, or paths of runs or of folders of runs; or folders of saved policies.
         split: which samples are judged.
         group: a kept column; samples of one value are resampled together. ``group`` where it is kept, if None.
 
@@ -196,6 +202,16 @@ def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Eva
         UsageError: there are no runs, or no such column.
         FingerprintMismatch: a cache is not what a run was trained on any more.
     """
+    policies, others = policies_among(runs)
+    if policies:
+        if others:
+            raise UsageError("runs and policies together", hint="evaluate them one after the other")
+        return evaluate_policies(policies, split)
+    return judge_runs(runs, split=split, group=group)
+
+
+def judge_runs(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations:
+    """:func:`evaluate` of runs."""
     return Evaluations(evaluate_runs(folders_of(runs), split, group=group))
 
 
@@ -251,7 +267,7 @@ def report(
     from l2d.rejector.report.export import write_figure, write_figures
     from l2d.rejector.report.page import write_report
 
-    judged = runs if isinstance(runs, Evaluations) else evaluate(runs, split=split, group=group)
+    judged = runs if isinstance(runs, Evaluations) else judge_runs(runs, split=split, group=group)
     members, groups, page = list(judged), list(by) or None, Path(out)
     write_report(members, page, by=groups, images=None if images is None else Path(images), theory=theory, group=group)
     written = [page]
@@ -288,18 +304,40 @@ def route(
     *,
     id_column: str | None = None,
     policy: Path | str | None = None,
+    answers: Path | str | None = None,
     without: Collection[str] = (),
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
-) -> RouteReport:
+) -> RouteReport | PolicyRoute:
     """Allocate new inputs; see :func:`l2d.rejector.route.route`.
+
+    With a policy of the decision engine a round of it, see :func:`l2d.rejector.decisions.routing.route_policy`:
+    ``answers`` are those so far.
 
     ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
     """
     (folder,) = one_folder(run)
     rule = None if policy is None else Path(policy)
+    if rule is not None and is_policy(rule):
+        if beta is not None or weights is not None:
+            raise UsageError("--policy with --beta or --lambda", where=rule, hint="make the policy at that setting")
+        return route_policy(
+            folder,
+            Path(source),
+            Path(out),
+            policy=rule,
+            answers=None if answers is None else Path(answers),
+            id_column=id_column,
+            without=without,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if answers is not None:
+        raise UsageError(
+            "--answers goes with a policy that looks at answers", hint="l2d policy RUN --ask … --save FOLDER"
+        )
     return route_inputs(
         folder,
         Path(source),
@@ -330,8 +368,22 @@ def policy(
     out: Path | str | None = None,
     save: Path | str | None = None,
     overwrite: bool = False,
-) -> PolicyReport:
-    """Allocate under constraints: a total budget, an exact coverage, capacities.
+    ask: str | None = None,
+    depth: int | None = None,
+    combine: str | None = None,
+    abstain: float | None = None,
+    cap: dict[str, float] | None = None,
+    risk: str | Sequence[str] | None = None,
+    confidence: float | None = None,
+    on_average: bool = False,
+    family: str | None = None,
+    by: str | None = None,
+    queue: Path | str | None = None,
+) -> PolicyReport | DecisionReport:
+    """Allocate under constraints; or go beyond one agent: committees, cascades, no answer at all, promises.
+
+    With any of ``ask``, ``depth``, ``combine``, ``abstain``, ``cap``, ``risk`` the decision engine makes the policy
+    (docs/beyond_one_agent.md); else inputs are allocated to one agent each by prices (docs/policies.md).
 
     Args:
         run: a run, or its path.
@@ -343,14 +395,47 @@ def policy(
         beta, weights: query costs and task weights in place of the run's; a run of method ``best`` takes others.
         split, mode, batch_size, calibration: see :func:`l2d.rejector.policies.policy.run_policy`.
         out: a Parquet file for the allocations.
-        save: a JSON file for the prices, which :func:`route` takes.
+        save: a JSON file for the prices, which :func:`route` takes; of the engine a folder.
         overwrite: replace these files if they exist.
+        ask: router, topk, committee, cascade, adaptive, or auto: the simplest that validation does not show beaten.
+        depth: agents for one input at most.
+        combine: how several answers become one: vote, mean or weighted.
+        abstain: cost of giving no answer, in units of loss.
+        cap: most that one input may take: ``{"price": 10, "seconds": 2}``.
+        risk: such as ``"error<=0.05"``, one or several: answers are withheld until that can be promised.
+        confidence: of the promise, 0.95 if None; ``on_average``: a mean instead, by conformal risk control.
+        family: how tests of several thresholds are corrected: fixed-sequence or bonferroni.
+        by: a kept column: the promise holds in each of its groups.
+        queue: a file for the inputs without an answer, the one to look at first on top.
 
     Raises:
-        UsageError: constraints cannot be met, an option is wrong, or a file exists.
+        UsageError: constraints cannot be met, a promise cannot be made, an option is wrong, or a file exists.
     """
     (folder,) = one_folder(run)
     opened_run = at_setting(load_run(folder), beta, weights)
+    wanted = wanted_of(
+        ask=ask, depth=depth, combine=combine, abstain=abstain, budget=budget, cap=cap, risk=risk,
+        confidence=confidence, on_average=on_average, family=family,
+    )  # fmt: skip
+    if wanted is not None:
+        only_prices = {"gflops": gflops, "coverage": coverage, "capacity": capacity, "batch-size": batch_size}
+        for name, value in only_prices.items():
+            if value is not None:
+                raise UsageError(
+                    f"--{name} with --ask or --risk", hint="it is for policies that ask one agent by prices"
+                )
+        return decide(
+            opened_run,
+            wanted=wanted,
+            split=split,
+            group=by,
+            out=None if out is None else Path(out),
+            queue=None if queue is None else Path(queue),
+            save=None if save is None else Path(save),
+            overwrite=overwrite,
+        )
+    if by is not None or queue is not None:
+        raise UsageError("--by and --queue go with --risk or --abstain", hint="give one of these")
     limits = parse_capacity(capacity) if isinstance(capacity, str) else capacity
     money = None if budget is None else money_budget(opened_run, budget)
     asked = {"budget": None if money is not None else budget, "gflops": gflops, "coverage": coverage}

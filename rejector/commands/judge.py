@@ -44,12 +44,20 @@ def evaluate(
         l2d evaluate run --split validation --format json
 
         l2d evaluate runs --group patient
+
+        l2d evaluate cascade
     """
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.decisions.evaluated import PolicyEvaluations
     from l2d.rejector.library import evaluate as judge
     from l2d.rejector.runs.files import RUN_FILE
 
     one = len(runs) == 1 and (runs[0] / RUN_FILE).is_file()  # a run, not a folder of runs
-    print_evaluations(judge(runs, split=split.value, group=group), format, one=one)
+    found = judge(runs, split=split.value, group=group)
+    if isinstance(found, PolicyEvaluations):
+        print_result(found, format.value)
+    else:
+        print_evaluations(found, format, one=one)
 
 
 def theory(

@@ -93,7 +93,6 @@ def test_online_and_in_rounds_it_decides_as_on_the_table(run, policies, patient_
 def test_routed_in_rounds(run, policies, tmp_path, l2d_done, patient_runs):
     table = pl.read_parquet(patient_runs / "patients.parquet").head(40)
     table.write_parquet(tmp_path / "new.parquet")
-    world = read_worlds(load_run(run), ("test",)).worlds
     policy = l2d.load_policy(policies / "adaptive")
     answers: list[dict] = []
     for number in range(1, 4):
@@ -117,14 +116,14 @@ def test_routed_in_rounds(run, policies, tmp_path, l2d_done, patient_runs):
         if not len(waiting):
             break
         for row in waiting.iter_rows(named=True):
-            said = {"sample_id": row["sample_id"], "agent": row["agent"], "answer": "1", "number": 3.5}
+            said = {"sample_id": row["sample_id"], "agent": row["agent"], "answer": "yes", "number": 3.5}
             answers.append(said)
         pl.DataFrame(answers).write_csv(tmp_path / "answers.csv")
     assert set(found["action"]) == {"answer"}
     last = found.row(7, named=True)
     step = policy.start(table.row(7, named=True))
     while step.ask is not None:
-        step = policy.next(step, {"cla": "1", "reg": 3.5})
+        step = policy.next(step, {"cla": "yes", "reg": 3.5})
     assert (last["agent"], last["asked"]) == (step.answered_by, " > ".join(step.asked))
     assert last["expected_cost"] == pytest.approx(step.expected_cost)
     first = pl.read_csv(tmp_path / "round_1.csv")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from copy import copy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any
 
@@ -15,6 +16,7 @@ from sklearn.utils import Tags, check_array, check_consistent_length
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from l2d.data.errors import nearest
 from l2d.data.samples.standardise import lost_in_32_bits
 from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.model import fit_costs
@@ -126,7 +128,8 @@ class DeferralRejector(BaseEstimator):
         """
         self._check_method()
         features = validate_data(self, X, dtype=np.float64, ensure_min_samples=2)
-        raw = self._check_costs(features, costs, gaps=self.method == "best")
+        way = _WAYS[self.method]
+        raw = self._check_costs(features, costs, gaps=way.takes_gaps)
         weights, query_costs = self._check_weights(raw)
         point = GridPoint(
             run_id=type(self).__name__,
@@ -138,7 +141,7 @@ class DeferralRejector(BaseEstimator):
             seed=int(self.seed),
         )
         self._before: tuple[np.ndarray, np.ndarray] | None = None
-        self.rejector_ = self._FITS[self.method](self, point, features, raw)
+        self.rejector_ = way.fit(self, point, features, raw)
         self.n_agents_ = raw.shape[1]
         return self
 
@@ -206,9 +209,6 @@ class DeferralRejector(BaseEstimator):
         std = rejector.state["feature_std"] * torch.from_numpy(scale)
         return replace(rejector, state={**rejector.state, "feature_mean": mean, "feature_std": std})
 
-    #: Method -> what fits it.
-    _FITS = {"best": _fit_best, "multi-task": _fit_network}
-
     def decision_function(self, X: Any) -> np.ndarray:
         """Score of each agent, (n, agents) float32: the highest is chosen. Of ``best`` the negated predicted costs."""
         check_is_fitted(self)
@@ -241,14 +241,14 @@ class DeferralRejector(BaseEstimator):
 
     def _check_method(self) -> None:
         """Refuse an unknown method, and settings that it does not have."""
-        if self.method not in self._FITS:
-            raise ValueError(f"method = {self.method!r}: {' or '.join(self._FITS)}")
-        others = (*TRAINING, "nu", "validation_fraction", "device") if self.method == "best" else ("guard", "fallback")
+        if self.method not in _WAYS:
+            raise ValueError(f"method = {self.method!r}: {nearest(self.method, _WAYS)}")
         defaults = {name: parameter.default for name, parameter in signature(DeferralRejector).parameters.items()}
-        foreign = [f"{name} = {getattr(self, name)!r}" for name in others if getattr(self, name) != defaults[name]]
-        if foreign:
-            other = "multi-task" if self.method == "best" else "best"
-            raise ValueError(f"{', '.join(foreign)}: method {self.method!r} has no such setting, {other!r} has")
+        for other, way in _WAYS.items():
+            foreign = [name for name in way.settings if getattr(self, name) != defaults[name] and other != self.method]
+            if foreign:
+                given = ", ".join(f"{name} = {getattr(self, name)!r}" for name in foreign)
+                raise ValueError(f"{given}: method {self.method!r} has no such setting, {other!r} has")
 
     def _check_costs(self, X: Any, costs: Any, *, gaps: bool = False) -> np.ndarray:
         """Raw costs as (n, agents, tasks) float32; NaN is refused unless ``gaps``."""
@@ -324,3 +324,26 @@ TRAINING = (
     "weight_decay",
     "patience",
 )
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What a method of the estimator is.
+
+    Attributes:
+        fit: (estimator, point, features (n, width) float64, raw costs (n, agents, tasks) float32) -> its rejector.
+        settings: the estimator's parameters that it alone has.
+        takes_gaps: costs may be NaN, where an agent has no answer.
+    """
+
+    fit: Callable[[DeferralRejector, GridPoint, np.ndarray, np.ndarray], Rejector]
+    settings: tuple[str, ...]
+    takes_gaps: bool
+
+
+_WAYS = {
+    "best": _Way(DeferralRejector._fit_best, ("guard", "fallback"), takes_gaps=True),
+    "multi-task": _Way(
+        DeferralRejector._fit_network, (*TRAINING, "nu", "validation_fraction", "device"), takes_gaps=False
+    ),
+}

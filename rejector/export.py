@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import warnings
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,22 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from l2d.data.cache import store
 from l2d.data.errors import FingerprintMismatch, UsageError
 from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
-from l2d.rejector.best.graph import rejector_graph
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.losses import allocate
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.files import one_run
 from l2d.rejector.runs.run import Run, load_run, open_cache
-from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.trained import Rejector
-from l2d.rejector.training.network import network_of
 
 if TYPE_CHECKING:
     import onnx
@@ -59,47 +52,6 @@ class ExportReport(Shown):
             "opset": self.opset,
             "bytes": self.num_bytes,
         }
-
-
-class Deployed(nn.Module):
-    """A rejector as it is used: raw features (batch, width), pixels (batch, 3, side, side) in [0, 1], or token lists
-    (batch, width) as int64, to scores (batch, agents) and the agent's index (batch,), int64.
-
-    A number that is NaN or infinite is missing: it becomes what ``l2d route`` makes of a missing one, the training
-    median, and its indicator 1 where there is one; without an ``encoder`` the training mean. ``one_row`` is an input of
-    one sample, whose shape and type are those of all.
-    """
-
-    def __init__(self, rejector: Rejector, one_row: Tensor, encoder: FeatureEncoder | None = None):
-        super().__init__()
-        self.network = network_of(rejector).network()
-        self.register_buffer("one_row", one_row)
-        self.register_buffer("mean", rejector.state["feature_mean"])
-        self.register_buffer("std", rejector.state["feature_std"])
-        instead, indicated = _missing(rejector, encoder)
-        self.register_buffer("instead", torch.as_tensor(instead).to(self.mean.dtype))
-        self.register_buffer("indicators", torch.zeros(len(self.mean), dtype=torch.bool))
-        self.register_buffer("largest", torch.tensor(torch.finfo(self.mean.dtype).max, dtype=self.mean.dtype))
-        self.has_indicators, sources = bool(indicated), torch.arange(len(self.mean))
-        for indicator, source in indicated.items():
-            self.indicators[indicator], sources[indicator] = True, source
-        self.register_buffer("sources", sources)
-
-    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        # With one row more, so that no step ever sees an empty batch, which onnxruntime's ArgMax gives another shape
-        # and its ReduceMax ends the process for.
-        rows = torch.cat([inputs, torch.zeros_like(self.one_row)])
-        looked_at = rows if rows.dtype == torch.int64 else self._standardised(rows.flatten(1))
-        scores = self.network(looked_at)
-        return scores[:-1], scores.argmax(dim=-1)[:-1]  # ONNX's takes the lowest index of equals, unlike torch on a GPU
-
-    def _standardised(self, values: Tensor) -> Tensor:
-        known = values.abs() <= self.largest  # false for NaN in every runtime
-        if self.has_indicators:
-            values = torch.where(self.indicators & ~known.index_select(1, self.sources), 1.0, values)
-            known = known | self.indicators
-        values = torch.where(known, values, self.instead)
-        return ((values - self.mean) / self.std).float()
 
 
 def export_run(
@@ -134,7 +86,7 @@ def export_run(
     encoder = None if opened.input is None else opened.input.encoder
     encoder = encoder if isinstance(encoder, FeatureEncoder) else None
     model = onnx_model(opened.rejector, opened.agents, facts, encoder=encoder)
-    if isinstance(opened.rejector, TrainedBest):
+    if opened.rejector.exact_onnx:
         _compare_on_test(model, opened)
     content = model.SerializeToString()
     if not store.commit_bytes(file, content, replace=overwrite):
@@ -165,19 +117,17 @@ def onnx_model(
     Args:
         agents: their names, in order.
         facts: what else the metadata should say.
-        encoder: of the features: what a NaN or an infinite number in them stands for, see :class:`Deployed`.
+        encoder: of the features: what a NaN or an infinite number in them stands for, see
+            :class:`l2d.rejector.training.graph.Deployed`.
 
     Raises:
-        UsageError: the extra ``onnx`` is not installed.
+        UsageError: the extra ``onnx`` is not installed, or the rejector is more than one model.
     """
     _require_onnx()
     import onnx
 
     example = _example(rejector, 64)
-    if isinstance(rejector, TrainedBest):
-        model = rejector_graph(rejector, *_missing(rejector, encoder))
-    else:
-        model, example = _network_model(rejector, example, encoder)
+    model = rejector.onnx_graph(example, *_missing(rejector, encoder))
     point = rejector.point
     described = {
         "agents": agents,
@@ -201,32 +151,7 @@ def _missing(rejector: Rejector, encoder: FeatureEncoder | None) -> tuple[np.nda
     return (np.asarray(rejector.state["feature_mean"], np.float64), {}) if encoder is None else encoder.missing()
 
 
-def _network_model(
-    rejector: Rejector, example: Tensor, encoder: FeatureEncoder | None
-) -> tuple[onnx.ModelProto, Tensor]:
-    """A network by torch's exporter, and the example (rows, width) in the shape that the model takes."""
-    column = INPUT_OF[rejector.config.network]
-    width = rejector.width
-    shape = (3, math.isqrt(width // 3), math.isqrt(width // 3)) if column == "image" else (width,)
-    example = example.reshape(-1, *shape)
-    deployed = Deployed(rejector, example[:1], encoder).eval()
-    with torch.no_grad(), warnings.catch_warnings(action="ignore", category=FutureWarning):  # 2.11 warns of itself
-        program = torch.onnx.export(
-            deployed,
-            (example[:2],),  # a batch of one would be taken for a constant
-            dynamo=True,  # the other exporter is deprecated since torch 2.9
-            input_names=[column],
-            output_names=["scores", "agent"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    model = program.model_proto
-    for part in (*model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
-        part.ClearField("metadata_props")  # the exporter's notes, with paths of this machine
-    return model, example
-
-
-def _example(rejector: Rejector, rows: int) -> Tensor:
+def _example(rejector: Rejector, rows: int) -> np.ndarray:
     """Random inputs of the kind that a rejector looks at, (rows, width)."""
     generator = torch.Generator().manual_seed(0)
     fields = []
@@ -235,18 +160,19 @@ def _example(rejector: Rejector, rows: int) -> Tensor:
         counts = torch.randint(0, length + 1, (rows, 1), generator=generator)
         fields.append(torch.where(torch.arange(length) < counts, lists, 0))
     if fields:
-        return torch.cat(fields, dim=1)
+        return torch.cat(fields, dim=1).numpy()
     mean, std = (torch.as_tensor(rejector.state[name]) for name in ("feature_mean", "feature_std"))
-    return mean + std * torch.randn(rows, len(mean), generator=generator)
+    return (mean + std * torch.randn(rows, len(mean), generator=generator)).numpy()
 
 
-def _compare(model: onnx.ModelProto, rejector: Rejector, example: Tensor) -> None:
+def _compare(model: onnx.ModelProto, rejector: Rejector, example: np.ndarray) -> None:
     """See that the model gives what the rejector gives: exporter, runtime and torch are of many versions."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    scores, agent = session.run(None, {session.get_inputs()[0].name: example.numpy()})
-    expected = rejector.scores(example.flatten(1).numpy())
+    entry = session.get_inputs()[0]
+    scores, agent = session.run(None, {entry.name: example.reshape(-1, *entry.shape[1:])})
+    expected = rejector.scores(example)
     close = np.allclose(scores, expected, rtol=SCORE_TOLERANCE, atol=SCORE_TOLERANCE * np.abs(expected).max())
     if not close or not np.array_equal(agent, allocate(torch.from_numpy(scores)).numpy()):
         worst = np.abs(scores - expected).max()

@@ -25,6 +25,7 @@ from l2d.rejector.eligible import eligible_methods
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.export import ExportReport, export_run
 from l2d.rejector.grid import chosen_agents, make_grid
+from l2d.rejector.methods import METHODS
 from l2d.rejector.policies.choose import Choice, Target
 from l2d.rejector.policies.choose import choose as choose_run
 from l2d.rejector.policies.constraints import make_constraints, parse_capacity
@@ -159,7 +160,8 @@ def _train(
         if grid["methods"] == ["multi-task"] and is_first():
             tell("method multi-task: these options or this cache are not for method best")
     if not grid["seeds"]:
-        grid["seeds"] = list(range(1 if grid["methods"] == ["best"] else 4))
+        trainers = [METHODS[name].trainer for name in grid["methods"] if name in METHODS]  # others are refused below
+        grid["seeds"] = list(range(max((trainer.seeds for trainer in trainers), default=1)))
     methods = eligible_methods(list(grid["methods"]), found, grid["weights"], grid["cost"], config, tell)
     points = make_grid(found, **{**grid, "methods": methods})
     folders = [folder_of(point) for point in points]

@@ -31,17 +31,22 @@ class Trainer:
 
     Attributes:
         module: with what :class:`l2d.rejector.trained.TrainerModule` lists.
+        theory: the module whose ``section`` says why a run falls short, see
+            :func:`l2d.rejector.theory.section.theory_section`; None where no theory is about its methods.
         has_nu: ``nu`` of the surrogate means something to its methods.
+        seeds: how many a sweep has where none are given.
     """
 
     module: str
+    theory: str | None = None
     has_nu: bool = False
+    seeds: int = 4
 
 
 #: All points of a grid together.
-GRID = Trainer("l2d.rejector.training.points", has_nu=True)
+GRID = Trainer("l2d.rejector.training.points", theory="l2d.rejector.theory.of_surrogate", has_nu=True)
 #: One fit for all points.
-BEST = Trainer("l2d.rejector.best.training")
+BEST = Trainer("l2d.rejector.best.training", theory="l2d.rejector.theory.of_costs", seeds=1)
 #: One point after another.
 ONE_BY_ONE = Trainer("l2d.rejector.literature.sweep")
 
@@ -58,6 +63,7 @@ class Method:
         one_expert: it is defined for one expert alone.
         pays_queries: its training knows query costs; otherwise they are only charged when it is evaluated.
         scores: see :data:`Scores`.
+        preferences: it learns which of two agents costs less.
         trainer: see :data:`Trainer`.
         task: the one task whose costs it trains on, None for all; it is always evaluated on all.
     """
@@ -69,6 +75,7 @@ class Method:
     one_expert: bool = False
     pays_queries: bool = True
     scores: Scores = "order"
+    preferences: bool = False
     trainer: Trainer = ONE_BY_ONE
     task: str | None = None
 
@@ -76,6 +83,11 @@ class Method:
     def has_nu(self) -> bool:
         """Whether ``nu`` of the surrogate means something to it."""
         return self.trainer.has_nu
+
+    @property
+    def learns_costs(self) -> bool:
+        """Whether it learns from what agents cost, so that a classifier of its own needs costs, too."""
+        return self.scores in ("costs", "surrogate") or self.preferences
 
     def trains_classifier(self, setting: str) -> bool:
         """Whether a run's classes come from a classifier of its own, under ``--classifier`` cached or own."""
@@ -131,6 +143,28 @@ METHODS: dict[str, Method] = {
         paper="On Optimum Recognition Error and Reject Tradeoff, IEEE Trans. Information Theory 16(1), 1970",
         classifier="given",
     ),
+    "conformal": Method(
+        source="Bary et al. 2025",
+        paper="No Need for Learning to Defer? A Training Free Deferral Framework to Multiple Experts through "
+        "Conformal Prediction, 2025, arXiv 2509.12573",
+        classifier="given",
+        classes_only=True,
+    ),
+    "matrix_factorization": Method(
+        source="Ong et al. 2024",
+        paper="RouteLLM: Learning to Route LLMs with Preference Data, 2024, matrix factorization",
+        preferences=True,
+    ),
+    "elo": Method(
+        source="Ong et al. 2024",
+        paper="RouteLLM: Learning to Route LLMs with Preference Data, 2024, similarity-weighted ranking",
+        preferences=True,
+    ),
+    "irt": Method(
+        source="Song et al. 2025",
+        paper="IRT-Router: Effective and Interpretable Multi-LLM Routing via Item Response Theory, ACL 2025, M-IRT",
+        scores="costs",
+    ),
     "learned_oracle": Method(
         source="Mozannar & Sontag 2020, LearnedOracle",
         paper="Consistent Estimators for Learning to Defer to an Expert, ICML 2020, section 7 (LearnedOracle)",
@@ -165,6 +199,13 @@ METHODS: dict[str, Method] = {
         classes_only=True,
         pays_queries=False,
     ),
+    "picce": Method(
+        source="Liu et al. 2026",
+        paper="When More Experts Hurt: Underfitting in Multi-Expert Learning to Defer, ICML 2026, equation 9",
+        classifier="own",
+        classes_only=True,
+        pays_queries=False,
+    ),
     "mixture_of_experts": Method(
         source="Madras et al. 2018",
         paper="Predict Responsibly: Improving Fairness and Accuracy by Learning to Defer, NeurIPS 2018, L_defer",
@@ -175,6 +216,9 @@ METHODS: dict[str, Method] = {
 
 #: Methods that :mod:`l2d.rejector.literature` trains.
 LITERATURE = {name: method for name, method in METHODS.items() if method.trainer is ONE_BY_ONE}
+
+#: The others. Each of their rejectors is one model.
+ONE_MODEL = tuple(name for name in METHODS if name not in LITERATURE)
 
 
 def check_method(name: str, cache: CostCache, weights: dict[str, float], cost: str | None, setting: str) -> None:

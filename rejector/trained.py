@@ -10,18 +10,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 
+from l2d.data.errors import UsageError
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.methods import Trainer
+from l2d.rejector.methods import METHODS, ONE_MODEL, Trainer
 from l2d.rejector.settings import TrainConfig
 
 if TYPE_CHECKING:
+    import onnx
+
     from l2d.data.cache.reader import CostCache
     from l2d.rejector.rows.stream import Stream
     from l2d.rejector.rows.table import CostTable
+
+R = TypeVar("R", bound="Rejector")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +49,8 @@ class Rejector(ABC):
     arrays: ClassVar[Literal["numpy", "torch"]]
     #: It predicts raw costs, so it can be had :meth:`at` other query costs and task weights without training.
     any_setting: ClassVar[bool] = False
+    #: Its ONNX model sends every sample where it does itself, which is tried when one is written.
+    exact_onnx: ClassVar[bool] = False
 
     point: GridPoint
     config: TrainConfig
@@ -114,6 +121,25 @@ class Rejector(ABC):
         """Total costs that it predicts of a table's samples, float64 (n, agents); None where it predicts none."""
         return None
 
+    @property
+    def predicts_prices(self) -> bool:
+        """Whether :meth:`predicted_prices` gives any."""
+        return False
+
+    def predicted_prices(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray | None:
+        """What each agent's answer is predicted to be paid, in money, (n, agents); None where it predicts no prices.
+
+        Args:
+            split, ids: of samples of the cache it was trained on.
+            features: theirs, (n, width).
+        """
+        return None
+
+    @property
+    def answering(self) -> dict[str, Any] | None:
+        """What :meth:`l2d.rejector.best.answering.Answering.facts` says; None where nothing was found."""
+        return None
+
     def at(self, point: GridPoint) -> Rejector:
         """What training at other query costs or task weights would have made, where :attr:`any_setting` says so."""
         raise TypeError(f"a rejector of method {self.point.method!r} has the setting that it was trained at")
@@ -125,6 +151,34 @@ class Rejector(ABC):
     def unguarded(self) -> Rejector:
         """The rejector with its guard off: under a limit it has to be known what each agent would cost, even where
         leaving the fallback does not pay without one. Itself where no guard holds."""
+        return self
+
+    def onnx_graph(self, example: np.ndarray, instead: np.ndarray, indicated: dict[int, int]) -> onnx.ModelProto:
+        """An ONNX graph of raw inputs to ``scores`` and ``agent``, with no metadata.
+
+        Args:
+            example: inputs of the kind that it looks at, (n, width).
+            instead: what stands in for a number that is NaN or infinite, (width,).
+            indicated: column that tells whether a number is missing -> the column of that number.
+
+        Raises:
+            UsageError: it cannot be written as one graph.
+        """
+        raise UsageError(
+            f"a run of method {self.point.method!r} is more than one network",
+            where=self.point.run_id,
+            hint=f"this needs a run of {', '.join(ONE_MODEL)}",
+        )
+
+    def as_a(self, kind: type[R]) -> R:
+        """The rejector, known to be of this class.
+
+        Raises:
+            UsageError: it is of another one.
+        """
+        if not isinstance(self, kind):
+            names = [name for name, method in METHODS.items() if load_trainer(method.trainer).REJECTOR is kind]
+            raise UsageError(f"this is not for runs of method {self.point.method!r}", hint=f"one of {', '.join(names)}")
         return self
 
     def facts(self) -> dict[str, Any]:

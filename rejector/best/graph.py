@@ -13,7 +13,7 @@ import numpy as np
 
 from l2d.rejector.best.linear import CLIPPED_AT, Basis
 from l2d.rejector.best.model import MORE, CostModel
-from l2d.rejector.best.trained import TrainedBest
+from l2d.rejector.best.scorer import Scorer
 from l2d.rejector.best.trees import Forest
 
 if TYPE_CHECKING:
@@ -23,18 +23,18 @@ OPSETS = {"": 17, "ai.onnx.ml": 3}
 EXACT_IN_FLOAT32 = 1 << 24
 
 
-def rejector_graph(rejector: TrainedBest, instead: np.ndarray, indicated: dict[int, int]) -> onnx.ModelProto:
+def scorer_graph(scorer: Scorer, instead: np.ndarray, indicated: dict[int, int]) -> onnx.ModelProto:
     """A run of method ``best``: float32 ``features`` to ``scores`` and ``agent``, ties to the lowest index.
 
     Args:
         instead: what stands in for a number that is NaN or infinite, (width,).
         indicated: column that tells whether a number is missing -> the column of that number.
     """
-    width, agents = len(rejector.state["feature_mean"]), len(rejector.point.query_costs)
+    width, agents = len(instead), len(scorer.query_costs)
     graph = Graph()
     # With one row more, so that no step ever sees an empty batch, which onnxruntime's ArgMax gives another shape.
     rows = graph.node("Concat", "features", graph.constant(np.zeros((1, width), np.float32)), axis=0)
-    scores = graph.scores(graph.filled(rows, instead, indicated), rejector)
+    scores = graph.scores(graph.filled(rows, instead, indicated), scorer)
     for values, name in ((scores, "scores"), (graph.node("ArgMax", scores, axis=1, keepdims=0), "agent")):
         first, last, axis = (graph.constant(np.array([number], np.int64)) for number in (0, -1, 0))
         graph.node("Slice", values, first, last, axis, name=name)
@@ -70,7 +70,7 @@ class Graph:
         return self.node("Cast", value, to=TensorProto.DOUBLE)
 
     def filled(self, features: str, instead: np.ndarray, indicated: dict[int, int]) -> str:
-        """Features without missing numbers, as ``l2d route`` fills them: see :func:`rejector_graph`."""
+        """Features without missing numbers, as ``l2d route`` fills them: see :func:`scorer_graph`."""
         largest = self.constant(np.float32(np.finfo(np.float32).max))
         known = self.node("LessOrEqual", self.node("Abs", features), largest)  # false for NaN
         if indicated:
@@ -154,21 +154,20 @@ class Graph:
         shape = self.node("Concat", batch, rest, axis=0)
         return self.node("Expand", self.constant(values[None]), shape)
 
-    def scores(self, features: str, rejector: TrainedBest) -> str:
-        """Scores as :meth:`l2d.rejector.best.trained.TrainedBest.scores` gives them: (batch, agents), float32."""
-        if rejector.guard["holds"]:
-            scores = rejector.scores(np.zeros((1, rejector.width), np.float32))[0]
+    def scores(self, features: str, scorer: Scorer) -> str:
+        """Scores as :class:`l2d.rejector.best.scorer.Scorer` gives them: (batch, agents), float32."""
+        if scorer.guard["holds"]:
+            scores = scorer.scored(np.zeros((1, *scorer.weights.shape)))[0]
             return self.node("Identity", self.repeated(features, scores))
         from onnx import TensorProto
 
-        weights = rejector.weights
-        total = self.node("Mul", self.costs(features, rejector.predictor.model), self.constant(weights))
+        total = self.node("Mul", self.costs(features, scorer.model), self.constant(scorer.weights))
         total = self.node("ReduceSum", total, self.constant(np.array([2], np.int64)), keepdims=0)
-        total = self.node("Add", total, self.constant(np.array(rejector.point.query_costs, np.float64)))
+        total = self.node("Add", total, self.constant(scorer.query_costs))
         return self.node("Cast", self.node("Neg", total), to=TensorProto.FLOAT)
 
     def _sum(self, parts: list[str]) -> str:
-        """One after another: shapes differ, and not every runtime spreads those of Sum."""
+        """One after another: shapes differ, and not every runtime broadcasts those of Sum."""
         total = parts[0]
         for part in parts[1:]:
             total = self.node("Add", total, part)

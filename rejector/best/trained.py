@@ -20,6 +20,8 @@ from l2d.rejector.grid import GridPoint
 from l2d.rejector.trained import Rejector
 
 if TYPE_CHECKING:
+    import onnx
+
     from l2d.rejector.rows.table import CostTable
 
 #: Splits whose samples the models were fitted on: each is scored by the models of the fold that has not seen it.
@@ -63,6 +65,7 @@ class TrainedBest(Rejector):
 
     arrays: ClassVar[Literal["numpy", "torch"]] = "numpy"
     any_setting: ClassVar[bool] = True
+    exact_onnx: ClassVar[bool] = True
 
     state: Mapping[str, np.ndarray]
     guard: dict[str, Any]
@@ -109,13 +112,16 @@ class TrainedBest(Rejector):
 
     def as_predicted(self, raw: np.ndarray) -> np.ndarray:
         """Raw costs (n, agents, tasks) in the units that they are predicted in: prices as shares of their means."""
-        if PAID_MEAN not in self.state:
+        if not self.predicts_prices:
             return raw
         return np.concatenate([raw[:, :, :-1], raw[:, :, -1:] / self.state[PAID_MEAN][:, None]], axis=2)
 
+    @property
+    def predicts_prices(self) -> bool:
+        return PAID_MEAN in self.state
+
     def predicted_prices(self, split: str, ids: Sequence[str], features: np.ndarray) -> np.ndarray | None:
-        """What each agent's answer is predicted to be paid, in money, (n, agents); None where the run has no prices."""
-        if PAID_MEAN not in self.state:
+        if not self.predicts_prices:
             return None
         return self.predictor(split, ids, features)[:, :, -1] * self.state[PAID_MEAN]
 
@@ -147,6 +153,15 @@ class TrainedBest(Rejector):
     @property
     def decides(self) -> bool:
         return not self.guard["holds"]
+
+    @property
+    def answering(self) -> dict[str, Any] | None:
+        return self.about.get("answering")
+
+    def onnx_graph(self, example: np.ndarray, instead: np.ndarray, indicated: dict[int, int]) -> onnx.ModelProto:
+        from l2d.rejector.best.graph import scorer_graph
+
+        return scorer_graph(self.scorer, instead, indicated)
 
     def facts(self) -> dict[str, Any]:
         return {"guard": self.guard, "best": self.about}

@@ -13,7 +13,6 @@ from torch import Tensor
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector.best.reliability import reliability
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, random_same_shares
 from l2d.rejector.evaluation.comparisons import compare
 from l2d.rejector.evaluation.evaluation import Evaluation
@@ -132,12 +131,13 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         result["averaging"] = {"agents": names, "metrics": measured.average_metrics(), "same_as": averaged}
     if run.point.cost is not None:
         result["cost"] = run.point.cost
-    if isinstance(run.rejector, TrainedBest):
-        guard = guard_facts(run.rejector, table, costs.double().numpy(), losses, measured.groups)
+    guard = guard_facts(run.rejector, table, costs.double().numpy(), losses, measured.groups)
+    if guard is not None:
         result["guard"] = {**guard, "fallback": names[guard["fallback"]]}
-        if "answering" in run.rejector.about:
-            result["answering"] = run.rejector.about["answering"]
-        predicted = run.rejector.predicted_costs(table)
+    if run.rejector.answering is not None:
+        result["answering"] = run.rejector.answering
+    predicted = run.rejector.predicted_costs(table)
+    if predicted is not None:
         result["reliability"] = reliability(predicted, costs.double().numpy(), names, measured.groups)
     margin = (scores[:, 0] - scores[:, 1:].amax(dim=1)).numpy()
     router = result["paid"]["router"] if "paid" in result else 0.0

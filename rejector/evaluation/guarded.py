@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.evaluation.intervals import paired_interval
 from l2d.rejector.rows.table import CostTable
+from l2d.rejector.trained import Rejector
 
 
 def guard_facts(
-    rejector: TrainedBest, table: CostTable, costs: np.ndarray, losses: np.ndarray, groups: np.ndarray | None
-) -> dict[str, Any]:
-    """The guard's evidence, and its effect.
+    rejector: Rejector, table: CostTable, costs: np.ndarray, losses: np.ndarray, groups: np.ndarray | None
+) -> dict[str, Any] | None:
+    """The guard's evidence, and its effect; None where no guard watched over the rejector.
 
     Args:
         costs: total costs (n, agents), infinite where an agent is unavailable.
@@ -26,15 +26,18 @@ def guard_facts(
         guard, and, means over all samples: ``saved`` and ``cost``, what the guard took off and added there;
         ``difference`` of deferral losses, with the guard less without, with its 95 % interval.
     """
-    predicted = np.where(np.isfinite(costs), rejector.predicted_costs(table), np.inf)
+    predicted, guard = rejector.predicted_costs(table), rejector.guard
+    if guard is None or predicted is None:
+        return None
+    predicted = np.where(np.isfinite(costs), predicted, np.inf)
     decided = rejector.unguarded().decided
     free = costs[np.arange(len(costs)), predicted.argmin(axis=1)] + decided
-    if not rejector.guard["holds"]:
-        return {**rejector.guard, "kept": 0, "saved": 0.0, "cost": 0.0, "difference": None}
+    if not guard["holds"]:
+        return {**guard, "kept": 0, "saved": 0.0, "cost": 0.0, "difference": None}
     scores = np.where(np.isfinite(costs), rejector.scores_on(table), -np.inf)
     rise = losses - free
     return {
-        **rejector.guard,
+        **guard,
         "kept": int((scores.argmax(axis=1) != predicted.argmin(axis=1)).sum()),
         "saved": float(-np.minimum(rise, 0).mean()),
         "cost": float(np.maximum(rise, 0).mean()),

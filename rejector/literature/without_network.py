@@ -1,4 +1,6 @@
-"""Methods that fit no network: k nearest neighbours on costs, and Chow's threshold on the model's confidence."""
+"""Methods that fit no network: k nearest neighbours on costs, Chow's threshold on the model's confidence, and others
+that have a module of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,8 @@ from torch import Tensor
 
 from l2d.data.errors import UsageError
 from l2d.rejector import thresholds
+from l2d.rejector.literature.conformal import Conformal
+from l2d.rejector.literature.elo import Elo
 from l2d.rejector.literature.neighbours import choose_neighbours, mean_costs
 from l2d.rejector.literature.samples import Samples
 
@@ -68,4 +72,9 @@ class Threshold:
 
 
 #: Method -> how it learns and scores; all others have a :class:`l2d.rejector.literature.rule.Rule`.
-WITHOUT_NETWORK: dict[str, WithoutNetwork] = {"knn": Neighbours(), "model_confidence": Threshold()}
+WITHOUT_NETWORK: dict[str, WithoutNetwork] = {
+    "knn": Neighbours(),
+    "model_confidence": Threshold(),
+    "conformal": Conformal(),
+    "elo": Elo(),
+}

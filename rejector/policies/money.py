@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2d.data.errors import UsageError
-from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.policies.scored import ScoredSplit
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.files import BATCH_ROWS
@@ -69,7 +68,7 @@ def money_budget(run: Run, limit: float) -> MoneyBudget | None:
     """
     if run.point.paid is None:
         return None
-    if not isinstance(run.rejector, TrainedBest):
+    if not run.rejector.predicts_prices:
         raise UsageError(
             f"--budget: runs of method {run.point.method!r} predict no prices",
             where=run.path,
@@ -80,7 +79,6 @@ def money_budget(run: Run, limit: float) -> MoneyBudget | None:
 
 def prices_of_split(run: Run, split: ScoredSplit) -> Prices:
     """Predicted and paid prices of a split's samples, in its order, deciding with them; from the run's cache."""
-    assert isinstance(run.rejector, TrainedBest)
     stream = open_streams(open_cache(run), (split.name,), column="features", failures=run.rejector.config.failures)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     rows = stream[split.name]

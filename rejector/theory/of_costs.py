@@ -27,6 +27,7 @@ from l2d.rejector.theory.finding import Finding
 from l2d.rejector.theory.importance import PREDICTIONS, Importances, importances, source_columns
 from l2d.rejector.theory.parts.deferral import LOSS
 from l2d.rejector.theory.predictable import of_agents, of_differences
+from l2d.rejector.theory.subject import one_thread
 
 FEWEST_SAMPLES = 10
 MOST_FITTED = 400_000  # samples times agents times tasks: beyond, halves of the samples take minutes to fit
@@ -57,10 +58,9 @@ class Judged:
         """Read a split of the run's cache, and predict it.
 
         Raises:
-            UsageError: it has too few samples, or the cache is not there.
+            UsageError: it has too few samples, the cache is not there, or the run does not predict costs.
         """
-        rejector = run.rejector
-        assert isinstance(rejector, TrainedBest)
+        rejector = run.rejector.as_a(TrainedBest)
         cache = open_cache(run)
         table = load_tables(cache, (split,), column="features", failures=rejector.config.failures)[split]
         if len(table) < FEWEST_SAMPLES:
@@ -119,7 +119,8 @@ class Judged:
         )  # fmt: skip
 
 
-def cost_section(run: Run, split: str, *, seed: int = 0) -> dict[str, Any]:
+@one_thread()
+def section(run: Run, split: str, *, device: str, seed: int) -> dict[str, Any]:
     """Findings on a run of method ``best``, as :func:`l2d.rejector.theory.section.theory_section` gives them.
 
     Beside what others have: ``importances``, one object a column; ``predictable``, one object an agent and task.

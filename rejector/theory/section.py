@@ -7,35 +7,28 @@ it says. Findings come in parts, in the order they are read. :func:`theory_secti
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from l2d.rejector.best.trained import TrainedBest
+from l2d.data.errors import UsageError
+from l2d.rejector.methods import METHODS, ONE_MODEL
 from l2d.rejector.runs.files import one_run
 from l2d.rejector.runs.run import load_run
-from l2d.rejector.theory.bayes import FOLDS
-from l2d.rejector.theory.finding import Finding
-from l2d.rejector.theory.of_costs import PREDICTABLE, SHOWN, WORTH, cost_section
-from l2d.rejector.theory.parts.deferral import LOSS, deferral_findings
-from l2d.rejector.theory.parts.learning import LEARNING, bound_curve_of, learning_findings
-from l2d.rejector.theory.parts.model import MODEL, model_findings
-from l2d.rejector.theory.parts.surrogate import SURROGATE, surrogate_findings
-from l2d.rejector.theory.subject import Subject, examine, one_thread
-
-#: Parts of the deferral loss above the oracle's -> what to do about them.
-ADVICE = {
-    "not_in_features": "features that tell more or agents that err less would help, but no rejector on these features",
-    "objective": "train on all tasks (--method multi-task)",
-    "class": "a richer rejector (--rejector mlp, --hidden, --layers) or a sharper target (--recentre) may help",
-    "data": "more training samples would help",
-    "optimization": "train longer (--epochs, --lr), or hold back more (--weight-decay, --patience)",
-}
+from l2d.rejector.theory.of_costs import PREDICTABLE, SHOWN, WORTH
 
 
 def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
     """Every finding on a run, as plain values for JSON, a table or a page.
+
+    Which theory it is depends on what trains the run's method (:attr:`l2d.rejector.methods.Trainer.theory`):
+    :mod:`l2d.rejector.theory.of_surrogate` or :mod:`l2d.rejector.theory.of_costs`.
+
+    Args:
+        path: a run's folder, or one that holds a single run.
+        split: to judge on.
+        device: that rejectors are trained on.
+        seed: of folds, halves and signs.
 
     Returns:
         ``run_id``, ``split``, ``num_samples`` and settings; ``verdict``, a sentence or two; ``parts``: title of a part
@@ -43,97 +36,18 @@ def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed
         sample sizes, one object a size (empty where there is none); ``notes``.
 
     Raises:
-        UsageError: as :func:`l2d.rejector.theory.subject.examine`.
+        UsageError: there is no run or more than one, no theory is about its method, or a split has too few samples.
+        FingerprintMismatch: the cache is no longer what the run was trained on.
     """
     run = load_run(one_run(path))
-    if isinstance(run.rejector, TrainedBest):
-        with one_thread():
-            return cost_section(run, split, seed=seed)
-    subject = examine(path, split, device=device, seed=seed)
-    run, config = subject.run, subject.run.rejector.config
-    parts = {title: {finding.key: finding for finding in found} for title, found in all_parts(subject).items()}
-    return {
-        "run_id": run.point.run_id,
-        "split": split,
-        "num_samples": len(subject.costs),
-        "method": run.point.method,
-        "network": config.network,
-        "loss": config.loss,
-        "nu": run.point.nu if config.loss == "surrogate" else None,
-        "recentre": config.recentre,
-        "verdict": verdict_of(parts),
-        "parts": {title: {key: found.to_json() for key, found in part.items()} for title, part in parts.items()},
-        "bound_curve": bound_curve_of(subject),
-        "notes": notes_of(subject),
-    }
-
-
-def all_parts(subject: Subject) -> dict[str, list[Finding]]:
-    """Title of a part -> its findings."""
-    of_model = {} if subject.model.constant_target else {MODEL: model_findings(subject)}
-    return {
-        LOSS: deferral_findings(subject),
-        SURROGATE: surrogate_findings(subject),
-        **of_model,
-        LEARNING: learning_findings(subject),
-    }
-
-
-def verdict_of(parts: dict[str, dict[str, Finding]]) -> str:
-    """In a sentence or two: what most of the loss above the oracle's is, and what else is beyond doubt."""
-    loss = parts[LOSS]
-    total = loss["run"].value - loss["oracle"].value
-    if total <= 0:
-        return "The rejector is as good as the oracle: nothing is left to gain."
-    causes = [(key, loss[key]) for key in ADVICE if key in loss and loss[key].value is not None]
-    key, largest = max(causes, key=lambda cause: cause[1].value)
-    name = largest.title.removeprefix("+ ")
-    text = (
-        f"The rejector is {total:.4f} above the oracle. The largest part, {largest.value:.4f} "
-        f"({100 * largest.value / total:.0f} %), is: {name}; {_advice(key, largest)}."
-    )
-    others = [
-        f"{found.title.removeprefix('+ ')} {found.value:.4f} ({_advice(other, found)})"
-        for other, found in causes
-        if other != key and found.interval is not None and found.interval[0] > 0
-    ]
-    return text + (f" Also beyond doubt: {'; '.join(others)}." if others else "")
-
-
-def _advice(key: str, found: Finding) -> str:
-    return f"{ADVICE[key]}; {found.says}" if key == "optimization" else ADVICE[key]
-
-
-def notes_of(subject: Subject) -> list[str]:
-    """What the figures rest on."""
-    explained = ", ".join(
-        f"{agent.name} {100 * share:.0f} %"
-        for agent, share in zip(subject.cache.agents, subject.expected.explained, strict=True)
-    )
-    errors = ", ".join(f"{name} {error:.4f}" for name, error in subject.expected.errors.items())
-    notes = [
-        f"Expected costs given the features are estimated by {subject.expected.learner}, cross-fitted ({FOLDS} folds, "
-        f"every sample by regressors that did not see it); variance of each agent's cost explained: {explained}; mean "
-        f"squared errors: {errors}. If the truth is not near these, Bayes risk and infimum are lower than given.",
-    ]
-    if subject.model.constant_target:
-        notes.append(
-            "The targets are one and the same for all samples, as those of imported scores are: what a better model "
-            "could answer is not known, so the part about the model is left out."
+    theory = METHODS[run.point.method].trainer.theory
+    if theory is None:
+        raise UsageError(
+            f"no theory here is about method {run.point.method!r}",
+            where=run.path,
+            hint=f"take a run of {', '.join(ONE_MODEL)}",
         )
-    if np.isinf(subject.costs).any():
-        share = float(np.isinf(subject.costs).any(axis=1).mean())
-        notes.append(
-            f"On {100 * share:.1f} % of samples an agent is unavailable: expectations, softmax and oracle are over the "
-            "available ones there."
-        )
-    if subject.left_out:
-        notes.append(f"{subject.left_out} samples on which no agent is available are left out.")
-    if subject.run.rejector.config.recentre:
-        notes.append("The surrogate's part is about recentred costs (each sample's cheapest subtracted), as trained.")
-    if subject.single_task:
-        notes.append(f"The surrogate's part is about the cost of {subject.run.point.method}, as trained.")
-    return notes
+    return import_module(theory).section(run, split, device=device, seed=seed)
 
 
 def theory_rows(section: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,14 +12,14 @@ import torch
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector.losses import LOSSES, check_nu
+from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.table import CostTable, load_tables
-from l2d.rejector.runs.files import one_run
-from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.runs.run import Run, open_cache
 from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.theory.bayes import BayesRisk, ExpectedCosts, bayes_risk, expected_costs
 from l2d.rejector.theory.encoder_split import EncoderSplit, encoder_split
 from l2d.rejector.theory.refits import LongerFit, fitted_longer, missing_of, on_halves, with_weight_decay
-from l2d.rejector.training.network import TrainedNetwork, network_of
+from l2d.rejector.training.network import TrainedNetwork
 
 FEWEST_ROWS = 10  # of each split
 
@@ -66,7 +65,7 @@ class Subject:
     @property
     def single_task(self) -> bool:
         """Whether the run was trained on other costs than it is judged on, recentring aside."""
-        return self.run.point.method != "multi-task"
+        return METHODS[self.run.point.method].task is not None
 
     def scores_of(self, rejector: TrainedNetwork) -> np.ndarray:
         """Scores on the rows, float64 (n, A)."""
@@ -120,21 +119,20 @@ def one_thread() -> Iterator[None]:
 
 
 @one_thread()
-def examine(path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0) -> Subject:
-    """Read a run and its cache, estimate expected costs, and fit what it is compared with.
+def examine(run: Run, split: str = "test", *, device: str = "cpu", seed: int = 0) -> Subject:
+    """Read a run's cache, estimate expected costs, and fit what it is compared with.
 
     Args:
-        path: a run's folder, or one that holds a single run.
+        run: of one network.
         split: to judge on.
         device: that rejectors are trained on.
         seed: of folds, halves and signs.
 
     Raises:
-        UsageError: there is no run or more than one, or a split has too few rows.
+        UsageError: the run is of another method, or a split has too few rows.
         FingerprintMismatch: the cache is no longer what the run was trained on.
     """
-    run = load_run(one_run(path))
-    rejector = network_of(run.rejector)  # the theory of other methods is another
+    rejector = run.rejector.as_a(TrainedNetwork)
     cache, config = open_cache(run), run.rejector.config
     tasks = cache.record.tasks
     names = list(dict.fromkeys(["train", "validation", split]))

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from l2d.data.errors import UsageError
 from l2d.data.networks.tokens import TokenNetwork
 from l2d.rejector.networks import make_network
 from l2d.rejector.scoring import ExactLayers, layers_of
+from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.trained import Rejector
 from l2d.rejector.training.stack import TOKEN_ROWS_AT_ONCE
+
+if TYPE_CHECKING:
+    import onnx
 
 ROWS_AT_ONCE = 65_536  # when scoring, to bound memory
 
@@ -77,16 +80,10 @@ class TrainedNetwork(Rejector):
         """Apply it once, which fails where the parameters do not fit the network."""
         self.scores(np.zeros((1, self.width), np.float32))
 
+    def onnx_graph(self, example: np.ndarray, instead: np.ndarray, indicated: dict[int, int]) -> onnx.ModelProto:
+        from l2d.rejector.training.graph import Deployed, deployed_graph
 
-def network_of(rejector: Rejector) -> TrainedNetwork:
-    """A rejector that is one network.
-
-    Raises:
-        UsageError: it is something else.
-    """
-    if not isinstance(rejector, TrainedNetwork):
-        raise UsageError(
-            f"a run of method {rejector.point.method!r} is more than one network",
-            hint="this needs a run of best, multi-task, classification-only or regression-only",
+        mean, std = self.state["feature_mean"], self.state["feature_std"]
+        return deployed_graph(
+            Deployed(self.network(), mean, std, instead, indicated), INPUT_OF[self.config.network], example
         )
-    return rejector

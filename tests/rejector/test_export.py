@@ -214,10 +214,10 @@ def test_without_the_extra_it_says_what_to_install(home, tmp_path, monkeypatch, 
 @pytest.mark.slow
 def test_a_model_that_differs_is_never_written(home, tmp_path, monkeypatch):
     """Exporters have been wrong before: what the runtime gives is compared with what torch gives."""
-    from l2d.rejector import export
+    from l2d.rejector.training import graph
 
-    honest = export.Deployed.forward
-    monkeypatch.setattr(export.Deployed, "forward", lambda self, inputs: honest(self, inputs * 1.01))
+    honest = graph.Deployed.forward
+    monkeypatch.setattr(graph.Deployed, "forward", lambda self, inputs: honest(self, inputs * 1.01))
     with pytest.raises(RuntimeError, match="differs from the rejector"):
         export_run(home / "mlp", tmp_path / "rejector.onnx")
     assert list(tmp_path.iterdir()) == []

@@ -231,11 +231,16 @@ def test_a_report_says_how_to_make_such_runs_again(swept, tmp_path):
 
 
 def test_what_is_about_one_network_refuses_a_run_that_is_more(swept, tmp_path):
+    from l2d.rejector.theory.of_costs import Judged
+    from l2d.rejector.theory.section import theory_section
     from l2d.rejector.theory.subject import examine
 
-    run = next(path for path in swept[2] if path.name.startswith("realizable"))
-    with pytest.raises(UsageError, match="multi-task"):
-        examine(run)
+    path = next(path for path in swept[2] if path.name.startswith("realizable"))
+    with pytest.raises(UsageError, match="no theory here is about method 'realizable'"):
+        theory_section(path)
+    for taken, of in ((examine, "multi-task"), (Judged.of, "best")):
+        with pytest.raises(UsageError, match=f"not for runs of method 'realizable'\n.*{of}"):
+            taken(load_run(path), "test")
 
 
 def test_a_policy_takes_what_scores_say_of_costs_and_refuses_scores_that_say_nothing(swept):

@@ -15,20 +15,11 @@ from l2d.rejector.report.export import picture
 from l2d.rejector.report.figures.theory import theory_figure
 from l2d.rejector.runs.run import load_run
 from l2d.rejector.theory import subject as subjects
+from l2d.rejector.theory.of_surrogate import LEARNING, LOSS, MODEL, SURROGATE, all_parts, notes_of
 from l2d.rejector.theory.parts import deferral
 from l2d.rejector.theory.parts.deferral import deferral_findings
 from l2d.rejector.theory.parts.surrogate import surrogate_findings
-from l2d.rejector.theory.section import (
-    LEARNING,
-    LOSS,
-    MODEL,
-    SURROGATE,
-    all_parts,
-    notes_of,
-    shown_parts,
-    theory_rows,
-    theory_section,
-)
+from l2d.rejector.theory.section import shown_parts, theory_rows, theory_section
 from l2d.rejector.theory.subject import chosen_costs, costs_judged_on, costs_trained_on
 
 CAUSES = ("not_in_features", "objective", "class", "data", "optimization")
@@ -173,7 +164,7 @@ def test_an_unavailable_agent_is_never_chosen_and_no_reference_for_recentring(se
 
 def test_findings_of_a_subject_where_agents_are_missing(sections, monkeypatch):
     """The same run, with answers taken away from a fifth of the samples: findings are over who is available."""
-    subject = subjects.examine(sections["plain"][0])
+    subject = subjects.examine(load_run(sections["plain"][0]))
     generator = np.random.default_rng(0)
     missing = np.zeros(subject.costs.shape, dtype=bool)
     missing[generator.random(len(missing)) < 0.2, 1] = True
@@ -193,7 +184,7 @@ def test_findings_of_a_subject_where_agents_are_missing(sections, monkeypatch):
 
 
 def test_what_its_regressors_pay_as_a_rejector_and_the_upper_end_are_said(sections):
-    subject = subjects.examine(sections["plain"][0])
+    subject = subjects.examine(load_run(sections["plain"][0]))
     said = next(finding for finding in deferral_findings(subject) if finding.key == "class")
     chosen = subject.expected.costs.argmin(axis=1)
     pays = subject.costs[np.arange(len(chosen)), chosen].mean()
@@ -208,7 +199,7 @@ def test_where_all_targets_are_one_the_model_s_part_is_left_out(sections):
     """Imported scores have the target 1: that a perfect model would save everything says nothing."""
     from l2d.rejector.theory.encoder_split import encoder_split
 
-    subject = subjects.examine(sections["plain"][0])
+    subject = subjects.examine(load_run(sections["plain"][0]))
     constant = {
         name: replace(table, targets={key: np.ones_like(values) for key, values in table.targets.items()})
         for name, table in subject.tables.items()

@@ -171,7 +171,7 @@ def test_the_command(run, tmp_path, l2d, l2d_done):
     for wrong, words in (
         (["--ask", "cascade", "--coverage", "0.5"], "--coverage with --ask"),
         (["--confidence", "0.9"], "how a risk is promised"),
-        (["--risk", "eror<=0.1"], "did you mean 'error'"),
+        (["--risk", "mistakes<=0.1"], "risks are"),
         (["--risk", "error<=2"], "between 0 and 1"),
         (["--cap", "prize=3"], "price"),
         (["--ask", "cascade", "--save", str(save)], "there already"),

@@ -99,8 +99,8 @@ def route(
 
     options: dict[str, Any] = {"id_column": id_column, "without": without or (), "overwrite": overwrite}
     if answers is not None or (policy is not None and is_policy(policy)):
+        from l2d.rejector.at_work import route as by_policy
         from l2d.rejector.decisions.routing import PolicyRoute
-        from l2d.rejector.library import route as by_policy
 
         with Bars() as bars:
             round_ = by_policy(
@@ -222,7 +222,7 @@ def policy(
         l2d policy run --risk "error<=0.05" --confidence 0.95 --queue queue.csv
     """
     from l2d.data.terminal.render import print_result
-    from l2d.rejector.library import policy as allocate
+    from l2d.rejector.at_work import policy as allocate
     from l2d.rejector.runs.files import one_run
 
     done = allocate(
@@ -282,7 +282,7 @@ def export(
         l2d export runs/multi-task_beta=0.1_nu=1_seed=0 --onnx rejector.onnx --format json
     """
     from l2d.data.terminal.render import print_result
-    from l2d.rejector.library import export as write_model
+    from l2d.rejector.at_work import export as write_model
 
     found = write_model(run, onnx, beta=one_beta(beta), weights=one_lambda(lambda_), overwrite=overwrite)
     print_result(found, format.value)

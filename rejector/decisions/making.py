@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from l2d.data.errors import UsageError, nearest
+from l2d.rejector.decisions.budget import best_worth
 from l2d.rejector.decisions.combine import RULES
 from l2d.rejector.decisions.promises import (
     FAMILIES,
@@ -23,7 +26,7 @@ from l2d.rejector.decisions.promises import (
 )
 from l2d.rejector.decisions.reading import VALIDATION, Read
 from l2d.rejector.decisions.rule import Cap, Committee, Rule
-from l2d.rejector.decisions.search import Search, best_worth
+from l2d.rejector.decisions.search import Search
 from l2d.rejector.decisions.walk import Walked, walk
 from l2d.rejector.decisions.world import World
 
@@ -177,8 +180,22 @@ def _at_budget(
 ) -> tuple[Rule, float]:
     if wanted.budget is None:
         return maker(search.at(0.0)), 0.0
+    orders: dict[tuple[int, ...], None] = {}
+
+    def remembering(some: Search) -> Rule:
+        rule = maker(some)
+        orders[getattr(rule, "order", ())] = None
+        return rule
+
     try:
-        return best_worth(search, maker, wanted.budget, validation, steps=8)
+        found = best_worth(search, remembering, wanted.budget, validation, steps=8)
+        tried = [found]
+        for order in list(orders)[-4:] if kind == "cascade" else ():  # the best order jumps as money's worth changes
+            with suppress(ValueError):
+                tried.append(
+                    best_worth(search, partial(Search.cascade, order=order), wanted.budget, validation, steps=8)
+                )
+        return min(tried, key=lambda each: float(walk(each[0], validation, held_out=True).loss.mean()))
     except ValueError as error:
         raise UsageError(
             f"budget <= {wanted.budget:g} cannot be met by a {kind}: {error}", hint="allow more, or give --abstain"

@@ -250,10 +250,11 @@ def _start(pilot: Judged | None, judged: Judged, risks: Sequence[Risk], threshol
         for risk in risks:
             for rows in pilot.parts:
                 losses = pilot.losses(risk.quantity, threshold, rows)
-                count = int(len(losses) * share)
+                likely = len(losses) * share
+                count = int(likely - 2 * math.sqrt(likely))  # there may be fewer
                 rate = (float(losses.sum()) + 0.5) / (len(losses) + 1)
                 most = _most_allowed(count, risk.limit, delta)
-                worst = min(worst, float(binom.cdf(most, count, rate)) if most >= 0 else 0.0)
+                worst = min(worst, float(binom.cdf(most, max(count, 1), rate)) if most >= 0 else 0.0)
         chances.append(worst)
     best = max(chances)
     # of those about as likely the lowest: what is promised first can only grow
@@ -262,7 +263,7 @@ def _start(pilot: Judged | None, judged: Judged, risks: Sequence[Risk], threshol
 
 def _most_allowed(count: int, limit: float, delta: float) -> int:
     """How many errors among ``count`` still allow the promise; -1: not even none."""
-    if count == 0:
+    if count <= 0:
         return -1
     most = int(binom.ppf(delta, count, limit))
     while most >= 0 and binom.cdf(most, count, limit) > delta:

@@ -10,10 +10,11 @@ import pytest
 from decision_worlds import Truth, right_by_type, world_of
 from sklearn.linear_model import Ridge
 
+from l2d.rejector.decisions.budget import best_worth
 from l2d.rejector.decisions.combine import combine, posterior
 from l2d.rejector.decisions.fitting import Gram, applied, cross_products
 from l2d.rejector.decisions.rule import Cap, rule_from_json, rule_to_json
-from l2d.rejector.decisions.search import Search, best_worth
+from l2d.rejector.decisions.search import Search
 from l2d.rejector.decisions.walk import walk
 from l2d.rejector.decisions.world import Answers, Known
 

@@ -19,7 +19,9 @@ from l2d.data.library import opened
 from l2d.rejector.decisions.evaluated import PolicyEvaluations, evaluate_policies
 from l2d.rejector.decisions.library import policies_among
 from l2d.rejector.eligible import eligible_methods
+from l2d.rejector.evaluation.causal import deferral_effects
 from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.evaluation.robust import robustness
 from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.methods import METHODS
 from l2d.rejector.policies.choose import Choice, Target
@@ -183,24 +185,36 @@ def _train(
     return Runs(done.folders, done.trained, done.seconds, done.left_out)
 
 
-def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations | PolicyEvaluations:
+def evaluate(
+    runs: Any, *, split: str = "test", group: str | None = None, causal: bool = False, robust: float | None = None
+) -> Evaluations | PolicyEvaluations:
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
 
     Args:
         runs: a sweep's result, a run, or paths of runs or of folders of runs; or folders of saved policies.
         split: which samples are judged.
         group: a kept column; samples of one value are resampled together. ``group`` where it is kept, if None.
+        causal: add what deferring saves on the deferred samples and at the margin.
+        robust: add what attacks on the features do that move each by at most this many standard deviations.
 
     Raises:
-        UsageError: there are no runs, or no such column.
+        UsageError: there are no runs, or no such column; a rejector that does not read features alone is attacked.
         FingerprintMismatch: a cache is not what a run was trained on any more.
     """
     policies, others = policies_among(runs)
     if policies:
         if others:
             raise UsageError("runs and policies together", hint="evaluate them one after the other")
+        if causal or robust is not None:
+            raise UsageError("--causal and --robust are about runs", hint="leave them out, or give the policy's run")
         return evaluate_policies(policies, split)
-    return judge_runs(runs, split=split, group=group)
+    found = judge_runs(runs, split=split, group=group)
+    for evaluation in found:
+        if causal:
+            evaluation.result["causal"] = deferral_effects(evaluation)
+        if robust is not None:
+            evaluation.result["robust"] = robustness(evaluation, robust)
+    return found
 
 
 def judge_runs(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations:

@@ -131,6 +131,16 @@ METHODS: dict[str, Method] = {
         paper="RouterBench, 2024, KNN router; k-nearest neighbours of Cover and Hart 1967 on costs",
         scores="costs",
     ),
+    "carrot": Method(
+        source="Somerstep et al. 2025",
+        paper="CARROT: A Cost Aware Rate Optimal Router, 2025, arXiv 2502.03261, nearest neighbours",
+        scores="costs",
+    ),
+    "profiles": Method(
+        source="Jitkrittum et al. 2026",
+        paper="Universal Model Routing for Efficient LLM Inference, ICLR 2026, UniRoute with k-means, equation 12",
+        scores="costs",
+    ),
     "confidence": Method(
         source="Raghu et al. 2019",
         paper="The Algorithmic Automation Problem, 2019, as in Mozannar and Sontag 2020, section 7 (Confidence)",
@@ -149,6 +159,13 @@ METHODS: dict[str, Method] = {
         "Conformal Prediction, 2025, arXiv 2509.12573",
         classifier="given",
         classes_only=True,
+    ),
+    "imputed": Method(
+        source="Hemmer et al. 2023",
+        paper="Learning to Defer with Limited Expert Predictions, AAAI 2023; then the surrogate of Montreuil et al. "
+        "2025 at nu = 1",
+        classes_only=True,
+        scores="surrogate",
     ),
     "matrix_factorization": Method(
         source="Ong et al. 2024",

@@ -35,6 +35,16 @@ def evaluate(
     runs: RunsArgument,
     split: SplitOption = Split.test,
     group: GroupOption = None,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Add what deferring saves on the deferred samples and at the margin.")
+    ] = False,
+    robust: Annotated[
+        float | None,
+        typer.Option(
+            help="Add attacks that move each feature by at most this many standard deviations of training.",
+            metavar="RADIUS",
+        ),
+    ] = None,
     format: FormatOption = Format.table,
 ):
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
@@ -48,6 +58,8 @@ def evaluate(
         l2d evaluate runs --group patient
 
         l2d evaluate cascade
+
+        l2d evaluate runs --causal --robust 0.1
     """
     from l2d.data.terminal.render import print_result
     from l2d.rejector.decisions.evaluated import PolicyEvaluations
@@ -55,7 +67,7 @@ def evaluate(
     from l2d.rejector.runs.files import RUN_FILE
 
     one = len(runs) == 1 and (runs[0] / RUN_FILE).is_file()  # a run, not a folder of runs
-    found = judge(runs, split=split.value, group=group)
+    found = judge(runs, split=split.value, group=group, causal=causal, robust=robust)
     if isinstance(found, PolicyEvaluations):
         print_result(found, format.value)
     else:

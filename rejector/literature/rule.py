@@ -23,6 +23,7 @@ class Rule:
             None where there is none.
         sees_probabilities: the network's input is the sample's with the model's class probabilities behind it.
         network: (number of inputs, number of outputs) -> the network, in place of the one that ``--rejector`` names.
+        complete: fills what is missing from the training samples, before they are learnt from.
         check: refuses training samples that the method is not defined for.
         estimates: it estimates something apart from deferral, so the epoch is that of the lowest loss on validation,
             not of the lowest deferral risk.
@@ -34,6 +35,7 @@ class Rule:
     probabilities: Callable[[Tensor, int], Tensor] | None = None
     sees_probabilities: bool = False
     network: Callable[[int, int], torch.nn.Module] | None = None
+    complete: Callable[[Samples], Samples] | None = None
     check: Callable[[Samples], None] | None = None
     estimates: bool = False
 

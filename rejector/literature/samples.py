@@ -21,6 +21,8 @@ class Samples:
         right: how right each expert is, ``1 - cost`` of its class in [0, 1], float32 (n, J), 0 where it is unavailable;
             None without 0-1 costs of classes.
         answers: each expert's class, int64 (n, J), -1 where it is unavailable; None without 0-1 costs of classes.
+        parts: raw costs by task, and what is paid with prices per sample, each times its weight, float32 (n, A, C);
+            infinite where an agent is unavailable; None with a classifier of its own, whose costs are errors.
         unasked: ``costs`` without queries, float32 (n, A); infinite where an agent is unavailable.
     """
 
@@ -30,6 +32,7 @@ class Samples:
     probabilities: Tensor | None = None
     right: Tensor | None = None
     answers: Tensor | None = None
+    parts: Tensor | None = None
     unasked: Tensor | None = None
 
     def __len__(self) -> int:

@@ -92,6 +92,10 @@ class _Job:
             costs = self.point.total_costs(table.raw, self.tasks).float()
         if self.own:
             costs = torch.cat([torch.zeros(len(costs), 1), costs[:, 1:]], dim=1)
+        parts = None
+        if not (self.method.classes_only or self.own):
+            weights = torch.from_numpy(self.point.cost_weights(train=True)).float()
+            parts = (self.point.raw_costs(table.raw, self.tasks).float() * weights).nan_to_num(nan=math.inf)
         given = self.method.classifier == "given" and not self.own
         chances = model_probabilities(table) if given else None
         return Samples(
@@ -101,6 +105,7 @@ class _Job:
             probabilities=chances,
             right=right,
             answers=answers,
+            parts=parts,
             unasked=costs - self.query_costs,
         )
 
@@ -137,6 +142,8 @@ class _Job:
         rule, num_agents = self.rule, len(self.point.query_costs)
         if rule.check is not None:
             rule.check(train)
+        if rule.complete is not None:
+            train = rule.complete(train)
 
         def loss(outputs: Tensor, samples: Samples) -> Tensor:
             return rule.loss(outputs, samples, self.config.alpha)

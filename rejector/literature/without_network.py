@@ -11,9 +11,11 @@ from torch import Tensor
 
 from l2d.data.errors import UsageError
 from l2d.rejector import thresholds
+from l2d.rejector.literature.carrot import Carrot
 from l2d.rejector.literature.conformal import Conformal
 from l2d.rejector.literature.elo import Elo
 from l2d.rejector.literature.neighbours import choose_neighbours, mean_costs
+from l2d.rejector.literature.profiles import Profiles
 from l2d.rejector.literature.samples import Samples
 
 LOWEST = -1e9  # score of agents that a method never chooses while another is available
@@ -75,6 +77,8 @@ class Threshold:
 WITHOUT_NETWORK: dict[str, WithoutNetwork] = {
     "knn": Neighbours(),
     "model_confidence": Threshold(),
+    "carrot": Carrot(),
+    "profiles": Profiles(),
     "conformal": Conformal(),
     "elo": Elo(),
 }

@@ -17,7 +17,8 @@ from l2d.data.device import resolve_device
 from l2d.data.errors import UsageError
 from l2d.data.library import opened
 from l2d.rejector.decisions.evaluated import PolicyEvaluations, evaluate_policies
-from l2d.rejector.decisions.library import policies_among
+from l2d.rejector.decisions.library import policies_among, runs_or_their
+from l2d.rejector.decisions.saved import read_saved
 from l2d.rejector.eligible import eligible_methods
 from l2d.rejector.evaluation.causal import deferral_effects
 from l2d.rejector.evaluation.evaluate import evaluate_runs
@@ -259,7 +260,7 @@ def report(
     """One self-contained HTML page about runs, and pictures of its figures.
 
     Args:
-        runs: see :func:`evaluate`; or its result.
+        runs: see :func:`evaluate`; or its result. Policies may be among them: a part of the page is theirs.
         out: the page.
         by: columns or SQL expressions to group samples by; the most telling if none.
         images: folder of a detection dataset's images, for examples.
@@ -274,9 +275,20 @@ def report(
     from l2d.rejector.report.export import write_figure, write_figures
     from l2d.rejector.report.page import write_report
 
-    judged = runs if isinstance(runs, Evaluations) else judge_runs(runs, split=split, group=group)
-    members, groups, page = list(judged), list(by) or None, Path(out)
-    write_report(members, page, by=groups, images=None if images is None else Path(images), theory=theory, group=group)
+    policies: list[Path] = []
+    if not isinstance(runs, Evaluations):
+        policies, others = policies_among(runs)
+        runs = judge_runs(runs_or_their(policies, others), split=split, group=group)
+    members, groups, page = list(runs), list(by) or None, Path(out)
+    write_report(
+        members,
+        page,
+        by=groups,
+        images=None if images is None else Path(images),
+        theory=theory,
+        group=group,
+        policies=[read_saved(policy) for policy in policies],
+    )
     written = [page]
     if figure is not None:
         write_figure(members, Path(figure))

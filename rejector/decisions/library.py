@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,13 @@ def policies_among(paths: Any) -> tuple[list[Path], list[Any]]:
     """Folders of policies among some paths, and the rest."""
     from l2d.rejector.decisions.saved import is_policy
 
-    given = [paths] if isinstance(paths, str | Path) else list(paths) if isinstance(paths, Collection) else [paths]
+    given = [paths] if isinstance(paths, str | Path) else list(paths) if isinstance(paths, list | tuple) else [paths]
     policies = [Path(path) for path in given if isinstance(path, str | Path) and is_policy(Path(path))]
     return policies, [path for path in given if not (isinstance(path, str | Path) and is_policy(Path(path)))]
+
+
+def runs_or_their(policies: list[Path], runs: list[Any]) -> list[Any]:
+    """The runs; where none is given those of the policies, each once."""
+    from l2d.rejector.decisions.saved import read_saved
+
+    return runs or list(dict.fromkeys(read_saved(policy).run_path for policy in policies))

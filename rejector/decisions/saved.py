@@ -54,6 +54,13 @@ class SavedPolicy:
         return self.path.name
 
     @property
+    def cache_path(self) -> Path:
+        """The cache of its run, wherever both lie now."""
+        from l2d.rejector.runs.files import cache_of, read_facts
+
+        return cache_of(self.run_path, read_facts(self.run_path)).resolve()
+
+    @property
     def agents(self) -> list[str]:
         return self.rule.agents
 

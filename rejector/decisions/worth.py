@@ -18,6 +18,7 @@ from l2d.data.results import Shown
 from l2d.rejector.decisions.world import World
 from l2d.rejector.evaluation.intervals import Interval, paired_intervals
 
+WORTH_FILE = "worth.json"
 FEW = 12  # agents up to which Shapley values are taken over all sets of them
 RESAMPLES = 500
 
@@ -123,7 +124,7 @@ class PriceCurve:
             if not asked:
                 continue
             top = float(self.prices[k + 1])
-            if saved - asked * self.prices[k] > 0:  # the gain falls within the piece
+            if top - self.prices[k] > 1e-12 and saved - asked * self.prices[k] > 0:  # the gain falls within the piece
                 return min(top, saved / asked)
         return 0.0
 

@@ -33,5 +33,8 @@ def test_the_page_runs(tmp_path, monkeypatch):
                 assert row[-5:] in [line.split()[-5:] for line in result.stdout.splitlines()], row
     assert {"ask"} == set(pl.read_csv("first_round.csv")["action"])
     assert len(pl.read_csv("queue.csv")) > 10
+    page = Path("report.html").read_text(encoding="utf-8")
+    assert "Beyond one agent: cascade, promised" in page
+    assert Path("worth.png").stat().st_size > 10_000
     for block in re.findall(r"```python\n(.*?)```", text, flags=re.S):
         exec(compile(block, str(PAGE), "exec"), {})

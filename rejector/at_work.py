@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2d.data.cache.addresses import place_of
 from l2d.data.errors import UsageError
 from l2d.rejector.decisions.judged import DecisionReport
 from l2d.rejector.decisions.library import decide, wanted_of
@@ -56,7 +57,7 @@ def route(
             raise UsageError("--policy with --beta or --lambda", where=rule, hint="make the policy at that setting")
         return route_policy(
             folder,
-            Path(source),
+            place_of(source),
             Path(out),
             policy=rule,
             answers=None if answers is None else Path(answers),
@@ -71,7 +72,7 @@ def route(
         )
     return route_inputs(
         folder,
-        Path(source),
+        place_of(source),
         Path(out),
         id_column=id_column,
         policy=rule,

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2d.data.cache.addresses import place_of
 from l2d.data.cache.audit import leaks
 from l2d.data.cache.paid import missing_prices
 from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import INPUT_COLUMNS
 from l2d.data.device import resolve_device
 from l2d.data.errors import UsageError
 from l2d.data.library import opened
@@ -30,7 +32,7 @@ from l2d.rejector.policies.choose import choose as choose_run
 from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory, folders_of, one_folder
 from l2d.rejector.runs.elsewhere import Beta
 from l2d.rejector.runs.run import Run, load_run
-from l2d.rejector.settings import TrainConfig, config_of
+from l2d.rejector.settings import INPUT_OF, TrainConfig, config_of
 from l2d.rejector.sql.query import query as run_query
 from l2d.rejector.sweep import default_method
 from l2d.rejector.sweep import sweep as train_points
@@ -163,8 +165,8 @@ def _train(
         if any(point.paid is not None for point in points):
             for name, count in missing_prices(found).items():
                 tell(f"{name}: nothing says what {count:,} of its answers were paid, so it is not asked there")
-        for leak in leaks(found)[:1]:
-            tell(f"warning: {leak.check}: {leak.what} (see: l2d audit {found.path})")
+        for leak in leaks(found, _looked_at(found, config))[:1]:
+            tell(f"warning: {leak.check}: {leak.what} (see: l2d audit {found.address})")
     done = train_points(
         found,
         points,
@@ -184,6 +186,11 @@ def _train(
         if done.trained < len(folders):
             tell(f"{len(folders) - done.trained} of {len(folders)} were trained already")
     return Runs(done.folders, done.trained, done.seconds, done.left_out)
+
+
+def _looked_at(cache: CostCache, config: TrainConfig) -> tuple[str, ...]:
+    """The inputs that are looked at for leaks: of a cache in a store only what is read anyway."""
+    return INPUT_COLUMNS if cache.mirror is None else (INPUT_OF[config.on(cache.record.inputs).network],)
 
 
 def evaluate(
@@ -307,10 +314,10 @@ def query(paths: Any, sql: str, *, memory_limit: int | None = None, timeout: flo
         timeout: seconds the query may take.
     """
     given = [paths] if isinstance(paths, str | Path | CostCache | Run | Runs) else list(paths)
-    found: list[Path] = []
+    found: list[Path | str] = []
     for each in given:
         if isinstance(each, CostCache):
-            found.append(each.path)
+            found.append(each.path if each.mirror is None else each.address)
         else:
-            found += folders_of(each) if isinstance(each, Run | Runs) else [Path(each)]
+            found += folders_of(each) if isinstance(each, Run | Runs) else [place_of(each)]
     return QueryRows(run_query(found, sql, memory_limit=memory_limit, timeout=timeout))

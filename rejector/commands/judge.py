@@ -18,6 +18,7 @@ from l2d.data.terminal.options import (
     RunsArgument,
     Split,
     SplitOption,
+    reads_stores,
 )
 from l2d.data.terminal.progress import say
 from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
@@ -31,6 +32,7 @@ class Picture(StrEnum):
     svg = "svg"
 
 
+@reads_stores
 def evaluate(
     runs: RunsArgument,
     split: SplitOption = Split.test,
@@ -74,6 +76,7 @@ def evaluate(
         print_evaluations(found, format, one=one)
 
 
+@reads_stores
 def theory(
     run: RunArgument,
     split: SplitOption = Split.test,
@@ -104,6 +107,7 @@ def theory(
         say(f"wrote {figure}")
 
 
+@reads_stores
 def choose(
     runs: RunsArgument,
     target: Annotated[
@@ -136,6 +140,7 @@ def choose(
             )
 
 
+@reads_stores
 def report(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("report.html"),

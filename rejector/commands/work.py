@@ -8,8 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from l2d.data.cache.addresses import place_of
 from l2d.data.errors import DataError
-from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption, pairs
+from l2d.data.terminal.options import (
+    Format,
+    FormatOption,
+    ReplaceOption,
+    RunArgument,
+    Split,
+    SplitOption,
+    pairs,
+    reads_stores,
+)
 from l2d.data.terminal.progress import Bars, quote, say
 from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
 
@@ -51,11 +61,16 @@ class Calibration(StrEnum):
     isotonic = "isotonic"
 
 
+@reads_stores
 def route(
     run: RunArgument,
     source: Annotated[
         Path,
-        typer.Argument(help="A Parquet or CSV file: the source's columns, or `features`. Or a cache.", metavar="INPUT"),
+        typer.Argument(
+            help="A Parquet or CSV file: the source's columns, or `features`. Or a cache.",
+            metavar="INPUT",
+            parser=place_of,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The allocations: a .parquet or .csv file.")],
     id_column: Annotated[
@@ -140,6 +155,7 @@ def route(
         )
 
 
+@reads_stores
 def policy(
     run: RunArgument,
     budget: Annotated[
@@ -262,6 +278,7 @@ def policy(
         say(f"wrote {save}; next: l2d route {quote(one_run(run))} INPUT --policy {quote(save)} --out FILE")
 
 
+@reads_stores
 def export(
     run: RunArgument,
     onnx: Annotated[Path, typer.Option("--onnx", help="The ONNX file.")],

@@ -75,7 +75,7 @@ class PolicyRoute(Shown):
 
 def route_policy(
     run: Path,
-    source: Path,
+    source: Path | str,
     out: Path,
     *,
     policy: Path,

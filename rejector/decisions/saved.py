@@ -54,11 +54,11 @@ class SavedPolicy:
         return self.path.name
 
     @property
-    def cache_path(self) -> Path:
-        """The cache of its run, wherever both lie now."""
+    def cache_path(self) -> str:
+        """The cache of its run, wherever both lie now: a path or an address."""
         from l2d.rejector.runs.files import cache_of, read_facts
 
-        return cache_of(self.run_path, read_facts(self.run_path)).resolve()
+        return place(cache_of(self.run_path, read_facts(self.run_path)))
 
     @property
     def agents(self) -> list[str]:
@@ -71,6 +71,11 @@ class SavedPolicy:
             CorruptPart: the file is damaged.
         """
         return store.read_table(self.path / DECISIONS_FILE)
+
+
+def place(path: Path | str) -> str:
+    """A path from the root, or an address as it is."""
+    return path if isinstance(path, str) else str(path.resolve())
 
 
 def is_policy(path: Path) -> bool:
@@ -96,7 +101,7 @@ def save(report: DecisionReport, path: Path, *, overwrite: bool = False) -> None
             "path": str(run.path.resolve()), "relative_path": os.path.relpath(run.path.resolve(), path.resolve()),
             "run_id": run.point.run_id, "weights": sha256_of(run.path / WEIGHTS_FILE),
         },
-        "cache": {"path": str(run.cache_path.resolve()), "name": report.made.read.cache.record.name},
+        "cache": {"path": place(run.cache_path), "name": report.made.read.cache.record.name},
         "setting": {
             "query_costs": list(run.point.query_costs), "lambda": dict(run.point.weights.by_task),
             "cost": run.point.cost, "paid": run.point.paid,

@@ -15,7 +15,7 @@ from typing import Any
 from l2d.data.cache import store
 from l2d.data.cache.reader import AgentRecord, CacheRecord
 from l2d.data.terminal.layout import format_value
-from l2d.rejector.decisions.saved import SavedPolicy
+from l2d.rejector.decisions.saved import SavedPolicy, place
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.intervals import RESAMPLES
@@ -125,7 +125,7 @@ def write_report(
     caches = by_cache(evaluations)
     sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
     for section, members in zip(sections, caches, strict=True):
-        of_cache = [policy for policy in policies if policy.cache_path == members[0].run.cache_path.resolve()]
+        of_cache = [policy for policy in policies if policy.cache_path == place(members[0].run.cache_path)]
         section["figures"] = [*section["figures"], *beyond_one_agent(of_cache)]
     specs = {
         f"{section['id']}-{figure.name}-{panel.name}": _for_page(panel.spec)
@@ -196,7 +196,7 @@ def _section(
     return {
         "id": f"cache{number}",
         "name": record.name,
-        "cache": str(cache.path),
+        "cache": cache.address,
         "headline": headline(members),
         "answer": _answer_of(layout),
         "findings": findings(members),
@@ -342,7 +342,7 @@ def _run_rows(evaluations: list[Evaluation]) -> list[dict[str, str]]:
         rows.append(
             {
                 "run": run.point.run_id,
-                "cache": evaluation.cache.path.name,
+                "cache": evaluation.cache.address.rstrip("/").rpartition("/")[2],
                 "rejector": run.rejector.config.network,
                 "best epoch": f"{run.rejector.best_epoch + 1} of {run.rejector.config.epochs}",
                 "validation risk": f"{run.rejector.validation_risk:.4f}",

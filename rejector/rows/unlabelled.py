@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
+from l2d.data.cache.columns import text_of_series
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
@@ -251,9 +252,10 @@ def _file_batches(
         try:
             features = read(frame, first_row)
             if id_expression is None:
-                ids = pa.array(np.arange(first_row, first_row + frame.height)).cast(pa.string())
+                numbers = pl.Series(np.arange(first_row, first_row + frame.height))
+                ids = text_of_series(numbers.cast(pl.String))
             else:
-                ids = evaluate(frame, id_expression, pl.String).to_arrow().cast(pa.string())
+                ids = text_of_series(evaluate(frame, id_expression, pl.String))
         except DataError as error:
             raise DataError(error.what, where=error.where or stream.path, hint=error.hint) from error
         if ids.null_count:

@@ -36,15 +36,17 @@ if TYPE_CHECKING:
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
     from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
+    from l2d.rejector.at_work import export as export
+    from l2d.rejector.at_work import policy as policy
+    from l2d.rejector.at_work import route as route
+    from l2d.rejector.at_work import worth as worth
+    from l2d.rejector.decisions.online import load_policy as load_policy
     from l2d.rejector.estimator import DeferralRejector as DeferralRejector
     from l2d.rejector.library import choose as choose
     from l2d.rejector.library import evaluate as evaluate
-    from l2d.rejector.library import export as export
     from l2d.rejector.library import load_run as load_run
-    from l2d.rejector.library import policy as policy
     from l2d.rejector.library import query as query
     from l2d.rejector.library import report as report
-    from l2d.rejector.library import route as route
     from l2d.rejector.library import sweep as sweep
     from l2d.rejector.library import theory as theory
     from l2d.rejector.library import train as train
@@ -65,16 +67,15 @@ _NAMES = {
     ),
     "l2d.data.library": ("audit", "describe", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
+    "l2d.rejector.at_work": ("export", "policy", "route", "worth"),
+    "l2d.rejector.decisions.online": ("load_policy",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (
         "choose",
         "evaluate",
-        "export",
         "load_run",
-        "policy",
         "query",
         "report",
-        "route",
         "sweep",
         "theory",
         "train",

@@ -17,6 +17,7 @@ from l2d.data.samples import cells
 from l2d.data.sources.text_table import read_header
 
 ROW = "__row__"
+TOGETHER = "/"  # between the parts of an id that several columns make together
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,13 @@ class AnswerFile:
                 hint=nearest(column, self.columns, "it has"),
             )
         return column
+
+    def together(self, columns: Sequence[str]) -> str:
+        """The name of a column of ids that several columns make together, ``case7/FFDM``; null where one is empty."""
+        name = TOGETHER.join(columns)
+        if name not in self.table.columns:
+            self.table = self.table.with_columns(together(self.table.select(self.need(one, "id") for one in columns)))
+        return name
 
     def where(self, row: int) -> str:
         """A row of a file as people find it: in a CSV the header is row 1, elsewhere the first answer is."""
@@ -129,6 +137,12 @@ class AnswerFile:
                 f"{column} is empty", where=self.where(int(texts.is_null().arg_max())), hint="say whose answer it is"
             )
         return sorted(texts.unique().to_list())
+
+
+def together(columns: pl.DataFrame) -> pl.Series:
+    """Columns as one of texts, called by their names."""
+    texts = pl.DataFrame([as_text(column) for column in columns.iter_columns()])
+    return texts.select(pl.concat_str(pl.all(), separator=TOGETHER).alias(TOGETHER.join(columns.columns))).to_series()
 
 
 def as_text(column: pl.Series) -> pl.Series:

@@ -43,8 +43,9 @@ class TableAnswersConfig(AgentConfig):
     """Parquet, CSV, JSON, JSONL, or a folder of these."""
     each: str | list[str] | None = None
     """Make an agent of every annotator: the column that names them, or a list of their names."""
-    id: str | None = None
-    """Column with sample ids. By default the dataset's id column, `sample_id` or `id`."""
+    id: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Column with sample ids, or several that make it together, `a/b`. By default the dataset's id column, `sample_id`
+    or `id`."""
     ids: IdRule = "text"
     """How ids are compared. As numbers, `007`, `7` and `7.0` are one sample."""
     annotator: str | None = None
@@ -184,6 +185,8 @@ class TableAnswersAgent(Agent):
         return file.table.filter(file.text(column) == who)
 
     def _id_column(self, dataset: Dataset) -> str:
+        if isinstance(self.config.id, list):
+            return self.file.together(self.config.id)
         if self.config.id is not None:
             return self.file.need(self.config.id, "id")
         tried = [str(dataset.config.get("id")).strip('"'), "sample_id", "id"]

@@ -35,7 +35,7 @@ class Answers:
     def __init__(self, source: Source, say: Say):
         self.source = source
         self.file = file = AnswerFile(source.answers, source.missing)
-        self.id = _id_column(source, file, say)
+        self.id = file.together(source.together) if source.together else _id_column(source, file, say)
         known = [name for name in ANNOTATORS if name in file.columns and name != self.id]
         if source.annotator is not None:
             need(source.annotator, file.columns, "--annotator", source.answers)
@@ -54,7 +54,11 @@ class Answers:
     def common_lines(self, folder: Path, rule: str) -> list[str]:
         """Keys that all agents of the file share."""
         source = self.source
-        lines = ['kind = "table"', f"file = {relative(source.answers, folder)}", f"id = {toml_text(self.id)}"]
+        lines = [
+            'kind = "table"',
+            f"file = {relative(source.answers, folder)}",
+            f"id = {toml_list(source.together) if source.together else toml_text(self.id)}",
+        ]
         if rule != "text":
             lines.append(f"ids = {toml_text(rule)}")
         if source.labels:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from l2d.cache_builder.agents._answer_file import as_text
+from l2d.cache_builder.agents._answer_file import as_text, together
 from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
 from l2d.cache_builder.recipe import BuildConfig
@@ -50,6 +50,8 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     path = source.features
     made = path.suffix.lower() not in TABLES
     table = joined(path, read_parts(path)) if made else read_table(path, text=[source.id, *source.text])[0]
+    if source.together:
+        table, made = table.with_columns(together(table.select(source.together))), True
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():

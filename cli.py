@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from l2d.cache_builder.commands import build
+from l2d.cache_builder.commands import build, photos
 from l2d.cache_builder.commands_import import import_tables
 from l2d.data.commands import audit, digits, fetch, mimic, prompts, push, sign, status, verify
 from l2d.data.errors import UsageError, nearest
@@ -20,6 +20,7 @@ from l2d.rejector.commands.query import query
 from l2d.rejector.commands.train import sweep, train
 from l2d.rejector.commands.work import export, policy, route
 
+DEMO_HINT = "l2d demo photos FOLDER: photographs with VOC's XML files of the same names, or VOCdevkit"
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
@@ -58,12 +59,17 @@ def _app(
 
 
 def demo(
-    name: Annotated[str, typer.Argument(help="support2, prompts or digits")] = "support2",
+    name: Annotated[str, typer.Argument(help="support2, prompts, digits or photos")] = "support2",
+    data: Annotated[
+        Path | None, typer.Argument(help="photos: the folder with your photographs and their boxes.", metavar="FOLDER")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder for everything. Default: l2d-demo-NAME.")
     ] = None,
 ):
-    """The whole job on data that ships: build, sweep, evaluate, query, report. Shows each command it runs.
+    """The whole job on data that ships, or on your photographs: build, sweep, evaluate, query, report.
+
+    Shows each command it runs.
 
     Examples:
 
@@ -72,6 +78,8 @@ def demo(
         l2d demo prompts
 
         l2d demo digits --out demo
+
+        l2d demo photos my_photographs
     """
     from l2d.cache_builder.recipe import SHIPPED
 
@@ -79,9 +87,13 @@ def demo(
     if not script.is_file():
         names = sorted(path.stem for path in SHIPPED.glob("*.demo"))
         raise UsageError(f"there is no demo {name!r}", hint=nearest(name, names, "the demos are"))
-    folder = out or Path(f"l2d-demo-{name}")
-    for block in script.read_text(encoding="utf-8").split("\n\n"):
+    folder, text = out or Path(f"l2d-demo-{name}"), script.read_text(encoding="utf-8")
+    if (data is None) == ("{data}" in text):
+        what = f"the demo {name} needs a folder" if data is None else f"the demo {name} brings its data along: {data}"
+        raise UsageError(what, hint=DEMO_HINT)
+    for block in text.split("\n\n"):
         lines = [line.replace("{out}", quote(folder)) for line in block.strip().splitlines()]
+        lines = [line.replace("{data}", quote(data)) if data else line for line in lines]
         for line in lines:
             if line.startswith("#"):
                 say("\n" + line, bold=True)
@@ -114,7 +126,7 @@ PANELS = {
     },
     "Put to work": {"route": route, "policy": policy, "export": export},
 }
-PRACTICE = {"prompts": prompts, "digits": digits, "mimic": mimic}
+PRACTICE = {"prompts": prompts, "digits": digits, "photos": photos, "mimic": mimic}
 
 for panel, commands in PANELS.items():
     for name, command in commands.items():

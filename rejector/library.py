@@ -17,7 +17,9 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.device import resolve_device
 from l2d.data.library import opened
 from l2d.rejector.eligible import eligible_methods
+from l2d.rejector.evaluation.causal import deferral_effects
 from l2d.rejector.evaluation.evaluate import evaluate_runs
+from l2d.rejector.evaluation.robust import robustness
 from l2d.rejector.export import ExportReport, export_run
 from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.methods import METHODS
@@ -189,19 +191,29 @@ def _train(
     return Runs(done.folders, done.trained, done.seconds, done.left_out)
 
 
-def evaluate(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations:
+def evaluate(
+    runs: Any, *, split: str = "test", group: str | None = None, causal: bool = False, robust: float | None = None
+) -> Evaluations:
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
 
     Args:
         runs: a sweep's result, a run, or paths of runs or of folders of runs.
         split: which samples are judged.
         group: a kept column; samples of one value are resampled together. ``group`` where it is kept, if None.
+        causal: add what deferring saves on the deferred samples and at the margin.
+        robust: add what attacks on the features do that move each by at most this many standard deviations.
 
     Raises:
-        UsageError: there are no runs, or no such column.
+        UsageError: there are no runs, or no such column; a rejector that does not read features alone is attacked.
         FingerprintMismatch: a cache is not what a run was trained on any more.
     """
-    return Evaluations(evaluate_runs(folders_of(runs), split, group=group))
+    found = Evaluations(evaluate_runs(folders_of(runs), split, group=group))
+    for evaluation in found:
+        if causal:
+            evaluation.result["causal"] = deferral_effects(evaluation)
+        if robust is not None:
+            evaluation.result["robust"] = robustness(evaluation, robust)
+    return found
 
 
 def theory(run: Any, *, split: str = "test", device: str = "cpu") -> Theory:

@@ -63,6 +63,7 @@ class Method:
         one_expert: it is defined for one expert alone.
         pays_queries: its training knows query costs; otherwise they are only charged when it is evaluated.
         scores: see :data:`Scores`.
+        preferences: it learns which of two agents costs less.
         trainer: see :data:`Trainer`.
         task: the one task whose costs it trains on, None for all; it is always evaluated on all.
     """
@@ -74,6 +75,7 @@ class Method:
     one_expert: bool = False
     pays_queries: bool = True
     scores: Scores = "order"
+    preferences: bool = False
     trainer: Trainer = ONE_BY_ONE
     task: str | None = None
 
@@ -85,7 +87,7 @@ class Method:
     @property
     def learns_costs(self) -> bool:
         """Whether it learns from what agents cost, so that a classifier of its own needs costs, too."""
-        return self.scores in ("costs", "surrogate")
+        return self.scores in ("costs", "surrogate") or self.preferences
 
     def trains_classifier(self, setting: str) -> bool:
         """Whether a run's classes come from a classifier of its own, under ``--classifier`` cached or own."""
@@ -129,6 +131,16 @@ METHODS: dict[str, Method] = {
         paper="RouterBench, 2024, KNN router; k-nearest neighbours of Cover and Hart 1967 on costs",
         scores="costs",
     ),
+    "carrot": Method(
+        source="Somerstep et al. 2025",
+        paper="CARROT: A Cost Aware Rate Optimal Router, 2025, arXiv 2502.03261, nearest neighbours",
+        scores="costs",
+    ),
+    "profiles": Method(
+        source="Jitkrittum et al. 2026",
+        paper="Universal Model Routing for Efficient LLM Inference, ICLR 2026, UniRoute with k-means, equation 12",
+        scores="costs",
+    ),
     "confidence": Method(
         source="Raghu et al. 2019",
         paper="The Algorithmic Automation Problem, 2019, as in Mozannar and Sontag 2020, section 7 (Confidence)",
@@ -140,6 +152,35 @@ METHODS: dict[str, Method] = {
         source="Chow 1970, threshold on validation",
         paper="On Optimum Recognition Error and Reject Tradeoff, IEEE Trans. Information Theory 16(1), 1970",
         classifier="given",
+    ),
+    "conformal": Method(
+        source="Bary et al. 2025",
+        paper="No Need for Learning to Defer? A Training Free Deferral Framework to Multiple Experts through "
+        "Conformal Prediction, 2025, arXiv 2509.12573",
+        classifier="given",
+        classes_only=True,
+    ),
+    "imputed": Method(
+        source="Hemmer et al. 2023",
+        paper="Learning to Defer with Limited Expert Predictions, AAAI 2023; then the surrogate of Montreuil et al. "
+        "2025 at nu = 1",
+        classes_only=True,
+        scores="surrogate",
+    ),
+    "matrix_factorization": Method(
+        source="Ong et al. 2024",
+        paper="RouteLLM: Learning to Route LLMs with Preference Data, 2024, matrix factorization",
+        preferences=True,
+    ),
+    "elo": Method(
+        source="Ong et al. 2024",
+        paper="RouteLLM: Learning to Route LLMs with Preference Data, 2024, similarity-weighted ranking",
+        preferences=True,
+    ),
+    "irt": Method(
+        source="Song et al. 2025",
+        paper="IRT-Router: Effective and Interpretable Multi-LLM Routing via Item Response Theory, ACL 2025, M-IRT",
+        scores="costs",
     ),
     "learned_oracle": Method(
         source="Mozannar & Sontag 2020, LearnedOracle",
@@ -171,6 +212,13 @@ METHODS: dict[str, Method] = {
     "realizable": Method(
         source="Mozannar et al. 2023",
         paper="Who Should Predict? Exact Algorithms for Learning to Defer to Humans, AISTATS 2023, RealizableSurrogate",
+        classifier="own",
+        classes_only=True,
+        pays_queries=False,
+    ),
+    "picce": Method(
+        source="Liu et al. 2026",
+        paper="When More Experts Hurt: Underfitting in Multi-Expert Learning to Defer, ICML 2026, equation 9",
         classifier="own",
         classes_only=True,
         pays_queries=False,

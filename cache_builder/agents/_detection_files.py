@@ -1,4 +1,4 @@
-"""Files of detections: COCO's results, COCO's annotations (what a person has drawn), or a table."""
+"""Files of detections: COCO's results, COCO's annotations (what a person has drawn), a table, or a folder of texts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import numpy as np
 import polars as pl
 
+from l2d.cache_builder.agents._detection_texts import read_folder
 from l2d.data.errors import DataError, close_to
 from l2d.data.samples.boxes import LARGEST
 
@@ -32,6 +33,7 @@ class Found:
         file_name: of each image, None where an entry has none.
         names: label -> name of its class, where the file says it by itself.
         looked_at: images that the file lists, with detections or without; None where it lists none.
+        lines: file and line of each, where it is one of a folder of text files.
     """
 
     image: list[str | int]
@@ -42,6 +44,7 @@ class Found:
     file_name: list[str | None]
     names: dict[str, str]
     looked_at: list[tuple[str | int, str | None]] | None = None
+    lines: list[str] | None = None
 
 
 class DetectionFile:
@@ -51,10 +54,12 @@ class DetectionFile:
         path: ``.json``, ``.parquet`` or ``.csv``.
         agent: its name, for messages.
         gaps: an entry may say that an image was looked at and nothing was found.
+        line: fields of a line, where the path is a folder of text files.
     """
 
-    def __init__(self, path: Path, agent: str, *, gaps: bool):
-        self.path, self.agent, self.gaps = path, agent, gaps
+    def __init__(self, path: Path, agent: str, *, gaps: bool, line: str = ""):
+        self.path, self.agent, self.gaps, self.line = path, agent, gaps, line
+        self._lines: list[str] | None = None
 
     def read(self) -> Found:
         """The checked entries.
@@ -62,7 +67,11 @@ class DetectionFile:
         Raises:
             DataError: names the file and the position of the entry.
         """
-        found = self._read_json() if self.path.suffix.lower() == ".json" else self._read_table()
+        if self.path.is_dir():
+            found = self._read_texts()
+        else:
+            found = self._read_json() if self.path.suffix.lower() == ".json" else self._read_table()
+        self._lines = found.lines
         rules = [
             (np.isfinite(found.xyxy).all(axis=1), found.xyxy, "box", "is not finite"),
             ((np.abs(found.xyxy) <= LARGEST).all(axis=1), found.xyxy, "box", "is out of range"),
@@ -78,7 +87,25 @@ class DetectionFile:
 
     def refuse(self, what: str, row: int, hint: str) -> NoReturn:
         """Raise the error for an entry."""
-        raise DataError(f"agent {self.agent!r}: {what}", where=f"{self.path}, detection at position {row}", hint=hint)
+        where = f"{self.path}, detection at position {row}" if self._lines is None else self._lines[row]
+        raise DataError(f"agent {self.agent!r}: {what}", where=where, hint=hint)
+
+    # --- text files ---------------------------------------------------------------------------------------------------
+
+    def _read_texts(self) -> Found:
+        entries, files = read_folder(self.path, self.line, self.agent)
+        scores = [entry["score"] for entry in entries if entry["score"] is not None]
+        return Found(
+            image=[entry["image"] for entry in entries],
+            label=[entry["label"] for entry in entries],
+            xyxy=np.array([entry["xyxy"] for entry in entries]).reshape(-1, 4),
+            size=np.array([entry["size"] for entry in entries]).reshape(-1, 2),
+            score=np.array(scores) if scores else None,
+            file_name=[None] * len(entries),
+            names={},
+            looked_at=[(file.stem, None) for file in files],
+            lines=[entry["where"] for entry in entries],
+        )
 
     # --- JSON ---------------------------------------------------------------------------------------------------------
 

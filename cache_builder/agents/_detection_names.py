@@ -8,7 +8,7 @@ import numpy as np
 
 from l2d.cache_builder.agents._detection_config import DetectionsConfig
 from l2d.cache_builder.agents._detection_files import DetectionFile, Found
-from l2d.cache_builder.agents._detector import class_index
+from l2d.cache_builder.agents._labels import class_index
 from l2d.data.errors import UsageError
 from l2d.data.samples.dataset import Dataset
 
@@ -99,7 +99,8 @@ class LabelNames:
 
     def __init__(self, file: DetectionFile, found: Found, config: DetectionsConfig, dataset: Dataset):
         self.file, self.found, self.config, self.dataset = file, found, config, dataset
-        self.by_id = config.file.suffix.lower() == ".json" and not found.names
+        texts = config.file.is_dir() and config.categories != "ids"
+        self.by_id = texts or (config.file.suffix.lower() == ".json" and not found.names)
         if self.config.categories != "ids" and not self.by_id:
             raise UsageError(
                 f"categories = {self.config.categories!r}, but the labels of this file are names",

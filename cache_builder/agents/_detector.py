@@ -14,21 +14,10 @@ from pydantic import Field
 
 from l2d.cache_builder.agents._base import Agent, AgentConfig
 from l2d.cache_builder.agents._image_batches import ImageReader, order_by_shape
+from l2d.cache_builder.agents._summary import summary_of_detections
 from l2d.cache_builder.answers import Answers
-from l2d.data.errors import UsageError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Batch, Dataset
-
-#: COCO's names of Pascal VOC's classes where the two differ.
-COCO_TO_VOC = {
-    "airplane": "aeroplane",
-    "motorcycle": "motorbike",
-    "couch": "sofa",
-    "potted plant": "pottedplant",
-    "dining table": "diningtable",
-    "tv": "tvmonitor",
-}
-CONFIDENCES = (0.05, 0.25, 0.5, 0.75)  # of which the summary of an answer counts the detections
 
 
 class DetectorConfig(AgentConfig):
@@ -165,64 +154,3 @@ class DetectorAgent(Agent):
 
 def _nothing() -> dict[str, np.ndarray]:
     return {"boxes": np.zeros((0, 4), np.float32), "labels": np.zeros(0, np.int32), "scores": np.zeros(0, np.float32)}
-
-
-def summary_of_detections(boxes: Boxes, area: np.ndarray, num_classes: int) -> np.ndarray:
-    """An answer in fixed width: what the model itself makes of the image.
-
-    Args:
-        boxes: detections on n images.
-        area: of each image in pixels, (n,).
-        num_classes: of the dataset.
-
-    Returns:
-        float32 (n, 4 + 3 + classes): detections with a score of at least each of :data:`CONFIDENCES`; highest and mean
-        score, and mean share of the image that a detection covers; the highest score of each class. 0 where there are
-        none.
-    """
-    n, image = len(boxes), boxes.image
-    counts = [np.bincount(image[boxes.score >= least], minlength=n) for least in CONFIDENCES]
-    best = np.zeros((n, num_classes))
-    np.maximum.at(best, (image, boxes.label), boxes.score)
-    many = np.maximum(boxes.counts, 1)
-    mean_score = np.bincount(image, boxes.score, minlength=n) / many
-    sizes = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).prod(axis=1) / area[image]
-    mean_size = np.bincount(image, sizes, minlength=n) / many
-    return np.column_stack([*counts, best.max(axis=1), mean_score, mean_size, best]).astype(np.float32)
-
-
-def class_index(names: Iterable[str | None], classes: tuple[str, ...], label_map: dict[str, str]) -> np.ndarray:
-    """Index of the dataset's class for each of a detector's labels, -1 where the dataset has no such class, (labels,).
-
-    A name counts as ``label_map`` says, else as it is, else by :data:`COCO_TO_VOC`.
-    """
-    index = {name: position for position, name in enumerate(classes)}
-    found = []
-    for name in names:
-        others = (label_map.get(name), name, COCO_TO_VOC.get(name))
-        found.append(next((index[other] for other in others if other in index), -1))
-    return np.array(found, dtype=np.int32)
-
-
-def class_labels(names: list[str], classes: tuple[str, ...], config: DetectorConfig) -> np.ndarray:
-    """:func:`class_index` of an agent's labels, with a check of its ``label_map``.
-
-    Raises:
-        UsageError: the map names a label or a class that there is not, or none of the labels is one of the classes.
-    """
-    where = f"agent {config.name!r}"
-    for label, name in config.label_map.items():
-        for what, value, known in (("label", label, names), ("class", name, classes)):
-            if value not in known:
-                owner = "the detector" if what == "label" else "the dataset"
-                raise UsageError(
-                    f"label_map: {owner} has no {what} {value!r}", where=where, hint=nearest(value, known, "it has")
-                )
-    found = class_index(names, classes, config.label_map)
-    if (found < 0).all():
-        raise UsageError(
-            "none of the detector's labels is a class of the dataset",
-            where=where,
-            hint=f"name them with label_map; the classes are {', '.join(classes)}",
-        )
-    return found

@@ -10,19 +10,16 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
-from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from torchvision.ops import batched_nms, box_convert
 
 from l2d.cache_builder.agents._base import file_digest
-from l2d.cache_builder.agents._detector import DetectorAgent, DetectorConfig, class_labels
+from l2d.cache_builder.agents._detector import DetectorAgent, DetectorConfig
+from l2d.cache_builder.agents._labels import LabelList, class_labels, names_of
 from l2d.cache_builder.agents._onnx_session import open_session, require_onnxruntime
 from l2d.data.errors import AgentFailure, DataError, UsageError
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
 
-#: COCO's categories by their ids, 1 to 90, "N/A" where there is none; and the 80 that there are, in the same order.
-COCO_91 = list(FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"][1:])
-COCO_80 = [name for name in COCO_91 if name != "N/A"]
 GREY = 114 / 255  # what YOLO pads images with
 TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 Side = Annotated[int, Field(ge=16)]
@@ -52,7 +49,7 @@ class OnnxDetectorConfig(DetectorConfig):
     """Keep the shape and pad, or stretch."""
     normalized: bool = False
     """Coordinates are fractions of the input, not pixels."""
-    labels: Literal["coco80", "coco91", "dataset"] | list[str] | None = None
+    labels: LabelList | None = None
     """What its labels stand for. By default COCO's 80 names in order; for `boxes` COCO's 91 ids."""
     nms_iou: Annotated[float, Field(gt=0, le=1)] = 0.45
     """Of two boxes of a class that overlap more, the one with the lower score is dropped."""
@@ -83,10 +80,8 @@ class OnnxDetectorAgent(DetectorAgent):
 
     def _names(self, dataset: Dataset) -> np.ndarray:
         """Index of the dataset's class for each class of the model, from the first on."""
-        known = {"coco80": COCO_80, "coco91": COCO_91, "dataset": list(dataset.classes)}
         labels = self.config.labels or ("coco91" if self.config.decode == "boxes" else "coco80")
-        names = labels if isinstance(labels, list) else known[labels]
-        return class_labels(names, dataset.classes, self.config)
+        return class_labels(names_of(labels, dataset.classes), dataset.classes, self.config)
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
         super().load(frozen, dataset, device)

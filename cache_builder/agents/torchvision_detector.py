@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models import WeightsEnum, detection, get_model_builder, list_models
 
 from l2d.cache_builder.agents._base import file_digest
-from l2d.cache_builder.agents._detector import class_labels
+from l2d.cache_builder.agents._labels import class_labels
 from l2d.cache_builder.agents._torchvision_models import TorchvisionAgent, TorchvisionConfig
 from l2d.cache_builder.agents._weights import load_weights, published_file, published_weights, read_weights
 from l2d.data.errors import UsageError, nearest

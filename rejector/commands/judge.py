@@ -33,6 +33,16 @@ def evaluate(
     runs: RunsArgument,
     split: SplitOption = Split.test,
     group: GroupOption = None,
+    causal: Annotated[
+        bool, typer.Option("--causal", help="Add what deferring saves on the deferred samples and at the margin.")
+    ] = False,
+    robust: Annotated[
+        float | None,
+        typer.Option(
+            help="Add attacks that move each feature by at most this many standard deviations of training.",
+            metavar="RADIUS",
+        ),
+    ] = None,
     format: FormatOption = Format.table,
 ):
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
@@ -44,12 +54,14 @@ def evaluate(
         l2d evaluate run --split validation --format json
 
         l2d evaluate runs --group patient
+
+        l2d evaluate runs --causal --robust 0.1
     """
     from l2d.rejector.library import evaluate as judge
     from l2d.rejector.runs.files import RUN_FILE
 
     one = len(runs) == 1 and (runs[0] / RUN_FILE).is_file()  # a run, not a folder of runs
-    print_evaluations(judge(runs, split=split.value, group=group), format, one=one)
+    print_evaluations(judge(runs, split=split.value, group=group, causal=causal, robust=robust), format, one=one)
 
 
 def theory(

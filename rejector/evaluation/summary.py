@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from l2d.rejector.evaluation.causal import causal_table
 from l2d.rejector.evaluation.comparisons import BOUNDS
 from l2d.rejector.evaluation.evaluation import Evaluation, mean_std
 from l2d.rejector.evaluation.findings import findings
+from l2d.rejector.evaluation.robust import robust_table
 from l2d.rejector.evaluation.router_metrics import router_tables
 from l2d.rejector.evaluation.settings import (
     BASELINE_TITLES,
@@ -177,6 +179,12 @@ def tables(evaluations: list[Evaluation]) -> list[tuple[str, list[dict | None]]]
     differences = "Difference in deferral loss (below 0: the rejector is better)"
     found = [(headline(evaluations), paper_table(evaluations)), (title, shares)]
     found += router_tables(evaluations)
+    if all("causal" in evaluation.result for evaluation in evaluations):
+        found.append(("What deferring saves (above 0: it pays)", causal_table(evaluations)))
+    if all("robust" in evaluation.result for evaluation in evaluations):
+        moved = evaluations[0].result["robust"]
+        title = f"Attacks that move each feature by at most {moved['radius']:g} standard deviations"
+        found.append((f"{title} ({moved['samples']} samples)", robust_table(evaluations)))
     return [*(table for table in found if table[1]), (differences, comparison_table(evaluations))]
 
 

@@ -15,6 +15,7 @@ from l2d.rejector.scoring import ExactLayers, layers_of
 from l2d.rejector.settings import TrainConfig, learning_rate
 
 Loss = Callable[[Tensor, Samples], Tensor]  # outputs (n, m) and their samples -> loss of each, (n,)
+Make = Callable[[int, int], torch.nn.Module]  # number of inputs, number of outputs -> network
 Risk = Callable[[Tensor, Samples], float]  # the same -> what the best epoch has least of
 
 
@@ -29,7 +30,15 @@ class Fitted:
 
 
 def fit(
-    train: Samples, validation: Samples, outputs: int, loss: Loss, risk: Risk, config: TrainConfig, seed: int, who: str
+    train: Samples,
+    validation: Samples,
+    outputs: int,
+    loss: Loss,
+    risk: Risk,
+    config: TrainConfig,
+    seed: int,
+    who: str,
+    make: Make | None = None,
 ) -> Fitted:
     """Fit a network of ``config`` from ``train.x`` to this number of outputs.
 
@@ -38,13 +47,14 @@ def fit(
 
     Args:
         who: named in messages.
+        make: the network, where it is not the one of ``config``.
 
     Raises:
         DataError: the loss is not finite.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = make_network(config.network, train.x.shape[1], outputs, config.hidden, config.layers)
+        network = _made(config, train.x.shape[1], outputs, make)
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     order = torch.Generator().manual_seed(seed)
     steps = -(-len(train) // config.batch_size)
@@ -72,14 +82,22 @@ def fit(
     return Fitted(state, best[1], best[0], history)
 
 
-def network_of(state: dict[str, Tensor], config: TrainConfig, width: int, outputs: int) -> Callable[[Tensor], Tensor]:
+def _made(config: TrainConfig, width: int, outputs: int, make: Make | None) -> torch.nn.Module:
+    if make is not None:
+        return make(width, outputs)
+    return make_network(config.network, width, outputs, config.hidden, config.layers)
+
+
+def network_of(
+    state: dict[str, Tensor], config: TrainConfig, width: int, outputs: int, make: Make | None = None
+) -> Callable[[Tensor], Tensor]:
     """The network with parameters of :func:`fit`, ready to be applied: a row's outputs do not depend on other rows.
 
     See :meth:`l2d.rejector.training.network.TrainedNetwork.scores`.
     """
-    network = make_network(config.network, width, outputs, config.hidden, config.layers)
+    network = _made(config, width, outputs, make)
     network.load_state_dict(state)
-    if config.network in ("linear", "mlp"):
+    if make is None and config.network in ("linear", "mlp"):
         layers = ExactLayers(layers_of({name: value.numpy() for name, value in state.items()}))
         return lambda rows: torch.from_numpy(layers(rows.numpy()))
     network = network.requires_grad_(False).double()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -63,9 +65,46 @@ def post_hoc_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
     return losses.surrogate_deferral_loss(outputs, samples.costs)
 
 
+def with_artificial_answers(samples: Samples) -> Samples:
+    """Samples with an artificial answer, right or wrong, wherever an expert has none.
+
+    For each expert, an expertise predictor (logistic regression on the features) learns from the samples that the
+    expert has answered whether it is right, and its more likely outcome is taken for an answer elsewhere. An expert
+    who is always right, or never, where it has answered is taken to be so everywhere; one who has answered nothing
+    stays unavailable, as does the model.
+
+    Source: Hemmer, Thede, Vössing, Jakubik and Kühl, *Learning to Defer with Limited Expert Predictions*, AAAI 2023:
+    the expertise predictor and artificial predictions (steps 2 and 3). Its first step, an embedding trained with the
+    true classes, is what a cache has as features. Left open there: several experts (each has a predictor of its own).
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    assert samples.right is not None  # the method asks for classes
+    missing, right, costs = samples.missing[:, 1:], samples.right.clone(), samples.costs.clone()
+    paid = (costs[:, 1:] + right - 1).masked_fill(missing, -torch.inf).amax(dim=0)
+    x = samples.x.double().numpy()
+    for expert in range(right.shape[1]):
+        gone, known = missing[:, expert], right[~missing[:, expert], expert]
+        if not len(known) or not bool(gone.any()):
+            continue
+        guess = torch.full((int(gone.sum()),), float(known[0]))
+        if len(known.unique()) > 1:
+            predictor = LogisticRegression(max_iter=1000).fit(x[~gone.numpy()], known.numpy() == 1)
+            guess = torch.from_numpy(predictor.predict(x[gone.numpy()])).float()
+        right[gone, expert] = guess
+        costs[gone, 1 + expert] = 1 - guess + paid[expert]
+    return replace(samples, right=right, costs=costs)
+
+
 RULES: dict[str, Rule] = {
     "cost_regression": Rule(
         outputs=_num_agents, loss=cost_regression_loss, scores=lambda outputs, probabilities, query_costs: outputs
+    ),
+    "imputed": Rule(
+        outputs=_num_agents,
+        loss=post_hoc_loss,
+        scores=lambda outputs, probabilities, query_costs: outputs,
+        complete=with_artificial_answers,
     ),
     "confidence": Rule(
         outputs=lambda num_classes, num_agents: num_agents - 1,

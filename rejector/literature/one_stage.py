@@ -104,6 +104,32 @@ def realizable_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
     return alpha * value + (1 - alpha) * cross_entropy(classes, samples.target, reduction="none")
 
 
+def picce_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
+    """``-log s_y - log s_(K+j*)``, ``j*`` the expert of the highest output among those that are right, ``s`` the
+    softmax of all K + J outputs; where no expert is right the second term is left out.
+
+    PiCCE, *Pick the Confident and Correct Expert*. With one expert it is ``L_CE`` of Mozannar and Sontag. With several,
+    ``L_CE`` adds up all of their accuracies: at its minimum ``s_y = P(y | x) / (1 + sum_j A_j)``, which flattens as
+    experts are added. Here ``s_y = P(y | x) / (1 + V)`` with ``V`` the probability that some expert is right, which is
+    at most 1. Where one expert is the most accurate, and adds most to any set of the others, ``s_(K+j*) = A_j* / (1 +
+    V)``: the paper's proof says so, its Theorem 6(A) prints another formula, and numerical minima agree with the proof.
+
+    Source: Liu, Cao, Feng, An and Ong, *When More Experts Hurt: Underfitting in Multi-Expert Learning to Defer*, 2026,
+    arXiv 2602.17144, Definition 1 (equation 9) on the cross-entropy. Left open there, and so here: query costs (it
+    trains without), and ties of experts (the first).
+
+    Returns:
+        (n,).
+    """
+    classes, experts = _split(outputs, samples.costs.shape[1])
+    hidden = hidden_where(experts, samples.missing[:, 1:])
+    total = torch.cat([classes, hidden], dim=1).logsumexp(dim=1)
+    own = total - classes.gather(1, samples.target[:, None])[:, 0]
+    right = samples.right == 1
+    picked = hidden.detach().masked_fill(~right, -torch.inf).argmax(dim=1, keepdim=True)
+    return own + torch.where(right.any(dim=1), total - hidden.gather(1, picked)[:, 0], 0.0)
+
+
 def mixture_of_experts_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
     """``pi_0 * -log softmax(g_1 .. g_K)_y + sum_j pi_j c_j``, ``pi`` the softmax of 1 + J outputs of the gate.
 
@@ -144,6 +170,7 @@ RULES: dict[str, Rule] = {
     "realizable": Rule(
         outputs=_joint, loss=realizable_loss, scores=_largest_class_or_expert, probabilities=_softmax_of_classes
     ),
+    "picce": Rule(outputs=_joint, loss=picce_loss, scores=_largest_class_or_expert, probabilities=_softmax_of_classes),
     "mixture_of_experts": Rule(
         outputs=lambda num_classes, num_agents: num_classes + num_agents,
         loss=mixture_of_experts_loss,

@@ -22,6 +22,9 @@ class Rule:
         probabilities: (outputs, A) -> class probabilities (n, K) of the classifier that is trained with the rejector;
             None where there is none.
         sees_probabilities: the network's input is the sample's with the model's class probabilities behind it.
+        network: (number of inputs, number of outputs) -> the network, in place of the one that ``--rejector`` names.
+        complete: fills what is missing from the training samples, before they are learnt from.
+        check: refuses training samples that the method is not defined for.
         estimates: it estimates something apart from deferral, so the epoch is that of the lowest loss on validation,
             not of the lowest deferral risk.
     """
@@ -31,6 +34,9 @@ class Rule:
     scores: Callable[[Tensor, Tensor | None, Tensor], Tensor]
     probabilities: Callable[[Tensor, int], Tensor] | None = None
     sees_probabilities: bool = False
+    network: Callable[[int, int], torch.nn.Module] | None = None
+    complete: Callable[[Samples], Samples] | None = None
+    check: Callable[[Samples], None] | None = None
     estimates: bool = False
 
 

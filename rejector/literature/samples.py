@@ -20,6 +20,10 @@ class Samples:
         probabilities: of the model's classes, float32 (n, K), zeros where it has no answer; None where not needed.
         right: how right each expert is, ``1 - cost`` of its class in [0, 1], float32 (n, J), 0 where it is unavailable;
             None without 0-1 costs of classes.
+        answers: each expert's class, int64 (n, J), -1 where it is unavailable; None without 0-1 costs of classes.
+        parts: raw costs by task, and what is paid with prices per sample, each times its weight, float32 (n, A, C);
+            infinite where an agent is unavailable; None with a classifier of its own, whose costs are errors.
+        unasked: ``costs`` without queries, float32 (n, A); infinite where an agent is unavailable.
     """
 
     x: Tensor
@@ -27,6 +31,9 @@ class Samples:
     target: Tensor | None = None
     probabilities: Tensor | None = None
     right: Tensor | None = None
+    answers: Tensor | None = None
+    parts: Tensor | None = None
+    unasked: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -45,4 +52,5 @@ class Samples:
         """With a classifier of one's own in agent 0's place: its probabilities (n, K), and 1 where it errs."""
         wrong = (probabilities.argmax(dim=1) != self.target).to(self.costs.dtype)
         costs = torch.cat([wrong[:, None], self.costs[:, 1:]], dim=1)
-        return replace(self, costs=costs, probabilities=probabilities)
+        unasked = None if self.unasked is None else torch.cat([wrong[:, None], self.unasked[:, 1:]], dim=1)
+        return replace(self, costs=costs, unasked=unasked, probabilities=probabilities)

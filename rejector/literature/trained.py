@@ -13,7 +13,7 @@ from torch import Tensor
 
 from l2d.data.errors import UsageError
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.literature import on_agents, one_stage
+from l2d.rejector.literature import factors, on_agents, one_stage
 from l2d.rejector.literature.fitting import network_of
 from l2d.rejector.literature.without_network import WITHOUT_NETWORK
 from l2d.rejector.methods import METHODS, Method
@@ -21,7 +21,7 @@ from l2d.rejector.rows.table import CostTable
 from l2d.rejector.trained import Rejector
 
 ROWS_AT_ONCE = 65_536  # when scoring, to bound memory
-RULES = on_agents.RULES | one_stage.RULES
+RULES = on_agents.RULES | factors.RULES | one_stage.RULES
 
 
 def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -137,7 +137,7 @@ class TrainedMethod(Rejector):
         rule, classes = RULES[self.point.method], self.num_classes
         width = self.width + (classes if rule.sees_probabilities else 0)
         outputs = rule.outputs(classes, len(self.point.query_costs))
-        return network_of(part(self.state, "network."), self.config, width, outputs)
+        return network_of(part(self.state, "network."), self.config, width, outputs, rule.network)
 
     @cached_property
     def _classifier(self) -> Callable[[Tensor], Tensor]:
@@ -191,3 +191,13 @@ def model_probabilities(table: CostTable) -> Tensor:
     if table.failed is not None:
         answered = torch.from_numpy(~table.failed[:, 0])
     return chances.masked_fill(~answered[:, None], 0.0)
+
+
+def expert_classes(table: CostTable) -> Tensor:
+    """Each expert's class, int64 (n, J), -1 of experts that answer no class, of a table read with predictions."""
+    names = list(table.predictions)[1 : table.raw.shape[1]]  # references come behind the agents
+    found = torch.full((len(table), len(names)), -1, dtype=torch.int64)
+    for expert, name in enumerate(names):
+        if "pred_cla" in table.predictions[name]:
+            found[:, expert] = torch.from_numpy(np.asarray(table.predictions[name]["pred_cla"], dtype=np.int64))
+    return found

@@ -16,7 +16,13 @@ from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.fitting import Fitted, fit, network_of
 from l2d.rejector.literature.rule import Rule
 from l2d.rejector.literature.samples import Samples
-from l2d.rejector.literature.trained import RULES, TrainedMethod, known_query_costs, model_probabilities
+from l2d.rejector.literature.trained import (
+    RULES,
+    TrainedMethod,
+    expert_classes,
+    known_query_costs,
+    model_probabilities,
+)
 from l2d.rejector.literature.without_network import WITHOUT_NETWORK
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.methods import METHODS, Method
@@ -75,19 +81,33 @@ class _Job:
     def samples(self, table: CostTable) -> Samples:
         """A table as the method sees it. Agent 0's costs are filled in later where the classifier is its own."""
         x = (table.features - self.mean) / self.std
-        target, right = None, None
+        target, right, answers = None, None, None
         if self.method.classes_only or self.own:
             target = torch.from_numpy(table.targets["target_cla"].astype(np.int64))
             wrong = table.raw[:, :, self.tasks.index("cla")].float()
             right = (1 - wrong[:, 1:]).nan_to_num(nan=0.0)
+            answers = expert_classes(table).masked_fill(wrong[:, 1:].isnan(), -1)
             costs = (wrong + self.query_costs).nan_to_num(nan=math.inf)
         else:
             costs = self.point.total_costs(table.raw, self.tasks).float()
         if self.own:
             costs = torch.cat([torch.zeros(len(costs), 1), costs[:, 1:]], dim=1)
+        parts = None
+        if not (self.method.classes_only or self.own):
+            weights = torch.from_numpy(self.point.cost_weights(train=True)).float()
+            parts = (self.point.raw_costs(table.raw, self.tasks).float() * weights).nan_to_num(nan=math.inf)
         given = self.method.classifier == "given" and not self.own
         chances = model_probabilities(table) if given else None
-        return Samples(x=x, costs=costs, target=target, probabilities=chances, right=right)
+        return Samples(
+            x=x,
+            costs=costs,
+            target=target,
+            probabilities=chances,
+            right=right,
+            answers=answers,
+            parts=parts,
+            unasked=costs - self.query_costs,
+        )
 
     def run(self, train: Samples, validation: Samples) -> TrainedMethod:
         state = {
@@ -120,6 +140,10 @@ class _Job:
 
     def _fit(self, train: Samples, validation: Samples) -> Fitted:
         rule, num_agents = self.rule, len(self.point.query_costs)
+        if rule.check is not None:
+            rule.check(train)
+        if rule.complete is not None:
+            train = rule.complete(train)
 
         def loss(outputs: Tensor, samples: Samples) -> Tensor:
             return rule.loss(outputs, samples, self.config.alpha)
@@ -136,7 +160,8 @@ class _Job:
         if rule.sees_probabilities:
             train, validation = (_with_probabilities(samples) for samples in (train, validation))
         outputs = rule.outputs(self.num_classes, num_agents)
-        return fit(train, validation, outputs, loss, risk, self.config, self.point.seed, self.point.run_id)
+        settings = (self.config, self.point.seed, self.point.run_id)
+        return fit(train, validation, outputs, loss, risk, *settings, make=rule.network)
 
     def _fit_classifier(self, train: Samples, validation: Samples) -> Fitted:
         """A classifier by cross-entropy, its epoch that of the lowest cross-entropy on validation."""

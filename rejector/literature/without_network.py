@@ -1,4 +1,6 @@
-"""Methods that fit no network: k nearest neighbours on costs, and Chow's threshold on the model's confidence."""
+"""Methods that fit no network: k nearest neighbours on costs, Chow's threshold on the model's confidence, and others
+that have a module of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,11 @@ from torch import Tensor
 
 from l2d.data.errors import UsageError
 from l2d.rejector import thresholds
+from l2d.rejector.literature.carrot import Carrot
+from l2d.rejector.literature.conformal import Conformal
+from l2d.rejector.literature.elo import Elo
 from l2d.rejector.literature.neighbours import choose_neighbours, mean_costs
+from l2d.rejector.literature.profiles import Profiles
 from l2d.rejector.literature.samples import Samples
 
 LOWEST = -1e9  # score of agents that a method never chooses while another is available
@@ -68,4 +74,11 @@ class Threshold:
 
 
 #: Method -> how it learns and scores; all others have a :class:`l2d.rejector.literature.rule.Rule`.
-WITHOUT_NETWORK: dict[str, WithoutNetwork] = {"knn": Neighbours(), "model_confidence": Threshold()}
+WITHOUT_NETWORK: dict[str, WithoutNetwork] = {
+    "knn": Neighbours(),
+    "model_confidence": Threshold(),
+    "carrot": Carrot(),
+    "profiles": Profiles(),
+    "conformal": Conformal(),
+    "elo": Elo(),
+}

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from l2d.cache_builder.agents import config_class, make_agent
-from l2d.cache_builder.agents._detector import summary_of_detections
+from l2d.cache_builder.agents._summary import summary_of_detections
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Dataset
@@ -344,3 +344,68 @@ def test_the_fingerprint_is_of_the_content(tmp_path):
     assert before == make(file, price=3.0).fingerprint(dataset)
     write_results(tmp_path, results()[:-1])
     assert make(file).fingerprint(dataset) != before
+
+
+# --- folders of text files --------------------------------------------------------------------------------------------
+
+VOC_FILES = {"a": "2 0.25 2 3 11 22\n0 1 1 1 4 4", "b": "0,0.5,1,1,30,20\n", "c": "\n"}
+
+
+def write_texts(folder: Path, files: dict[str, str] = VOC_FILES) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+def lettered() -> Dataset:
+    return replace(make_dataset(coco=False), ids=["a", "b", "c", "d"])
+
+
+def test_a_folder_of_text_files_counts_pixels_from_1_and_classes_from_0(tmp_path):
+    folder = write_texts(tmp_path / "found")
+    found, parts = ask(folder, lettered(), categories="from_0", coordinates="pixels_from_1", partial=True)
+    np.testing.assert_array_equal(found.counts, [2, 1, 0, 0])
+    np.testing.assert_array_equal(found.xyxy, [[1, 2, 11, 22], [0, 0, 4, 4], [0, 0, 30, 20]])
+    np.testing.assert_array_equal(found.size, [[10, 20], [4, 4], [30, 20]])
+    np.testing.assert_array_equal(found.label, [2, 0, 0])
+    np.testing.assert_array_equal(found.score, [0.25, 1, 0.5])
+    assert parts[0].failure is None  # c is empty, d has no file
+    assert parts[1].failure.tolist() == ["no answer"]
+    assert ask(folder, lettered(), categories="from_0")[0].xyxy[0].tolist() == [2, 3, 11, 22]
+
+
+def test_yolos_text_files_hold_centres_and_shares_of_the_image(tmp_path):
+    folder = write_texts(tmp_path / "found", {"a": "dog 0.5 0.5 0.2 0.5 0.9\ncouch 0 0.25 0 0.5 0.1\n"})
+    found, _ = ask(folder, lettered(), line="label cx cy width height score", coordinates="fractions")
+    np.testing.assert_allclose(found.xyxy, [[12, 5, 18, 15], [0, 0, 0, 10]])
+    np.testing.assert_array_equal(found.label, [2, 1])
+    with pytest.raises(DataError, match="reaches to 30 widths"):
+        ask(write_texts(tmp_path / "voc"), lettered(), categories="from_0", coordinates="fractions")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("0 1 1 1 4\n", "5 values, not 6"), ("0 1 1 1 4 x\n", "as numbers"), ("0 2 1 1 4 4\n", "score"),
+     ("0 1 4 1 1 4\n", "wrong way round"), ("9 1 1 1 4 4\n", "category_id 9")],
+)  # fmt: skip
+def test_bad_lines_are_refused_naming_file_and_line(tmp_path, text, said):
+    folder = write_texts(tmp_path / "found", {"a": "0 1 1 1 4 4\n\n" + text})
+    with pytest.raises(DataError, match=said) as refused:
+        ask(folder, lettered(), categories="from_0")
+    assert str(refused.value.where).endswith("a.txt, line 3")
+
+
+def test_a_line_of_no_form_and_a_folder_without_texts_are_refused(tmp_path):
+    for line in ("label x1 y1", "x1 y1 x2 y2", "label x1 y1 x2 y2 z", "label label x y width height"):
+        with pytest.raises(ValueError, match="a line"):
+            make(tmp_path, line=line)
+    with pytest.raises(DataError, match=r"no .txt files"):
+        ask(tmp_path, lettered())
+
+
+def test_another_text_is_another_fingerprint(tmp_path):
+    agent = make(write_texts(tmp_path / "found"), categories="from_0")
+    before = agent.fingerprint(lettered())
+    write_texts(tmp_path / "found", {"c": "0 1 1 1 4 4"})
+    assert agent.fingerprint(lettered()) != before

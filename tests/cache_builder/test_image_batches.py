@@ -13,14 +13,10 @@ import torch
 from PIL import Image
 
 from l2d.cache_builder.agents import _image_batches as image_batches
-from l2d.cache_builder.agents._detector import (
-    DetectorAgent,
-    DetectorConfig,
-    class_index,
-    class_labels,
-    summary_of_detections,
-)
+from l2d.cache_builder.agents._detector import DetectorAgent, DetectorConfig
 from l2d.cache_builder.agents._image_batches import ImageReader, order_by_shape
+from l2d.cache_builder.agents._labels import class_index, class_labels
+from l2d.cache_builder.agents._summary import summary_of_detections
 from l2d.data.errors import UsageError
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Dataset

@@ -14,7 +14,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from l2d.cache_builder.agents import config_class, make_agent
-from l2d.cache_builder.agents.onnx_detector import COCO_80, COCO_91, GREY, place
+from l2d.cache_builder.agents._labels import names_of
+from l2d.cache_builder.agents.onnx_detector import GREY, place
 from l2d.data.errors import AgentFailure, DataError, UsageError
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Dataset
@@ -220,14 +221,9 @@ def test_an_image_in_its_input():
 
 
 def test_cocos_names(dataset, tmp_path):
-    assert (len(COCO_80), COCO_80[0], COCO_80[57], COCO_80[62], COCO_80[79]) == (
-        80,
-        "person",
-        "couch",
-        "tv",
-        "toothbrush",
-    )
-    assert (len(COCO_91), COCO_91[62], COCO_91[89]) == (90, "couch", "toothbrush")
+    coco80, coco91 = names_of("coco80", ()), names_of("coco91", ())
+    assert (len(coco80), [coco80[k] for k in (0, 57, 62, 79)]) == (80, ["person", "couch", "tv", "toothbrush"])
+    assert (len(coco91), coco91[62], coco91[89]) == (90, "couch", "toothbrush")
     row = np.zeros((1, 1, 85), np.float32)
     row[0, 0, [0, 1, 2, 3, 4, 5 + 57]] = [32, 32, 8, 8, 1, 0.7]
     file = save(tmp_path / "coco.onnx", {"out": row}, [1, 3, 64, 64])

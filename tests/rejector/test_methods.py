@@ -64,6 +64,9 @@ def by_hand(method: str, g: list[float], y: int, cost: list[float], right: list[
         phi = lambda z: math.log(1 + math.exp(-z))  # noqa: E731
         value = phi(g[y]) + sum(phi(-g[k]) for k in range(K) if k != y)
         return value + sum(phi(g[K + j]) if right[j] else phi(-g[K + j]) for j in there)
+    if method == "picce":
+        s, known = softmax(g[:K] + experts), [i for i, j in enumerate(there) if right[j]]
+        return -math.log(s[y]) - (math.log(max(s[K + i] for i in known)) if known else 0.0)
     if method == "realizable":
         s = softmax(g[:K] + experts)
         surrogate = -math.log(s[y] + sum(s[K + i] for i, j in enumerate(there) if right[j]))
@@ -173,7 +176,7 @@ def trained_on_cells(method: str, *, beta: float = 0.0, weight: float = 1.0, **s
 
 
 @pytest.mark.parametrize(
-    "method", ["mozannar_sontag", "one_vs_all", "confidence", "post_hoc", "cost_regression", "knn"]
+    "method", ["mozannar_sontag", "one_vs_all", "picce", "confidence", "post_hoc", "cost_regression", "knn", "irt"]
 )
 def test_consistent_methods_find_the_bayes_rule(method):
     assert trained_on_cells(method)[1] == BAYES

@@ -129,8 +129,9 @@ class TableAnswersAgent(Agent):
     def _aligned(self, dataset: Dataset) -> Answers:
         """The file's answers in the dataset's order, NaN where there are none."""
         config, self.file = self.config, AnswerFile(self.config.file, self.config.missing)
+        column = self._id_column(dataset)
         file, rows = self.file, self._own_rows(self.file)
-        at = match_ids(file, rows, self._id_column(dataset), dataset.ids, config.ids, others=config.others)
+        at = match_ids(file, rows, column, dataset.ids, config.ids, others=config.others)
         others = int((at < 0).sum())
         if others:
             self.remarks.append(f"{others:,} of {len(at):,} rows are about other samples and are left out")

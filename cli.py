@@ -11,7 +11,7 @@ import typer
 
 from l2d.cache_builder.commands import build, photos
 from l2d.cache_builder.commands_import import import_tables
-from l2d.data.commands import audit, digits, fetch, mimic, prompts, push, sign, status, verify
+from l2d.data.commands import audit, describe, digits, fetch, mimic, prompts, push, sign, status, verify
 from l2d.data.errors import UsageError, nearest
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
@@ -111,6 +111,7 @@ PANELS = {
         "status": status,
         "verify": verify,
         "audit": audit,
+        "describe": describe,
         "sign": sign,
         "push": push,
         "fetch": fetch,

@@ -15,6 +15,7 @@ from l2d.data.terminal.options import (
     OverwriteOption,
     options_of,
     pairs,
+    reads_stores,
     values,
 )
 from l2d.data.terminal.progress import Bars, quote, say
@@ -32,6 +33,7 @@ OnlyOption = Annotated[
 ]
 
 
+@reads_stores
 @options_of(TrainConfig)
 def train(
     cache: CacheArgument,
@@ -80,6 +82,7 @@ def train(
         say(f'next: l2d report {quote(out)}, or l2d query {quote(out)} {quote(cache)} "{sql}"')
 
 
+@reads_stores
 @options_of(TrainConfig)
 def sweep(
     cache: CacheArgument,

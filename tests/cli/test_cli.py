@@ -38,6 +38,9 @@ COMMANDS = [
     "data digits",
     "data prompts",
     "data mimic",
+    "describe",
+    "worth",
+    "data photos",
 ]
 
 

@@ -24,7 +24,7 @@ THREADS = min(8, os.cpu_count() or 1)
 ROWS_AT_ONCE = 65_536  # that are scored
 ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
 
-#: Scores float32 (n, agents), and who may be chosen, bool (n, agents), at least one -> agent indices (n,).
+#: Scores float32 (n, agents), and which agents may be chosen, bool (n, agents), at least one -> agent indices (n,).
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 

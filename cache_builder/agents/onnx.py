@@ -64,8 +64,9 @@ class OnnxAgent(ModelAgent):
         self.channels_last = rank == 4 and shape[3] == 3 and shape[1] != 3
         if rank == 4:
             own = shape[1:3] if self.channels_last else shape[2:]
-            if None not in own and self.config.image_size is None:
-                self.image_side = list(own)
+            known = [size for size in own if size is not None]
+            if len(known) == len(own) and self.config.image_size is None:
+                self.image_side = known
         elif shape[1] not in (None, self.matrix.shape[1]):
             raise UsageError(
                 f"takes {shape[1]} numbers, the table gives {self.matrix.shape[1]}",

@@ -256,7 +256,7 @@ def _check_objects(images: list[AnnotatedImage], classes: tuple[str, ...], bad_o
         box = ", ".join(f"{value:g}" for value in given[first])
         raise DataError(
             f"the box ({box}) of a {classes[boxes.label[first]]} "
-            f"{next(text for text, found in problems.items() if found[first])}"
+            f"{next(text for text, found in problems.items() if np.asarray(found)[first])}"
             f" ({bad.sum()} such objects, images are {image.width} x {image.height} here)",
             where=f"{image.where}, object {objects[first].number}",
             hint='correct it, or set bad_objects = "drop" to do without such objects',

@@ -107,7 +107,7 @@ class Catalogue:
         sources = find_sources(paths)
         self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
         self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
-        self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # by whoever reads them
+        self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # until something reads them
         self.known = KnownGood([*sources.caches, *sources.runs])
         self.notes: list[str] = []  # what a user should know before joining
         caches = [CostCache(path) for path in sources.caches]
@@ -206,7 +206,7 @@ class Catalogue:
                     "description": agent.description,
                 }
             )
-            constants = {"cache": label, "agent": agent.name, "agent_index": agent.index}
+            constants: dict[str, str | int] = {"cache": label, "agent": agent.name, "agent_index": agent.index}
             for part in _present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
                 columns = _columns_of(part[0])
                 self._add("predictions", part, _without(columns, ["features"]), constants)
@@ -230,7 +230,8 @@ class Catalogue:
                 row = {"cache": label, "run_id": run_id, "agent_index": index, "agent": agent, "beta": beta}
                 self.rows["run_agents"].append(row)
             table = folder / ALLOCATIONS_FILE
-            skeleton, constants = fact["digests"][ALLOCATIONS_FILE], {"cache": label, "run_id": run_id}
+            skeleton = fact["digests"][ALLOCATIONS_FILE]
+            constants: dict[str, str | int] = {"cache": label, "run_id": run_id}
             self.parts["allocations"].append(
                 Part(table, _columns_of(table), constants, skeleton, tuple(fact["agents"]))
             )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from l2d.data.cache.columns import dense_array, dense_matrix, numbers
+from l2d.data.cache.columns import dense_array, dense_matrix, number_column, numbers, texts_column
 from l2d.data.cache.schema import NO_ANSWER
 from l2d.data.errors import AgentFailure
 from l2d.data.samples.boxes import LARGEST, Boxes
@@ -193,20 +193,20 @@ class Answers:
         mask = missing if missing.any() else None  # without one, pages hold values alone and can be mapped
         columns = {}
         if self.cla is not None:
-            columns["pred_cla"] = pa.array(self.cla, pa.int32(), mask=mask)
+            columns["pred_cla"] = number_column(self.cla.astype(np.int32, copy=False), mask)
         if self.prob is not None:
             columns["pred_prob"] = dense_array(self.prob, mask)
         if self.reg is not None:
-            columns["pred_reg"] = pa.array(self.reg, pa.float32(), mask=mask)
+            columns["pred_reg"] = number_column(self.reg.astype(np.float32, copy=False), mask)
         if self.boxes is not None:
             columns["pred_boxes"] = self.boxes.to_arrow(mask)
         if self.features is not None:
             columns["features"] = dense_array(self.features, mask)
         for name in NOTES:
-            if getattr(self, name) is not None:
-                columns[name] = pa.array(getattr(self, name), pa.float64(), mask=missing, from_pandas=True)
-        reasons = [None] * len(self) if self.failure is None else self.failure.tolist()
-        columns["failure"] = pa.array(reasons, pa.string())
+            if (noted := getattr(self, name)) is not None:
+                noted = np.asarray(noted, dtype=np.float64)
+                columns[name] = number_column(noted, missing | np.isnan(noted))
+        columns["failure"] = texts_column([None] * len(self) if self.failure is None else self.failure.tolist())
         return columns
 
     @classmethod

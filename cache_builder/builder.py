@@ -27,6 +27,7 @@ from l2d.cache_builder.samples import sample_columns
 from l2d.cache_builder.sealing import answers_digest, seal_parts
 from l2d.cache_builder.trial import try_agents
 from l2d.data.cache import schema, store
+from l2d.data.cache.columns import number_column
 from l2d.data.cache.integrity import skeleton_digest
 from l2d.data.cache.reader import CacheRecord
 from l2d.data.device import resolve_device
@@ -354,7 +355,7 @@ class Build:
                     hint=f"give [costs.{task}] a clamp",
                 )
             mask = failed if failed.any() else None
-            columns[schema.COST_COLUMNS[task]] = pa.array(values, pa.float32(), mask=mask)
+            columns[schema.COST_COLUMNS[task]] = number_column(values.astype(np.float32, copy=False), mask)
         facts = {**self._facts(name, chunk), "predictions": made_of}
         store.commit_table(path, pa.table(columns), facts, replace=there)
         self.report.costs_written[name] += 1

@@ -192,7 +192,7 @@ def _lay_out(pairs: dict[str, tuple[Path, Path]], devkit: Path) -> dict[str, int
             shutil.copyfile(image, root / "JPEGImages" / image.name)
             shutil.copyfile(note, root / "Annotations" / note.name)
         for name, members in sets.items():
-            (root / "ImageSets" / "Main" / f"{name}.txt").write_text(_lines(members), encoding="utf-8")
+            store.commit_bytes(root / "ImageSets" / "Main" / f"{name}.txt", _lines(members).encode())
 
     if not devkit.is_dir():
         store.commit_folder(devkit, fill)

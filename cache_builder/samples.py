@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import dense_array
+from l2d.data.cache.columns import NUMBERS, dense_array, number_column
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.images import png, thumbnail
 
@@ -27,7 +27,7 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
     for name in ("target_cla", "target_reg"):
         values = getattr(batch, name)
         if values is not None:
-            columns[name] = pa.array(values, schema.TARGET_TYPES[name])
+            columns[name] = number_column(values.astype(NUMBERS[schema.TARGET_TYPES[name]], copy=False))
     if batch.target_boxes is not None:
         columns["target_boxes"] = batch.target_boxes.to_arrow()
     for name in dataset.keep:

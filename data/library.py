@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2d.data.cache.reader import CostCache
-from l2d.data.cache.remote import fetch as fetch_cache
-from l2d.data.cache.remote import push as push_cache
 from l2d.data.cache.signature import sign as sign_cache
 from l2d.data.cache.signature import signer
 from l2d.data.cache.status import column_lines, status_rows
@@ -132,9 +130,13 @@ def push(
     Returns:
         Number of files copied.
     """
+    from l2d.data.cache.remote import push as push_cache
+
     return push_cache(opened(cache), url, progress, read_back=read_back)
 
 
 def fetch(url: str, out: Path | str, *, progress: Callable[[int], None] | None = None) -> CostCache:
     """Copy a cache from an object store or a folder and verify every byte. The same call goes on, and repairs."""
+    from l2d.data.cache.remote import fetch as fetch_cache
+
     return fetch_cache(url, Path(out), progress)

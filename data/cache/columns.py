@@ -16,8 +16,8 @@ NUMBERS = {
 
 def dense_array(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
     """A float matrix (n, width) as a fixed-width list column, null in the rows of ``missing`` (bool, (n,))."""
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
-    mask = None if missing is None else pa.array(missing)
+    flat = number_column(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
+    mask = None if missing is None else truth_column(missing)
     return pa.FixedSizeListArray.from_arrays(flat, type=schema.dense(values.shape[1]), mask=mask)
 
 
@@ -29,17 +29,20 @@ def dense_matrix(column: pa.ChunkedArray) -> np.ndarray:
     return numbers(flat).reshape(-1, width)
 
 
-def numbers(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
-    """A number column as an array, a view where nothing is missing."""
+def numbers(column: pa.Array | pa.ChunkedArray, missing: float = 0) -> np.ndarray:
+    """A number column as an array, a view where nothing is missing; a number of its type stands for what is."""
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if array.null_count:
-        array = array.fill_null(0)
     kind = NUMBERS.get(array.type)
     if kind is None:
-        return array.to_numpy(zero_copy_only=False)
+        return (array.fill_null(missing) if array.null_count else array).to_numpy(zero_copy_only=False)
     if not len(array):
         return np.empty(0, kind)
-    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * array.type.bit_width // 8)
+    valid, data = array.buffers()
+    values = np.frombuffer(data, kind, len(array), array.offset * array.type.bit_width // 8)
+    if not array.null_count:
+        return values
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), count=array.offset + len(array), bitorder="little")
+    return np.where(bits[array.offset :], values, np.array(missing, kind))
 
 
 def number_column(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:
@@ -49,6 +52,21 @@ def number_column(values: np.ndarray, missing: np.ndarray | None = None) -> pa.A
     """
     kind = next(kind for kind, name in NUMBERS.items() if np.dtype(name) == values.dtype)
     return pa.Array.from_buffers(kind, len(values), [_valid(missing), pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def truth_column(values: np.ndarray) -> pa.Array:
+    """Truth values, bool (n,), as a column, made likewise."""
+    bits = pa.py_buffer(np.packbits(values, bitorder="little"))
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, bits])
+
+
+def texts_column(values: list[str] | list[str | None]) -> pa.Array:
+    """Texts, None where one is missing, as a column, made likewise."""
+    if all(value is None for value in values):
+        return pa.nulls(len(values), pa.string())
+    import polars as pl  # here, since what reads a cache has no use for it
+
+    return pl.Series(values, dtype=pl.String).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
 
 
 def text_column(names: list[str], codes: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:

@@ -6,6 +6,9 @@ numbers agree with each other and with the seals, and nothing is allocated or co
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -227,7 +230,25 @@ def checked_seal(value: object, record: CacheRecord, where: Path | str) -> dict[
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter:
-    return TypeAdapter(kind)
+    with without_plugins():
+        return TypeAdapter(kind)
+
+
+@contextmanager
+def without_plugins() -> Iterator[None]:
+    """Build no plugin of pydantic's into what is made inside, which would read the metadata of all that is installed.
+
+    As typer does for the options of commands; a record is not for a plugin to look at.
+    """
+    before = os.environ.get("PYDANTIC_DISABLE_PLUGINS")
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYDANTIC_DISABLE_PLUGINS"]
+        else:
+            os.environ["PYDANTIC_DISABLE_PLUGINS"] = before
 
 
 def _is_number(value: object) -> bool:

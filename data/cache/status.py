@@ -68,4 +68,4 @@ def status_rows(cache: CostCache) -> list[dict]:
 
 def _with_gaps(column: pa.ChunkedArray) -> np.ndarray:
     """Costs, NaN where one is missing."""
-    return column.to_numpy() if column.null_count else numbers(column)
+    return numbers(column, missing=float("nan"))

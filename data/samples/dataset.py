@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
+from l2d.data.cache.columns import text_column, texts_column
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, DataError
 from l2d.data.samples.boxes import Boxes
@@ -119,13 +120,13 @@ class Dataset:
     @cached_property
     def id_column(self) -> pa.Array:
         """The ids as a column of text, which parts of the cache hold slices of."""
-        return pa.array(self.ids, pa.string())
+        return texts_column(self.ids)
 
     @cached_property
     def split_column(self) -> pa.Array:
         """The splits as a column of text."""
         codes = sum(code * (self.split == name) for code, name in enumerate(schema.SPLITS))
-        return pa.array(schema.SPLITS, pa.string()).take(pa.array(codes, pa.int8()))
+        return text_column(list(schema.SPLITS), codes)
 
     def batch(self, rows: range, answers: dict[str, Any] | None = None) -> Batch:
         """The samples at ``rows``, ready for an agent."""

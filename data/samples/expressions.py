@@ -54,12 +54,16 @@ def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | N
             give that type.
     """
     try:
-        found = pl.sql_expr(expression)
-        _refuse_times_as_numbers(table, found, expression)
-        result = table.select(found)
-        if result.height != table.height:  # a constant, or an aggregate
-            result = table.select(found.first().repeat_by(pl.len()).explode())
-        column = result.to_series()
+        named = column_named(expression)
+        if named is not None and named in table.columns:
+            column = table[named].alias(name_of(expression))
+        else:
+            found = pl.sql_expr(expression)
+            _refuse_times_as_numbers(table, found, expression)
+            result = table.select(found)
+            if result.height != table.height:  # a constant, or an aggregate
+                result = table.select(found.first().repeat_by(pl.len()).explode())
+            column = result.to_series()
         if dtype is not None and column.dtype in TEMPORAL and dtype in (pl.Float64, pl.Float32):
             column = days(column)
         return column if dtype is None else column.cast(dtype)

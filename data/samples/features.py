@@ -13,12 +13,13 @@ import polars as pl
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import suspicion
 from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
+from l2d.data.samples.numbers import as_they_lie, median_of, write_columns
 from l2d.data.samples.standardise import lost_in_32_bits
 from l2d.data.samples.text import TextFeature, TextSettings, fit_text, packed, unpacked
 
 MISSING_CATEGORY = "(missing)"
 MOST_CATEGORIES = 100  # a text column of more is more likely a mistake
-COLUMNS_AT_ONCE, ROWS_AT_ONCE = 16, 4096  # that are put side by side: a cache line of a row, what a core's cache holds
+ROWS_AT_ONCE = 65_536  # that are encoded, so that no copy of all columns is held
 MOST_ELEMENTS = 65_536  # of a list: more is more likely something else than an embedding
 
 
@@ -140,27 +141,19 @@ class FeatureEncoder:
             DataError: a column is not there or of another type, a list is of another length, or a number does not fit
                 a 32-bit float.
         """
-        matrix, place = np.empty((table.height, len(self.names)), np.float32), 0
-        waiting: list[np.ndarray] = []  # columns that are written side by side: a cache line of a row, not a cell of it
+        matrix = np.empty((table.height, len(self.names)), np.float32)
         with np.errstate(over="ignore"):  # refused below
-            for feature in self.features:
-                if isinstance(feature, TextFeature):
-                    place = _write_columns(matrix, place, waiting)
-                    width, row = len(feature.columns()), 0
-                    for values in feature.encode(evaluate(table, feature.expression)):
-                        matrix[row : row + len(values), place : place + width] = values
-                        row += len(values)
-                    place += width
-                    continue
-                for values in _encoded(table, feature, first_row):
-                    if values.ndim == 1:
-                        waiting.append(values.astype(np.float32))
-                    if values.ndim == 2 or len(waiting) == COLUMNS_AT_ONCE:
-                        place = _write_columns(matrix, place, waiting)
-                    if values.ndim == 2:
-                        matrix[:, place : place + values.shape[1]] = values
-                        place += values.shape[1]
-            _write_columns(matrix, place, waiting)
+            for start in range(0, max(1, table.height), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                self._write(matrix[rows], table[rows], first_row + start)
+        place = 0
+        for feature in self.features:
+            width, row = len(feature.columns()), 0
+            if isinstance(feature, TextFeature):
+                for values in feature.encode(evaluate(table, feature.expression)):
+                    matrix[row : row + len(values), place : place + width] = values
+                    row += len(values)
+            place += width
         if not np.isfinite(matrix).all():
             row, column = np.argwhere(~np.isfinite(matrix))[0]
             raise DataError(
@@ -168,6 +161,23 @@ class FeatureEncoder:
                 hint="rescale it, or its log",
             )
         return matrix
+
+    def _write(self, matrix: np.ndarray, table: pl.DataFrame, first_row: int) -> None:
+        """Write all features but texts of some rows into a matrix."""
+        place = 0
+        waiting: list[np.ndarray] = []  # columns that are written side by side: a cache line of a row, not a cell of it
+        for feature in self.features:
+            if isinstance(feature, TextFeature):
+                place, waiting = write_columns(matrix, place, waiting) + len(feature.columns()), []
+                continue
+            for values in _encoded(table, feature, first_row):
+                if values.ndim == 1:
+                    waiting.append(values)
+                    continue
+                place, waiting = write_columns(matrix, place, waiting), []
+                matrix[:, place : place + values.shape[1]] = values
+                place += values.shape[1]
+        write_columns(matrix, place, waiting)
 
     def missing(self) -> tuple[np.ndarray, dict[int, int]]:
         """What a column holds where its value is missing, float64 (width,), and of the indicator of a number the place
@@ -241,16 +251,6 @@ def check_features(table: pl.DataFrame, expressions: list[str]) -> None:
         raise DataError(f"feature {name!r} {found.what}", hint=hint)
 
 
-def _write_columns(matrix: np.ndarray, place: int, columns: list[np.ndarray]) -> int:
-    """Write columns side by side from ``place`` on, and forget them. Returns the place behind them."""
-    stop = place + len(columns)
-    for start in range(0, len(matrix) if columns else 0, ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        np.stack([column[rows] for column in columns], axis=1, out=matrix[rows, place:stop])
-    columns.clear()
-    return stop
-
-
 def _fitted(column: pl.Series, expression: str) -> Feature:
     """What a feature's training values make of it."""
     name, kind = column.name, column.dtype
@@ -275,8 +275,9 @@ def _fitted(column: pl.Series, expression: str) -> Feature:
     numbers = _numbers(column)
     if numbers.null_count() == len(numbers):
         raise DataError(f"feature {expression!r} has no value in the training split", hint="leave it out")
-    median, indicator = float(numbers.median()), numbers.null_count() > 0
-    shift = median if lost_in_32_bits(numbers.drop_nulls().to_numpy()[:, None])[0] else 0.0
+    filled = numbers.drop_nulls().to_numpy()
+    median, indicator = median_of(filled), numbers.null_count() > 0
+    shift = median if lost_in_32_bits(filled[:, None])[0] else 0.0
     return NumericFeature(expression=expression, name=name, median=median, indicator=indicator, shift=shift)
 
 
@@ -305,6 +306,10 @@ def _encoded(table: pl.DataFrame, feature: Feature, first_row: int) -> Iterable[
         values = evaluate(table, feature.expression, pl.String).fill_null(MISSING_CATEGORY)
         return [(values == category).to_numpy() for category in feature.categories]
     column = evaluate(table, feature.expression)
+    if isinstance(feature, NumericFeature) and not feature.shift and not feature.indicator:
+        clean = as_they_lie(column)
+        if clean is not None:
+            return [clean]
     if isinstance(feature, ListFeature):
         if column.dtype == pl.Null:
             column = column.cast(pl.List(pl.Float64))
@@ -362,4 +367,6 @@ def _is_number(kind: pl.DataType | type[pl.DataType]) -> bool:
 def _numbers(column: pl.Series) -> pl.Series:
     """As float64, times in days, with NaN and infinities as missing."""
     numbers = days(column) if column.dtype in TEMPORAL else column.cast(pl.Float64)
+    if not numbers.null_count() and numbers.is_finite().all():
+        return numbers
     return numbers.to_frame().select(pl.when(pl.first().is_finite()).then(pl.first())).to_series()

@@ -46,12 +46,11 @@ def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, 
 
 def _members(strata: list[object]) -> dict[object, np.ndarray]:
     """Positions of the samples of each stratum, ascending."""
-    if len(set(strata)) == 1:
-        return {strata[0]: np.arange(len(strata))}
-    found: dict[object, list[int]] = {}
-    for position, stratum in enumerate(strata):
-        found.setdefault(stratum, []).append(position)
-    return {stratum: np.array(positions) for stratum, positions in found.items()}
+    numbers: dict[object, int] = {}  # of strata, in the order in which they appear
+    found = np.fromiter((numbers.setdefault(stratum, len(numbers)) for stratum in strata), np.int64, len(strata))
+    ends = np.cumsum(np.bincount(found, minlength=len(numbers)))
+    parts = np.split(np.argsort(found, kind="stable"), ends[:-1])
+    return dict(zip(numbers, parts, strict=True))
 
 
 def _hashes(ids: list[str], salt: str) -> np.ndarray:

@@ -21,8 +21,13 @@ def lost_in_32_bits(values: np.ndarray) -> np.ndarray:
     limits = np.finfo(np.float32)
     with np.errstate(over="ignore"):
         deviation = values.std(axis=0)
+        largest = np.abs(values).max(axis=0)
+        # rounding moves a number by at most half of its last place: mostly that settles it, and nothing is rounded
+        near = (largest > limits.max) | (deviation < limits.tiny) | ~(largest * limits.eps < LOST * deviation)
+        if not near.any():
+            return near
         lost = np.abs(values.astype(np.float32) - values).max(axis=0) > LOST * deviation
-    return (np.abs(values).max(axis=0) > limits.max) | ((deviation > 0) & (lost | (deviation < limits.tiny)))
+    return (largest > limits.max) | ((deviation > 0) & (lost | (deviation < limits.tiny)))
 
 
 def standardisation(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,41 +2,80 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from decimal import Decimal
 
 from l2d.data.terminal.safe import printable
 
+BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
+
 
 def table_text(rows: Sequence[dict | None], *, title: str | None = None, columns: list[str] | None = None) -> str:
-    """An aligned table: numbers to the right, a row of dashes where a row is None."""
+    """An aligned table: numbers to the right, an empty line where a row is None."""
+    shown = [row for row in rows if row is not None]
+    names = columns or (list(shown[0]) if shown else [])
+    if not names:
+        return ""
+    right = [bool(shown) and all(_is_numeric(row[name]) for row in shown) for name in names]
+    head = [printable(name) for name in names]
+    body = [None if row is None else [format_value(row[name]) for name in names] for row in rows]
+    title = title and printable(title)
+    return _simple(title, head, body, right) or _by_rich(title, head, body, right)
+
+
+def _simple(title: str | None, head: list[str], body: list[list[str] | None], right: list[bool]) -> str | None:
+    """What :func:`_by_rich` makes of letters that are one cell wide each, which is nearly always all there is.
+
+    None where something else is there. Importing rich would be a tenth of the time in which a command answers.
+    """
+    cells = [text for row in [head, *body] if row is not None for text in row]
+    widths = [max(len(row[k]) for row in [head, *body] if row is not None) for k in range(len(head))]
+    whole = sum(widths) + 3 * (len(widths) - 1)
+    if not all(text.isascii() and text.isprintable() and text == text.strip() for text in [*cells, title or ""]):
+        return None
+    if len(title or "") > whole + 2 or not all(widths):  # it goes over several lines; a column is nothing
+        return None
+    styled = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    bold, plain = (BOLD, PLAIN) if styled else ("", "")
+
+    def line(row: list[str], before: str = "", after: str = "") -> str:
+        placed = zip(row, widths, right, strict=True)
+        found = [text.rjust(width) if is_number else text.ljust(width) for text, width, is_number in placed]
+        return f" {before}{'   '.join(found).rstrip()}{after}".rstrip()
+
+    lines = [f"{bold}{title}{plain}"] if title else []
+    lines += ["", line(head, bold, plain), " " + "─" * whole]
+    rows, divided = 0, False
+    for row in body:
+        if row is None:
+            divided = rows > 0
+            continue
+        lines += [*([""] * divided), line(row)]
+        rows, divided = rows + 1, False
+    return "\n".join([*lines, ""])
+
+
+def _by_rich(title: str | None, head: list[str], body: list[list[str] | None], right: list[bool]) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    shown = [row for row in rows if row is not None]
-    names = columns or (list(shown[0]) if shown else [])
     table = Table(
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        title=title and Text(printable(title)),
-        title_justify="left",
-        title_style="bold",
+        box=box.SIMPLE_HEAD, pad_edge=False, title=title and Text(title), title_justify="left", title_style="bold"
     )
-    for name in names:
-        numeric = all(_is_numeric(row[name]) for row in shown)
-        table.add_column(Text(printable(name)), justify="right" if numeric and shown else "left", no_wrap=True)
-    for row in rows:
+    for name, is_number in zip(head, right, strict=True):
+        table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
+    for row in body:
         if row is None:
             table.add_section()
         else:
-            table.add_row(*[Text(format_value(row[name])) for name in names])
+            table.add_row(*map(Text, row))
     console = Console(file=sys.stdout, width=10_000, highlight=False)  # a cut-off number is worse than a long line
-    text = console.render_str("")
     with console.capture() as capture:
-        console.print(table if names else text)
+        console.print(table)
     return "\n".join(line.rstrip() for line in capture.get().strip("\n").splitlines())
 
 

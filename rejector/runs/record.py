@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic needs this one before Python 3.12
 
+from l2d.data.cache.records import without_plugins
 from l2d.data.errors import CorruptPart
 from l2d.rejector.methods import METHODS
 
@@ -87,4 +88,5 @@ def check_run(facts: dict[str, Any], path: Path) -> None:
 
 @cache
 def _adapter() -> TypeAdapter:
-    return TypeAdapter(_Run)
+    with without_plugins():
+        return TypeAdapter(_Run)

@@ -30,7 +30,7 @@ try:
     cli.main()
 except SystemExit as end:
     assert not end.code, end.code
-heavy = {"torch", "torchvision", "sklearn"} & set(sys.modules)
+heavy = {"torch", "torchvision", "sklearn", "pandas"} & set(sys.modules)
 assert not heavy, heavy
 """
 

@@ -57,7 +57,7 @@ def test_what_would_be_lost_is_refused(l2d, words, expected):
 
 @pytest.mark.parametrize("command", ["train", "sweep"])
 def test_help_lists_every_method(l2d, command, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "2000")
     shown = l2d(command, "--help")[1]
     assert f"[{'|'.join(METHODS)}]" in "".join(shown.split())
 

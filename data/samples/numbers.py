@@ -1,0 +1,53 @@
+"""Columns of numbers as they lie in memory: without gaps, their median, and many of them as the rows of a matrix."""
+
+from __future__ import annotations
+
+import numpy as np
+import polars as pl
+
+ROWS_AT_ONCE = 1024  # that are turned from columns to rows: what a core's cache holds of 64 columns
+
+
+def as_they_lie(column: pl.Series) -> np.ndarray | None:
+    """A column of floating numbers without a gap, (n,), where all are finite; None of any other column.
+
+    A view, unless the column lies in several pieces.
+    """
+    if column.dtype not in (pl.Float64, pl.Float32) or column.null_count():
+        return None
+    values = column.to_numpy()
+    return values if np.isfinite(values).all() else None
+
+
+def median_of(values: np.ndarray) -> float:
+    """The median of finite float64 numbers (n,), with the bits that polars gives it, in less than half the time."""
+    middle = len(values) // 2
+    if len(values) % 2:
+        found = float(np.partition(values, middle)[middle])
+    else:
+        lower, upper = np.partition(values, (middle - 1, middle))[middle - 1 : middle + 1]
+        with np.errstate(over="ignore"):
+            found = float(lower + (upper - lower) * 0.5)
+    if found == 0 or not np.isfinite(found):  # which of two zeros it is hangs on how they were sorted
+        return float(pl.Series(values).median())
+    return found
+
+
+def write_columns(matrix: np.ndarray, place: int, columns: list[np.ndarray]) -> int:
+    """Write columns (n,) into a float32 matrix (n, width) from the column ``place`` on.
+
+    A row's numbers are written together, since each would cost a line of the cache otherwise.
+
+    Returns:
+        The place behind them.
+    """
+    stop = place + len(columns)
+    if not columns:
+        return stop
+    turned = np.empty((len(columns), ROWS_AT_ONCE), np.float32)
+    for start in range(0, len(matrix), ROWS_AT_ONCE):
+        rows = matrix[start : start + ROWS_AT_ONCE, place:stop]
+        for row, column in zip(turned, columns, strict=True):
+            row[: len(rows)] = column[start : start + ROWS_AT_ONCE]
+        rows[:] = turned[:, : len(rows)].T
+    return stop

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from l2d.data.errors import L2DError as L2DError
     from l2d.data.errors import UsageError as UsageError
     from l2d.data.library import audit as audit
+    from l2d.data.library import describe as describe
     from l2d.data.library import fetch as fetch
     from l2d.data.library import push as push
     from l2d.data.library import sign as sign
@@ -62,7 +63,7 @@ _NAMES = {
         "L2DError",
         "UsageError",
     ),
-    "l2d.data.library": ("audit", "fetch", "push", "sign", "status", "verify"),
+    "l2d.data.library": ("audit", "describe", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (

@@ -11,7 +11,7 @@ import typer
 
 from l2d.cache_builder.commands import build, photos
 from l2d.cache_builder.commands_import import import_tables
-from l2d.data.commands import audit, digits, fetch, mimic, prompts, push, sign, status, verify
+from l2d.data.commands import audit, describe, digits, fetch, mimic, prompts, push, sign, status, verify
 from l2d.data.errors import UsageError
 from l2d.data.terminal.command import Command, closed
 from l2d.data.terminal.process import run_as_command
@@ -108,6 +108,7 @@ PANELS = {
         "status": status,
         "verify": verify,
         "audit": audit,
+        "describe": describe,
         "sign": sign,
         "push": push,
         "fetch": fetch,

@@ -41,8 +41,12 @@ FEW = 262_144  # rows that the slow ones read
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def make_cache(path: Path, rows: int, chunk_size: int, train: float = 1.0) -> None:
-    """A sealed cache of random numbers, ``train`` of its rows in the training split."""
+def make_cache(path: Path, rows: int, chunk_size: int, train: float = 1.0, kept: int = 0) -> None:
+    """A sealed cache of random numbers, ``train`` of its rows in the training split, the others in both others.
+
+    Args:
+        kept: columns of the source that are kept, a text of 16 letters each.
+    """
     from l2d.data.cache import schema, store
     from l2d.data.cache.columns import dense_array
     from l2d.data.cache.integrity import sha256_of, skeleton_digest
@@ -55,10 +59,10 @@ def make_cache(path: Path, rows: int, chunk_size: int, train: float = 1.0) -> No
         tasks=TASKS,
         classes=["no", "yes"],
         unit_reg="",
-        inputs={"features": {}},
-        keep=[],
+        inputs={"features": {"width": WIDTH}},
+        keep=[f"kept_{k}" for k in range(kept)],
         agents=AGENTS,
-        costs={},
+        costs={task: {} for task in TASKS},
         defaults={},
         fingerprint={},
     )
@@ -74,19 +78,24 @@ def make_cache(path: Path, rows: int, chunk_size: int, train: float = 1.0) -> No
         names = [f"s{row:09d}" for row in here]
         facts = {"schema": str(schema.SCHEMA_VERSION), "chunk": str(chunk), "ids": schema.ids_digest(names)}
         ids = {"sample_id": pa.array(names)}
-        split = pa.array(np.where(generator.random(len(here)) < train, "train", "validation").tolist())
+        draw = generator.random(len(here))
+        others = np.where(draw < (1 + train) / 2, "validation", "test")
+        split = pa.array(np.where(draw < train, "train", others).tolist())
         features = dense_array(generator.standard_normal((len(here), WIDTH), dtype=np.float32))
-        parts.append((schema.samples_part(path, chunk), "samples", {**ids, "split": split, "features": features}))
+        texts = {name: pa.array([f"{x:016.12f}" for x in generator.random(len(here))]) for name in record.keep}
+        columns = {**ids, "split": split, **texts, "features": features}
+        parts.append((schema.samples_part(path, chunk), "samples", columns))
         for name in AGENTS:
             costs = {f"cost_{task}": pa.array(generator.random(len(here), dtype=np.float32)) for task in TASKS}
             parts.append((schema.predictions_part(path, name, chunk), name, ids))
             parts.append((schema.costs_part(path, name, chunk, record.cost_digest), name, {**ids, **costs}))
         for part, owner, columns in parts[-7:]:
             store.commit_table(part, pa.table(columns), {**facts, "owner": owner})
-        parts[-7:] = [(part, owner, None) for part, owner, _ in parts[-7:]]
+        parts[-7:] = [(part, len(here), None) for part, _, _ in parts[-7:]]
     seals: dict[Path, dict] = {}
-    for part, _, _ in parts:
-        facts = {"rows": 0, "bytes": 0, "sha256": sha256_of(part), "skeleton": skeleton_digest(part)}
+    for part, count, _ in parts:
+        facts = {"rows": count, "bytes": os.path.getsize(part)}
+        facts |= {"sha256": sha256_of(part), "skeleton": skeleton_digest(part)}
         seals.setdefault(schema.seal_file(part), {})[part.name] = facts
     for seal, facts in seals.items():
         store.commit_json(seal, {"parts": facts})

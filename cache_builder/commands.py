@@ -49,6 +49,12 @@ def build(
     shard: Annotated[
         str, typer.Option(metavar="I/N", help="Do this share of the chunks; jobs with the others may run anywhere.")
     ] = "1/1",
+    store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL", help="With --shard: where builders that share no folder finish one cache, such as s3://…"
+        ),
+    ] = None,
     device: Annotated[
         str, typer.Option("--device", help="auto, cpu, cuda, cuda:1; cuda:0,cuda:1 divides the chunks among processes.")
     ] = "auto",
@@ -66,6 +72,8 @@ def build(
         l2d build voc2012 --data VOCdevkit --out voc.cache
 
         l2d build my_recipe.toml --out my.cache --shard 2/8
+
+        l2d build my_recipe.toml --out my.cache --shard 2/8 --store s3://bucket/my.cache
     """
     from l2d.cache_builder.dry_run import dry_run as plan_build
     from l2d.cache_builder.library import run_build
@@ -89,6 +97,7 @@ def build(
             engine=engine.value,
             workers=workers,
             shard=shard,
+            share=store,
             overwrite=overwrite,
             say=say,
             progress=bars.start,

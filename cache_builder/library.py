@@ -11,12 +11,13 @@ from l2d.cache_builder.builder import BuildReport, Progress
 from l2d.cache_builder.builder import build as build_parts
 from l2d.cache_builder.engines.processes import build_in_processes
 from l2d.cache_builder.engines.ray import ray_engine
-from l2d.cache_builder.engines.shards import Shard
+from l2d.cache_builder.engines.shards import NOTHING, WHOLE, Shard
 from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.predictions import draft_predictions
 from l2d.cache_builder.importing.scores import draft_scores
 from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import Recipe, load_recipe
+from l2d.cache_builder.sharing import SharedBuild
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError, nearest
@@ -49,6 +50,7 @@ def build(
     engine: Literal["local", "ray"] = "local",
     workers: int | None = None,
     shard: str = "1/1",
+    store: str | None = None,
     overwrite: bool = False,
     say: Say | None = None,
     progress: Progress | None = None,
@@ -66,6 +68,7 @@ def build(
         engine: where agents are asked: here, or on a Ray cluster.
         workers: Ray workers per agent.
         shard: ``I/N``: do this share of the chunks; other calls do the rest.
+        store: address where builders of other shards, which share no folder with this one, finish the same cache.
         overwrite: rebuild what no longer matches.
         say: told in sentences what is done.
         progress: see :func:`l2d.cache_builder.builder.build`.
@@ -78,6 +81,7 @@ def build(
     """
     options: dict[str, Any] = {"on_failure": on_failure, "retry_failures": retry_failures, "keep_answers": keep_answers}
     options |= {"engine": engine, "workers": workers, "shard": shard, "overwrite": overwrite}
+    options["share"] = store
     return run_build(recipe, out, data=data, device=device, say=say, progress=progress, **options).cache
 
 
@@ -93,6 +97,7 @@ def run_build(
     engine: str = "local",
     workers: int | None = None,
     shard: str = "1/1",
+    share: str | None = None,
     overwrite: bool = False,
     say: Say | None = None,
     progress: Progress | None = None,
@@ -111,18 +116,18 @@ def run_build(
         options += [f"--data={data}"] if data else []
         build_in_processes(recipe, out, device.split(","), options + ["--retry-failures"] * retry_failures)
         device = device.split(",")[0]
-    report = build_parts(
-        loaded,
-        out,
-        device=device,
-        overwrite=overwrite,
-        on_failure=on_failure,
-        retry_failures=retry_failures,
-        keep_answers=keep_answers,
-        shard=Shard.parse(shard),
-        engine=ray_engine(workers=workers) if engine == "ray" else None,
-        progress=progress,
-    )
+    how: dict[str, Any] = {"device": device, "on_failure": on_failure, "retry_failures": retry_failures}
+    how |= {"overwrite": overwrite, "keep_answers": keep_answers}
+    how["engine"] = ray_engine(workers=workers) if engine == "ray" else None
+    if share is None:
+        report = build_parts(loaded, out, shard=Shard.parse(shard), progress=progress, **how)
+    else:
+        if overwrite or retry_failures or keep_answers:
+            raise UsageError(
+                "--store with --overwrite, --retry-failures or --keep-answers: other builders have begun",
+                hint="finish the cache, do that here, and push it",
+            )
+        report = _build_shared(SharedBuild(share, out), loaded, Shard.parse(shard), how, say, progress)
     asked = {name: samples for name, samples in report.asked.items() if samples}
     if asked:
         say("asked: " + ", ".join(f"{name} {samples:,} samples" for name, samples in asked.items()))
@@ -220,3 +225,22 @@ def _file(table: Any, out: Path, name: str) -> Path:
     path = out.parent / f"{out.name}.{name}.parquet"
     store.commit_table(path, table.to_arrow(), {}, replace=True)
     return path
+
+
+def _build_shared(
+    shared: SharedBuild, recipe: Recipe, shard: Shard, options: dict[str, Any], say: Say, progress: Progress | None
+) -> BuildReport:
+    """A build of a share that meets others in a store; where all is answered, the rest of the work as well."""
+    shared.join()
+    build_parts(recipe, shared.out, shard=NOTHING, **options)  # records, and what is fitted
+    shared.agree()
+    shared.take_parts(shard)
+    with shared.giving(shard):
+        report = build_parts(recipe, shared.out, shard=shard, progress=progress, **options)
+    if not shared.is_answered():
+        return report
+    taken = shared.take_parts(WHOLE)
+    report.unfinished = build_parts(recipe, shared.out, progress=progress, **options).unfinished
+    shared.finish()
+    say(f"took {taken:,} parts of other builders; the cache is whole in {shared.url}")
+    return report

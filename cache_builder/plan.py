@@ -16,7 +16,7 @@ OVERWRITE_HINT = "build into another folder, or type --overwrite to discard what
 KEEP_HINT = ", or --keep-answers {} to keep what it has answered"
 
 #: Fields of an agent's record that stand in ``agent.json`` only where they say something.
-WHERE_SET = ("seconds", "paid", "paid_each", "partial", "lent", "charged", "unit_paid")
+WHERE_SET = ("seconds", "paid", "paid_each", "partial", "lent", "charged", "unit_paid", "license")
 
 #: Fields an agent's fingerprint gains while it is built: weights it froze, and agents it averages.
 LATE_FIELDS = ("frozen", "asked")
@@ -32,6 +32,7 @@ def make_record(recipe: Recipe, dataset: Dataset) -> CacheRecord:
         classes=list(dataset.classes),
         unit_reg=dataset.unit_reg,
         unit_paid=recipe.unit_paid,
+        license=recipe.license,
         inputs=dataset.inputs | rejector_inputs(recipe, dataset),
         keep=list(dataset.keep),
         agents=[agent.name for agent in recipe.agents],

@@ -63,6 +63,8 @@ class Recipe(BaseModel):
     description: str = ""
     unit_paid: str = ""
     """The one unit that all answers are paid in, such as `USD`."""
+    license: str = ""
+    """What the data may be used for: a name or SPDX identifier, such as `CC-BY-4.0`. It travels with the cache."""
     dataset: InstanceOf[Strict]  # a dataset's configuration, by its kind
     costs: InstanceOf[Strict]  # CostConfig, or DetectionCosts for images
     agents: Annotated[list[AgentConfig], Field(min_length=1)]

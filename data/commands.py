@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from l2d.data.errors import UsageError
-from l2d.data.terminal.options import CacheArgument, Format, FormatOption
+from l2d.data.terminal.options import CacheArgument, Format, FormatOption, LocalCacheArgument, reads_stores
 from l2d.data.terminal.progress import Bars, quote, say
 
 
+@reads_stores
 def status(cache: CacheArgument, format: FormatOption = Format.table):
     """What a cache holds: agents, parts done and missing, mean raw costs by split.
 
@@ -31,6 +32,7 @@ def status(cache: CacheArgument, format: FormatOption = Format.table):
     found.cache.require_complete()
 
 
+@reads_stores
 def verify(
     cache: CacheArgument,
     signed: Annotated[
@@ -59,7 +61,7 @@ def verify(
 
 
 def sign(
-    cache: CacheArgument,
+    cache: LocalCacheArgument,
     key: Annotated[Path, typer.Option("--key", "-k", help="A private SSH key, or a public one that an agent holds.")],
 ):
     """Sign a complete cache with an SSH key: over its records and seals, so over every byte. It travels with the cache.
@@ -76,6 +78,7 @@ def sign(
     say(f"next: l2d push {quote(cache)} URL; others run l2d verify CACHE --signed ALLOWED_SIGNERS")
 
 
+@reads_stores
 def audit(
     cache: CacheArgument,
     group: Annotated[
@@ -100,8 +103,22 @@ def audit(
     say(f"{count}: figures on test may be too good" if found.warnings else "no warning")
 
 
+@reads_stores
+def describe(cache: CacheArgument):
+    """Describe a complete cache in Croissant 1.0 (JSON-LD): files, columns, units, licence. `l2d push` does, too.
+
+    Examples:
+
+        l2d describe support2.cache > croissant.json
+    """
+    from l2d.data.library import describe as describe_cache
+    from l2d.data.terminal.render import print_json
+
+    print_json(describe_cache(cache))
+
+
 def push(
-    cache: CacheArgument,
+    cache: LocalCacheArgument,
     url: Annotated[str, typer.Argument(help="s3://…, gs://…, a folder: what fsspec has a driver for.", metavar="URL")],
     read_back: Annotated[
         bool, typer.Option("--read-back", help="Read all files there already, though the store knows their checksums.")

@@ -1,4 +1,4 @@
-"""What Python programs do with a cache as it is: status, verify, audit, push, fetch. Exported by :mod:`l2d`."""
+"""What Python programs do with a cache as it is: status, verify, audit, push, fetch … Exported by :mod:`l2d`."""
 
 from __future__ import annotations
 
@@ -112,6 +112,17 @@ def audit(cache: CostCache | Path | str, *, groups: Iterable[str] = ()) -> Audit
     from l2d.data.cache.audit import audit as find_leaks
 
     return Audit(find_leaks(opened(cache), groups=tuple(groups)))
+
+
+def describe(cache: CostCache | Path | str) -> dict[str, Any]:
+    """A complete cache described in Croissant 1.0: files, columns, units, licence; :mod:`l2d.data.cache.description`.
+
+    Raises:
+        IncompleteCache: parts are missing.
+    """
+    from l2d.data.cache.description import description
+
+    return description(opened(cache))
 
 
 def push(

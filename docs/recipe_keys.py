@@ -27,8 +27,9 @@ Which keys may a recipe have, and what are their defaults? [Recipes](recipe.md) 
 are refused, and the nearest known one is suggested. *SQL* is an expression over the columns of your table. This page is
 written by `.venv/bin/python docs/reference.py`; `make lint` checks that it is up to date.
 
-At the top of a recipe: `name` (by default the file's name) and `description`, both for people, and `unit_paid`, the one
-unit that all answers are paid in, such as `USD`.
+At the top of a recipe: `name` (by default the file's name) and `description`, both for people; `unit_paid`, the one
+unit that all answers are paid in, such as `USD`; and `license`, what the data may be used for, by name or SPDX
+identifier, such as `CC-BY-4.0`, which `l2d push` and `l2d describe` tell others.
 """
 
 #: Base classes whose keys several kinds share: heading, and the words that kinds refer to it by.

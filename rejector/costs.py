@@ -96,7 +96,7 @@ def require_prices(cache: CostCache) -> None:
     if unknown:
         raise UsageError(
             f"--beta paid=…, but nothing says what answers of {', '.join(unknown)} were paid",
-            where=cache.path,
+            where=cache.address,
             hint="name the column in the recipe (paid = …), or a number for every answer; free = true where it is; "
             "or leave agents out with --only",
         )

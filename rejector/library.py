@@ -10,9 +10,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from l2d.data.cache.addresses import place_of
 from l2d.data.cache.audit import leaks
 from l2d.data.cache.paid import missing_prices
 from l2d.data.cache.reader import CostCache
+from l2d.data.cache.schema import INPUT_COLUMNS
 from l2d.data.device import resolve_device
 from l2d.data.library import opened
 from l2d.rejector.eligible import eligible_methods
@@ -32,7 +34,7 @@ from l2d.rejector.route import RouteReport
 from l2d.rejector.route import route as route_inputs
 from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import Run, load_run, open_cache
-from l2d.rejector.settings import TrainConfig, config_of
+from l2d.rejector.settings import INPUT_OF, TrainConfig, config_of
 from l2d.rejector.sql.query import query as run_query
 from l2d.rejector.sweep import default_method
 from l2d.rejector.sweep import sweep as train_points
@@ -165,8 +167,8 @@ def _train(
         if any(point.paid is not None for point in points):
             for name, count in missing_prices(found).items():
                 tell(f"{name}: nothing says what {count:,} of its answers were paid, so it is not asked there")
-        for leak in leaks(found)[:1]:
-            tell(f"warning: {leak.check}: {leak.what} (see: l2d audit {found.path})")
+        for leak in leaks(found, _looked_at(found, config))[:1]:
+            tell(f"warning: {leak.check}: {leak.what} (see: l2d audit {found.address})")
     done = train_points(
         found,
         points,
@@ -186,6 +188,11 @@ def _train(
         if done.trained < len(folders):
             tell(f"{len(folders) - done.trained} of {len(folders)} were trained already")
     return Runs(done.folders, done.trained, done.seconds, done.left_out)
+
+
+def _looked_at(cache: CostCache, config: TrainConfig) -> tuple[str, ...]:
+    """The inputs that are looked at for leaks: of a cache in a store only what is read anyway."""
+    return INPUT_COLUMNS if cache.mirror is None else (INPUT_OF[config.on(cache.record.inputs).network],)
 
 
 def evaluate(
@@ -286,12 +293,12 @@ def query(paths: Any, sql: str, *, memory_limit: int | None = None, timeout: flo
         timeout: seconds the query may take.
     """
     given = [paths] if isinstance(paths, str | Path | CostCache | Run | Runs) else list(paths)
-    found: list[Path] = []
+    found: list[Path | str] = []
     for each in given:
         if isinstance(each, CostCache):
-            found.append(each.path)
+            found.append(each.path if each.mirror is None else each.address)
         else:
-            found += folders_of(each) if isinstance(each, Run | Runs) else [Path(each)]
+            found += folders_of(each) if isinstance(each, Run | Runs) else [place_of(each)]
     return QueryRows(run_query(found, sql, memory_limit=memory_limit, timeout=timeout))
 
 
@@ -316,7 +323,7 @@ def route(
     rule = None if policy is None else Path(policy)
     return route_inputs(
         folder,
-        Path(source),
+        place_of(source),
         Path(out),
         id_column=id_column,
         policy=rule,

@@ -255,7 +255,7 @@ def check_method(name: str, cache: CostCache, weights: dict[str, float], cost: s
     if method.one_expert and len(experts) > 1:
         raise UsageError(
             f"method {name!r} is for one expert; there are {len(experts)}",
-            where=cache.path,
+            where=cache.address,
             hint=f"choose one: --only {cache.agents[0].name},{experts[0]}",
         )
     if not (method.classes_only or method.trains_classifier(setting)):
@@ -266,7 +266,7 @@ def check_method(name: str, cache: CostCache, weights: dict[str, float], cost: s
         found = "the cache has no costs of classes" if kind is None else f"these are {kind}"
         raise UsageError(
             f"{why} needs 0-1 costs of classes; {found}",
-            where=cache.path,
+            where=cache.address,
             hint='a recipe with [costs.cla] kind = "zero_one", or another method',
         )
     others = [task for task, weight in weights.items() if task != "cla" and weight]

@@ -69,7 +69,7 @@ class RouteReport(Shown):
 
 def route(
     run: Path,
-    source: Path,
+    source: Path | str,
     out: Path,
     *,
     id_column: str | None = None,
@@ -107,7 +107,9 @@ def route(
     """
     if out.suffix.lower() not in (".parquet", ".csv"):
         raise UsageError("allocations are written as .parquet or .csv", where=out, hint="give --out such a name")
-    if out.exists() and (not overwrite or out.is_dir() or (source.exists() and out.samefile(source))):
+    if out.exists() and (
+        not overwrite or out.is_dir() or (isinstance(source, Path) and source.exists() and out.samefile(source))
+    ):
         raise UsageError("this is there already", where=out, hint="give another --out, or type --overwrite")
     if policy is not None and (beta is not None or weights is not None):
         raise UsageError(

@@ -73,7 +73,7 @@ def sweep(
             f"--router-cost {config.router_cost:g} is in money, and these runs charge none",
             hint="say what money is worth: --beta paid=…",
         )
-    if is_first():
+    if is_first() and cache.mirror is None:  # of a cache in a store each part is verified when it is first read
         cache.verify_files()  # also what only evaluation reads: damage is found before anything is trained or written
     todo = []
     for point, folder in zip(points, folders, strict=True):

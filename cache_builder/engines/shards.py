@@ -50,3 +50,5 @@ class Shard:
 
 #: Everything: no shard at all.
 WHOLE = Shard()
+#: No chunk at all.
+NOTHING = Shard(2, 2)

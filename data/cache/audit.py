@@ -7,6 +7,7 @@ together with a probability of 3e-8).
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -93,15 +94,18 @@ def audit(cache: CostCache, *, groups: tuple[str, ...] = ()) -> list[Finding]:
     return findings + _agents(cache, samples.split, units)
 
 
-def leaks(cache: CostCache) -> list[Finding]:
+def leaks(cache: CostCache, inputs: Collection[str] = schema.INPUT_COLUMNS) -> list[Finding]:
     """The warnings about inputs: those that tell the truth, are duplicated or count the rows. Of agents only what they
     show is read, so it is cheap before a training.
+
+    Args:
+        inputs: those that are looked at for duplicates.
 
     Nothing is said of caches of more than :data:`MOST` samples, for which it would not be cheap.
     """
     if cache.record.num_samples > MOST:
         return []
-    samples = _Samples(cache, ())
+    samples = _Samples(cache, (), inputs)
     findings = [*_truths(cache), *(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
     return [finding for finding in findings if finding.level == "warning"]
 
@@ -117,22 +121,24 @@ class _Samples:
         groups: of each column asked for, number of the group, int64 (n,), -1 where it is null.
     """
 
-    def __init__(self, cache: CostCache, groups: tuple[str, ...]):
+    def __init__(self, cache: CostCache, groups: tuple[str, ...], looked_at: Collection[str] = schema.INPUT_COLUMNS):
         for column in groups:
             if column not in cache.record.keep:
                 kept = ", ".join(cache.record.keep) or "none"
                 hint = f"kept are: {kept}. Add it to `keep` in [dataset] and build again: no agent is asked again"
-                raise UsageError(f"there is no kept column {column!r}", where=cache.path, hint=hint)
+                raise UsageError(f"there is no kept column {column!r}", where=cache.address, hint=hint)
         known = cache.record.inputs  # also holds facts of the dataset that are not input columns, such as category_ids
-        columns = [name for name in schema.INPUT_COLUMNS if name in known]
+        columns = [name for name in schema.INPUT_COLUMNS if name in known and name in looked_at]
         shown_by = {name: known[name].get("agent") for name in columns}
         self.names: list[str] = []
         split, targets = [], []
         inputs: dict[str, list] = {column: [] for column in columns}
         numbers: dict[str, dict] = {column: {} for column in groups}
         codes: dict[str, list] = {column: [] for column in groups}
+        own = [column for column in columns if shown_by[column] is None]
+        wanted = list(dict.fromkeys(["sample_id", "split", "target_cla", "target_reg", *own, *groups]))
         for chunk in range(cache.record.num_chunks):
-            part = cache.samples(chunk)
+            part = cache.samples(chunk, wanted)
             start = len(self.names)
             self.names += part["sample_id"].to_pylist()
             split.append(np.array([schema.SPLITS.index(name) for name in part["split"].to_pylist()], np.int8))

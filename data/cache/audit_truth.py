@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from l2d.data.cache import schema
 from l2d.data.cache.audit_features import FEWEST, ROWS, binned, feature_names, feature_sources
 from l2d.data.cache.columns import dense_matrix
 from l2d.data.cache.reader import CostCache
@@ -52,7 +53,7 @@ def told_truths(cache: CostCache) -> dict[str, str]:
 
 
 def _columns(cache: CostCache) -> list[str]:
-    return cache.samples(0).column_names if cache.record.num_chunks else []
+    return cache.columns_of(schema.samples_part(cache.path, 0)).names if cache.record.num_chunks else []
 
 
 def _sample(cache: CostCache, targets: Sequence[str]) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:

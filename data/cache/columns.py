@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pyarrow as pa
 
 from l2d.data.cache import schema
+
+if TYPE_CHECKING:
+    import polars as pl
+
+LARGEST_TEXT = (1 << 31) - 1  # bytes of a column of text whose offsets have 32 bits
 
 #: Types whose values are an array as they lie. ``to_numpy`` would import pandas wherever it is installed.
 NUMBERS = {
@@ -66,7 +73,23 @@ def texts_column(values: list[str] | list[str | None]) -> pa.Array:
         return pa.nulls(len(values), pa.string())
     import polars as pl  # here, since what reads a cache has no use for it
 
-    return pl.Series(values, dtype=pl.String).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.string())
+    return text_of_series(pl.Series(values, dtype=pl.String))
+
+
+def text_of_series(series: pl.Series) -> pa.Array:
+    """A polars column of text as Arrow's with offsets of 32 bits. Arrow's own cast would import its compute functions.
+
+    Raises:
+        ArrowInvalid: it holds more than 2 GiB.
+    """
+    import polars as pl
+
+    array = series.to_arrow(compat_level=pl.CompatLevel.oldest())
+    valid, offsets, data = array.buffers()
+    if array.offset or not len(array) or data is None or data.size > LARGEST_TEXT:
+        return array.cast(pa.string())
+    ends = np.frombuffer(offsets, "<i8")[: len(array) + 1].astype(np.int32)
+    return pa.Array.from_buffers(pa.string(), len(array), [valid, pa.py_buffer(ends), data])
 
 
 def text_column(names: list[str], codes: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -71,6 +71,30 @@ def skeleton_of(file: BinaryIO, path: Path) -> str:
     if _footer_digest(footer, start, mark) != digest or _headers_digest(file) != headers:
         raise CorruptPart("is not what was written: its digest differs", where=path, hint=REBUILD_HINT)
     return digest
+
+
+def known_metadata(file: BinaryIO, skeleton: str, path: Path | str) -> pq.FileMetaData:
+    """The footer of a Parquet file of which the rest need not be there, once it is known to be the one of a skeleton.
+
+    Raises:
+        CorruptPart: it is another footer.
+        ValueError: it is no footer of ours at all.
+    """
+    footer, start, mark = _footer(file)
+    if not mark.group(2).decode() == skeleton == _footer_digest(footer, start, mark):
+        raise CorruptPart("is not the file that was sealed: its footer differs", where=path)
+    return pq.read_metadata(file)
+
+
+def leaves_of(metadata: pq.FileMetaData, columns: Collection[str] | None) -> list[int]:
+    """Positions of Parquet's own columns that are, or are parts of, some columns of a table; all if None.
+
+    A name may have dots, as the paths of parts have: what could be meant is taken.
+    """
+    paths = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
+    if columns is None:
+        return list(range(len(paths)))
+    return [leaf for leaf, path in enumerate(paths) if any(path == c or path.startswith(f"{c}.") for c in columns)]
 
 
 def write_skeleton(path: Path) -> None:

@@ -16,18 +16,22 @@ from __future__ import annotations
 import os
 import threading
 from array import array
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from l2d.data.cache import store
-from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, crc32, skeleton_of
+from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, crc32, leaves_of, skeleton_of
 from l2d.data.errors import CorruptPart
+
+if TYPE_CHECKING:
+    from l2d.data.cache.mirror import Mirror
 
 #: Files that are kept mapped between reads, in all. Linux allows a process 65,530 mappings.
 MAPPINGS_KEPT = 16_384
@@ -63,6 +67,7 @@ class MappedPart:
     Args:
         path: of the part.
         columns: to read; what the part does not have is left out.
+        keep: hold the file mapped, so that what it takes on the disk stays taken even where its name goes.
 
     Attributes:
         header: what the part says of itself; who has looked at it may set it to None.
@@ -75,7 +80,7 @@ class MappedPart:
     __slots__ = ("_columns", "_groups", "_mapping", "_path", "_stamp", "_starts", "header")
     kept = 0  # mappings, by all parts of this process
 
-    def __init__(self, path: Path, columns: tuple[str, ...]):
+    def __init__(self, path: Path, columns: tuple[str, ...], *, keep: bool = True):
         self._path = str(path)
         self._mapping: pa.Buffer | None = None  # while it is kept; no file stays open
         with corruption_named(path):
@@ -89,7 +94,7 @@ class MappedPart:
             self._columns = _shared(tuple((name, _kind(found, name)) for name in columns))
             self._groups = _shared(_group_rows(file.metadata))
             self._starts = self._verified(mapping, file, path)  # where the values of each page begin
-        if self._starts is not None and MappedPart.kept < MAPPINGS_KEPT:
+        if keep and self._starts is not None and MappedPart.kept < MAPPINGS_KEPT:
             with _COUNTING:
                 MappedPart.kept += 1
             self._mapping = mapping
@@ -164,6 +169,50 @@ class MappedPart:
         return starts
 
 
+class LentPart:
+    """A copy of a part of a cache in a store, with the face of :class:`MappedPart`: fetched again where it is gone.
+
+    Args:
+        mirror: what fetches it.
+        columns: that are read.
+        mapped: the copy as it is now; it does not hold the file.
+        again: opens a copy that was fetched, its checksums compared.
+    """
+
+    __slots__ = ("_again", "_columns", "_mapped", "_mirror", "_part")
+
+    def __init__(
+        self, mirror: Mirror, part: Path, columns: tuple[str, ...], mapped: MappedPart, again: Callable[[], MappedPart]
+    ):
+        self._mirror, self._part, self._columns, self._mapped, self._again = mirror, part, columns, mapped, again
+
+    @property
+    def is_mapped(self) -> bool:
+        """False: to read it again may mean to fetch it again, which is better done ahead."""
+        return False
+
+    def read(self) -> dict[str, np.ndarray | pa.ChunkedArray]:
+        """See :meth:`MappedPart.read`."""
+
+        def read() -> dict[str, np.ndarray | pa.ChunkedArray]:
+            try:
+                return self._mapped.read()
+            except (CorruptPart, FileNotFoundError):  # the copy is another one, or columns were added to it
+                self._mapped = self._again()
+                return self._mapped.read()
+
+        return self._mirror.through(self._part, self._columns, read)
+
+
+class Readable(Protocol):
+    """A part that is opened and checked, and read again and again."""
+
+    @property
+    def is_mapped(self) -> bool: ...
+
+    def read(self) -> dict[str, np.ndarray | pa.ChunkedArray]: ...
+
+
 def read_back(path: Path, columns: Collection[str] | None = None, *, skeleton: str | None = None) -> PartHeader:
     """Compare the checksums of a committed part with its bytes, decoding nothing where pages are as we write them.
 
@@ -183,17 +232,15 @@ def read_back(path: Path, columns: Collection[str] | None = None, *, skeleton: s
             raise CorruptPart("is not the file that was sealed", where=path, hint=REBUILD_HINT)
         file = pq.ParquetFile(source)
         found = PartHeader(store.facts_of(file.schema_arrow), file.metadata.num_rows, found_skeleton)
-        names = [file.metadata.schema.column(leaf).path.partition(".")[0] for leaf in range(file.metadata.num_columns)]
         content = memoryview(mapping).cast("B")
         for group in range(file.metadata.num_row_groups):
-            for leaf, name in enumerate(names):
-                if columns is not None and name not in columns:
-                    continue
+            for leaf in leaves_of(file.metadata, columns):
                 page = _page(content, file, group, leaf)
                 if page is None:  # of another writer's layout
                     store.read_table(path, None if columns is None else list(columns))
                     return found
                 if crc32(page.content) != page.checksum:
+                    name = file.metadata.schema.column(leaf).path
                     raise CorruptPart(
                         f"cannot be read back as written: the checksum of {name} differs", where=path, hint=REBUILD_HINT
                     )

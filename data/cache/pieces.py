@@ -30,12 +30,14 @@ class Piece:
         size: in bytes; None where only the digest is on record: what an agent froze, what text features were fitted to.
         sha256: its digest, or the digest's first letters.
         content: of a JSON file, which has been read already.
+        skeleton: of a part, see :func:`l2d.data.cache.integrity.skeleton_digest`.
     """
 
     name: str
     size: int | None
     sha256: str
     content: bytes | None = None
+    skeleton: str | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,8 @@ def read_pieces(read: Callable[[str, int], bytes | None], where: str) -> Pieces:
         seals.append(piece)
         sealed = checked_seal(value.get("parts"), record, f"{where}/{piece.name}")
         folder = first.parent.as_posix()
-        parts.extend(Piece(f"{folder}/{name}", part["bytes"], part["sha256"]) for name, part in sorted(sealed.items()))
+        for name, part in sorted(sealed.items()):
+            parts.append(Piece(f"{folder}/{name}", part["bytes"], part["sha256"], skeleton=part["skeleton"]))
 
     made = record.inputs.get("features", {})
     text = schema.text_file(_HERE, made)

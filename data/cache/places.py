@@ -10,7 +10,7 @@ import hashlib
 import re
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,9 @@ from l2d.data.errors import CorruptPart, DataError, L2DError, UsageError
 BLOCK = 8 << 20  # bytes read at once from a store
 #: Protocols under which an object is there once it has arrived whole.
 OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "cos", "obs", "tos", "hf", "memory"}
+PUSH_AGAIN = (
+    "run the l2d push that put it there once more: it repairs what is damaged there; then the same command again"
+)
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?')
 
 
@@ -44,6 +47,19 @@ class Place(Protocol):
 
     def put(self, name: str, file: Path) -> None:
         """Copy a local file here, in place of what may be there."""
+
+    def put_new(self, name: str, file: Path) -> bool:
+        """Copy a local file here unless there is one of that name; returns whether it was copied.
+
+        One of several that do so at once succeeds, where the place can tell (folders; S3 and others by conditional
+        writes).
+        """
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if there is one."""
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        """Write a file here, in place of what may be there."""
 
     def fetch(self, name: str, to: Path, most: int) -> str:
         """Copy a file of at most ``most`` bytes to a local name; returns the SHA-256 of what has arrived."""
@@ -123,6 +139,15 @@ class Folder:
     def put(self, name: str, file: Path) -> None:
         store.commit(self.root / name, lambda temporary: shutil.copyfile(file, temporary), replace=True)
 
+    def put_new(self, name: str, file: Path) -> bool:
+        return store.commit(self.root / name, lambda temporary: shutil.copyfile(file, temporary))
+
+    def remove(self, name: str) -> None:
+        store.remove(self.root / name)
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        store.commit_bytes(self.root / name, content, replace=True)
+
     def fetch(self, name: str, to: Path, most: int) -> str:
         with told(str(self.root / name)), open(self.root / name, "rb") as source:
             return _copy(source, to, most, self.root / name)
@@ -167,21 +192,61 @@ class Store:
             return _digest(there, size) == sha256
 
     def put(self, name: str, file: Path) -> None:
+        self._commit(name, lambda path: self.system.put_file(str(file), path))
+
+    def _commit(self, name: str, write: Callable[[str], object]) -> None:
+        """Write a file here so that it appears whole or not at all."""
         path = self._path(name)
         with told(self._where(name)):
             if self.is_atomic:
-                self.system.put_file(str(file), path)
+                write(path)
                 return
             folder, _, last = path.rpartition("/")
             temporary = f"{folder}/.{last}.{uuid.uuid4().hex}{store.TEMPORARY_SUFFIX}"
             self.system.makedirs(folder, exist_ok=True)
             try:
-                self.system.put_file(str(file), temporary)
+                write(temporary)
                 self.system.mv(temporary, path)
             except BaseException:
                 with suppress(Exception):
                     self.system.rm_file(temporary)
                 raise
+
+    def put_new(self, name: str, file: Path) -> bool:
+        if self.size(name) is not None:  # nearly always the answer, and it costs no upload
+            return False
+        try:
+            self._commit(name, lambda path: self.system.put_file(str(file), path, mode="create"))
+        except DataError as error:
+            if not _is_taken(error.__cause__):
+                raise
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        with told(self._where(name)), suppress(FileNotFoundError):
+            self.system.rm_file(self._path(name))
+
+    def put_bytes(self, name: str, content: bytes) -> None:
+        self._commit(name, lambda path: self.system.pipe_file(path, content))
+
+    def ranges(self, name: str, ranges: list[tuple[int, int]]) -> list[bytes]:
+        """Bytes of a file from each start to each end, several at once where the store's driver can.
+
+        Raises:
+            CorruptPart: the file is shorter, or is not there.
+        """
+        where, path = self._where(name), self._path(name)
+        starts, ends = (list(bounds) for bounds in zip(*ranges, strict=True))
+        with told(where):
+            try:
+                found = self.system.cat_ranges([path] * len(ranges), starts, ends, on_error="raise")
+            except FileNotFoundError:
+                raise CorruptPart("is missing", where=where, hint=PUSH_AGAIN) from None
+        for content, (start, end) in zip(found, ranges, strict=True):
+            if len(content) != end - start:
+                raise CorruptPart("is shorter than its seal says", where=where, hint=PUSH_AGAIN)
+        return found
 
     def fetch(self, name: str, to: Path, most: int) -> str:
         where = self._where(name)
@@ -209,6 +274,12 @@ class Store:
 
     def _where(self, name: str) -> str:
         return f"{self.address}/{name}"
+
+
+def _is_taken(error: BaseException | None) -> bool:
+    """Whether a store has refused to write to a name that is taken. S3's drivers say so by an error of their own."""
+    known = f"{error} {getattr(error, '__cause__', '')}".lower()
+    return isinstance(error, FileExistsError) or "precondition" in known or "conditionalrequestconflict" in known
 
 
 def _copy(source: Any, to: Path, most: int, where: object) -> str:

@@ -3,52 +3,83 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
 from l2d.data.cache import schema, store
-from l2d.data.cache.integrity import REBUILD_HINT, sha256_of, skeleton_digest
-from l2d.data.cache.mapped import MappedPart
+from l2d.data.cache.addresses import is_address, local_path
+from l2d.data.cache.integrity import REBUILD_HINT, skeleton_digest
+from l2d.data.cache.mapped import LentPart, MappedPart, Readable
 from l2d.data.cache.records import AgentRecord, CacheRecord, checked, checked_seal
 from l2d.data.errors import CorruptPart, FingerprintMismatch, IncompleteCache, UsageError
 
+if TYPE_CHECKING:
+    from l2d.data.cache.mirror import Mirror
+
+Found = TypeVar("Found")
+
 
 class CostCache:
-    """A cost cache opened for reading.
+    """A cost cache opened for reading, in a folder or where it lies in a store.
 
     Args:
-        path: the cache's folder.
+        path: the cache's folder, or its address in a store, such as ``s3://bucket/caches/support2``. Of such a cache
+            parts are copied as they are read, see :mod:`l2d.data.cache.mirror`.
 
     Attributes:
+        path: its folder; of a cache in a store, that of the copies.
+        address: where it lies, for people.
+        mirror: of a cache in a store, what is here of it.
         priced: whether rows that are read from it have a last column of raw costs, what each answer was paid.
 
     Raises:
         UsageError: there is no cache at ``path``.
         FingerprintMismatch: it was written with another schema version.
         CorruptPart: ``cache.json`` or an ``agent.json`` is damaged.
+        DataError: the store cannot be read, or has no cache there.
     """
 
     def __init__(self, path: Path | str):
-        self.path = Path(path)
+        self.mirror: Mirror | None = None
+        if is_address(path):
+            from l2d.data.cache.mirror import mirror_at
+
+            self.mirror = mirror_at(str(path))
+            self.path, self.address = self.mirror.folder, self.mirror.address
+        else:
+            self.path, self.address = local_path(path), str(local_path(path))
         self.priced = False
-        self.record = read_cache_record(self.path)
+        self.record = self._read_record()
         self._seals: dict[Path, dict[str, dict] | None] = {}
         self.all_agents: list[AgentRecord] = []
         self._unrecorded: list[Path] = []  # agents of the recipe that no build has begun to ask
         for position, name in enumerate(self.record.agents):
             file = schema.agent_file(self.path, name)
-            if not file.is_file():
+            value = self._json(file)
+            if value is None:
                 self._unrecorded.append(file)
                 continue
-            record = checked(AgentRecord, store.read_json(file), file)
+            record = checked(AgentRecord, value, file)
             if (record.name, record.index) != (name, position):
                 raise CorruptPart(
                     f"is the record of agent {record.index}, {record.name!r}", where=file, hint=REBUILD_HINT
                 )
             self.all_agents.append(record)
+
+    def _json(self, file: Path) -> dict | None:
+        """A record or seal; None if there is none."""
+        if self.mirror is not None:
+            return self.mirror.json(file)
+        return store.read_json(file) if file.is_file() else None
+
+    def _read_record(self) -> CacheRecord:
+        if self.mirror is None:
+            return read_cache_record(self.path)
+        return checked(CacheRecord, self.mirror.json(schema.cache_file(self.path)) or {}, self.address)
 
     def only(self, names: list[str]) -> CostCache:
         """This cache with these agents alone, in this order, and the references that ask no other agent.
@@ -83,7 +114,7 @@ class CostCache:
         for record in self.all_agents:
             if record.name == name:
                 return record
-        raise UsageError(f"no agent {name!r}; there are {[a.name for a in self.all_agents]}", where=self.path)
+        raise UsageError(f"no agent {name!r}; there are {[a.name for a in self.all_agents]}", where=self.address)
 
     # --- chunks -----------------------------------------------------------------------------------------------------
 
@@ -100,27 +131,69 @@ class CostCache:
         part = schema.costs_part(self.path, agent, chunk, self.record.cost_digest)
         return self._read(part, chunk, columns, agent)
 
-    def chunks(self, agents: list[str] | None = None) -> Iterator[tuple[pa.Table, list[pa.Table], list[pa.Table]]]:
+    def chunks(
+        self,
+        agents: list[str] | None = None,
+        *,
+        samples: list[str] | None = None,
+        predictions: Mapping[str, list[str]] | None = None,
+        costs: list[str] | None = None,
+    ) -> Iterator[tuple[pa.Table, list[pa.Table | None], list[pa.Table]]]:
         """Chunks in order, as (samples, predictions per agent, costs per agent), rows aligned.
+
+        Args:
+            samples, costs: the columns to read; all if None.
+            predictions: agent -> the columns to read; an agent that is not named has None in place of its predictions.
+                All of all agents if None.
 
         Raises:
             IncompleteCache: a part is missing.
             CorruptPart: a part is damaged, or holds other samples than the chunk's.
         """
         names = [agent.name for agent in self.agents] if agents is None else agents
+        shown = dict.fromkeys(names) if predictions is None else predictions
         for chunk in range(self.record.num_chunks):
-            samples = self.samples(chunk)
-            ids = store.facts_of(samples)["ids"]
-            predictions = [self.predictions(name, chunk) for name in names]
-            costs = [self.costs(name, chunk) for name in names]
-            for name, predicted, cost in zip(names, predictions, costs, strict=True):
+            self.bring(
+                [
+                    (schema.samples_part(self.path, chunk), samples),
+                    *((schema.predictions_part(self.path, name, chunk), columns) for name, columns in shown.items()),
+                    *((schema.costs_part(self.path, name, chunk, self.record.cost_digest), costs) for name in names),
+                ]
+            )
+            rows = self.samples(chunk, samples)
+            ids = store.facts_of(rows)["ids"]
+            predicted = [self.predictions(name, chunk, shown[name]) if name in shown else None for name in names]
+            charged = [self.costs(name, chunk, costs) for name in names]
+            for name, said, cost in zip(names, predicted, charged, strict=True):
                 for table, part in (
-                    (predicted, schema.predictions_part(self.path, name, chunk)),
+                    (said, schema.predictions_part(self.path, name, chunk)),
                     (cost, schema.costs_part(self.path, name, chunk, self.record.cost_digest)),
                 ):
-                    if store.facts_of(table)["ids"] != ids:
+                    if table is not None and store.facts_of(table)["ids"] != ids:
                         raise CorruptPart(f"holds other samples than chunk {chunk}", where=part, hint=REBUILD_HINT)
-            yield samples, predictions, costs
+            yield rows, predicted, charged
+
+    def bring(self, wanted: Iterable[tuple[Path, Collection[str] | None]]) -> None:
+        """Of a cache in a store: fetch columns (all if None) of several parts at once, which are read next."""
+        if self.mirror is not None:
+            self.mirror.bring(wanted)
+
+    def has(self, part: Path) -> bool:
+        """Whether a part is there."""
+        return part.is_file() if self.mirror is None else self.mirror.has(part)
+
+    def skeleton(self, part: Path) -> str:
+        """What tells a part from any other; of a cache in a store what its seal says, the part being unread.
+
+        Raises:
+            CorruptPart: the part is damaged.
+        """
+        sealed = None if self.mirror is None else self.sealed(part)
+        return skeleton_digest(part) if sealed is None else sealed["skeleton"]
+
+    def file(self, path: Path) -> Path:
+        """A file of the cache that is no part, such as what an agent froze, which may not be there."""
+        return path if self.mirror is None or not self.mirror.has(path) else self.mirror.file(path)
 
     def parts(self) -> list[Path]:
         """Every part the cache must have: samples, then each agent's predictions and costs, in chunk order."""
@@ -135,13 +208,20 @@ class CostCache:
     def text_files(self) -> list[Path]:
         """The file of what text features were fitted to, if there are any."""
         file = schema.text_file(self.path, self.record.inputs.get("features", {}))
-        return [] if file is None else [file]
+        return [] if file is None else [self.file(file)]
 
     def missing(self) -> list[Path]:
         """Agents' records, parts, and seals of parts that are still to be made."""
         parts = self.parts()
         seals = dict.fromkeys(schema.seal_file(part) for part in parts)
+        if self.mirror is not None:  # its seals are there, and tell all parts
+            return self._unrecorded
         return self._unrecorded + [path for path in [*self.text_files, *parts, *seals] if not path.is_file()]
+
+    def require_local(self) -> None:
+        """Raises :class:`UsageError` if the cache lies in a store."""
+        if self.mirror is not None:
+            raise UsageError("this cache lies in a store", where=self.address, hint="l2d fetch it, and do it with that")
 
     def require_complete(self) -> None:
         """Raises :class:`IncompleteCache` unless every agent has answered every sample and all is sealed."""
@@ -150,52 +230,21 @@ class CostCache:
             what = f"{len(missing)} files are missing, the first is {missing[0]}" if missing else "it has no agents"
             raise IncompleteCache(
                 f"the cache is not complete: {what}",
-                where=self.path,
+                where=self.address,
                 hint="run the `l2d build` that made it again: what is there is kept",
             )
 
     def verify(self) -> int:
-        """Read every part back, compare it with its seal byte by byte, and check what its rows hold.
+        """See :func:`l2d.data.cache.verifying.verify`."""
+        from l2d.data.cache.verifying import verify  # pyarrow's functions, which take a while to import
 
-        Returns the number of parts. What rows must satisfy is in :mod:`l2d.data.cache.contents`.
-
-        Raises:
-            IncompleteCache: parts or seals are missing.
-            CorruptPart: names the first file that is not what was written.
-        """
-        from l2d.data.cache.contents import Contents  # pyarrow's functions, which take a while to import
-
-        parts, contents = self.verify_files(), Contents(self.record)
-        names = [agent.name for agent in self.all_agents]
-        for chunk, (samples, predictions, costs) in enumerate(self.chunks(names)):
-            contents.check_samples(samples, schema.samples_part(self.path, chunk))
-            for name, predicted, cost in zip(names, predictions, costs, strict=True):
-                contents.check_predictions(predicted, schema.predictions_part(self.path, name, chunk))
-                contents.check_costs(cost, schema.costs_part(self.path, name, chunk, self.record.cost_digest))
-        contents.check_ids(schema.samples_part(self.path, 0).parent)
-        for agent in self.all_agents:
-            frozen, file = agent.fingerprint.get("frozen"), schema.frozen_file(self.path, agent.name)
-            if frozen is not None and (not file.is_file() or sha256_of(file)[:16] != frozen):
-                raise CorruptPart("is not what the agent froze", where=file, hint="restore it from a copy")
-        return len(parts)
+        return verify(self)
 
     def verify_files(self) -> list[Path]:
-        """Compare every part with its seal byte by byte, without decoding any. Returns the parts.
+        """See :func:`l2d.data.cache.verifying.verify_files`."""
+        from l2d.data.cache.verifying import verify_files
 
-        Raises:
-            IncompleteCache: parts or seals are missing.
-            CorruptPart: names the first part that is not what was written.
-        """
-        self.require_complete()
-        for file in self.text_files:
-            if sha256_of(file) != self.record.inputs["features"]["frozen"]:
-                raise CorruptPart("is not what was fitted", where=file, hint="restore it, or build again: that fits it")
-        parts = self.parts()
-        for part in parts:
-            sealed = self._sealed(part)
-            if sealed is None or sha256_of(part) != sealed["sha256"]:
-                raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
-        return parts
+        return verify_files(self)
 
     def check_part(self, part: Path) -> str:
         """Compare a part's skeleton with its seal, before another reader opens it. Returns the skeleton.
@@ -203,20 +252,34 @@ class CostCache:
         Raises:
             CorruptPart: it is not the part that was sealed.
         """
-        sealed, found = self._sealed(part), skeleton_digest(part)
+        if self.mirror is not None:
+            self.mirror.through(part, (), lambda: skeleton_digest(part))
+            return self.skeleton(part)
+        sealed, found = self.sealed(part), skeleton_digest(part)
         if sealed is not None and found != sealed["skeleton"]:
             raise CorruptPart("is not the file that was sealed", where=part, hint=REBUILD_HINT)
         return found
 
-    def _sealed(self, part: Path) -> dict | None:
+    def columns_of(self, part: Path) -> pa.Schema:
+        """The columns of a part, compared with its seal.
+
+        Raises:
+            CorruptPart: it is not the part that was sealed.
+            FileNotFoundError: there is no such part.
+        """
+        self.check_part(part)
+        return self._through(part, (), lambda: store.columns_of(part))
+
+    def sealed(self, part: Path) -> dict | None:
         """What the seal says of a part: rows, bytes, sha256, skeleton. None while its folder is not sealed."""
         file = schema.seal_file(part)
         if file not in self._seals:
-            self._seals[file] = read_seal(file, self.record) if file.is_file() else None
+            value = self._json(file)
+            self._seals[file] = None if value is None else checked_seal(value.get("parts"), self.record, file)
         parts = self._seals[file]
         return None if parts is None else parts[part.name]
 
-    def map_part(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...]) -> tuple[MappedPart, str]:
+    def map_part(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...]) -> tuple[Readable, str]:
         """A part whose columns can be read again and again without being decoded, checked as a read one is.
 
         Args:
@@ -229,27 +292,40 @@ class CostCache:
             IncompleteCache: it is missing.
             CorruptPart: it is damaged or another part.
         """
-        with self._missing_named(part):
-            mapped = MappedPart(part, columns)
+
+        def open_part() -> tuple[MappedPart, str]:
+            mapped = MappedPart(part, columns, keep=self.mirror is None)
             header = mapped.header
             assert header is not None  # until it is dropped below
             self._check(part, chunk, owner, header.facts, header.rows, header.skeleton)
-        ids = header.facts["ids"]
-        mapped.header = None
-        return mapped, ids
+            ids = header.facts["ids"]
+            mapped.header = None
+            return mapped, ids
+
+        mapped, ids = self._through(part, columns, open_part)
+        if self.mirror is None:
+            return mapped, ids
+        return LentPart(self.mirror, part, columns, mapped, lambda: open_part()[0]), ids
+
+    def _through(self, part: Path, columns: Collection[str] | None, read: Callable[[], Found]) -> Found:
+        """Read a local part, or the copy of one that lies in a store, where it has these columns."""
+        with self._missing_named(part):
+            return read() if self.mirror is None else self.mirror.through(part, columns, read)
 
     def _read(self, path: Path, chunk: int, columns: list[str] | None, owner: str) -> pa.Table:
-        with self._missing_named(path):
+        def read() -> pa.Table:
             table = store.read_table(path, columns)
-            skeleton = None if self._sealed(path) is None else skeleton_digest(path)
+            skeleton = None if self.sealed(path) is None else skeleton_digest(path)
             self._check(path, chunk, owner, store.facts_of(table), table.num_rows, skeleton)
-        return table
+            return table
+
+        return self._through(path, columns, read)
 
     def _check(
         self, path: Path, chunk: int, owner: str, facts: dict[str, str], found_rows: int, skeleton: str | None
     ) -> None:
         """Refuse a part that is not the sealed one, or not the one of its name."""
-        sealed = self._sealed(path)
+        sealed = self.sealed(path)
         if sealed is not None and skeleton != sealed["skeleton"]:
             raise CorruptPart("is not the file that was sealed", where=path, hint=REBUILD_HINT)
         expected = {"chunk": str(chunk), "owner": owner, "schema": str(self.record.schema_version)}
@@ -290,12 +366,3 @@ def read_cache_record(path: Path) -> CacheRecord:
             hint="build the cache again with this version of l2d, in another folder",
         )
     return checked(CacheRecord, value, file)
-
-
-def read_seal(file: Path, record: CacheRecord) -> dict[str, dict]:
-    """What a seal says of each part: rows, bytes, sha256, skeleton.
-
-    Raises:
-        CorruptPart: it is damaged, or not about the parts of this cache.
-    """
-    return checked_seal(store.read_json(file).get("parts"), record, file)

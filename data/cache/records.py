@@ -100,6 +100,7 @@ class CacheRecord:
     fingerprint: dict[str, Any]  # of the dataset: field -> value
     schema_version: int = schema.SCHEMA_VERSION
     unit_paid: Text = ""  # the one unit that all agents' answers are paid in, such as USD; empty: not said
+    license: Text = ""  # what the data may be used for: a name or SPDX identifier, such as CC-BY-4.0; empty: not said
 
     @property
     def num_chunks(self) -> int:

@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.description import NAME, description_bytes
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.pieces import MOST_RECORD, SIGNATURE, Piece, Pieces, read_pieces
-from l2d.data.cache.places import Folder, Place, open_place
+from l2d.data.cache.places import PUSH_AGAIN, Folder, Place, open_place
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, L2DError, UsageError
 
@@ -28,7 +29,8 @@ RECORD = "cache.json"
 def push(cache: CostCache, url: str, progress: Progress | None = None, *, read_back: bool = False) -> int:
     """Copy a complete cache to ``url``, checking every byte of it against its seals on the way.
 
-    What is there already with the right content is left alone; what is damaged or missing there is sent again.
+    What is there already with the right content is left alone; what is damaged or missing there is sent again. Beside
+    the cache's own files goes a description for people and hubs, :mod:`l2d.data.cache.description`; it is not counted.
 
     Args:
         url: such as ``s3://bucket/caches/support2``, of any file system whose fsspec driver is installed, or a folder.
@@ -43,6 +45,7 @@ def push(cache: CostCache, url: str, progress: Progress | None = None, *, read_b
         DataError: a cache of other samples is at ``url``, or it cannot be read or written.
         UsageError: no driver is installed for such addresses, or ``url`` is the cache itself.
     """
+    cache.require_local()
     place = open_place(url)
     if isinstance(place, Folder):
         _refuse_itself(cache.path, place.root)
@@ -60,6 +63,9 @@ def push(cache: CostCache, url: str, progress: Progress | None = None, *, read_b
 
     *records, last = mine.records  # agents' records may be newer than cache.json, never the other way round
     copied = 0
+    told = description_bytes(cache)
+    if place.read(NAME, MOST_RECORD) != told:
+        place.put_bytes(NAME, told)
     for wave in (mine.parts, records, [last]):
         for sent in _each(send, wave):
             copied += sent
@@ -127,21 +133,18 @@ def _copy_here(place: Place, piece: Piece, out: Path, url: str) -> None:
     where = f"{url.rstrip('/')}/{piece.name}"
     size = place.size(piece.name)
     if size is None:
-        raise CorruptPart("is missing", where=where, hint=_PUSH_AGAIN)
+        raise CorruptPart("is missing", where=where, hint=PUSH_AGAIN)
     most = piece.size if piece.size is not None else size
     if size != most:
-        raise CorruptPart(f"has {size:,} bytes, not the {most:,} of its seal", where=where, hint=_PUSH_AGAIN)
+        raise CorruptPart(f"has {size:,} bytes, not the {most:,} of its seal", where=where, hint=PUSH_AGAIN)
     _require_space(most, out)
 
     def write(temporary: Path) -> None:
         found = place.fetch(piece.name, temporary, most)
         if not found.startswith(piece.sha256):
-            raise CorruptPart("is not what was sealed: its SHA-256 differs", where=where, hint=_PUSH_AGAIN)
+            raise CorruptPart("is not what was sealed: its SHA-256 differs", where=where, hint=PUSH_AGAIN)
 
     store.commit(out / piece.name, write, replace=True)
-
-
-_PUSH_AGAIN = "run the l2d push that put it there once more: it repairs what is damaged there; then fetch again"
 
 
 def _require_space(size: int, out: Path) -> None:
@@ -210,4 +213,4 @@ def _refuse_other_folder(theirs: Pieces, out: Path) -> None:
         raise DataError("this folder holds another cache", where=out, hint="give another --out")
 
 
-_TOP = {RECORD, "samples", "samples.seal.json", "agents", SIGNATURE}
+_TOP = {RECORD, NAME, "samples", "samples.seal.json", "agents", SIGNATURE}

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
-from l2d.data.cache.pieces import SIGNATURE, read_pieces
-from l2d.data.cache.places import Folder
+from l2d.data.cache.pieces import MOST_SIGNATURE, SIGNATURE, read_pieces
+from l2d.data.cache.places import Folder, Place
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, UsageError
 
@@ -28,11 +28,15 @@ def statement(cache: CostCache) -> bytes:
     Raises:
         IncompleteCache: a record or seal is missing.
     """
-    pieces = read_pieces(Folder(cache.path).read, str(cache.path))
+    pieces = read_pieces(_place(cache).read, cache.address)
     frozen = [piece.name for piece in pieces.parts if piece.size is None]
     lines = {piece.name: piece.sha256 for piece in pieces.records if piece.name != SIGNATURE}
-    lines |= {name: sha256_of(cache.path / name) for name in frozen}
+    lines |= {name: sha256_of(cache.file(cache.path / name)) for name in frozen}
     return "".join(f"{lines[name]}  {name}\n" for name in sorted(lines)).encode()
+
+
+def _place(cache: CostCache) -> Place:
+    return Folder(cache.path) if cache.mirror is None else cache.mirror.place
 
 
 def sign(cache: CostCache, key: Path) -> Path:
@@ -48,6 +52,7 @@ def sign(cache: CostCache, key: Path) -> Path:
         IncompleteCache, CorruptPart: the cache is not whole.
         UsageError: the key cannot be used, or there is no ``ssh-keygen``.
     """
+    cache.require_local()
     cache.verify()
     with tempfile.TemporaryDirectory(prefix="l2d-sign-") as folder:
         message = Path(folder) / "statement"
@@ -72,25 +77,29 @@ def signer(cache: CostCache, allowed: Path) -> str:
         CorruptPart: it is signed, and has changed since.
         UsageError: there is no such file, or no ``ssh-keygen``.
     """
-    signature = cache.path / SIGNATURE
     if not allowed.is_file():
         raise UsageError("there is no file of allowed signers", where=allowed, hint="lines of a name and a public key")
-    if not signature.is_file():
-        raise DataError("this cache is not signed", where=cache.path, hint="ask its maker to run l2d sign")
-    found = _keygen("find-principals", "-f", str(allowed), "-s", str(signature))
-    names = found.stdout.decode(errors="replace").split("\n")[0].split(",")
-    if found.returncode or not names[0]:
-        raise DataError(
-            "it is signed by a key that is not allowed", where=signature, hint=f"allowed are those of {allowed}"
-        )
-    for name in names:
-        checked = _keygen(
-            "verify", "-f", str(allowed), "-I", name, "-n", NAMESPACE, "-s", str(signature), message=statement(cache)
-        )
-        if not checked.returncode:
-            return name
+    content = _place(cache).read(SIGNATURE, MOST_SIGNATURE)
+    if content is None:
+        raise DataError("this cache is not signed", where=cache.address, hint="ask its maker to run l2d sign")
+    with tempfile.TemporaryDirectory(prefix="l2d-signer-") as folder:
+        signature = Path(folder) / SIGNATURE
+        with open(signature, "wb") as file:
+            file.write(content)
+        found = _keygen("find-principals", "-f", str(allowed), "-s", str(signature))
+        names = found.stdout.decode(errors="replace").split("\n")[0].split(",")
+        if found.returncode or not names[0]:
+            raise DataError(
+                "it is signed by a key that is not allowed", where=cache.address, hint=f"allowed are those of {allowed}"
+            )
+        message = statement(cache)
+        for name in names:
+            about = ("-f", str(allowed), "-I", name, "-n", NAMESPACE, "-s", str(signature))
+            checked = _keygen("verify", *about, message=message)
+            if not checked.returncode:
+                return name
     raise CorruptPart(
-        f"is not what {names[0]} signed: {_last(checked)}", where=cache.path, hint="fetch it again, or ask its maker"
+        f"is not what {names[0]} signed: {_last(checked)}", where=cache.address, hint="fetch it again, or ask its maker"
     )
 
 

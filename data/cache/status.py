@@ -23,14 +23,14 @@ def status_rows(cache: CostCache) -> list[dict]:
     chunks = range(cache.record.num_chunks)
     splits = {}
     for chunk in chunks:
-        if schema.samples_part(cache.path, chunk).is_file():
+        if cache.has(schema.samples_part(cache.path, chunk)):
             of_split = np.array(cache.samples(chunk, ["split"])["split"].to_pylist())
             splits[chunk] = {split: of_split == split for split in schema.SPLITS}
     rows = []
     row: dict[str, Any]
     for agent in cache.all_agents:
         parts = [schema.costs_part(cache.path, agent.name, k, cache.record.cost_digest) for k in chunks]
-        done = [k for k, part in zip(chunks, parts, strict=True) if part.is_file() and k in splits]
+        done = [k for k, part in zip(chunks, parts, strict=True) if cache.has(part) and k in splits]
         row = {
             "agent": agent.name,
             "role": "model" if agent.index == 0 and agent.price == 0 else agent.role,  # the model is free

@@ -48,13 +48,14 @@ if "max_rows_per_page" in pq.ParquetWriter.__init__.__code__.co_varnames:  # new
     PARQUET_LAYOUT["max_rows_per_page"] = 1 << 30
 
 
-def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False) -> bool:
+def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False, durable: bool = True) -> bool:
     """Make ``path`` appear whole or not at all.
 
     Args:
         path: final name; its folder is created.
         write: called with a temporary path in the same folder; writes the content there.
         replace: let the new file take the place of an old one (atomically) instead of leaving the old one be.
+        durable: sync it; not needed for what can be had again, and is checked when it is read.
 
     Returns:
         True if this call committed the file, False if it was there already and ``replace`` is False.
@@ -67,7 +68,8 @@ def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False
     try:
         _make_folder(path.parent)
         write(temporary)
-        _fsync(temporary)
+        if durable:
+            _fsync(temporary)
         if replace:
             os.replace(temporary, path)
         else:
@@ -75,7 +77,8 @@ def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False
                 os.link(temporary, path)
             except FileExistsError:
                 return False
-        _fsync(path.parent)
+        if durable:
+            _fsync(path.parent)
         return True
     except OSError as error:
         hints = {
@@ -135,12 +138,13 @@ def _make_folder(folder: Path) -> None:
         _fsync(new.parent)
 
 
-def commit_json(path: Path, value: dict, *, replace: bool = False) -> bool:
+def commit_json(path: Path, value: dict, *, replace: bool = False, durable: bool = True) -> bool:
     """:func:`commit` a JSON object, with its own digest as the last field."""
     value = plain(value)
     value[DIGEST_FIELD] = json_digest(value)
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return commit(path, lambda temporary: temporary.write_text(text, encoding="utf-8"), replace=replace)
+    write = lambda temporary: temporary.write_text(text, encoding="utf-8")  # noqa: E731
+    return commit(path, write, replace=replace, durable=durable)
 
 
 def plain(value: dict) -> dict:
@@ -150,6 +154,18 @@ def plain(value: dict) -> dict:
         ValueError: a number is not finite.
     """
     return json.loads(json.dumps(value, allow_nan=False))
+
+
+def fill(path: Path, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
+    """Write bytes at their places in a file of some size, of which the rest are holes that take no space.
+
+    For copies of what lies elsewhere whole. A file that is there is not truncated: others may be reading from it.
+    """
+    with open(path, "r+b" if path.exists() else "wb") as file:
+        file.truncate(size)
+        for start, content in blocks:
+            file.seek(start)
+            file.write(content)
 
 
 def commit_bytes(path: Path, content: bytes, *, replace: bool = False) -> bool:
@@ -314,6 +330,18 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         skeleton_digest(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return file.read(columns=columns)
+
+
+def columns_of(path: Path) -> pa.Schema:
+    """The columns of a part, without what it says of itself.
+
+    Raises:
+        CorruptPart: it cannot be read, or is gone.
+    """
+    try:
+        return pq.read_schema(path).remove_metadata()
+    except (OSError, pa.ArrowException) as error:
+        raise CorruptPart(str(error).splitlines()[0], where=path, hint="l2d verify CACHE names the file") from error
 
 
 def column_names(path: Path) -> list[str]:

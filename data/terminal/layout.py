@@ -9,11 +9,9 @@ from decimal import Decimal
 
 from l2d.data.terminal.safe import printable
 
-BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
-
 
 def table_text(rows: Sequence[dict | None], *, title: str | None = None, columns: list[str] | None = None) -> str:
-    """An aligned table: numbers to the right, an empty line where a row is None."""
+    """An aligned table under its title: numbers to the right, an empty line where a row is None."""
     shown = [row for row in rows if row is not None]
     names = columns or (list(shown[0]) if shown else [])
     if not names:
@@ -21,32 +19,31 @@ def table_text(rows: Sequence[dict | None], *, title: str | None = None, columns
     right = [bool(shown) and all(_is_numeric(row[name]) for row in shown) for name in names]
     head = [printable(name) for name in names]
     body = [None if row is None else [format_value(row[name]) for name in names] for row in rows]
-    title = title and printable(title)
-    return _simple(title, head, body, right) or _by_rich(title, head, body, right)
+    table = _simple(head, body, right) or _by_rich(head, body, right)
+    return f"{_bold(printable(title))}\n{table}" if title else table
 
 
-def _simple(title: str | None, head: list[str], body: list[list[str] | None], right: list[bool]) -> str | None:
+def _bold(text: str) -> str:
+    styled = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return f"\x1b[1m{text}\x1b[0m" if styled else text
+
+
+def _simple(head: list[str], body: list[list[str] | None], right: list[bool]) -> str | None:
     """What :func:`_by_rich` makes of letters that are one cell wide each, which is nearly always all there is.
 
     None where something else is there. Importing rich would be a tenth of the time in which a command answers.
     """
     cells = [text for row in [head, *body] if row is not None for text in row]
     widths = [max(len(row[k]) for row in [head, *body] if row is not None) for k in range(len(head))]
-    whole = sum(widths) + 3 * (len(widths) - 1)
-    if not all(text.isascii() and text.isprintable() and text == text.strip() for text in [*cells, title or ""]):
+    if not all(widths) or not all(text.isascii() and text.isprintable() and text == text.strip() for text in cells):
         return None
-    if len(title or "") > whole + 2 or not all(widths):  # it goes over several lines; a column is nothing
-        return None
-    styled = sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
-    bold, plain = (BOLD, PLAIN) if styled else ("", "")
 
-    def line(row: list[str], before: str = "", after: str = "") -> str:
+    def line(row: list[str]) -> str:
         placed = zip(row, widths, right, strict=True)
         found = [text.rjust(width) if is_number else text.ljust(width) for text, width, is_number in placed]
-        return f" {before}{'   '.join(found).rstrip()}{after}".rstrip()
+        return f" {'   '.join(found)}".rstrip()
 
-    lines = [f"{bold}{title}{plain}"] if title else []
-    lines += ["", line(head, bold, plain), " " + "─" * whole]
+    lines = ["", _bold(line(head)), " " + "─" * (sum(widths) + 3 * (len(widths) - 1))]
     rows, divided = 0, False
     for row in body:
         if row is None:
@@ -57,15 +54,13 @@ def _simple(title: str | None, head: list[str], body: list[list[str] | None], ri
     return "\n".join([*lines, ""])
 
 
-def _by_rich(title: str | None, head: list[str], body: list[list[str] | None], right: list[bool]) -> str:
+def _by_rich(head: list[str], body: list[list[str] | None], right: list[bool]) -> str:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        box=box.SIMPLE_HEAD, pad_edge=False, title=title and Text(title), title_justify="left", title_style="bold"
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name, is_number in zip(head, right, strict=True):
         table.add_column(Text(name), justify="right" if is_number else "left", no_wrap=True)
     for row in body:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import sys
 import typing
 from collections.abc import Callable
 from enum import StrEnum
@@ -12,8 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
+from l2d.data.cache.addresses import place_of
 from l2d.data.errors import UsageError
 from l2d.data.options import choices, declared, types_of
+from l2d.data.sizes import parse_size
+from l2d.data.terminal.progress import say
 
 
 class Format(StrEnum):
@@ -33,7 +38,32 @@ FormatOption = Annotated[Format, typer.Option("--format", "-f", help="How result
 DeviceOption = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 …")]
 OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Rebuild whatever no longer matches.")]
 ReplaceOption = Annotated[bool, typer.Option("--overwrite", help="Replace the file if it exists.")]
-CacheArgument = Annotated[Path, typer.Argument(help="A cost cache made by `l2d build`.", metavar="CACHE")]
+CacheArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A cost cache made by `l2d build`: a folder, or an address such as s3://bucket/caches/support2.",
+        metavar="CACHE",
+        parser=place_of,
+    ),
+]
+LocalCacheArgument = Annotated[
+    Path, typer.Argument(help="A cost cache made by `l2d build`.", metavar="CACHE", parser=place_of)
+]
+FOLDER_VARIABLE, LIMIT_VARIABLE = "L2D_PARTS_FOLDER", "L2D_PARTS_LIMIT"  # see data/cache/kept.py
+PartsFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        help=f"Where copies of parts are kept. Default: ${FOLDER_VARIABLE}, or ~/.cache/l2d/parts.",
+        rich_help_panel="Caches in a store",
+    ),
+]
+PartsLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"How much of them is kept, such as 20GB. Default: ${LIMIT_VARIABLE}, or 10GB.",
+        rich_help_panel="Caches in a store",
+    ),
+]
 RunArgument = Annotated[Path, typer.Argument(help="A run made by `l2d train`, or one from a sweep.", metavar="RUN")]
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 SplitOption = Annotated[Split, typer.Option(help="Which samples are judged.")]
@@ -94,6 +124,46 @@ def _parameters(settings: type) -> list[inspect.Parameter]:
         kind: Any = Annotated[types_of(settings)[name], typer.Option(*flags, **facts)]
         found.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind))
     return found
+
+
+def reads_stores(function: Callable) -> Callable:
+    """Add the options of caches in stores to a command, and say at its end what was read from them."""
+    signature = inspect.signature(function)
+    hints = typing.get_type_hints(function, include_extras=True)
+    parameters = [one.replace(annotation=hints.get(name, one.annotation)) for name, one in signature.parameters.items()]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters += [
+        inspect.Parameter("parts_folder", keyword, default=None, annotation=PartsFolderOption),
+        inspect.Parameter("parts_limit", keyword, default=None, annotation=PartsLimitOption),
+    ]
+
+    @functools.wraps(function)
+    def command(*, parts_folder: Path | None = None, parts_limit: str | None = None, **given: Any) -> Any:
+        if parts_limit is not None:
+            parse_size(parts_limit, "--parts-limit")
+        told = {FOLDER_VARIABLE: parts_folder, LIMIT_VARIABLE: parts_limit}
+        before = {name: os.environ.get(name) for name in told}
+        os.environ.update({name: str(value) for name, value in told.items() if value is not None})
+        try:
+            return function(**given)
+        finally:  # of a process with several commands, such as a test's
+            for name, value in before.items():
+                os.environ.pop(name, None)
+                if value is not None:
+                    os.environ[name] = value
+            say_traffic()
+
+    made: Any = command
+    made.__signature__ = signature.replace(parameters=[each.replace(kind=keyword) for each in parameters])
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command
+
+
+def say_traffic() -> None:
+    """Say what was read from stores since this was last said."""
+    mirror = sys.modules.get("l2d.data.cache.mirror")  # not loaded where no store was read
+    for line in mirror.traffic_lines() if mirror is not None else ():
+        say(line)
 
 
 def values(text: str, kind: type, option: str) -> list:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Callable
 
 import typer
@@ -33,6 +34,8 @@ class Bars:
 
     def start(self, agent: str, samples: int | None, unit: str = "samples") -> Callable[[int], None]:
         """A bar that is told how many samples more are done."""
+        if not sys.stderr.isatty():
+            return lambda done: None
         from tqdm import tqdm
 
         for bar in self.bars:
@@ -42,6 +45,8 @@ class Bars:
 
     def epochs(self, total: int) -> Callable[[int, int, float], None]:
         """A bar of training that is told the epoch, its rows and the validation risk; one for each wave."""
+        if not sys.stderr.isatty():
+            return lambda epoch, rows, risk: None
         from tqdm import tqdm
 
         bar = None

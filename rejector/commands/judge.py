@@ -17,6 +17,7 @@ from l2d.data.terminal.options import (
     RunsArgument,
     Split,
     SplitOption,
+    reads_stores,
 )
 from l2d.data.terminal.progress import say
 
@@ -29,6 +30,7 @@ class Picture(StrEnum):
     svg = "svg"
 
 
+@reads_stores
 def evaluate(
     runs: RunsArgument,
     split: SplitOption = Split.test,
@@ -64,6 +66,7 @@ def evaluate(
     print_evaluations(judge(runs, split=split.value, group=group, causal=causal, robust=robust), format, one=one)
 
 
+@reads_stores
 def theory(
     run: RunArgument,
     split: SplitOption = Split.test,
@@ -94,6 +97,7 @@ def theory(
         say(f"wrote {figure}")
 
 
+@reads_stores
 def choose(
     runs: RunsArgument,
     target: Annotated[
@@ -126,6 +130,7 @@ def choose(
             )
 
 
+@reads_stores
 def report(
     runs: RunsArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="The HTML page.")] = Path("report.html"),

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
+from l2d.data.cache.addresses import place_of
 from l2d.data.errors import UsageError
 from l2d.data.sizes import parse_size
-from l2d.data.terminal.options import ReplaceOption
+from l2d.data.terminal.options import ReplaceOption, reads_stores
 
 
 class QueryFormat(StrEnum):
@@ -22,6 +23,7 @@ class QueryFormat(StrEnum):
     parquet = "parquet"
 
 
+@reads_stores
 def query(
     arguments: Annotated[
         list[str],
@@ -99,14 +101,14 @@ def query(
         run_apart(request, interactive=interactive)
 
 
-def _paths_and_sql(arguments: list[str]) -> tuple[list[Path], str | None]:
+def _paths_and_sql(arguments: list[str]) -> tuple[list[Path | str], str | None]:
     """Paths, and the query if the last argument is one: it is no path that exists, and more than a lone word."""
     *paths, last = arguments
     if not last.strip() or not any(character in last for character in " \n\t;(") or _is_there(last):
-        return [Path(path) for path in arguments], None
+        return [place_of(path) for path in arguments], None
     if not paths:
         raise UsageError("a query, but no path before it", hint='l2d query CACHE "SELECT * FROM agents"')
-    return [Path(path) for path in paths], last
+    return [place_of(path) for path in paths], last
 
 
 def _is_there(text: str) -> bool:

@@ -16,6 +16,7 @@ from l2d.data.terminal.options import (
     OverwriteOption,
     options_of,
     pairs,
+    reads_stores,
     values,
 )
 from l2d.data.terminal.progress import Bars, quote, say
@@ -34,6 +35,7 @@ OnlyOption = Annotated[
 ]
 
 
+@reads_stores
 @options_of(TrainConfig)
 def train(
     cache: CacheArgument,
@@ -82,6 +84,7 @@ def train(
         say(f'next: l2d report {quote(out)}, or l2d query {quote(out)} {quote(cache)} "{sql}"')
 
 
+@reads_stores
 @options_of(TrainConfig)
 def sweep(
     cache: CacheArgument,

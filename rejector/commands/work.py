@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from l2d.data.cache.addresses import place_of
 from l2d.data.errors import DataError
-from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption
+from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption, reads_stores
 from l2d.data.terminal.progress import Bars, quote, say
 from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
 
@@ -27,11 +28,16 @@ class Calibration(StrEnum):
     isotonic = "isotonic"
 
 
+@reads_stores
 def route(
     run: RunArgument,
     source: Annotated[
         Path,
-        typer.Argument(help="A Parquet or CSV file: the source's columns, or `features`. Or a cache.", metavar="INPUT"),
+        typer.Argument(
+            help="A Parquet or CSV file: the source's columns, or `features`. Or a cache.",
+            metavar="INPUT",
+            parser=place_of,
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="The allocations: a .parquet or .csv file.")],
     id_column: Annotated[
@@ -94,6 +100,7 @@ def route(
         )
 
 
+@reads_stores
 def policy(
     run: RunArgument,
     budget: Annotated[
@@ -158,6 +165,7 @@ def policy(
         say(f"wrote {save}; next: l2d route {quote(one_run(run))} INPUT --policy {quote(save)} --out FILE")
 
 
+@reads_stores
 def export(
     run: RunArgument,
     onnx: Annotated[Path, typer.Option("--onnx", help="The ONNX file.")],

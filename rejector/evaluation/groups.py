@@ -33,7 +33,7 @@ def read_groups(cache: CostCache, table: CostTable, column: str | None = None) -
     if column not in cache.record.keep:
         kept = ", ".join(cache.record.keep) or "none"
         hint = f"the columns kept are: {kept}. `keep` in the recipe keeps more"
-        raise UsageError(f"--group {column}: the cache keeps no such column", where=cache.path, hint=hint)
+        raise UsageError(f"--group {column}: the cache keeps no such column", where=cache.address, hint=hint)
     group_of: dict[str, object] = {}
     for chunk in range(cache.record.num_chunks):
         part = cache.samples(chunk, ["sample_id", column])
@@ -42,7 +42,7 @@ def read_groups(cache: CostCache, table: CostTable, column: str | None = None) -
     if None in names:
         sample = table.ids[names.index(None)]
         raise DataError(
-            f"a sample has no {column!r}", where=f"sample {sample!r} in {cache.path}", hint="name another --group"
+            f"a sample has no {column!r}", where=f"sample {sample!r} in {cache.address}", hint="name another --group"
         )
     codes: dict = {}
     return np.array([codes.setdefault(name, len(codes)) for name in names], dtype=np.int64)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from l2d.data.cache import schema
 from l2d.rejector.evaluation.evaluation import Evaluation, mean_losses
@@ -81,7 +80,7 @@ def sample_columns(members: list[Evaluation], ids: list[str]) -> pa.Table:
     cache, split = members[0].cache, members[0].measured.table.split
     parts = []
     for chunk in range(cache.record.num_chunks):
-        there = pq.read_schema(schema.samples_part(cache.path, chunk)).names
+        there = cache.columns_of(schema.samples_part(cache.path, chunk)).names
         table = cache.samples(chunk, [name for name in there if name not in ("image", "tokens")])
         parts.append(table.filter(pc.equal(table["split"], split)).drop_columns(["split"]))
     table = pa.concat_tables(parts, promote_options="default").combine_chunks()

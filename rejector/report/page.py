@@ -188,7 +188,7 @@ def _section(
     return {
         "id": f"cache{number}",
         "name": record.name,
-        "cache": str(cache.path),
+        "cache": cache.address,
         "headline": headline(members),
         "answer": _answer_of(layout),
         "findings": findings(members),
@@ -335,7 +335,7 @@ def _run_rows(evaluations: list[Evaluation]) -> list[dict[str, str]]:
         rows.append(
             {
                 "run": run.point.run_id,
-                "cache": evaluation.cache.path.name,
+                "cache": evaluation.cache.address.rstrip("/").rpartition("/")[2],
                 "rejector": run.rejector.config.network,
                 "best epoch": f"{run.rejector.best_epoch + 1} of {run.rejector.config.epochs}",
                 "validation risk": f"{run.rejector.validation_risk:.4f}",

@@ -28,7 +28,7 @@ def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = 
         key = (run.cache_path, run.path.parent, run.rejector.config, run.point.cost, tuple(run.agents))
         made.setdefault(key, []).append(evaluation)
     caches = {evaluation.cache.path: evaluation.cache for evaluation in evaluations}
-    lines, told = [build_command(cache) for cache in caches.values()], []
+    lines, told = [build_command(cache) for cache in caches.values() if cache.mirror is None], []
     for (cache, folder, config, _, agents), members in made.items():
         only = [] if [agent.name for agent in CostCache(cache).agents] == list(agents) else ["--only", ",".join(agents)]
         points = [member.run.point for member in members]
@@ -65,7 +65,7 @@ def _is_product(points: list[GridPoint]) -> bool:
     return sorted(axes["seed"]) == list(range(len(axes["seed"]))) and have == set(itertools.product(*axes.values()))
 
 
-def _sweep(cache: Path, folder: Path, config: TrainConfig, points: list[GridPoint], only: list[str]) -> str:
+def _sweep(cache: Path | str, folder: Path, config: TrainConfig, points: list[GridPoint], only: list[str]) -> str:
     axes = _axes(points)
     words = ["l2d", "sweep", str(cache), "--out", str(folder), "--method", ",".join(axes["method"])]
     plain = [point.beta_text for point in _first_of(points, "beta") if not isinstance(point.beta, tuple)]
@@ -79,7 +79,7 @@ def _sweep(cache: Path, folder: Path, config: TrainConfig, points: list[GridPoin
     return shlex.join(words + only + _settings(config, points[0].cost))
 
 
-def _train(cache: Path, folder: Path, config: TrainConfig, point: GridPoint, only: list[str]) -> str:
+def _train(cache: Path | str, folder: Path, config: TrainConfig, point: GridPoint, only: list[str]) -> str:
     words = ["l2d", "train", str(cache), "--out", str(folder), "--method", point.method, "--beta", point.beta_text]
     words += [] if point.cost is not None else ["--lambda", str(point.weights)]
     words += ["--nu", f"{point.nu:g}", "--seed", str(point.seed)]

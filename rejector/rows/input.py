@@ -45,14 +45,14 @@ def check_usable(cache: CostCache, column: str, failures: str) -> None:
     if len(cache.agents) < 2:
         raise UsageError(
             f"there is one agent, {cache.agents[0].name!r}: nothing to defer to",
-            where=cache.path,
+            where=cache.address,
             hint="add an expert to the recipe and build again; agents that are there are not asked again",
         )
     if column not in cache.record.inputs:
         there = [name for name in schema.INPUT_COLUMNS if name in cache.record.inputs]
         raise UsageError(
             f"this cache has no {column} for a rejector to look at; it has {', '.join(there)}",
-            where=cache.path,
+            where=cache.address,
             hint=INPUT_HINT,
         )
 
@@ -169,12 +169,14 @@ def check_finite(
         in_doubt = not np.isfinite(features.sum(dtype=features.dtype))
     if in_doubt and not np.isfinite(features).all():
         sample = sample_id(int((~np.isfinite(features).all(axis=1)).argmax()))
-        raise DataError(f"sample {sample!r} has a feature that is not finite", where=cache.path, hint="build it again")
+        raise DataError(
+            f"sample {sample!r} has a feature that is not finite", where=cache.address, hint="build it again"
+        )
     if raw.size and not (raw.min() >= 0 and raw.max() < np.inf):  # as neither is where a cost is not a number
         row, agent, task = np.argwhere(~(np.isfinite(raw) & (raw >= 0)))[0]
         raise DataError(
             f"agent {agents[agent].name!r}: {schema.COST_COLUMNS[cache.record.tasks[task]]} is {raw[row, agent, task]}",
-            where=f"sample {sample_id(int(row))!r} in {cache.path}",
+            where=f"sample {sample_id(int(row))!r} in {cache.address}",
             hint="costs are finite and not negative: build the agent again",
         )
 
@@ -260,15 +262,15 @@ class Tally:
             DataError: that.
         """
         if not self.rows:
-            raise DataError(f"the {split} split has no samples", where=cache.path, hint="choose another split")
+            raise DataError(f"the {split} split has no samples", where=cache.address, hint="choose another split")
         if self.first is not None and failures == "refuse":
             agent, sample = self.first
             raise DataError(
                 f"agent {agents[agent].name!r} has no answer on {self.failed[agent]} samples of the {split} split",
-                where=f"sample {sample!r} in {cache.path}",
+                where=f"sample {sample!r} in {cache.address}",
                 hint="ask again with `l2d build --retry-failures`, or say --failures drop, worst or mask",
             )
         if not self.kept:
             some = "every answer" if failures == "drop" else "any answer"
             hint = "--failures worst, or --failures mask" if failures == "drop" else "ask agents that answer"
-            raise DataError(f"no sample of the {split} split has {some}", where=cache.path, hint=hint)
+            raise DataError(f"no sample of the {split} split has {some}", where=cache.address, hint=hint)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import REBUILD_HINT
-from l2d.data.cache.mapped import MappedPart
+from l2d.data.cache.mapped import Readable
 from l2d.data.cache.paid import PAID, prices_of
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: Chunks that are opened at once. Checksums and sums run outside Python's lock.
 THREADS = min(4, os.cpu_count() or 1)
+FETCHED_AT_ONCE = 8  # chunks of a cache in a store: it answers slowly, and many at once
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class _Opened:
         seen: sum and number of training rows that the model has shown.
     """
 
-    inputs: MappedPart
-    costs: list[MappedPart]
-    paid: list[MappedPart]
+    inputs: Readable
+    costs: list[Readable]
+    paid: list[Readable]
     width: int
     of_split: pa.Array
     gaps: tuple[np.ndarray, np.ndarray] | None
@@ -87,13 +88,14 @@ class CacheParts:
         self.width = 0
         self.counts = {split: np.zeros(cache.record.num_chunks, np.int64) for split in splits}
         self._kept: dict[str, list[bytes | None]] = {split: [] for split in splits}  # a bit a row; None: all of them
-        self._inputs: list[MappedPart] = []
-        self._costs: list[list[MappedPart]] = []
-        self._paid: list[list[MappedPart]] = []  # what answers were paid, of a cache with prices
+        self._inputs: list[Readable] = []
+        self._costs: list[list[Readable]] = []
+        self._paid: list[list[Readable]] = []  # what answers were paid, of a cache with prices
         self._worst = np.zeros(self.shape[1], np.float64 if cache.priced else np.float32)
         self._seen: tuple[np.ndarray | float, int] = 0.0, 0  # sum and number of training rows that the model has shown
         tallies = {split: Tally(self._missing, len(self._agents)) for split in splits}
-        with ThreadPoolExecutor(THREADS, thread_name_prefix="opening") as pool:
+        threads = THREADS if cache.mirror is None else FETCHED_AT_ONCE
+        with ThreadPoolExecutor(threads, thread_name_prefix="opening") as pool:
             for chunk, opened in enumerate(pool.map(self._opened, range(cache.record.num_chunks))):
                 self._add(chunk, opened, tallies)
         for split, tally in tallies.items():
@@ -137,6 +139,7 @@ class CacheParts:
     def _opened(self, chunk: int) -> _Opened:
         """Open and check the parts of a chunk."""
         cache = self.cache
+        cache.bring(self._wanted(chunk))
         samples = cache.samples(chunk, ["split"])
         ids = store.facts_of(samples)["ids"]
         owner = "samples" if self._shown_by is None else self._shown_by
@@ -170,6 +173,18 @@ class CacheParts:
         gaps = (failed, unpriced) if failed.any() or unpriced.any() else None
         return _Opened(inputs, costs, paid, features.shape[1], of_split, gaps, worst, seen)
 
+    def _wanted(self, chunk: int) -> list[tuple[Path, tuple[str, ...]]]:
+        """The parts of a chunk, and the columns of them that are read."""
+        path, digest = self.cache.path, self.cache.record.cost_digest
+        own = self.looks_at.columns if self._shown_by is None else ()
+        found = [(schema.samples_part(path, chunk), ("sample_id", "split", *own))]
+        for agent in self._agents:
+            found.append((schema.costs_part(path, agent.name, chunk, digest), tuple(self._cost_columns)))
+            said = (*(self.looks_at.columns if agent.name == self._shown_by else ()), *([PAID] * self.cache.priced))
+            if said:
+                found.append((schema.predictions_part(path, agent.name, chunk), said))
+        return found
+
     def _add(self, chunk: int, opened: _Opened, tallies: dict[str, Tally]) -> None:
         """Take in a chunk, in their order, and note which rows are of which split."""
         self._inputs.append(opened.inputs)
@@ -189,14 +204,14 @@ class CacheParts:
             self.counts[split][chunk] = kept.sum()
             self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
 
-    def _map(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...], ids: str) -> MappedPart:
+    def _map(self, part: Path, chunk: int, owner: str, columns: tuple[str, ...], ids: str) -> Readable:
         mapped, found = self.cache.map_part(part, chunk, owner, columns)
         if found != ids:
             raise CorruptPart(f"holds other samples than chunk {chunk}", where=part, hint=REBUILD_HINT)
         return mapped
 
     def _read(
-        self, chunk: int, costs: list[MappedPart], rows: np.ndarray | None
+        self, chunk: int, costs: list[Readable], rows: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows of a chunk (all if None): inputs, raw costs of the agents whose parts are given, where these failed."""
         if rows is None:
@@ -209,7 +224,7 @@ class CacheParts:
         return self.looks_at.rows(taken, len(rows)), raw[rows], failed[rows]
 
     def _values(
-        self, inputs: MappedPart, costs: list[MappedPart], paid: list[MappedPart]
+        self, inputs: Readable, costs: list[Readable], paid: list[Readable]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All rows of some parts, as :meth:`_read`."""
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
@@ -217,7 +232,7 @@ class CacheParts:
             raw = self._with_prices(raw, failed, paid)
         return self.looks_at.rows(inputs.read(), len(raw)), raw, failed
 
-    def _with_prices(self, raw: np.ndarray, failed: np.ndarray, paid: list[MappedPart]) -> np.ndarray:
+    def _with_prices(self, raw: np.ndarray, failed: np.ndarray, paid: list[Readable]) -> np.ndarray:
         """Raw costs with what was paid behind them, float64 (n, agents, tasks + 1)."""
         prices = prices_of(self._agents[: raw.shape[1]], [part.read() for part in paid], failed)
         return np.concatenate([raw, prices], axis=2)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from l2d.data.cache import schema
 from l2d.data.cache.columns import dense_matrix, numbers
-from l2d.data.cache.paid import prices_of
+from l2d.data.cache.paid import PAID, prices_of
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
@@ -127,6 +127,23 @@ TARGETS = {"target_cla": numbers, "target_reg": numbers, "target_boxes": Boxes.f
 PREDICTIONS = {"pred_cla": numbers, "pred_prob": dense_matrix, "pred_reg": numbers, "pred_boxes": Boxes.from_arrow}
 
 
+def _inputs(looks_at: RejectorInput, are_here: bool) -> tuple[str, ...]:
+    return looks_at.columns if are_here else ()
+
+
+def _said(
+    names: list[str], looks_at: RejectorInput, shown_by: str | None, *, predictions: bool, priced: bool
+) -> dict[str, list[str]]:
+    """Agent -> columns of its predictions that are read; agents of which none is are left out."""
+    found = {}
+    for name in names:
+        columns = [*_inputs(looks_at, name == shown_by), *(PREDICTIONS if predictions else ())]
+        columns += [PAID] if predictions or priced else []
+        if columns:
+            found[name] = columns
+    return found
+
+
 def join(parts: list[np.ndarray] | list[Boxes]) -> np.ndarray | Boxes:
     """Chunks one after another."""
     return Boxes.concatenate(parts) if isinstance(parts[0], Boxes) else np.concatenate(parts)
@@ -152,7 +169,17 @@ class _Chunks:
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         self.worst = np.zeros(len(columns) + cache.priced)
         held = {*splits, *(["train"] if shown_by is not None else [])}  # their mean stands in for what is not shown
-        for samples, predicted, costs in cache.chunks(names):
+        for samples, predicted, costs in cache.chunks(
+            names,
+            samples=[
+                "sample_id",
+                "split",
+                *_inputs(self.looks_at, shown_by is None),
+                *(TARGETS if predictions else ()),
+            ],
+            predictions=_said(names, self.looks_at, shown_by, predictions=predictions, priced=cache.priced),
+            costs=columns,
+        ):
             shown = samples if shown_by is None else predicted[names.index(shown_by)]
             features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown))
             raw, failed = read_costs(costs, columns)

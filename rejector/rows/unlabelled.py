@@ -14,6 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
+from l2d.data.cache.columns import text_of_series
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
@@ -61,7 +62,7 @@ class InputRecord:
             there = [name for name in schema.INPUT_COLUMNS if name in cache.record.inputs]
             raise UsageError(
                 f"this cache has no {column} to look at; it has {', '.join(there)}",
-                where=cache.path,
+                where=cache.address,
                 hint=INPUT_HINT,
             )
         made, shown_by = cache.record.inputs[column], None
@@ -119,7 +120,7 @@ class Inputs:
 
 
 def open_inputs(
-    path: Path,
+    path: Path | str,
     record: InputRecord,
     width: int,
     *,
@@ -137,7 +138,7 @@ def open_inputs(
     names; a code that training has not seen is ``<unk>``.
 
     Args:
-        path: a Parquet or CSV file, or the folder of a cost cache.
+        path: a Parquet or CSV file, or the folder of a cost cache, or its address in a store.
         record: what the rejector looks at.
         width: numbers a sample.
         rows_at_once: of a batch, at most.
@@ -152,7 +153,7 @@ def open_inputs(
         FingerprintMismatch: the inputs of the cache were made otherwise, and so mean something else.
         UsageError: ``id_column`` is not there, or the cache has no such input.
     """
-    if path.is_dir():
+    if isinstance(path, str) or path.is_dir():
         if id_column is not None:
             raise UsageError(f"--id {id_column}: a cache knows its samples' ids", where=path, hint="leave it out")
         cache = CostCache(path)
@@ -251,9 +252,10 @@ def _file_batches(
         try:
             features = read(frame, first_row)
             if id_expression is None:
-                ids = pa.array(np.arange(first_row, first_row + frame.height)).cast(pa.string())
+                numbers = pl.Series(np.arange(first_row, first_row + frame.height))
+                ids = text_of_series(numbers.cast(pl.String))
             else:
-                ids = evaluate(frame, id_expression, pl.String).to_arrow().cast(pa.string())
+                ids = text_of_series(evaluate(frame, id_expression, pl.String))
         except DataError as error:
             raise DataError(error.what, where=error.where or stream.path, hint=error.hint) from error
         if ids.null_count:
@@ -337,7 +339,7 @@ class _Answering:
         """Of a chunk, bool (rows, agents); None where everybody has an answer."""
         there = np.ones((rows, len(self.agents)), dtype=bool)
         for name in self.looked_at:
-            if schema.predictions_part(self.cache.path, name, chunk).is_file():
+            if self.cache.has(schema.predictions_part(self.cache.path, name, chunk)):
                 reasons = self.cache.predictions(name, chunk, ["failure"])["failure"]
                 there[:, self.agents.index(name)] = reasons.is_null().to_numpy()
         return None if there.all() else there

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.addresses import is_address
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
@@ -32,9 +33,9 @@ def cache_fingerprint(cache: CostCache) -> dict[str, str]:
     for agent in cache.agents:
         costs = [schema.costs_part(cache.path, agent.name, k, record.cost_digest) for k in chunks]
         found[f"costs of {agent.name}"] = costs
-    digests = {name: schema.digest([skeleton_digest(part) for part in parts]) for name, parts in found.items()}
+    digests = {name: schema.digest([cache.skeleton(part) for part in parts]) for name, parts in found.items()}
     for agent in cache.agents if cache.priced else ():
-        said = [skeleton_digest(schema.predictions_part(cache.path, agent.name, k)) for k in chunks]
+        said = [cache.skeleton(schema.predictions_part(cache.path, agent.name, k)) for k in chunks]
         digests[PRICES + agent.name] = schema.digest([said, agent.price == 0, agent.paid_each])
     return digests
 
@@ -85,11 +86,14 @@ def read_facts(path: Path) -> dict:
     return facts
 
 
-def cache_of(path: Path, facts: dict) -> Path:
+def cache_of(path: Path, facts: dict) -> Path | str:
     """Where the cache of a run lies: where it lay relative to the run if it is there, else where it lay absolutely.
 
-    A pair that moved together is thus found even if another cache stands in its old place.
+    A pair that moved together is thus found even if another cache stands in its old place. The address of a cache in a
+    store stays what it was.
     """
     place = facts["cache"]
+    if is_address(place["path"]):
+        return place["path"]
     relative = (path / place["relative_path"]).resolve()
     return relative if schema.cache_file(relative).is_file() else Path(place["path"])

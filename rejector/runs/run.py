@@ -41,7 +41,7 @@ class Run:
 
     path: Path
     rejector: Rejector
-    cache_path: Path
+    cache_path: Path | str
     cache_fingerprint: dict[str, str]
     agents: list[str]
     input: InputRecord | None
@@ -115,7 +115,7 @@ def open_cache(run: Run) -> CostCache:
         FingerprintMismatch: samples or costs are others now; names whose.
         UsageError: the cache is not where it was.
     """
-    if not schema.cache_file(run.cache_path).is_file():
+    if isinstance(run.cache_path, Path) and not schema.cache_file(run.cache_path).is_file():
         raise UsageError(
             f"run {run.point.run_id} was trained on a cache that is not there any more",
             where=run.cache_path,

@@ -68,8 +68,7 @@ def save_runs(
             "prices": [agent.price for agent in cache.agents],
             "input": looks_at.to_json(),
             "cache": {
-                "path": str(cache.path.resolve()),
-                "relative_path": os.path.relpath(cache.path.resolve(), folder.resolve()),
+                **_place(cache, folder),
                 "name": cache.record.name,
                 "fingerprint": fingerprint,
             },
@@ -104,6 +103,14 @@ def save_runs(
                 raise
             already(rejector, folder)
         written.setdefault(id(rejector.state), folder / WEIGHTS_FILE)
+
+
+def _place(cache: CostCache, folder: Path) -> dict[str, str]:
+    """Where a run's cache lies, see :func:`l2d.rejector.runs.files.cache_of`."""
+    if cache.mirror is not None:
+        return {"path": cache.address, "relative_path": ""}
+    path = cache.path.resolve()
+    return {"path": str(path), "relative_path": os.path.relpath(path, folder.resolve())}
 
 
 def _ranges(train: Stream | HeldStream) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from l2d.data.cache.addresses import place_of
+from l2d.data.terminal.options import say_traffic
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import say
 from l2d.rejector.sql.child import Request, main
@@ -31,26 +33,31 @@ def answer(
     Raises:
         L2DError: as :meth:`QuerySession.run`.
     """
-    with QuerySession(
-        [Path(path) for path in request.paths],
-        memory_limit=memory_limit,
-        timeout=request.timeout,
-        announce=announce,
-        folder=folder,
-    ) as session:
-        for note in session.notes:
-            say(f"note: {note}")
-        if request.out is not None:
-            rows = session.run(request.sql or "").save(Path(request.out), overwrite=request.overwrite)
-            say(f"wrote {request.out}: {rows:,} rows")
-            return
-        console = Console(session, print_result, [request.format, *(f for f in FORMATS[:-1] if f != request.format)])
-        if request.sql is not None:
-            print_result(session.run(request.sql), request.format)
-        elif sys.stdin.isatty() and sys.stdout.isatty():
-            run_prompt(console, lambda error: say(f"error: {error}"))
-        else:
-            run_script(console, sys.stdin)
+    try:
+        with QuerySession(
+            [place_of(path) for path in request.paths],
+            memory_limit=memory_limit,
+            timeout=request.timeout,
+            announce=announce,
+            folder=folder,
+        ) as session:
+            for note in session.notes:
+                say(f"note: {note}")
+            if request.out is not None:
+                rows = session.run(request.sql or "").save(Path(request.out), overwrite=request.overwrite)
+                say(f"wrote {request.out}: {rows:,} rows")
+                return
+            console = Console(
+                session, print_result, [request.format, *(f for f in FORMATS[:-1] if f != request.format)]
+            )
+            if request.sql is not None:
+                print_result(session.run(request.sql), request.format)
+            elif sys.stdin.isatty() and sys.stdout.isatty():
+                run_prompt(console, lambda error: say(f"error: {error}"))
+            else:
+                run_script(console, sys.stdin)
+    finally:
+        say_traffic()
 
 
 def print_result(result: Result, format: str) -> None:

@@ -7,12 +7,11 @@ A view is all files that belong to it, read as :mod:`l2d.rejector.sql.files` say
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from l2d.data.cache import schema, store
 from l2d.data.cache.known_good import KnownGood, Wanted
@@ -20,6 +19,7 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, PRICES, RUN_FILE, cache_fingerprint, cache_of, read_facts
 from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select
+from l2d.rejector.sql.lent import LentParts
 from l2d.rejector.sql.views import MACRO_SQL, long_view, price_view, token_view
 
 #: Text that is the same in a whole file is stored once.
@@ -68,18 +68,21 @@ MACROS = {
 class Sources:
     """What lies beneath the paths of a query."""
 
-    caches: list[Path] = field(default_factory=list)
+    caches: list[Path | str] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
 
 
-def find_sources(paths: list[Path]) -> Sources:
-    """Every cache and run at or beneath the paths, each once.
+def find_sources(paths: Sequence[Path | str]) -> Sources:
+    """Every cache and run at or beneath the paths, each once. An address in a store is that of a cache.
 
     Raises:
         UsageError: a path does not exist, or nothing is found.
     """
     sources = Sources()
     for path in paths:
+        if isinstance(path, str):
+            sources.caches.append(path)
+            continue
         if not path.exists():
             raise UsageError("there is no such path", where=path, hint="give caches, runs, or a folder above them")
         for folder, folders, files in os.walk(path):
@@ -103,15 +106,16 @@ class Catalogue:
         CorruptPart: a part, seal or record is damaged; the message names it.
     """
 
-    def __init__(self, paths: list[Path]):
+    def __init__(self, paths: Sequence[Path | str]):
         sources = find_sources(paths)
         self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
         self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
         self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # until something reads them
-        self.known = KnownGood([*sources.caches, *sources.runs])
         self.notes: list[str] = []  # what a user should know before joining
         caches = [CostCache(path) for path in sources.caches]
-        labels = _labels([cache.record.name for cache in caches], sources.caches)
+        self.known = KnownGood([*(cache.path for cache in caches), *sources.runs])
+        self.lent = LentParts()
+        labels = _labels([cache.record.name for cache in caches], [PurePath(cache.address) for cache in caches])
         for cache, label in zip(caches, labels, strict=True):
             self._add_cache(cache, label)
         self._add_runs(sources.runs, caches, labels)
@@ -158,13 +162,27 @@ class Catalogue:
             CorruptPart: names the file that is damaged.
             FileNotFoundError: one is gone.
         """
-        parts = [part for name in names for part in self.unchecked.get(name, [])]
-        self.known.verify([Wanted(p.path, p.skeleton, tuple(p.columns.names)) for p in parts], stop=stop)
+        named = list(names)
+        parts = [part for name in named for part in self.unchecked.get(name, [])]
+        wanted = [Wanted(p.path, p.skeleton, tuple(p.columns.names)) for p in parts]
+        for is_last in (False, True):
+            self.lent.bring((part.path, part.columns.names) for name in named for part in self.parts.get(name, []))
+            try:
+                self.known.verify(wanted, stop=stop)
+                return
+            except CorruptPart as error:  # a copy is fetched once more
+                told = self.lent.told(error)
+                if told is error or is_last:
+                    raise told from error
 
-    def files(self, names: list[str]) -> list[Path]:
+    def files(self, names: list[str]) -> list[Part]:
         """The files that some views are read from."""
         names = [*names, *(other for name in names for other in DERIVED.get(name, ()))]
-        return [part.path for name in names for part in self.parts.get(name, [])]
+        return [part for name in names for part in self.parts.get(name, [])]
+
+    def close(self) -> None:
+        """Let go of the copies of parts that lie in stores."""
+        self.lent.close()
 
     def _token_fields(self) -> list[str]:
         """Fields of token lists that samples here have."""
@@ -179,8 +197,8 @@ class Catalogue:
 
     def _add_cache(self, cache: CostCache, label: str) -> None:
         chunks = range(cache.record.num_chunks)
-        for part in _present(cache, [schema.samples_part(cache.path, k) for k in chunks]):
-            columns = _columns_of(part[0])
+        for part in self._present(cache, [schema.samples_part(cache.path, k) for k in chunks]):
+            columns = store.columns_of(part[0])
             inputs = [name for name in columns.names if name in schema.INPUT_COLUMNS]
             self._add("samples", part, _without(columns, inputs), {"cache": label})
             for view, column in (("features", "features"), ("images", "image")):
@@ -207,14 +225,21 @@ class Catalogue:
                 }
             )
             constants: dict[str, str | int] = {"cache": label, "agent": agent.name, "agent_index": agent.index}
-            for part in _present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
-                columns = _columns_of(part[0])
+            for part in self._present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
+                columns = store.columns_of(part[0])
                 self._add("predictions", part, _without(columns, ["features"]), constants)
                 if "features" in columns.names:  # what the model showed of itself, the rejector's input
                     self._add("features", part, _only(columns, ["sample_id", "features"]), {"cache": label})
             digest = cache.record.cost_digest
-            for part in _present(cache, [schema.costs_part(cache.path, agent.name, k, digest) for k in chunks]):
-                self._add("costs", part, _columns_of(part[0]), constants)
+            for part in self._present(cache, [schema.costs_part(cache.path, agent.name, k, digest) for k in chunks]):
+                self._add("costs", part, store.columns_of(part[0]), constants)
+
+    def _present(self, cache: CostCache, parts: list[Path]) -> list[tuple[Path, str]]:
+        """Those that are there, each compared with its seal, and their skeletons."""
+        there = [part for part in parts if cache.has(part)]
+        if cache.mirror is not None:
+            self.lent.hold(cache.mirror, there)
+        return [(part, cache.check_part(part)) for part in there]
 
     def _add_runs(self, folders: list[Path], caches: list[CostCache], labels: list[str]) -> None:
         facts = [read_facts(folder) for folder in folders]
@@ -233,7 +258,7 @@ class Catalogue:
             skeleton = fact["digests"][ALLOCATIONS_FILE]
             constants: dict[str, str | int] = {"cache": label, "run_id": run_id}
             self.parts["allocations"].append(
-                Part(table, _columns_of(table), constants, skeleton, tuple(fact["agents"]))
+                Part(table, store.columns_of(table), constants, skeleton, tuple(fact["agents"]))
             )
         if strangers["changed"]:
             self.notes.append(
@@ -257,14 +282,20 @@ class _Places:
     def label_of(self, folder: Path, facts: dict) -> tuple[str, str]:
         """The `cache` of a run's rows, and whether that cache is ``here``, ``changed`` or ``absent``."""
         name, trained_on = facts["cache"]["name"], facts["cache"]["fingerprint"]
-        place = cache_of(folder, facts).resolve()
-        near = sorted(self.caches, key=lambda label: self.caches[label].path != place)
-        near = [label for label in near if self.caches[label].path == place or self.caches[label].record.name == name]
+        place = cache_of(folder, facts)
+        place = place if isinstance(place, str) else place.resolve()
+
+        def lies_there(label: str) -> bool:
+            cache = self.caches[label]
+            return place == (cache.path if cache.mirror is None else cache.address)
+
+        near = sorted(self.caches, key=lambda label: not lies_there(label))
+        near = [label for label in near if lies_there(label) or self.caches[label].record.name == name]
         for label in near:
             now = self._fingerprint(label, priced=any(name.startswith(PRICES) for name in trained_on))
             if all(now.get(subject) == digest for subject, digest in trained_on.items()):
                 return label, "here"
-        if near and self.caches[near[0]].path == place:
+        if near and lies_there(near[0]):
             return f"{near[0]} before it was built again", "changed"
         return (str(place) if name in self.caches else name), "absent"
 
@@ -301,20 +332,8 @@ def _run_row(folder: Path, facts: dict, names: dict[str, str]) -> dict:
 # --- files ----------------------------------------------------------------------------------------------------------
 
 
-def _present(cache: CostCache, parts: list[Path]) -> list[tuple[Path, str]]:
-    """Those that are there, each compared with its seal, and their skeletons."""
-    return [(part, cache.check_part(part)) for part in parts if part.is_file()]
-
-
 def _replacing(cells: list[str]) -> str:
     return f" REPLACE ({', '.join(cells)})" if cells else ""
-
-
-def _columns_of(part: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(part).remove_metadata()
-    except (OSError, pa.ArrowException) as error:
-        raise CorruptPart(str(error).splitlines()[0], where=part, hint="l2d verify CACHE names the file") from error
 
 
 def _only(columns: pa.Schema, names: list[str]) -> pa.Schema:
@@ -325,7 +344,7 @@ def _without(columns: pa.Schema, names: list[str]) -> pa.Schema:
     return pa.schema([field for field in columns if field.name not in names])
 
 
-def _labels(names: list[str], paths: list[Path]) -> list[str]:
+def _labels(names: list[str], paths: Sequence[PurePath]) -> list[str]:
     """Names where they are unique; twins are called by their folder, with as many parents as tell them apart."""
     labels = []
     for name, path in zip(names, paths, strict=True):

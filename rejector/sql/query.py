@@ -30,7 +30,9 @@ _OF_THE_QUERY = re.compile(r"(Invalid Input|Conversion|Out of Range|Out of Memor
 _READING = re.compile(r"crc|checksum|deserialize|IO ?Error|No files found|reading the stream|get_next", re.IGNORECASE)
 
 
-def query(paths: list[Path], sql: str, *, memory_limit: int | None = None, timeout: float | None = None) -> pa.Table:
+def query(
+    paths: list[Path | str], sql: str, *, memory_limit: int | None = None, timeout: float | None = None
+) -> pa.Table:
     """Run one query over everything beneath the paths, and hold the whole result.
 
     Raises:
@@ -62,7 +64,7 @@ class QuerySession:
 
     def __init__(
         self,
-        paths: list[Path],
+        paths: list[Path | str],
         *,
         memory_limit: int | None = None,
         timeout: float | None = None,
@@ -87,6 +89,7 @@ class QuerySession:
             )
         except BaseException:
             self._thread.shutdown()
+            self.catalogue.close()
             self._spill.cleanup()
             raise
 
@@ -99,6 +102,7 @@ class QuerySession:
     def close(self) -> None:
         self._thread.shutdown()
         self.connection.close()
+        self.catalogue.close()
         self._spill.cleanup()
 
     def idle(self) -> None:
@@ -210,11 +214,11 @@ class QuerySession:
         """Name the file that could not be read, by reading those of the query's views again."""
         for part in self.catalogue.files(_named(sql)):
             try:
-                store.read_table(part)
+                store.read_table(part.path, part.columns.names)
             except CorruptPart as culprit:
-                return culprit
+                return self.catalogue.lent.told(culprit)
             except FileNotFoundError:
-                return CorruptPart("has gone since the query began", where=part, hint="ask again")
+                return CorruptPart("has gone since the query began", where=part.path, hint="ask again")
         where = ", ".join(map(str, self.paths))
         return CorruptPart(text.splitlines()[0], where=where, hint="l2d verify CACHE names the file")
 

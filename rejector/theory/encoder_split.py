@@ -194,7 +194,7 @@ def frozen_network(cache: CostCache) -> TwoHeadNetwork | None:
         CorruptPart: the weights are not those that were frozen.
     """
     model = cache.agents[0]
-    file, digest = schema.frozen_file(cache.path, model.name), model.fingerprint.get("frozen")
+    file, digest = cache.file(schema.frozen_file(cache.path, model.name)), model.fingerprint.get("frozen")
     if model.kind != "two_head" or digest is None or not file.is_file():
         return None
     from safetensors.torch import load

@@ -66,7 +66,7 @@ class Judged:
         if len(table) < FEWEST_SAMPLES:
             raise UsageError(
                 f"too few samples to estimate anything: {split} {len(table)}",
-                where=cache.path,
+                where=cache.address,
                 hint=f"the split needs {FEWEST_SAMPLES}",
             )
         raw = rejector.as_predicted(rejector.point.raw_costs(table.raw, cache.record.tasks).numpy())

@@ -145,7 +145,7 @@ def examine(run: Run, split: str = "test", *, device: str = "cpu", seed: int = 0
     if min(int(usable[name].sum()) for name in names) < FEWEST_ROWS:
         raise UsageError(
             f"too few samples to estimate anything: {', '.join(f'{n} {int(usable[n].sum())}' for n in names)}",
-            where=cache.path,
+            where=cache.address,
             hint=f"each split needs {FEWEST_ROWS}",
         )
 

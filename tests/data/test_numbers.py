@@ -7,7 +7,7 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from l2d.data.cache.columns import number_column, numbers, text_column, texts_column, truth_column
+from l2d.data.cache.columns import number_column, numbers, text_column, text_of_series, texts_column, truth_column
 from l2d.data.samples.numbers import as_they_lie, median_of, write_columns
 from l2d.data.samples.standardise import LOST, lost_in_32_bits
 
@@ -79,3 +79,13 @@ def test_what_is_missing_of_a_column_is_a_number_in_the_array(kind):
         assert numbers(part).tolist() == [value or 0 for value in part.to_pylist()]
         assert numbers(part, missing=7).tolist() == [7 if value is None else value for value in part.to_pylist()]
     assert numbers(column).dtype == numbers(column.slice(0, 1)).dtype
+
+
+def test_texts_of_polars_become_those_of_arrow():
+    for values in ([], [None], ["a", None, "ü", ""], ["x"] * 3):
+        series = pl.Series(values, dtype=pl.String)
+        for part in (series, series[1:], pl.concat([series, series[:1]], rechunk=False)):
+            found = text_of_series(part)
+            found.validate(full=True)
+            assert found.type == pa.string()
+            assert found.to_pylist() == part.to_list()

@@ -2,7 +2,7 @@
 
 ``python tests/reliability/stores.py [SCALE]`` starts moto's server; ``--endpoint http://127.0.0.1:9000`` takes another
 one, which may hold nothing of worth. Needs s3fs, and moto[server] for its own server. SCALE multiplies the counts:
-100 kills of a push and of a fetch, 1,000 changes of a byte, 100 deletions.
+100 kills of a push and of a fetch, 20 of one of two builders, 1,000 changes of a byte, 100 deletions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 from processes import fork, kill_group
-from small import Outcome, World, scratch
+from small import Outcome, World, contents, reference, same, scratch, truth
 
 BUCKET = "l2d-reliability"
 URL = f"s3://{BUCKET}/here/copy"
@@ -74,7 +74,8 @@ class Server:
 
     def held(self) -> dict[str, bytes]:
         start = len(f"{BUCKET}/here/copy/")
-        return {name[start:]: self.files.cat_file(name) for name in self.files.find(f"{BUCKET}/here/copy")}
+        names = (name for name in self.files.find(f"{BUCKET}/here/copy") if not name.endswith("croissant.json"))
+        return {name[start:]: self.files.cat_file(name) for name in names}
 
 
 def local(folder: Path) -> dict[str, bytes]:
@@ -147,6 +148,52 @@ def kill_fetches(server: Server, cache: Path, kills: int, generator: random.Rand
     return outcome
 
 
+def built_together(recipe: str, out: str, shard: str) -> None:
+    from l2d.cache_builder.library import run_build
+
+    run_build(recipe, out, device="cpu", shard=shard, share=URL)
+
+
+def kill_builders(server: Server, kills: int, generator: random.Random) -> Outcome:
+    """Two builders that share nothing but the store, one of them killed: the cache has to be that of one builder."""
+    from l2d.data.library import fetch
+
+    outcome, expected, rounds = Outcome(), truth(reference()), 0
+    while outcome.cases < kills:
+        server.clear()
+        with scratch() as folder:
+            world = World(folder / "world", pause=0.05)
+            folders = {f"{k}/2": str(folder / f"builder {k}") for k in (1, 2)}
+
+            def begin(shard: str, recipe: str = str(world.recipe_file), folders: dict[str, str] = folders):
+                return fork(built_together, recipe, folders[shard], shard)
+
+            running = {shard: begin(shard) for shard in folders}
+            victim = generator.choice(sorted(running))
+            running[victim].join(0.5 + generator.random() * 4)
+            if running[victim].is_alive():
+                kill_group(running[victim])
+                running[victim].join()
+                outcome.cases += 1
+                running[victim] = begin(victim)
+            for shard, process in running.items():
+                process.join()
+                outcome.expect(process.exitcode == 0, f"builder {shard} ended with {process.exitcode}")
+            last = begin("1/2")  # both may have ended before they saw all of each other
+            last.join()
+            held = server.held()
+            outcome.expect("cache.json" in held, "the cache is not finished")
+            outcome.expect(not [name for name in held if "building" in name], "what builders needed is left")
+            if "cache.json" in held:
+                fetch(URL, folder / "copy").verify()
+                found = contents(folder / "copy")
+                wrong = [name for name in expected if not same(found.get(name), expected[name])]
+                outcome.expect(not wrong and found.keys() == expected.keys(), f"another cache: {wrong[:3]}")
+            rounds += 1
+    outcome.note = f"{rounds} caches"
+    return outcome
+
+
 def damage(server: Server, cache: Path, changes: int, deletions: int, generator: random.Random) -> Outcome:
     """Change a byte of an object, or delete it: a fetch must notice, and one push repair it."""
     from l2d.data.errors import L2DError
@@ -181,6 +228,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("scale", nargs="?", type=float, default=1.0)
     parser.add_argument("--endpoint", help="of another S3 server on loopback")
+    parser.add_argument("--only", default="", help="checks whose name has this in it")
     arguments = parser.parse_args()
 
     def times(count: int) -> int:
@@ -193,13 +241,14 @@ def main() -> int:
         checks = {
             "kill -9 of a push": lambda: kill_pushes(server, world.out, times(100), generator),
             "kill -9 of a fetch": lambda: kill_fetches(server, world.out, times(100), generator),
+            "kill -9 of one of two builders": lambda: kill_builders(server, times(20), generator),
             "a byte changed, or an object deleted": lambda: damage(
                 server, world.out, times(1000), times(100), generator
             ),
         }
         digest = hashlib.sha256(repr(sorted(local(world.out).items())).encode()).hexdigest()
         print("| on the store | cases | problems | | seconds |\n| --- | ---: | ---: | --- | ---: |")
-        for name, check in checks.items():
+        for name, check in ((name, check) for name, check in checks.items() if arguments.only in name):
             begun = time.monotonic()
             outcome = check()
             seconds = time.monotonic() - begun

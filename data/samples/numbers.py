@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import polars as pl
 
@@ -29,7 +31,7 @@ def median_of(values: np.ndarray) -> float:
         with np.errstate(over="ignore"):
             found = float(lower + (upper - lower) * 0.5)
     if found == 0 or not np.isfinite(found):  # which of two zeros it is hangs on how they were sorted
-        return float(pl.Series(values).median())
+        return float(cast(float, pl.Series(values).median()))
     return found
 
 

@@ -180,7 +180,8 @@ class _Chunks:
             predictions=_said(names, self.looks_at, shown_by, predictions=predictions, priced=cache.priced),
             costs=columns,
         ):
-            shown = samples if shown_by is None else predicted[names.index(shown_by)]
+            own = None if shown_by is None else predicted[names.index(shown_by)]
+            shown = samples if own is None else own
             features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown))
             raw, failed = read_costs(costs, columns)
             check_finite(cache, partial(_id_at, samples["sample_id"]), features, raw, agents)

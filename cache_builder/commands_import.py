@@ -35,7 +35,9 @@ def import_tables(
     kind: Annotated[ImportFormat, typer.Argument(help="predictions, or scores of answers.", metavar="FORMAT")],
     files: Annotated[list[Path], typer.Argument(help="FEATURES ANSWERS; may be one file.", metavar="FILE...")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
-    id_column: Annotated[str, typer.Option("--id", help="Column of sample ids.")],
+    id_column: Annotated[
+        str | None, typer.Option("--id", help="Column of sample ids. Default: what the layout says, or its usual name.")
+    ] = None,
     answers_id: Annotated[str | None, typer.Option(help="Its name in ANSWERS, where that differs.")] = None,
     ids: Annotated[
         IdRule | None, typer.Option(help="Compare ids as text, or as numbers: 007, 7 and 7.0 are one.")
@@ -52,7 +54,14 @@ def import_tables(
     reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
     scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Lowest and highest score.")] = "0,1",
     paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
-    unit_paid: Annotated[str | None, typer.Option(help="Unit of --paid, such as USD.")] = None,
+    unit_paid: Annotated[str | None, typer.Option(help="Unit of --paid and --prices, such as USD.")] = None,
+    prices: Annotated[
+        Path | None,
+        typer.Option(help="Table of prices: a row an agent, such as name,input,output."),
+    ] = None,
+    per: Annotated[
+        float | None, typer.Option(help="How many --prices or --paid are for: 1000000 for a million tokens.")
+    ] = None,
     cla_from: Annotated[str | None, typer.Option(help="Whose class counts for agents that give none.")] = None,
     cla_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
     reg_from: Annotated[str | None, typer.Option(help="Whose number counts for agents that give none.")] = None,
@@ -66,6 +75,10 @@ def import_tables(
     features: Annotated[str | None, typer.Option(help="Columns the rejector sees, by commas. Default: all.")] = None,
     text: Annotated[
         list[str] | None, typer.Option(help="Column of text to read word by word; may be repeated.")
+    ] = None,
+    embed: Annotated[
+        str | None,
+        typer.Option(help="Folder of a sentence encoder (model2vec, ONNX), or package:NAME, that reads --text."),
     ] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="WRITTEN=CLASS, for misspelt labels; may be repeated.")
@@ -83,6 +96,7 @@ def import_tables(
 
     ANSWERS has a row for each answer and a column with the annotator, or a row for each sample and a column for each
     agent. CSV, Parquet, JSON, JSONL, or a folder of them; an agent that has not answered a sample is unavailable there.
+    RouterBench, LLMRouterBench, LLMRouter, EmbedLLM, RouteLLM, RouterArena and OpenL2D are recognised.
 
     Examples:
 
@@ -92,7 +106,9 @@ def import_tables(
 
         l2d import scores routerbench.csv --id sample_id --features eval_name --text prompt --out router.cache
 
-        l2d import scores routerbench.csv --id sample_id --out router.cache --dry-run
+        l2d import scores results/bench --out bench.cache --dry-run
+
+        l2d import scores answers.csv --prices prices.csv --per 1000000 --unit-paid USD --out priced.cache
     """
     from l2d.cache_builder.commands import print_status
     from l2d.cache_builder.importing.source import Source
@@ -108,13 +124,15 @@ def import_tables(
     if len(bounds) != 2 or not bounds[0] < bounds[1]:
         raise UsageError(f"--scale {scale}", hint="the worst and the best score, such as --scale 0,100")
     source = Source(
-        files[0], files[-1], id_column, answers_id=answers_id, ids=ids and ids.value, target=target,
+        files[0], files[-1], id_column or "", answers_id=answers_id, ids=ids and ids.value, target=target,
         target_reg=target_reg, annotator=annotator, agents=values(agents, str, "--agents") if agents else [],
         cla=cla, prob=values(prob, str, "--prob") if prob and "," in prob else prob, normalise=normalise, reg=reg,
-        scale=(bounds[0], bounds[1]), paid=paid, unit_paid=unit_paid, repeats=repeats.value, model=model,
+        scale=(bounds[0], bounds[1]), paid=paid, unit_paid=unit_paid, prices=prices, per=per,
+        repeats=repeats.value, model=model,
         lent={task: name for task, name in (("cla", cla_from), ("reg", reg_from)) if name is not None},
         charged={task: cost for task, cost in (("cla", cla_cost), ("reg", reg_cost)) if cost is not None},
-        columns=values(features, str, "--features") if features else [], text=text or [], missing=missing or [],
+        columns=values(features, str, "--features") if features else [], text=text or [],
+        embed=embed, missing=missing or [],
         labels=labels(label), others="drop" if drop_others else "refuse",
     )  # fmt: skip
     recipe = out.parent / f"{out.name}.toml"

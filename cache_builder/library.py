@@ -13,12 +13,15 @@ from l2d.cache_builder.engines.processes import build_in_processes
 from l2d.cache_builder.engines.ray import ray_engine
 from l2d.cache_builder.engines.shards import NOTHING, WHOLE, Shard
 from l2d.cache_builder.importing.draft import Draft
+from l2d.cache_builder.importing.layouts import recognised
 from l2d.cache_builder.importing.predictions import draft_predictions
 from l2d.cache_builder.importing.scores import draft_scores
 from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import Recipe, load_recipe
 from l2d.cache_builder.sharing import SharedBuild
 from l2d.data.cache import store
+from l2d.data.cache.audit import answers as answers_of
+from l2d.data.cache.audit import truths
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError, nearest
 
@@ -149,7 +152,7 @@ def import_table(
     answers: Path | str | pl.DataFrame | Any | None = None,
     *,
     out: Path | str,
-    id: str,
+    id: str = "",
     kind: Literal["predictions", "scores"] = "predictions",
     device: str = "auto",
     overwrite: bool = False,
@@ -166,7 +169,7 @@ def import_table(
         features: a file (Parquet, CSV, JSON, JSONL) or a frame.
         answers: likewise, with a row an answer, or a column an agent; None where ``features`` has them.
         out: the cache's folder.
-        id: the column of sample ids.
+        id: the column of sample ids; of a published layout, and where it has a usual name, it need not be said.
         kind: predictions, or scores of answers.
         device, overwrite, say, progress: see :func:`build`.
         facts: what the columns are, such as ``target="diagnosis"`` or ``annotator="reader"``: fields of
@@ -182,6 +185,8 @@ def import_table(
             raise UsageError(f"unknown argument {name!r}", hint=nearest(name, known, "the arguments are"))
     out = Path(out)
     first = _file(features, out, "features")
+    if facts.get("prices") is not None:
+        facts["prices"] = _file(facts["prices"], out, "prices")
     source = Source(first, first if answers is None else _file(answers, out, "answers"), id, **facts)
     return import_source(kind, source, out, device=device, overwrite=overwrite, say=say, progress=progress)
 
@@ -200,14 +205,18 @@ def import_source(
     recipe, say = out.parent / f"{out.name}.toml", say or (lambda text: None)
     draft_of(kind, source, out, say).write(recipe, overwrite=overwrite)
     say(f"recipe: {recipe}")
-    return build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
+    cache = build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
+    for finding in [*truths(cache), *answers_of(cache)]:
+        if finding.level == "warning":
+            say(f"warning: {finding.check}: {finding.what} (see: l2d audit {out})")
+    return cache
 
 
 def draft_of(kind: str, source: Source, out: Path, say: Say) -> Draft:
     """The recipe for tables, not written yet."""
     if kind not in KINDS:
         raise UsageError(f"kind = {kind!r}", hint=nearest(kind, KINDS))
-    return KINDS[kind](source, out.parent, out.name, say)
+    return KINDS[kind](recognised(kind, source, say), out.parent, out.name, say)
 
 
 def _file(table: Any, out: Path, name: str) -> Path:

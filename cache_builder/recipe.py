@@ -173,6 +173,7 @@ def load_recipe(name: str, data: Path | None = None) -> Recipe:
         if data is not None:
             values["dataset"]["path"] = str(data.absolute())
         _resolve(values["dataset"], RELATIVE_PATHS["dataset"], path)
+        _resolve_encoders(values["dataset"].get("text"), path)
         values["dataset"] = _validate(datasets.dataset_config_class(kind), values["dataset"], path, "dataset.")
         if isinstance(values.get("costs"), dict):
             costs = DetectionCosts if kind in DETECTION else CostConfig
@@ -236,6 +237,15 @@ def _resolve(table: dict, keys: Iterable[str], recipe: Path) -> None:
     for key in keys:
         if key in table:
             table[key] = resolved(table[key], key)
+
+
+def _resolve_encoders(texts: Any, recipe: Path) -> None:
+    """Folders of sentence encoders are relative to the recipe; ``package:NAME`` is none."""
+    for text in texts.values() if isinstance(texts, dict) else ():
+        embed = text.get("embed") if isinstance(text, dict) else None
+        if isinstance(embed, str) and not embed.startswith("package:"):
+            _resolve(text, ["embed"], recipe)
+            text["embed"] = str(text["embed"])
 
 
 def _validate(model: type[BaseModel], values: dict, path: Path, label: str) -> Any:

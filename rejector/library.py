@@ -12,6 +12,7 @@ from typing import Any
 
 from l2d.data.cache.addresses import place_of
 from l2d.data.cache.audit import leaks
+from l2d.data.cache.audit_answers import ALONE, compared
 from l2d.data.cache.paid import missing_prices
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import INPUT_COLUMNS
@@ -169,6 +170,8 @@ def _train(
                 tell(f"{name}: nothing says what {count:,} of its answers were paid, so it is not asked there")
         for leak in leaks(found, _looked_at(found, config))[:1]:
             tell(f"warning: {leak.check}: {leak.what} (see: l2d audit {found.address})")
+        if compared(found) == 0:
+            tell(f"warning: {ALONE}; have some inputs answered by several agents")
     done = train_points(
         found,
         points,

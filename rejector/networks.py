@@ -93,6 +93,36 @@ class Conv(nn.Module):
         return self.head(self.layers(images).mean(dim=(-2, -1)))
 
 
+class ImageNetwork(nn.Module):
+    """A body of torchvision's and a head: (batch, 3 * side * side), normalised as bodies see them, -> (batch, agents).
+
+    Between them features are standardised by ``mean`` and ``std``, those of the training split.
+
+    Args:
+        width: 3 * side * side.
+        hidden, layers: of the head, an :class:`MLP`.
+        backbone, unfreeze: of :class:`l2d.data.networks.bodies.Body`.
+    """
+
+    def __init__(
+        self, width: int, num_agents: int, hidden: int, layers: int = 2, backbone: str = "resnet18", unfreeze: str = ""
+    ):
+        from l2d.data.networks.bodies import Body  # loads torchvision, which other networks do without
+
+        super().__init__()
+        self.side = math.isqrt(width // 3)
+        self.body = Body(backbone, unfreeze)
+        with torch.no_grad():
+            features = self.body(torch.zeros(1, 3, self.side, self.side)).shape[1]
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.head = MLP(features, num_agents, hidden, layers)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features = self.body(pixels.unflatten(-1, (3, self.side, self.side)))
+        return self.head((features - self.mean) / self.std)
+
+
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "linear": Linear,
     "mlp": MLP,
@@ -100,11 +130,18 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "feature_transformer": Transformer,
     "token_transformer": TokenNetwork,
     "conv": Conv,
+    "image": ImageNetwork,
 }
 
 
 def make_network(
-    kind: str, width: int, num_agents: int, hidden: int, layers: int = 2, sizes: Sequence[tuple[int, int]] = ()
+    kind: str,
+    width: int,
+    num_agents: int,
+    hidden: int,
+    layers: int = 2,
+    sizes: Sequence[tuple[int, int]] = (),
+    **body: str,
 ) -> nn.Module:
     """A rejector network of a kind in :data:`NETWORKS`.
 
@@ -112,6 +149,7 @@ def make_network(
         width: of a row.
         layers: of those in :data:`l2d.rejector.settings.LAYERED`.
         sizes: of the fields of token lists that a row consists of, see :func:`l2d.data.samples.tokens.token_sizes`.
+        body: ``backbone`` and ``unfreeze`` of an image network.
 
     Raises:
         UsageError: a token transformer without token lists.
@@ -120,4 +158,5 @@ def make_network(
         if not sizes:
             raise UsageError("a token_transformer reads token lists; these rows are none", hint="take transformer")
         return TokenNetwork(sizes, num_agents, hidden, layers)
-    return NETWORKS[kind](width, num_agents, hidden, **({"layers": layers} if kind == "mlp" else {}))
+    layered = {"layers": layers} if kind in ("mlp", "image") else {}
+    return NETWORKS[kind](width, num_agents, hidden, **layered, **body)

@@ -16,8 +16,9 @@ from l2d.data.networks.schedules import rate_at
 from l2d.data.options import check, declared, option
 from l2d.data.sizes import parse_size
 
-Network = Literal["linear", "mlp", "transformer", "feature_transformer", "token_transformer", "conv"]
+Network = Literal["linear", "mlp", "transformer", "feature_transformer", "token_transformer", "conv", "image"]
 Loss = Literal["surrogate", "regression", "one_vs_all"]
+Augment = Literal["none", "flip", "crop"]
 Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
@@ -30,13 +31,18 @@ INPUT_OF: dict[Network, str] = {
     "feature_transformer": "features",
     "token_transformer": "tokens",
     "conv": "image",
+    "image": "image",
 }
-INPUT_HINT = "token_transformer looks at tokens, conv at images, all other rejectors at features"
+INPUT_HINT = "token_transformer looks at tokens, conv and image at images, all other rejectors at features"
+
+#: Settings of a rejector on pixels alone.
+OF_IMAGES = ("backbone", "backbone_weights", "unfreeze", "augment", "autocast")
 
 #: Networks that have a number of layers.
-LAYERED = ("mlp", "token_transformer")
+LAYERED = ("mlp", "token_transformer", "image")
 
 NETWORK = "The rejector's network"
+IMAGES = "A rejector on pixels"
 LOSS = "What it learns from"
 SCHEDULE = "Optimization"
 OTHERS = "Methods of the literature"
@@ -50,12 +56,32 @@ class TrainConfig:
     network: Network = option(
         "mlp",
         "Kind of network. A transformer reads token lists where the cache has them, otherwise features; "
-        "token_transformer and feature_transformer say which. conv reads cached images.",
+        "token_transformer and feature_transformer say which. conv and image read cached images; image has a body of "
+        "torchvision's.",
         flag="--rejector",
         panel=NETWORK,
     )
     hidden: int = option(64, "Hidden units; for a transformer, the width of a token.", least=1, panel=NETWORK)
     layers: int = option(2, "Hidden layers of the mlp, or blocks of the token_transformer.", least=1, panel=NETWORK)
+    backbone: str = option(
+        "resnet18",
+        "image: torchvision's network without its last layer, or the backbone of its Faster R-CNN of that name.",
+        metavar="NAME",
+        panel=IMAGES,
+    )
+    backbone_weights: str = option(
+        "DEFAULT",
+        "image: a file, a name of published weights in torch.hub's cache, or random. Nothing is downloaded.",
+        metavar="WEIGHTS",
+        panel=IMAGES,
+    )
+    unfreeze: str = option(
+        "", "image: the first stage of the body that learns, such as layer4; all: the whole body.", panel=IMAGES
+    )
+    augment: Augment = option(
+        "none", "image: mirror training images, or cut out parts of them and change their colors too.", panel=IMAGES
+    )
+    autocast: bool = option(False, "image: run the frozen part of the body in bfloat16.", panel=IMAGES)
     loss: Loss = option("surrogate", "Training loss; surrogate is the paper's.", panel=LOSS)
     recentre: bool = option(False, "Subtract each sample's cheapest cost from all its costs.", panel=LOSS)
     epochs: int = option(100, "Passes over the training split.", least=1, panel=SCHEDULE)
@@ -127,6 +153,14 @@ class TrainConfig:
             raise UsageError(f"hidden = {self.hidden}", hint="a transformer needs a multiple of 4")
         if self.network == "conv" and self.hidden % 16:
             raise UsageError(f"hidden = {self.hidden}", hint="a conv needs a multiple of 16")
+
+        changed = [name for name in OF_IMAGES if getattr(self, name) != getattr(TrainConfig, name)]
+        if self.network != "image" and changed:
+            raise UsageError(
+                f"{changed[0]} = {getattr(self, changed[0])!r}", hint=f"{self.network} has none; --rejector image has"
+            )
+        if self.augment != "none" and (self.memory is not None or self.train_rows is not None):
+            raise UsageError("augment with memory or train_rows", hint="augmented images are all held: leave these out")
 
     def on(self, inputs: Collection[str]) -> TrainConfig:
         """These settings on a cache with these inputs: which network a ``transformer`` is, see :func:`network_for`.

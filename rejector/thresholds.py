@@ -7,6 +7,20 @@ from __future__ import annotations
 
 import numpy as np
 
+from l2d.data.samples.boxes import Boxes
+
+
+def detector_confidence(boxes: Boxes, answered: np.ndarray | None = None) -> np.ndarray:
+    """How sure a detector is of each image, float64 (n,): the highest score on it, 0 where it found nothing.
+
+    Args:
+        boxes: what it found on n images.
+        answered: bool (n,), where it has answered; minus infinity elsewhere. None: everywhere.
+    """
+    highest = np.zeros(len(boxes))
+    np.maximum.at(highest, boxes.image, boxes.score)
+    return highest if answered is None else np.where(answered, highest, -np.inf)
+
 
 def choose_threshold(confidence: np.ndarray, costs: np.ndarray) -> tuple[int, float] | None:
     """Chow's rule on validation: which expert to defer to where the model's confidence is below which threshold.

@@ -75,6 +75,11 @@ class Rejector(ABC):
         return len(self.state["feature_mean"])
 
     @property
+    def shared(self) -> tuple[str, ...]:
+        """Names in ``state`` that all runs of a grid have in common: they lie in a file that is written once."""
+        return ()
+
+    @property
     def decides(self) -> bool:
         """Whether inputs have to be looked at: a constant does without."""
         return True

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from l2d.cache_builder.agents._answer_formats import read_answers
+from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.data.errors import DataError, nearest
 from l2d.data.samples import cells
 from l2d.data.samples.cells import first_true
@@ -18,11 +20,21 @@ from l2d.data.sources.text_table import read_header
 ROW = "__row__"
 
 
+@dataclass(frozen=True)
+class Piece:
+    """Rows of a table of answers that one file holds: from which row on, how many, and the totals that it states."""
+
+    file: Path
+    first: int
+    rows: int
+    stated: dict[str, float]
+
+
 class AnswerFile:
     """A file of answers, or a folder of them, a row each. Empty cells and nulls are missing.
 
     Args:
-        path: see :data:`l2d.cache_builder.agents._answer_formats.FORMATS`.
+        path: see :func:`l2d.cache_builder.agents._answer_folders.read_parts`.
         missing: texts that are missing answers too.
 
     Raises:
@@ -37,7 +49,7 @@ class AnswerFile:
             raise DataError("there is no such file", where=path, hint="check the path") from error
         changed = stat.st_mtime_ns if not path.is_dir() else max(f.stat().st_mtime_ns for f in [path, *path.rglob("*")])
         self._version = (changed, stat.st_size, tuple(missing))
-        self.table = _read(path, self._version)
+        self.table, self._pieces = _read(path, self._version)
 
     @property
     def columns(self) -> list[str]:
@@ -58,8 +70,13 @@ class AnswerFile:
         return column
 
     def where(self, row: int) -> str:
-        """A row as people find it: in a CSV the header is row 1, elsewhere the first answer is."""
-        return f"{self.path}, row {row + (2 if self.path.suffix.lower() in ('.csv', '.tsv') else 1)}"
+        """A row of a file as people find it: in a CSV the header is row 1, elsewhere the first answer is."""
+        piece = self._pieces[bisect_right([piece.first for piece in self._pieces], row) - 1]
+        return f"{piece.file}, row {row - piece.first + (2 if piece.file.suffix.lower() in ('.csv', '.tsv') else 1)}"
+
+    def stating(self) -> list[tuple[Piece, pl.DataFrame]]:
+        """Files that state totals beside their rows, each with its rows."""
+        return [(piece, self.table.slice(piece.first, piece.rows)) for piece in self._pieces if piece.stated]
 
     def text(self, column: str, rows: pl.DataFrame | None = None) -> pl.Series:
         """A column as text, null where nothing is written. Numbers without a fraction are written without one."""
@@ -127,9 +144,11 @@ def as_text(column: pl.Series) -> pl.Series:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, version: tuple) -> pl.DataFrame:
-    """The table, blanks around text cut off, and :data:`ROW`. Read once for all agents that share it."""
-    table = read_answers(path)
+def _read(path: Path, version: tuple) -> tuple[pl.DataFrame, list[Piece]]:
+    """The table, blanks around text cut off, and :data:`ROW`; and what each file holds of it. Read once for all agents
+    that share it."""
+    parts = read_parts(path)
+    table = joined(path, parts)
     names = [name.strip() for name in table.columns]
     for position, name in enumerate(names):
         if name == ROW or name in names[:position]:
@@ -139,12 +158,14 @@ def _read(path: Path, version: tuple) -> pl.DataFrame:
     texts = pl.col(pl.String).str.strip_chars()
     missing = ["", *version[-1]]
     changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), pl.when(~texts.is_in(missing)).then(texts))
-    return table.with_columns(changed.get_columns()).with_row_index(ROW)
+    starts = np.cumsum([0, *(len(part.table) for part in parts)]).tolist()
+    pieces = [Piece(part.file, first, len(part.table), part.stated) for part, first in zip(parts, starts, strict=False)]
+    return table.with_columns(changed.get_columns()).with_row_index(ROW), pieces
 
 
 @lru_cache(maxsize=256)
 def _notation(path: Path, version: tuple, column: str) -> str | None:
     """How a column of text writes its numbers; None where it writes truth values."""
     semicolons = path.suffix.lower() == ".csv" and read_header(path).separator == ";"
-    typed = cells.typed(_read(path, version)[column], separator=";" if semicolons else ",")
+    typed = cells.typed(_read(path, version)[0][column], separator=";" if semicolons else ",")
     return None if typed.values.dtype == pl.Boolean else typed.notation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,48 +16,66 @@ from l2d.data.sources.text_table import read_text
 FORMATS = (".parquet", ".csv", ".tsv", ".jsonl", ".ndjson", ".json")
 
 
-def read_answers(path: Path) -> pl.DataFrame:
-    """A file, or all files of a folder one after another, as written: cells of a CSV are text, nested values dotted.
+#: Totals that a file may state beside its rows, as benchmarks call them. They say nothing about any one row.
+TOTALS = ("performance", "accuracy", "acc", "score", "mean_score", "average_score", "cost", "total_cost", "counts",
+          "count", "num_samples", "time_taken", "prompt_tokens", "completion_tokens", "total_tokens")  # fmt: skip
+#: LLMRouter's older form: lists that are parallel, with an entry for each model -> what the entries are called.
+PARALLEL = {
+    "llm_name_list": "model", "perf_list": "score", "cost_list": "cost", "response_list": "response",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file of answers.
+
+    Attributes:
+        file: where its rows come from.
+        table: its rows, as written: cells of a CSV are text, nested values have dotted names.
+        stated: numbers of :data:`TOTALS` that the file states beside its rows.
+    """
+
+    file: Path
+    table: pl.DataFrame
+    stated: dict[str, float] = field(default_factory=dict)
+
+
+def read_file(path: Path) -> Part:
+    """A file of :data:`FORMATS`.
 
     ``{"scores": {"a": 1}}`` becomes the column ``scores.a``. A file with a list of ``records`` beside other values
-    (LLMRouterBench) is a row for each record, the other values repeated.
+    (LLMRouterBench) is a row for each record, the other values repeated, except totals. A row with parallel lists, of
+    models and of their scores, becomes a row for each model.
 
     Raises:
         DataError: it is of another kind, or cannot be read.
     """
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in FORMATS and file.is_file())
-        if not files:
-            raise DataError("no file in this folder is a table of answers", where=path, hint=f"they end in {_kinds()}")
-        frames = [read_answers(file) for file in files]
-        try:
-            return pl.concat(frames, how="diagonal_relaxed")
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"its files do not fit together: {_first_line(error)}", where=path) from error
     kind = path.suffix.lower()
     if kind not in FORMATS:
-        raise DataError("is not a table of answers", where=path, hint=f"such files end in {_kinds()}")
+        raise DataError("is not a table of answers", where=path, hint=f"such files end in {kinds()}")
     try:
         if kind in (".csv", ".tsv"):
-            return read_text(path)[0]
+            return Part(path, read_text(path)[0])
         if kind == ".parquet":
-            return _unnested(pl.read_parquet(path))
+            return Part(path, _unnested(pl.read_parquet(path)))
         if kind == ".json":
             with open(path, "rb") as file:
-                return _of_json(json.load(file))
-        return _unnested(pl.read_ndjson(path, infer_schema_length=None))
+                return of_json(json.load(file), path)
+        return Part(path, _one_row_a_model(_unnested(pl.read_ndjson(path, infer_schema_length=None))))
     except DataError as error:
         raise DataError(error.what, where=error.where or path, hint=error.hint) from error
     except Exception as error:  # whatever polars makes of damaged bytes
-        reason = _first_line(error)
+        reason = first_line(error)
         raise DataError(f"cannot be read: {reason}", where=path, hint="is it a whole file of that format?") from error
 
 
-def _kinds() -> str:
+def kinds() -> str:
+    """The suffixes of files of answers, for messages."""
     return ", ".join(FORMATS)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, in a line."""
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
@@ -70,9 +89,10 @@ def _unnested(table: pl.DataFrame) -> pl.DataFrame:
     return table
 
 
-def _of_json(value: Any) -> pl.DataFrame:
+def of_json(value: Any, path: Path) -> Part:
     """A list of objects, or an object that has one."""
     shared: dict[str, Any] = {}
+    stated: dict[str, float] = {}
     if isinstance(value, dict):
         lists = {name: one for name, one in value.items() if _is_rows(one)}
         if len(lists) != 1:
@@ -80,15 +100,45 @@ def _of_json(value: Any) -> pl.DataFrame:
             raise DataError(f"this JSON {found}", hint="answers are a list of objects, [{…}, {…}], or one `records`")
         (key, rows) = next(iter(lists.items()))
         shared = {name: one for name, one in value.items() if name != key and not isinstance(one, dict | list)}
+        stated = {n: float(v) for n, v in shared.items() if n in TOTALS and type(v) in (int, float)}
+        shared = {name: one for name, one in shared.items() if name not in TOTALS}
     else:
         rows = value
     if not _is_rows(rows):
         raise DataError("this JSON is not a list of objects", hint="write [{…}, {…}], an object for each row")
     if any("annotations" in row or "predictions" in row for row in rows) and all("data" in row for row in rows):
         rows = list(_of_label_studio(rows))
+    if any("llm_name_list" in row for row in rows):
+        rows = list(_of_parallel(rows))
     flat = [shared | dict(_flattened(row)) for row in rows]
     names = dict.fromkeys(name for row in flat for name in row)
-    return pl.DataFrame([_column(name, [row.get(name) for row in flat]) for name in names])
+    return Part(path, pl.DataFrame([_column(name, [row.get(name) for row in flat]) for name in names]), stated)
+
+
+def _of_parallel(rows: list[dict[str, Any]]) -> Iterable[dict[str, Any]]:
+    """A row for each model of rows with lists of :data:`PARALLEL`.
+
+    Raises:
+        DataError: the lists of a row are of different lengths.
+    """
+    for number, row in enumerate(rows):
+        lists = {name: row[name] for name in PARALLEL if isinstance(row.get(name), list)}
+        if len({len(one) for one in lists.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(one)}" for name, one in lists.items())
+            raise DataError(
+                f"row {number + 1} has lists of different lengths: {lengths}", hint="an entry for each model"
+            )
+        rest = {name: one for name, one in row.items() if name not in PARALLEL}
+        for entries in zip(*lists.values(), strict=True):
+            yield rest | {PARALLEL[name]: one for name, one in zip(lists, entries, strict=True)}
+
+
+def _one_row_a_model(table: pl.DataFrame) -> pl.DataFrame:
+    """:func:`_of_parallel` of a table."""
+    if "llm_name_list" not in table.columns:
+        return table
+    rows = list(_of_parallel(table.to_dicts()))
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def _is_rows(value: Any) -> bool:

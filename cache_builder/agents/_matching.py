@@ -199,8 +199,10 @@ def one_row_each(
             values = table.filter((pl.col("at") == at) & pl.col(column).is_not_null())
             first, second = values[ROW][0], values[ROW].filter(values[column] != values[column][0])[0]
             whose = "a second row of the file" if whole else "two rows"
+            (file, _, row), (other, _, _) = (where(one).rpartition(", ") for one in (first, second))
+            row = row if file == other else where(first)
             raise DataError(
-                f"sample {name_of(at)!r} is answered by {whose}, the first in {where(first).rpartition(', ')[2]}, and "
+                f"sample {name_of(at)!r} is answered by {whose}, the first in {row}, and "
                 f"they differ ({len(clashing)} samples are)",
                 where=where(second),
                 hint=("name the column `annotator`, or " if whole else "leave one, or ")

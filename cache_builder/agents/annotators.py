@@ -68,4 +68,6 @@ def _filled(value: Any, who: str) -> Any:
     """A recipe's value with the annotator's name in the place of ``{}``."""
     if isinstance(value, str):
         return value.replace(HOLE, who)
+    if isinstance(value, dict):
+        return {_filled(key, who): _filled(one, who) for key, one in value.items()}
     return [_filled(one, who) for one in value] if isinstance(value, list) else value

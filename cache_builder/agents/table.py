@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
 from l2d.cache_builder.agents._base import Agent, AgentConfig
 from l2d.cache_builder.agents._matching import IdRule, Repeats, match_ids, one_row_each
+from l2d.cache_builder.agents._tariff import Tariff
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import DataError, UsageError, close_to, nearest
 from l2d.data.samples import cells
@@ -59,8 +60,10 @@ class TableAnswersConfig(AgentConfig):
     """Column with the number."""
     seconds: str | None = None
     """Column: how long the answer took."""
-    paid: str | Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
-    """Column: what the answer cost, in the recipe's `unit_paid`; or a number, for every answer alike."""
+    paid: str | Annotated[float, Field(ge=0, allow_inf_nan=False)] | Tariff | None = None
+    """Column: what the answer cost, in the recipe's `unit_paid`; a number, for every answer alike; or
+    `{ prices = { input_tokens = 0.15, output_tokens = 0.6 }, per = 1000000 }`: columns of counts, and what so many of
+    each cost."""
     labels: dict[str, str] = {}
     """A label as written -> a class: `{ yse = "yes" }`."""
     missing: list[str] = []
@@ -148,6 +151,8 @@ class TableAnswersAgent(Agent):
         for key in ("reg", "seconds", "paid"):
             if isinstance(getattr(config, key), str):
                 columns[key] = numbers(getattr(config, key), key)
+        if isinstance(config.paid, Tariff):
+            columns["paid"] = config.paid.paid(file, rows)
         several = int((np.bincount(at, minlength=1) > 1).any()) and len(at) - len(np.unique(at))
         if several:
             counts = (

@@ -18,8 +18,8 @@ from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._model import ModelAgent, ModelConfig
 from l2d.cache_builder.agents._options import option_files, require_files, resolved
 from l2d.cache_builder.agents._user_modules import FACTORY, find_factory, make, own_files
-from l2d.cache_builder.agents._weights import read_weights
 from l2d.data.errors import DataError, UsageError
+from l2d.data.networks.weights import read_weights
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
 

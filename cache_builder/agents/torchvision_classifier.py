@@ -14,8 +14,8 @@ from torchvision.models import WeightsEnum, get_model_builder, list_models
 
 from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._model import ModelAgent, ModelConfig
-from l2d.cache_builder.agents._weights import load_weights, published_file, published_weights, read_weights
 from l2d.data.errors import UsageError, nearest
+from l2d.data.networks.weights import load_weights, published_file, published_weights, read_weights
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
 

@@ -14,8 +14,8 @@ from torchvision.models import WeightsEnum, detection, get_model_builder, list_m
 from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._labels import class_labels
 from l2d.cache_builder.agents._torchvision_models import TorchvisionAgent, TorchvisionConfig
-from l2d.cache_builder.agents._weights import load_weights, published_file, published_weights, read_weights
 from l2d.data.errors import UsageError, nearest
+from l2d.data.networks.weights import load_weights, published_file, published_weights, read_weights
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
 

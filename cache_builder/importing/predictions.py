@@ -10,6 +10,7 @@ from l2d.cache_builder.agents._answer_file import as_text
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.entries import Answers, fill, key_lines, unknown_agent
+from l2d.cache_builder.importing.paid import paid_of
 from l2d.cache_builder.importing.samples import Say, dataset_lines, known_afterwards, made_of_classes, read_samples
 from l2d.cache_builder.importing.source import Source, holes, need, some, toml_list, toml_text
 from l2d.data.errors import DataError, UsageError
@@ -76,7 +77,9 @@ def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft
         ]
     if source.target_reg is not None:
         lines += ["", "[costs.reg]", 'kind = "smooth_l1"       # or "absolute", "squared"']
-    blocks = _agent_blocks(source, answers, columns, names, folder, answers.id_rule(as_text(table[source.id]), say))
+    blocks = _agent_blocks(
+        source, answers, columns, names, folder, answers.id_rule(as_text(table[source.id]), say), say
+    )
     if source.model is None:
         say("the model, agent 0, is a small network that is trained on the training split (--model NAME: one of yours)")
         blocks.insert(0, ['name = "model"', 'kind = "two_head"       # trained on the training split, once'])
@@ -107,23 +110,31 @@ def _of_answers(source: Source, answers: Answers, names: list[str], table: pl.Da
 
 
 def _agent_blocks(
-    source: Source, answers: Answers, columns: dict, names: list[str], folder: Path, rule: str
+    source: Source, answers: Answers, columns: dict, names: list[str], folder: Path, rule: str, say: Say
 ) -> list[list[str]]:
     """Lines of the agents whose answers the file has; with a model, that one first."""
     if source.model is not None and source.model not in names:
         raise unknown_agent(source.model, "--model", names, source.answers)
     common = answers.common_lines(folder, rule)
-    keys = dict(columns) | ({"paid": source.paid} if source.paid is not None else {})
-    priced = ['price = "paid"'] if source.paid else ["price = 1.0             # relative: what asking one costs"]
+    keys = dict(columns)
+    paid = paid_of(source, source.paid, answers.file, names, long=answers.annotator is not None)
+    for line in paid.lines(repr(source.paid)):
+        say(line)
+    alike = (
+        [paid.key(HOLE), 'price = "paid"']
+        if paid.column
+        else ["price = 1.0             # relative: what asking one costs"]
+    )
     tasks = [task for task, target in (("cla", source.target), ("reg", source.target_reg)) if target is not None]
     lacking = {name: _unanswered(answers, columns, name, tasks) for name in names}
-    if source.model is None and not any(lacking.values()):
+    if source.model is None and paid.tariffs is None and not any(lacking.values()):
         each = toml_text(answers.annotator) if answers.annotator is not None else toml_list(names)
-        return [[*common, f"each = {each}   # an agent for each", *key_lines(keys), *priced]]
+        return [[*common, f"each = {each}   # an agent for each", *key_lines(keys), *alike]]
     blocks = []
     for name in sorted(names, key=lambda name: name != source.model):
         mine = ["free = true             # it is yours: asking it costs nothing"] if name == source.model else []
         own = {key: value for key, value in keys.items() if TASK_OF.get(key, key) not in lacking[name]}
+        priced = [paid.key(name), 'price = "paid"'] if name in (paid.tariffs or {}) else alike
         stand_ins = [line for task in lacking[name] for line in answers.stand_in(name, task)]
         blocks.append(
             [*answers.one_lines(name, own)[:1], *common, *answers.one_lines(name, own)[1:], *stand_ins, *priced, *mine]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import polars as pl
 
 from l2d.cache_builder.agents._answer_file import as_text
-from l2d.cache_builder.agents._answer_formats import read_answers
+from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.cells import first_true
 from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_not
-from l2d.data.samples.expressions import columns_of, quoted
+from l2d.data.samples.expressions import columns_of, name_of, quoted
 from l2d.data.samples.features import MOST_CATEGORIES
 from l2d.data.samples.splits import split_column
 from l2d.data.sources.text_table import FORMATS as TABLES
@@ -26,6 +27,10 @@ CHUNK_BY_DEFAULT, LARGE_CHUNK = BuildConfig().chunk_size, 65_536
 #: Names of columns with the truth, and of those that say which agent was best, in tables of scores.
 TRUTHS = ("answer", "answer_index", "ground_truth", "groundtruth", "gold", "gold_answer", "truth", "correct_answer",
           "reference", "reference_answer", "expected", "solution")  # fmt: skip
+#: Names of columns with what an agent said, or with what saying it took.
+AFTERWARDS = ("prediction", "pred", "response", "raw_output", "generated_answer", "generated_text", "model_output",
+              "model_outputs", "completion_tokens", "output_tokens", "total_tokens", "latency", "time_taken", "success",
+              "error")  # fmt: skip
 ORACLES = ("oracle", "best_model", "best_agent", "winner")
 NAMED_BY = 0.9  # share of a column's values that are names of agents, from which on it is made of the answers
 
@@ -45,7 +50,7 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     """
     path = source.features
     made = path.suffix.lower() not in TABLES
-    table = read_answers(path) if made else read_table(path, text=[source.id, *source.text])[0]
+    table = joined(path, read_parts(path)) if made else read_table(path, text=[source.id, *source.text])[0]
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():
@@ -182,6 +187,8 @@ def dataset_lines(
         names = [name for name, why in left.items() if why == reason]
         how = f"; --text {names[0]} reads it word by word" if reason.startswith(FREE_TEXT) else ""
         say(f"left out of the features ({reason}): {some(names, 20)}{how}")
+    if source.embed is not None and not texts:
+        raise UsageError("--embed reads a text: which?", where=source.features, hint="--text COLUMN names it")
     if not features and not source.text:
         raise DataError(
             "no column is left for the rejector to look at", where=source.features, hint="give --features, or --text"
@@ -189,7 +196,8 @@ def dataset_lines(
     if features:
         say(f"features: {some(features, 20)}")
     if texts:
-        say(f"text, read word by word: {some(texts, 20)}")
+        how = "read word by word" if source.embed is None else f"by the embeddings of {source.embed}"
+        say(f"text, {how}: {some(texts, 20)}")
     names = " and ".join(dict.fromkeys([source.features.name, source.answers.name]))
     lines = [f"description = {toml_text(f'Imported from {names}')}", ""]
     if unit_paid:
@@ -207,7 +215,17 @@ def dataset_lines(
     if features:
         lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
     if texts:
-        lines.append(f"text = {toml_list(texts)}      # words and lengths; [dataset.text.NAME] has settings")
+        listed = toml_list(texts)
+        if source.embed is not None:
+            where = source.embed
+            if not where.startswith("package:"):
+                where = Path(os.path.relpath(Path(where).absolute(), folder.absolute())).as_posix()
+            each = (
+                f"{toml_text(name_of(text))} = {{ column = {toml_text(text)}, embed = {toml_text(where)} }}"
+                for text in texts
+            )
+            listed = f"{{ {', '.join(each)} }}"
+        lines.append(f"text = {listed}      # words and lengths; [dataset.text.NAME] has settings")
     if split is not None:
         say(f"the column {split!r} says which split a sample is in")
         lines.append(f"split = {{ column = {toml_text(quoted(split))} }}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +12,15 @@ from l2d.cache_builder.agents._answer_file import ROW, AnswerFile, as_text
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.entries import Answers, fill, unknown_agent
-from l2d.cache_builder.importing.samples import TRUTHS, Say, dataset_lines, known_afterwards, read_samples
+from l2d.cache_builder.importing.paid import PIPE, Paid, mean_paid, paid_of
+from l2d.cache_builder.importing.samples import AFTERWARDS, TRUTHS, Say, dataset_lines, known_afterwards, read_samples
 from l2d.cache_builder.importing.source import Source, holes, need, some
+from l2d.cache_builder.importing.stated import compared
 from l2d.data.errors import DataError, UsageError
 
 #: Names that a column is known by when the command names none; of ``evaluation_result.score`` the last part counts.
 SCORES = ("score", "performance", "quality", "correct", "label", "acc", "accuracy")
 PAID = ("cost", "total_cost", "cost_usd", "price", "inference_cost", "paid")
-PIPE = "{}|total_cost"  # RouterBench's column with what a model's answer cost
 NESTED = "scores.{}"  # LLMRouter's scores by model
 
 
@@ -58,25 +58,22 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
         if not any(column in answers.file.columns for column in priced):
             what = f"--paid {source.paid}: there is no such column of any agent, such as {priced[0]}"
             raise UsageError(what, where=answers.file.path, hint=f"it has {some(answers.file.columns, 20)}")
-    of_agents = _columns_of_agents(answers, found)
+    paid = paid_of(source, found.paid, answers.file, found.names, long=long)
+    of_agents = _columns_of_agents(answers, found) | paid.columns
     table, made = read_samples(
         source, say, long=source.is_one_file and long, of_agents=of_agents if source.is_one_file else ()
     )
     low, high = source.scale
-    facts = {name: _facts(answers, found, name, source.scale) for name in found.names}
+    facts = {name: _facts(answers, found, paid, name, source.scale) for name in found.names}
     first = source.model or found.names[0]
     if first not in found.names:
         raise unknown_agent(first, "--model", found.names, source.answers)
-    unit = _unit(source, found)
     say(f"{source.answers}: {len(found.names)} agents, scores in {_column(found.score, answers)}")
     for name, (mean, price, count) in facts.items():
-        paid = "" if found.paid is None else ", price not known" if price is None else f", {_paid_text(price, unit)}"
-        say(f"  {name}: mean score {mean:.4f} of {count:,}{paid}")
-    if found.paid is not None:
-        say(
-            f"what an answer was paid is in {_column(found.paid, answers)}, read as it stands there: "
-            + (f"{unit} for one answer (--unit-paid: another)" if unit else "in which unit, --unit-paid says")
-        )
+        cost = "" if not paid.known else ", price not known" if price is None else f", {mean_paid(price, paid.unit)}"
+        say(f"  {name}: mean score {mean:.4f} of {count:,}{cost}")
+    for line in [*paid.lines(_column(found.paid or "", answers)), *compared(answers, found.score, paid)]:
+        say(line)
     if source.model is not None:
         say(f"the model, agent 0, is {first}; asking it is free, as you say (free = false: it has its price)")
     else:
@@ -89,7 +86,7 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
         folder,
         say,
         of_answers=_of_answers(source, answers, found, table, of_agents),
-        unit_paid=unit,
+        unit_paid=paid.unit,
         target_reg=f'"{high!r}"      # the best score; the cost of a score is its distance from it',
     )
     lines += ["", "[costs.reg]", 'kind = "absolute"']
@@ -102,32 +99,17 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
     common = answers.common_lines(folder, answers.id_rule(as_text(table[source.id]), say))
     blocks = []
     for name in sorted(found.names, key=lambda name: name != first):
-        columns = {"reg": found.score}
         price = ['price = "unknown"      # no answer says what it cost']
-        if found.paid is not None and facts[name][1] is not None:
-            columns["paid"] = found.paid
-            price = ['price = "paid"         # its mean, for a `beta` that is one number']
+        if facts[name][1] is not None:
+            price = [paid.key(name), 'price = "paid"         # its mean, for a `beta` that is one number']
         free = []
         if name == first:
             free = ["free = false          # it is one of several, not yours"]
             if source.model is not None:
                 free = ["free = true           # it is yours: asking it costs nothing"]
-        lines_of_one = answers.one_lines(name, columns)
+        lines_of_one = answers.one_lines(name, {"reg": found.score})
         blocks.append([lines_of_one[0], *common, *lines_of_one[1:], *price, *free])
     return Draft("\n".join(fill(lines, blocks)) + "\n", table if made else None, samples_file)
-
-
-def _unit(source: Source, found: Found) -> str:
-    """What answers were paid in: as the command says, or as the names of the columns do."""
-    if source.unit_paid is not None or found.paid is None:
-        return source.unit_paid or ""
-    words = set(re.split(r"[^a-z]+", found.paid.replace(HOLE, "").lower()))
-    return "USD" if words & {"usd", "dollar", "dollars"} or found.paid == PIPE else ""
-
-
-def _paid_text(price: float, unit: str) -> str:
-    """A mean price so that a factor of a thousand would be noticed."""
-    return f"mean price {price:.6g}" + (f" {unit}, {1000 * price:.4g} {unit} a thousand answers" if unit else "")
 
 
 def _column(pattern: str, answers: Answers) -> str:
@@ -141,7 +123,9 @@ def _long(source: Source, answers: Answers) -> Found:
     score = need(source.reg, file.columns, "--reg", file.path) or _known(SCORES, file.columns)
     if score is None:
         raise DataError("which column has the scores?", where=file.path, hint=f"--reg one of {some(file.columns, 40)}")
-    paid = need(source.paid, file.columns, "--paid", file.path) or _known(PAID, file.columns)
+    paid = need(source.paid, file.columns, "--paid", file.path)
+    if paid is None and source.prices is None:
+        paid = _known(PAID, file.columns)
     return Found(file.values(answers.annotator), score, paid)
 
 
@@ -241,11 +225,15 @@ def _of_answers(
         after |= {name: why for name in answers.file.columns if name in table.columns}
     truths = [name for name in table.columns if name.rpartition(".")[2].lower() in TRUTHS]
     after |= dict.fromkeys(truths, "since their names say that they are the truth")
+    later = [name for name in table.columns if name.rpartition(".")[2].lower() in AFTERWARDS]
+    after |= dict.fromkeys(later, "since their names say that they are known only afterwards")
     oracles = known_afterwards(table, found.names, {source.id})
     return after | dict.fromkeys(oracles, "since it names agents, which is known only afterwards")
 
 
-def _facts(answers: Answers, found: Found, name: str, scale: tuple[float, float]) -> tuple[float, float | None, int]:
+def _facts(
+    answers: Answers, found: Found, paid: Paid, name: str, scale: tuple[float, float]
+) -> tuple[float, float | None, int]:
     """Mean score of an agent, mean price of its answers (None where it is not known), and how many scores it has."""
     file, (low, high) = answers.file, scale
     rows = file.table if answers.annotator is None else file.table.filter(file.text(answers.annotator) == name)
@@ -261,8 +249,8 @@ def _facts(answers: Answers, found: Found, name: str, scale: tuple[float, float]
         )
     known = values[~np.isnan(values)]
     mean = float(known.mean()) if len(known) else float("nan")
-    priced = found.paid.replace(HOLE, name) if found.paid is not None else None
-    if priced is None or priced not in file.columns:
+    costs = paid.of(name, file, rows)
+    if costs is None:
         return mean, None, len(known)
-    costs = file.numbers(priced, rows)[~np.isnan(values)]
+    costs = costs[~np.isnan(values)]
     return mean, float(np.nanmean(costs)) if np.isfinite(costs).any() else None, len(known)

@@ -17,7 +17,10 @@ ANNOTATORS = (
     "annotator", "rater", "agent", "reader", "expert", "worker", "performer", "model", "model_name", "llm",
     "annotator_id", "agent_id", "worker_id", "readerID", "llm_name",
 )  # fmt: skip
-IDS = ("sample_id", "id", "task", "task_id", "item", "item_id", "question_id", "prompt_id", "caseID", "case_id")
+IDS = (
+    "sample_id", "id", "task", "task_id", "item", "item_id", "question_id", "prompt_id", "caseID", "case_id", "q_id",
+    "global_index",
+)  # fmt: skip
 
 
 @dataclass
@@ -27,7 +30,7 @@ class Source:
     Attributes:
         features: a table with a row a sample: ids, targets, features. It may be the file of answers itself.
         answers: of the agents: a row an answer (long), or a column an agent (wide).
-        id: column of ``features`` with the sample ids.
+        id: column of ``features`` with the sample ids; empty: what the layout says, or a column of a known name.
         answers_id: column of ``answers`` with them; ``id`` if it is there.
         ids: how ids are compared, see :func:`l2d.cache_builder.agents._matching.match_ids`.
         target, target_reg: columns of ``features`` with the truth.
@@ -36,11 +39,14 @@ class Source:
             column for each class, in order.
         paid: column of ``answers`` with what an answer cost, in ``unit_paid``; None: a column of a known name.
         unit_paid: what that is in, such as ``USD``; None: what the column's name says.
+        prices: a price list, see :func:`l2d.cache_builder.importing.tariffs.read_tariffs`.
+        per: how many the prices are for: 1e6 for a million tokens. With ``paid``: of how many answers it is the price.
         agents: of a wide file: the agents, where they cannot be told from features.
         model: the agent that is asked first and for nothing, agent 0. If there is none, a network is trained, or of
             scores no agent is the model: the file's first is agent 0, and has its price like the others.
         columns: the rejector's features, SQL or columns; every usable column of ``features`` if empty.
         text: columns of ``features``, or SQL, that the rejector reads word by word.
+        embed: a folder or ``package:NAME`` with the sentence encoder that reads them instead.
         labels: a label as written -> a class.
         missing: texts that are missing answers.
         normalise: probabilities are divided by their sum.
@@ -53,7 +59,7 @@ class Source:
 
     features: Path
     answers: Path
-    id: str
+    id: str = ""
     target: str | None = None
     target_reg: str | None = None
     answers_id: str | None = None
@@ -64,10 +70,13 @@ class Source:
     reg: str | None = None
     paid: str | None = None
     unit_paid: str | None = None
+    prices: Path | None = None
+    per: float | None = None
     agents: list[str] = field(default_factory=list)
     model: str | None = None
     columns: list[str] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
+    embed: str | None = None
     labels: dict[str, str] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
     normalise: bool = False

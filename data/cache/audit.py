@@ -15,7 +15,9 @@ import numpy as np
 import pyarrow as pa
 
 from l2d.data.cache import schema
+from l2d.data.cache.audit_answers import ALONE, FEW, compared
 from l2d.data.cache.audit_features import give_aways, row_numbers
+from l2d.data.cache.audit_text import ALIKE, kept_texts, near_duplicates
 from l2d.data.cache.audit_truth import told_truths
 from l2d.data.cache.columns import dense_matrix
 from l2d.data.cache.reader import AgentRecord, CostCache
@@ -89,7 +91,7 @@ def audit(cache: CostCache, *, groups: tuple[str, ...] = ()) -> list[Finding]:
     samples = _Samples(cache, groups)
     findings = [_ids(samples), *(_group(samples, column) for column in groups)]
     findings += [_duplicates(samples, column) for column in samples.inputs]
-    findings += [*_row_numbers(cache), *_truths(cache), *_give_aways(cache)]
+    findings += [*_near(cache, samples), *_row_numbers(cache), *truths(cache), *_give_aways(cache), *answers(cache)]
     units = samples.groups[groups[0]] if groups else None
     return findings + _agents(cache, samples.split, units)
 
@@ -106,7 +108,7 @@ def leaks(cache: CostCache, inputs: Collection[str] = schema.INPUT_COLUMNS) -> l
     if cache.record.num_samples > MOST:
         return []
     samples = _Samples(cache, (), inputs)
-    findings = [*_truths(cache), *(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
+    findings = [*truths(cache), *(_duplicates(samples, column) for column in samples.inputs), *_row_numbers(cache)]
     return [finding for finding in findings if finding.level == "warning"]
 
 
@@ -208,6 +210,29 @@ def _duplicates(samples: _Samples, column: str) -> Finding:
     return Finding(check, "warning", what, len(rows), samples.examples(rows))
 
 
+def _near(cache: CostCache, samples: _Samples) -> list[Finding]:
+    """Kept texts of the test split that stand in another split with a few other words."""
+    found = []
+    kept = kept_texts(cache)
+    for column in kept:
+        near = near_duplicates(cache, column)
+        check, share = f"near-duplicated {column}", len(near) / max(1, int((samples.split == 2).sum()))
+        if not near:
+            found.append(Finding(check, "ok", "no test text is like one of another split", 0))
+            continue
+        what = f"{share:.1%} of test texts have a near-duplicate in another split, which shares {ALIKE:.0%} of its "
+        what += f"word triples or more (such as {near[0].test} and {near[0].other}, {near[0].alike:.0%})"
+        examples = tuple(f"{pair.test} ~ {pair.other}" for pair in near[:EXAMPLES])
+        found.append(Finding(check, "warning", what, len(near), examples))
+    texts = [each["name"] for each in cache.record.inputs.get("features", {}).get("encoder", ()) if "fitted" in each]
+    if texts and not kept:
+        what = (
+            f"the text {texts[0]} is not kept, so near-duplicates are not looked for: keep its column, and build again"
+        )
+        found.append(Finding("near-duplicates", "note", what))
+    return found
+
+
 def _row_numbers(cache: CostCache) -> list[Finding]:
     """Features that know a sample's place in its file, which is often sorted by class, source or time."""
     if "features" not in cache.record.inputs:
@@ -222,7 +247,7 @@ def _row_numbers(cache: CostCache) -> list[Finding]:
     return [Finding("row numbers", "ok", "no feature counts the rows")]
 
 
-def _truths(cache: CostCache) -> list[Finding]:
+def truths(cache: CostCache) -> list[Finding]:
     """Features that tell the truth, as a second column with the diagnosis does."""
     if "features" not in cache.record.inputs:
         return []
@@ -246,6 +271,19 @@ def _give_aways(cache: CostCache) -> list[Finding]:
         Finding(f"feature {name}", "warning", f"alone it tells {', '.join(said)} on test samples; {ask}")
         for name, said in found.items()
     ] or [Finding("features", "ok", "none of them alone tells what an agent costs")]
+
+
+def answers(cache: CostCache) -> list[Finding]:
+    """Whether samples have the answers of several agents, where agents lack some."""
+    found, total = compared(cache), cache.record.num_samples
+    if found is None:
+        return []
+    if not found:
+        return [Finding("answers", "warning", f"{ALONE}; have some inputs answered by several agents")]
+    what = f"{found:,} of {total:,} samples have the answers of two agents or more"
+    if found < FEW * total:
+        return [Finding("answers", "note", f"{what}: only these show which agent is better on an input")]
+    return [Finding("answers", "ok", what)]
 
 
 def _agents(cache: CostCache, split: np.ndarray, units: np.ndarray | None) -> list[Finding]:

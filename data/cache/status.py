@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from l2d.data.cache import schema
 from l2d.data.cache.columns import numbers
@@ -48,6 +49,8 @@ def status_rows(cache: CostCache) -> list[dict]:
         for name in ("gflops", "seconds", "paid"):
             if any(getattr(other, name) is not None for other in cache.all_agents):
                 row[name] = getattr(agent, name)
+        if "target_boxes" in cache.record.fingerprint:
+            row |= _of_boxes([cache.predictions(agent.name, k, ["pred_boxes"])["pred_boxes"] for k in done])
         names = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         costs = {k: cache.costs(agent.name, k, names) for k in done}
         row["failed"] = sum(table[names[0]].null_count for table in costs.values())
@@ -64,6 +67,17 @@ def status_rows(cache: CostCache) -> list[dict]:
                 row[f"{name} {split}"] = float(values.mean(dtype=np.float64)) if len(values) else None
         rows.append(row)
     return rows
+
+
+def _of_boxes(columns: list[pa.ChunkedArray]) -> dict[str, Any]:
+    """Of a detector's answers: images on which it found nothing, and the lowest score that it gave."""
+    counts = [pc.list_value_length(column) for column in columns]
+    scores = [pc.min(pc.struct_field(pc.list_flatten(column), "score")).as_py() for column in columns]
+    known = [score for score in scores if score is not None]
+    return {
+        "nothing found": sum(pc.sum(pc.equal(count, 0)).as_py() or 0 for count in counts),
+        "lowest score": min(known) if known else None,
+    }
 
 
 def _with_gaps(column: pa.ChunkedArray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from l2d.data.samples.cells import suspicion
+from l2d.data.samples.embedded_text import EmbeddedText
 from l2d.data.samples.expressions import TEMPORAL, column_named, evaluate
 from l2d.data.samples.features import (
     MOST_CATEGORIES,
@@ -133,7 +134,7 @@ def no_text(table: pl.DataFrame, encoder: FeatureEncoder | None, ids: list[str])
     """For each text, which samples have none."""
     lines = []
     for feature in encoder.features if encoder is not None else ():
-        if isinstance(feature, TextFeature):
+        if isinstance(feature, TextFeature | EmbeddedText):
             texts = texts_of(evaluate(table, feature.expression), feature.expression)
             without = [ids[row] for row in np.flatnonzero((texts == "").to_numpy())]
             if without:
@@ -153,7 +154,7 @@ def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
         if isinstance(feature, CategoricalFeature):
             count = len(feature.categories)
             found.setdefault("categories", []).append(f"{feature.name} ({count} value{'' if count == 1 else 's'})")
-        elif isinstance(feature, TextFeature):
+        elif isinstance(feature, TextFeature | EmbeddedText):
             found.setdefault("text", []).append(f"{feature.name} ({_of_text(feature)})")
         elif isinstance(feature, ListFeature):
             found.setdefault("lists", []).append(f"{feature.name} ({len(feature.medians):,} numbers)")
@@ -166,7 +167,9 @@ def _kinds(encoder: FeatureEncoder) -> dict[str, list[str]]:
     return found
 
 
-def _of_text(feature: TextFeature) -> str:
+def _of_text(feature: TextFeature | EmbeddedText) -> str:
     fitted = f" of {feature.fitted:,} texts" if feature.fitted < feature.rows - feature.empty else ""
     kept = f"{feature.components} component{'' if feature.components == 1 else 's'} keep {feature.explained:.0%}"
+    if isinstance(feature, EmbeddedText):
+        return f"embeddings of {len(feature.mean):,} numbers{fitted}, {kept}, {len(COUNTS)} counts"
     return f"{len(feature.vocabulary):,} words{fitted}, {kept}, {len(COUNTS)} counts"

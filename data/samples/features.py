@@ -12,6 +12,7 @@ import polars as pl
 
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import suspicion
+from l2d.data.samples.embedded_text import EmbeddedText, fit_embedding
 from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
 from l2d.data.samples.numbers import as_they_lie, median_of, write_columns
 from l2d.data.samples.standardise import lost_in_32_bits
@@ -68,7 +69,8 @@ class ListFeature:
         return [*names, f"{self.name} is missing"] if self.indicator else names
 
 
-Feature = NumericFeature | CategoricalFeature | ListFeature | TextFeature
+Feature = NumericFeature | CategoricalFeature | ListFeature | TextFeature | EmbeddedText
+TEXTS = (TextFeature, EmbeddedText)
 
 
 class FeatureEncoder:
@@ -123,7 +125,8 @@ class FeatureEncoder:
         fitted = [_fitted(evaluate_rows(training(expression), expression), expression) for expression in expressions]
         for name, settings in (text or {}).items():
             expression = settings.expression
-            fitted.append(fit_text(evaluate_rows(training(expression), expression), name, settings))
+            fit = fit_text if settings.embed is None else fit_embedding
+            fitted.append(fit(evaluate_rows(training(expression), expression), name, settings))
         needed = {name for feature in fitted for name in columns_of(feature.expression)}
         encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
         if len(set(encoder.names)) != len(encoder.names):
@@ -149,7 +152,7 @@ class FeatureEncoder:
         place = 0
         for feature in self.features:
             width, row = len(feature.columns()), 0
-            if isinstance(feature, TextFeature):
+            if isinstance(feature, TEXTS):
                 for values in feature.encode(evaluate(table, feature.expression)):
                     matrix[row : row + len(values), place : place + width] = values
                     row += len(values)
@@ -167,7 +170,7 @@ class FeatureEncoder:
         place = 0
         waiting: list[np.ndarray] = []  # columns that are written side by side: a cache line of a row, not a cell of it
         for feature in self.features:
-            if isinstance(feature, TextFeature):
+            if isinstance(feature, TEXTS):
                 place, waiting = write_columns(matrix, place, waiting) + len(feature.columns()), []
                 continue
             for values in _encoded(table, feature, first_row):
@@ -198,7 +201,7 @@ class FeatureEncoder:
         """The fitted encoder as plain values, kept in ``cache.json``; of texts all but :meth:`frozen`, whose SHA-256
         stands there in its place."""
         frozen = self.frozen()
-        described = (each.to_json() if isinstance(each, TextFeature) else asdict(each) for each in self.features)
+        described = (each.to_json() if isinstance(each, TEXTS) else asdict(each) for each in self.features)
         return {
             "names": self.names,
             "encoder": [
@@ -212,7 +215,7 @@ class FeatureEncoder:
 
     def frozen(self) -> bytes | None:
         """Vocabularies, weights and directions of texts, as safetensors; None without text."""
-        return packed([feature for feature in self.features if isinstance(feature, TextFeature)])
+        return packed([feature for feature in self.features if isinstance(feature, TEXTS)])
 
     @classmethod
     def from_json(cls, value: dict, frozen: bytes | None = None) -> FeatureEncoder:
@@ -226,7 +229,8 @@ class FeatureEncoder:
         for facts in value["encoder"]:
             facts = {name: tuple(v) if isinstance(v, list) else v for name, v in facts.items()}
             kind = facts.pop("type")
-            features.append(TextFeature.of(facts, next(arrays)) if kind == "TextFeature" else kinds[kind](**facts))
+            text = next((one for one in TEXTS if one.__name__ == kind), None)
+            features.append(kinds[kind](**facts) if text is None else text.of(facts, next(arrays)))
         return cls(features, value.get("columns"), value.get("reading"))
 
 

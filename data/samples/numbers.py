@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import polars as pl
 
@@ -31,7 +29,9 @@ def median_of(values: np.ndarray) -> float:
         with np.errstate(over="ignore"):
             found = float(lower + (upper - lower) * 0.5)
     if found == 0 or not np.isfinite(found):  # which of two zeros it is hangs on how they were sorted
-        return float(cast(float, pl.Series(values).median()))
+        again = pl.Series(values).median()
+        assert isinstance(again, float)  # of numbers, one at least
+        return again
     return found
 
 

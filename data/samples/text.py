@@ -10,7 +10,7 @@ another machine. Words are found by polars, which takes a fraction of scikit-lea
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -50,12 +50,15 @@ class TextSettings:
         components: columns of what the words say, at most.
         terms: most words in the vocabulary: those that most training texts have.
         phrases: up to how many words in a row are terms of their own.
+        embed: a folder, or ``package:NAME``, with a sentence encoder that is used in place of the words, see
+            :mod:`l2d.data.samples.embedded_text`.
     """
 
     expression: str
     components: int = 32
     terms: int = 20_000
     phrases: int = 1
+    embed: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +109,7 @@ class TextFeature:
             part = texts[start : start + ROWS_AT_ONCE]
             words = words_of(part)
             bags = _weighted(_counted(terms_of(words, self.phrases), len(part), self._terms), self.weights)
-            yield np.hstack([_counts(part, words), bags @ self.directions])
+            yield np.hstack([counts_of(part, words), bags @ self.directions])
 
     @cached_property
     def _terms(self) -> pl.Enum:
@@ -187,7 +190,7 @@ def fit_text(column: pl.Series, name: str, settings: TextSettings) -> TextFeatur
     )
 
 
-def packed(texts: list[TextFeature]) -> bytes | None:
+def packed(texts: Sequence[Any]) -> bytes | None:
     """The arrays of text features as safetensors; None without any."""
     from safetensors.numpy import save
 
@@ -295,7 +298,7 @@ def _directions(bags: csr_matrix, components: int) -> tuple[np.ndarray, float]:
     return np.round(rows.T / GRID) * GRID, round(float((values[kept] ** 2).sum()) / total, 6)
 
 
-def _counts(texts: pl.Series, words: pl.Series) -> np.ndarray:
+def counts_of(texts: pl.Series, words: pl.Series) -> np.ndarray:
     """:data:`COUNTS` of each text, float64 (n, counts)."""
     characters = texts.str.len_chars().cast(pl.Float64).to_numpy()
     lines = texts.str.count_matches("\n", literal=True).cast(pl.Float64).to_numpy() + (characters > 0)

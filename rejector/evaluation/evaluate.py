@@ -111,6 +111,7 @@ def _evaluate(run: Run, cache: CostCache, measured: Measured, scores: Tensor) ->
         "allocation": dict(zip(names, rates.tolist(), strict=True)),
         "coverage": float(rates[0]),
         "metrics": measured.metrics(allocation.numpy(), names),
+        **measured.detection_facts(allocation.numpy()),
         **paid_result(measured, allocation.numpy(), run),
         "agents": _alone(cache, measured, baselines),
         "oracle": {
@@ -178,5 +179,7 @@ def _alone(cache: CostCache, measured: Measured, baselines: Baselines) -> dict[s
             found["stand_in"] = next(name for name in baselines.order if name != agent.name)
         if measured.prices is not None and agent.name in measured.names:
             found["mean_paid"] = float(np.nanmean(measured.prices[:, measured.names.index(agent.name)]))
+        if agent.name in measured.names:
+            found |= measured.detection_facts(np.full(len(losses), measured.names.index(agent.name)))
         alone[agent.name] = found | measured.metrics_alone(agent.name)
     return alone

@@ -35,6 +35,11 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
     Returns:
         At least one sentence.
     """
+    if not comparable(evaluations[0]):
+        return [
+            "Nothing can be compared here, since no sample has the answers of two agents: the answer that is there "
+            "counts, whatever is chosen, and every policy costs the same. Have some inputs answered by several agents."
+        ]
     groups = settings_of(evaluations)
     varying = varying_settings(groups)
     spoken_of = ("best", METHOD_OF_PAPER)
@@ -75,6 +80,12 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
         + [text for text in [predicted_in_words(result)] if text]
         + answering_in_words(result.get("answering"))[1:]
     )
+
+
+def comparable(evaluation: Evaluation) -> bool:
+    """Whether any sample has the answers of two agents, so that it matters which is chosen."""
+    costs = evaluation.baselines.costs
+    return costs.shape[1] < 2 or bool((costs.isfinite().sum(dim=1) > 1).any())
 
 
 def predicted_in_words(result: dict) -> str | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from l2d.data.cache.audit_answers import ALONE
 from l2d.rejector.evaluation.intervals import paired_interval
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.trained import Rejector
@@ -52,6 +53,8 @@ def guard_in_words(guard: dict[str, Any], samples: int) -> str:
         guard: of an evaluation; ``fallback`` is a name.
         samples: that were evaluated.
     """
+    if guard.get("compared") == 0:
+        return f"{ALONE}, and the run always asks {guard['fallback']}."
     text = (
         f"choosing agents does not pay (held-out gain {guard['gain']:+.4f} ± {guard['standard_error']:.4f}), "
         f"so the run always asks {guard['fallback']}."

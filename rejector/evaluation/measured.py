@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cached_property
 from hashlib import blake2b
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from l2d.data.cache.reader import CostCache
+from l2d.data.samples.boxes import Boxes
 from l2d.rejector.evaluation.baselines import (
     Baselines,
     averaged_answers,
@@ -19,11 +22,12 @@ from l2d.rejector.evaluation.baselines import (
     oracle,
     ranking,
 )
+from l2d.rejector.evaluation.map_intervals import ImageBootstrap
 from l2d.rejector.evaluation.metrics import sample_metrics, task_metrics
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.losses import oracle_allocation
 from l2d.rejector.rows.table import CostTable
-from l2d.rejector.thresholds import choose_threshold, model_confidence, threshold_losses
+from l2d.rejector.thresholds import choose_threshold, detector_confidence, model_confidence, threshold_losses
 from l2d.rejector.trained import Rejector
 
 VALIDATION = "validation"
@@ -36,8 +40,8 @@ class Measured:
         table: the evaluated split.
         costs: the cache's cost table.
         choice_raw: raw costs of the validation split, float32 (m, agents, tasks).
-        confidence: of the model on the evaluated split and on validation, float64 (n,) and (m,); None where it gives no
-            probabilities.
+        confidence: of the model on the evaluated split and on validation, float64 (n,) and (m,): its highest
+            probability, or the highest score of what it detected; None where it gives neither.
         prices: what each agent's answer to each sample was paid, float64 (n, agents), in the unit that the cache says;
             NaN where one answer's is not known; None where an agent's never is, or no answer is paid anything.
         groups: of the samples, see :func:`l2d.rejector.evaluation.groups.read_groups`.
@@ -49,13 +53,15 @@ class Measured:
         self.names = [agent.name for agent in cache.agents]
         self.choice_raw = tables[VALIDATION].raw
         self.confidence = None
-        if all("pred_prob" in table.predictions[self.names[0]] for table in tables.values()):
+        shown = [table.predictions[self.names[0]] for table in tables.values()]
+        if any(all(name in answers for answers in shown) for name in ("pred_prob", "pred_boxes")):
             self.confidence = self._confidence(tables[split]), self._confidence(tables[VALIDATION])
         paid = self.table.paid
         known = paid is not None and bool((~np.isnan(paid)).any(axis=0).all() and np.nansum(paid) > 0)
         self.prices = paid if known else None
         self.groups: np.ndarray | None = None
         self._known: dict[tuple, dict[str, float]] = {}
+        self._facts: dict[tuple, dict[str, Any]] = {}
         self._alone: dict[str, dict[str, float]] = {}
         self._baselines: dict[tuple, Baselines] = {}
         self.averages = averaged_answers(self.table, self.names, cache.record.tasks)
@@ -84,6 +90,29 @@ class Measured:
     def sample_metrics(self, chosen: np.ndarray | None, names: list[str]) -> dict[str, np.ndarray]:
         """:func:`l2d.rejector.evaluation.metrics.sample_metrics` of this table."""
         return sample_metrics(self.table, chosen, names, self.costs)
+
+    def detection_facts(self, chosen: np.ndarray) -> dict[str, Any]:
+        """``map_interval``: [low, high]; ``by_class``: class -> objects that have to be found, AP. Nothing where images
+        have no boxes, or one of these agents recorded a failure."""
+        key = ("map", blake2b(np.ascontiguousarray(chosen), digest_size=16).digest())
+        if self._bootstrap is None:
+            return {}
+        if self.table.failed is not None and self.table.failed[np.arange(len(chosen)), chosen].any():
+            return {}
+        if key not in self._facts:
+            classes, counts = self.cache.record.classes, self._bootstrap.objects.sum(axis=1).astype(int).tolist()
+            objects = dict(zip(self._bootstrap.classes.tolist(), counts, strict=True))
+            precision = self._bootstrap.by_class(chosen)
+            by_class = {classes[label]: {"objects": objects[label], "ap": ap} for label, ap in precision.items()}
+            self._facts[key] = {"map_interval": list(self._bootstrap.interval(chosen)), "by_class": by_class}
+        return dict(self._facts[key])
+
+    @cached_property
+    def _bootstrap(self) -> ImageBootstrap | None:
+        targets, answers = self.table.targets.get("target_boxes"), [self.table.predictions[n] for n in self.names]
+        if not isinstance(targets, Boxes) or targets.ignore.all() or not all("pred_boxes" in one for one in answers):
+            return None
+        return ImageBootstrap(targets, [cast(Boxes, one["pred_boxes"]) for one in answers], self.groups)
 
     def average_metrics(self) -> dict[str, float]:
         """Metrics of the averaged answers."""
@@ -134,8 +163,8 @@ class Measured:
             fallback=fallbacks.numpy(),
             alone=alone,
             gaps=gaps,
-            best_agent=names[best_constant(policies)],
-            best_constant=names[best_constant(constant(choice_costs, choice_instead))],
+            best_agent=names[best_constant(policies, order)],
+            best_constant=names[best_constant(constant(choice_costs, choice_instead), order)],
             oracle_allocation=oracle_allocation(costs).numpy(),
             confidence=self.confidence,
             threshold=threshold,
@@ -145,4 +174,7 @@ class Measured:
     def _confidence(self, table: CostTable) -> np.ndarray:
         model = self.names[0]
         answered = None if table.failed is None else ~table.failed[:, list(table.predictions).index(model)]
-        return model_confidence(table.predictions[model]["pred_prob"], answered)
+        answers = table.predictions[model]
+        if "pred_boxes" in answers:
+            return detector_confidence(answers["pred_boxes"], answered)
+        return model_confidence(answers["pred_prob"], answered)

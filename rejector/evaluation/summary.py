@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from l2d.rejector.evaluation.causal import causal_table
@@ -84,6 +86,7 @@ def paper_table(evaluations: list[Evaluation], *, whole: bool = False) -> list[d
             title, scale, digits = METRIC_TITLES[name]
             has = name in summary["metrics"]
             row[title] = _mean_std(summary["metrics"][name], scale, digits, len(members)) if has else ""
+            row |= _map_interval(members[0].result, first) if name == "map" and len(members) == 1 else {}
         row["deferral loss"] = _mean_std(summary["deferral_loss"], 1.0, 4, len(members))
         row["best constant"] = _number(float(np.mean([member.result["best_constant_loss"] for member in members])))
         if len(constants) > 1:
@@ -103,6 +106,7 @@ def paper_table(evaluations: list[Evaluation], *, whole: bool = False) -> list[d
         title = f"{name} alone" if alone["role"] == "agent" else f"{name} (reference)"
         title += f", else {alone['stand_in']}" if "stand_in" in alone else ""
         row = {**blank, "rejector": title + (" (best constant agent)" if name == first["best_constant"] else "")}
+        row |= _map_interval(alone, first) if any("mAP 95 %" in one for one in rows if one) else {}
         row |= at_first | _metric_cells(alone, metrics) | {"deferral loss": _number(alone["mean_cost"])}
         if alone["role"] == "agent" and with_shares:
             row |= {f"{agent} %": "100" if agent == name else "0" for agent in agents}
@@ -306,6 +310,14 @@ def _p_text(p: float) -> str:
 
 def _share_cells(shares: dict[str, float]) -> dict[str, str]:
     return {f"{agent} %": f"{100 * share:.1f}" for agent, share in shares.items()}
+
+
+def _map_interval(result: dict[str, Any], first: dict[str, Any]) -> dict[str, str]:
+    """The interval of the mAP over images, where the first rejector has one."""
+    if "map_interval" not in first:
+        return {}
+    found = result.get("map_interval")
+    return {"mAP 95 %": f"[{100 * found[0]:.1f}, {100 * found[1]:.1f}]" if found else ""}
 
 
 def _metric_cells(values: dict[str, float], metrics: list[str]) -> dict[str, str]:

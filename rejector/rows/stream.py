@@ -68,6 +68,10 @@ class Stream:
     def __len__(self) -> int:
         return int(self.counts.sum())
 
+    def begin(self, epoch: int) -> bool:
+        """Told of the epoch that comes; whether its rows are other ones than before, as those of augmented images."""
+        return False
+
     def in_order(self, batch: int, *, prepare: Prepare | None = None) -> Iterator[Rows]:
         """Every row once, ``batch`` at a time; the last batch may be smaller.
 
@@ -79,7 +83,7 @@ class Stream:
         read = (lambda chunk: self.rows(chunk, prepare)) if prepare else self.rows
         # What is mapped needs no decoding: handing it from thread to thread would cost more than reading it.
         parts = map(read, self.chunks) if self._parts.is_mapped else ahead(read, self.chunks)
-        yield from _batches(parts, batch)
+        yield from batches_of(parts, batch)
 
     def ids_in_order(self, batch: int) -> Iterator[list[str]]:
         """The sample ids of the batches of :meth:`in_order`."""
@@ -115,7 +119,7 @@ def ahead(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Res
             yield under_way.result()
 
 
-def _batches(parts: Iterable[Rows], batch: int) -> Iterator[Rows]:
+def batches_of(parts: Iterable[Rows], batch: int) -> Iterator[Rows]:
     """Cut rows that come in parts into batches; the last may be smaller."""
     pieces: list[Rows] = []
     waiting = 0

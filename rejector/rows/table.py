@@ -260,6 +260,10 @@ class HeldStream:
     def __len__(self) -> int:
         return len(self.table)
 
+    def begin(self, epoch: int) -> bool:
+        """As a stream: these rows stay as they are."""
+        return False
+
     def standardisation(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of each feature."""
         return standardisation(self.table.features.numpy())

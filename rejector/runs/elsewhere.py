@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from l2d.data.cache.audit_answers import ALONE
 from l2d.data.errors import UsageError
 from l2d.rejector.costs import CostWeights, query_costs, worth_of_money
 from l2d.rejector.methods import METHODS
@@ -87,6 +88,8 @@ def guard_in_words(run: Run) -> str:
     """What the guard says at the run's setting, in a sentence."""
     guard = run.rejector.guard
     assert guard is not None  # as of all that can be had at any setting
+    if guard.get("compared") == 0:
+        return f"{ALONE}, and every input goes to {run.agents[guard['fallback']]} if it can be asked"
     gain = f"held-out gain {guard['gain']:+.4f} ± {guard['standard_error']:.4f} over always {{}}"
     gain = gain.format(run.agents[guard["fallback"]])
     if guard["holds"]:

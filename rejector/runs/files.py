@@ -14,6 +14,7 @@ from l2d.rejector.runs.record import check_run
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"
 ALLOCATIONS_FILE = "allocations.parquet"
+BODY_FILE = "body.safetensors"  # the frozen part of a rejector on pixels
 
 BATCH_ROWS = 32_768  # allocated and written at once
 

@@ -5,6 +5,7 @@
     RUN/run.json               the grid point, training settings, how inputs are made, cache and its fingerprint, curve
     RUN/rejector.safetensors   parameters, and mean and deviation of the training features
     RUN/text-DIGEST.safetensors  of text features: the cache's file of vocabulary, weights and directions
+    RUN/body.safetensors       of a rejector on pixels: the frozen part of its body, one file for the runs of a grid
     RUN/allocations.parquet    per sample: agent, scores, counterfactual costs, deferral cost, oracle agent
 
 A sweep is a folder of such folders.
@@ -24,7 +25,7 @@ from l2d.rejector.costs import CostWeights, Priced
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.unlabelled import InputRecord
-from l2d.rejector.runs.files import WEIGHTS_FILE, cache_fingerprint, cache_of, read_facts
+from l2d.rejector.runs.files import BODY_FILE, WEIGHTS_FILE, cache_fingerprint, cache_of, read_facts
 from l2d.rejector.settings import INPUT_OF, TrainConfig
 from l2d.rejector.trained import Rejector, load_trainer
 
@@ -74,6 +75,10 @@ def load_run(path: Path) -> Run:
         if "input" in facts:
             looks_at = InputRecord(**facts["input"], text=schema.text_file(path, facts["input"]["made"]))
         kind = load_trainer(METHODS[point["method"]].trainer).REJECTOR
+        load = import_module(f"safetensors.{kind.arrays}").load
+        state = load((path / WEIGHTS_FILE).read_bytes())
+        if BODY_FILE in facts["digests"]:
+            state |= load((path / BODY_FILE).read_bytes())
         rejector = kind.from_facts(
             facts,
             point=GridPoint(
@@ -85,7 +90,7 @@ def load_run(path: Path) -> Run:
                 }
             ),
             config=TrainConfig(**facts["training"]),
-            state=import_module(f"safetensors.{kind.arrays}").load((path / WEIGHTS_FILE).read_bytes()),
+            state=state,
             best_epoch=facts["best_epoch"],
             validation_risk=facts["validation_risk"],
             history=[tuple(row) for row in facts["history"]],

@@ -25,7 +25,7 @@ from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
 from l2d.rejector.rows.stream import Stream
 from l2d.rejector.rows.table import CostTable, HeldStream
 from l2d.rejector.rows.unlabelled import InputRecord
-from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
+from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS, BODY_FILE, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
 from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.trained import Rejector
 
@@ -53,7 +53,7 @@ def save_runs(
     fingerprint = cache_fingerprint(cache)
     splits = {name: HeldStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
     of_features = _ranges(splits["train"]) if "train" in splits else {}
-    written: dict[int, Path] = {}  # runs of one fit share the file of its arrays
+    written: dict[int, Path] = {}  # runs of one fit share the file of its arrays, those of a grid a frozen body
     for rejector, folder in zip(rejectors, folders, strict=True):
         looks_at = InputRecord.of(cache, INPUT_OF[rejector.config.network])
         facts = {
@@ -85,12 +85,21 @@ def save_runs(
             if id(rejector.state) in written:
                 store.commit_link(weights, written[id(rejector.state)])
             else:
-                store.commit_bytes(weights, save(dict(rejector.state)))
+                own = {name: values for name, values in rejector.state.items() if name not in rejector.shared}
+                store.commit_bytes(weights, save(own))
+            if rejector.shared:
+                body, key = temporary / BODY_FILE, id(rejector.state[rejector.shared[0]])
+                if key in written:
+                    store.commit_link(body, written[key])
+                else:
+                    store.commit_bytes(body, save({name: rejector.state[name] for name in rejector.shared}))
             batches = allocation_batches(rejector, splits, cache)
             first = next(batches)
             store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
             facts = {**facts, "seen": {**ranges, "validation": _shares(table, len(cache.agents))}}
             digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
+            if rejector.shared:
+                digests[BODY_FILE] = sha256_of(temporary / BODY_FILE)
             if looks_at.text is not None:
                 store.commit_link(temporary / looks_at.text.name, looks_at.text)
                 digests[looks_at.text.name] = looks_at.made["frozen"]
@@ -103,6 +112,8 @@ def save_runs(
                 raise
             already(rejector, folder)
         written.setdefault(id(rejector.state), folder / WEIGHTS_FILE)
+        if rejector.shared:
+            written.setdefault(id(rejector.state[rejector.shared[0]]), folder / BODY_FILE)
 
 
 def _place(cache: CostCache, folder: Path) -> dict[str, str]:

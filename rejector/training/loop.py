@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from l2d.data.errors import DataError, UsageError
 from l2d.rejector.grid import GridPoint
@@ -43,6 +43,7 @@ def train_grid(
     group: Group | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    make: Callable[[], nn.Module] | None = None,
 ) -> list[TrainedNetwork]:
     """Train every point of a grid on the same rows, together.
 
@@ -56,6 +57,7 @@ def train_grid(
         group: processes that train together; this one alone if None.
         checkpoint: where to go on from, and to save to now and then; the caller removes it.
         progress: called after each epoch with (epoch, rows trained on, mean validation risk).
+        make: makes the network, where it is of none of the kinds in networks.py.
 
     Returns:
         One rejector per point, in order.
@@ -67,7 +69,7 @@ def train_grid(
     if config.loss != "surrogate" and any(point.nu != 1 for point in points):
         raise UsageError(f"loss {config.loss!r} has no nu", hint="nu is the surrogate's: leave it out")
     train, validation = (HeldStream(s) if isinstance(s, CostTable) else s for s in (train, validation))
-    job = _Training(points, train, validation, config, tasks=tasks, device=device, group=group or Group())
+    job = _Training(points, train, validation, config, tasks=tasks, device=device, group=group or Group(), make=make)
     job.run(checkpoint, progress)
     return job.rejectors()
 
@@ -85,6 +87,7 @@ class _Training:
         tasks: list[str],
         device: str,
         group: Group,
+        make: Callable[[], nn.Module] | None = None,
     ):
         self.points, self.config, self.group = points, config, group
         self.mean, self.std = _standardisation(train)
@@ -106,7 +109,14 @@ class _Training:
         ordered = [points[index] for index in self.order]
         missing, self.sizes = train.has_unavailable or validation.has_unavailable, train.sizes
         self.stacks = _stacks(
-            ordered, config, train.width, self.sizes, device, alone=group.size > 1, has_unavailable=missing
+            ordered,
+            config,
+            train.width,
+            self.sizes,
+            device,
+            alone=group.size > 1,
+            has_unavailable=missing,
+            make=make,
         )
         self.history: list[Tensor] = []  # (P, 2) an epoch
         self.losses = torch.zeros(len(points), dtype=torch.float64)  # of the epoch under way
@@ -234,6 +244,7 @@ def _stacks(
     *,
     alone: bool,
     has_unavailable: bool,
+    make: Callable[[], nn.Module] | None = None,
 ) -> list[Stack]:
     """Points of a grid in stacks: on a CPU as many of the fast kind as there are threads, or one if that has to do."""
     on_cpu = torch.device(device).type == "cpu"
@@ -259,6 +270,7 @@ def _stacks(
             weight_decay=config.weight_decay,
             dropout=config.dropout,
             device=device,
+            make=make,
         )
         for start, stop in itertools.pairwise(cuts)
     ]

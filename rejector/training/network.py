@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -75,6 +75,14 @@ class TrainedNetwork(Rejector):
         return ExactLayers(
             layers_of({name: v.numpy() for name, v in self.state.items() if not name.startswith("feature_")})
         )
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any], **fields: Any) -> Rejector:
+        if fields["config"].network == "image":
+            from l2d.rejector.training.images import TrainedImage
+
+            return TrainedImage(**fields)
+        return cls(**fields)
 
     def check(self) -> None:
         """Apply it once, which fails where the parameters do not fit the network."""

@@ -48,12 +48,18 @@ def train(job: Job) -> Generator[Trained]:
     cache, config, available = job.cache, job.config, job.available
     with joined(job.device) as (group, device):
         streams = open_streams(cache, SPLITS, column=INPUT_OF[config.network], failures=config.failures)
+        looked, make, learnt, train_rows = None, None, config, streams["train"]
+        if config.network == "image":
+            from l2d.rejector.training.images import look
+
+            looked = look(streams, config, len(cache.agents), device)
+            streams, train_rows, learnt, make = looked.streams, looked.train, looked.config, looked.make
         left_out = sum(stream.left_out for stream in streams.values())
         available = group.least(free_memory(device) if available is None else available)
         grid: list[tuple[list[tuple[GridPoint, Path]], Stream | CostTable]] = []
-        for members, rows in _by_rows(job.todo, cache, config, streams["train"]):
+        for members, rows in _by_rows(job.todo, cache, config, train_rows):
             points = [point for point, _ in members]
-            found = waves(points, config, streams["train"], len(cache.agents), available=available)
+            found = waves(points, learnt, streams["train"], len(cache.agents), available=available, make=make)
             if len(found) > 1 and job.narrate is not None and group.rank == 0:
                 sizes = ", ".join(str(len(wave)) for wave in found)
                 job.narrate(
@@ -63,21 +69,25 @@ def train(job: Job) -> Generator[Trained]:
             grid += [([members[position] for position in wave], rows) for wave in found]
         for members, rows in grid:
             begun = time.perf_counter()
-            checkpoint = Checkpoint(checkpoint_file(members, config, cache), job.checkpoint_every, group)
+            body = () if looked is None else (looked.digest,)
+            checkpoint = Checkpoint(checkpoint_file(members, config, cache, *body), job.checkpoint_every, group)
+            if looked is not None and isinstance(rows, CostTable):
+                rows = looked.table(rows)
             rejectors = train_grid(
                 [point for point, _ in members],
                 rows,
                 streams["validation"],
-                config,
+                learnt,
                 tasks=cache.record.tasks,
                 device=device,
                 group=group,
                 checkpoint=checkpoint,
                 progress=job.progress,
+                make=make,
             )
             if group.rank == 0:
                 yield Trained(
-                    rejectors=rejectors,
+                    rejectors=rejectors if looked is None else looked.finished(rejectors),
                     folders=[folder for _, folder in members],
                     rows=streams,
                     seconds=time.perf_counter() - begun,
@@ -102,7 +112,7 @@ def _by_rows(
     return found
 
 
-def checkpoint_file(todo: list[tuple[GridPoint, Path]], config: TrainConfig, cache: CostCache) -> Path:
+def checkpoint_file(todo: list[tuple[GridPoint, Path]], config: TrainConfig, cache: CostCache, *also: str) -> Path:
     """Where the training of these points on this cache is saved while it lasts: beside the first one's folder."""
-    what = [[asdict(point) for point, _ in todo], asdict(config), cache_fingerprint(cache), torch.__version__]
+    what = [[asdict(point) for point, _ in todo], asdict(config), cache_fingerprint(cache), torch.__version__, *also]
     return todo[0][1].parent / f".training-{digest(what)}.safetensors"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from l2d.rejector.training.dropout import SeededDropout
 ACTIVATIONS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 30}
 #: Rows of token lists that are worked on at once, those of about the same length together: a row is many tokens.
 TOKEN_ROWS_AT_ONCE = {"cpu": 128, "cuda": 1024}
+#: Rows of maps of images whose risk is worked out at once.
+RISK_ROWS_OF_IMAGES = 64
 ADAM = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "amsgrad": False, "maximize": False}
 #: What a point's state consists of, besides three numbers: a tensor of each kind for each parameter.
 KINDS = ("parameters", "exp_avg", "exp_avg_sq", "best")
@@ -38,6 +41,7 @@ def points_at_once(device: str, batch_size: int, network: str, width: int, hidde
         "feature_transformer": tokens,
         "token_transformer": tokens * (1 if kind == "cpu" else 16 * layers),  # what autograd keeps has to fit as well
         "conv": width // 24 * hidden,  # a quarter of the pixels, hidden / 2
+        "image": 8 * width,  # stages that keep about as many numbers, each with what autograd needs
     }
     return max(1, ACTIVATIONS_AT_ONCE.get(kind, 1 << 30) // (batch_size * of_row.get(network, hidden)))
 
@@ -59,6 +63,7 @@ class Stack(ABC):
         weight_decay: decoupled, as AdamW does it.
         dropout: share of a token_transformer's activations that a step leaves out.
         dtype: of parameters; features and costs have to be of the same.
+        make: makes a network of another kind, its parameters drawn by torch's generator.
 
     Attributes:
         seeds: of the points, ascending: the order of a batch's first dimension.
@@ -82,6 +87,7 @@ class Stack(ABC):
         dropout: float = 0.0,
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        make: Callable[[], torch.nn.Module] | None = None,
     ):
         self.points, self.device = points, torch.device(device)
         self.seeds = sorted({point.seed for point in points})
@@ -92,10 +98,10 @@ class Stack(ABC):
         self.nu = None if nu is None or loss != "surrogate" else nu[:, None, None]
         self._loss, self._recentre, self._weight_decay = LOSSES[loss], recentre, weight_decay
         self._has_unavailable = has_unavailable
-        self._dropout = dropout
+        self._dropout, self._wide = dropout, make is not None
 
         shape = (network, width, num_agents, hidden, layers, sizes)
-        networks = {seed: _initialised(seed, *shape) for seed in self.seeds}
+        networks = {seed: _initialised(seed, make or partial(make_network, *shape)) for seed in self.seeds}
         self.template = networks[self.seeds[0]]
         self._shapes = {name: value.shape for name, value in self.template.named_parameters()}
         # No element of a padded tensor is left over for the fused step's scalar code, whose last bit might differ.
@@ -311,6 +317,8 @@ class AutogradStack(Stack):
             rows_at_once = len(self.points) * TOKEN_ROWS_AT_ONCE.get(self.device.type, 1024)
             order = TokenNetwork.longest_first(features)
             features, raw = features[order], raw[order]
+        if self._wide:
+            rows_at_once = len(self.points) * RISK_ROWS_OF_IMAGES
         total = torch.zeros(len(self.points), device=features.device, dtype=torch.float64)
         step = max(1, rows_at_once // len(self.points))
         for x, costs in zip(features.split(step), raw.split(step), strict=True):
@@ -325,7 +333,7 @@ def padded(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def _initialised(seed: int, *shape) -> torch.nn.Module:
+def _initialised(seed: int, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return make_network(*shape)
+        return make()

@@ -6,6 +6,8 @@ also the orders and batches of each seed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import psutil
 import torch
 
@@ -32,7 +34,13 @@ def free_memory(device: str) -> int:
 
 
 def waves(
-    points: list[GridPoint], config: TrainConfig, train: Stream, num_agents: int, *, available: int
+    points: list[GridPoint],
+    config: TrainConfig,
+    train: Stream,
+    num_agents: int,
+    *,
+    available: int,
+    make: Callable[[], torch.nn.Module] | None = None,
 ) -> list[list[int]]:
     """Which points train together: as many as memory holds, points of one seed beside each other.
 
@@ -40,6 +48,7 @@ def waves(
         points: the grid.
         train: the rows to fit.
         available: free memory in bytes.
+        make: makes the network, where it is of none of the kinds in networks.py.
 
     Returns:
         Positions in ``points``; one list where all train together.
@@ -56,7 +65,7 @@ def waves(
                 where=train.cache_path,
                 hint=f"stream them: --memory {max(1, fit // 2**20)}MiB",
             )
-    of_point = COPIES * 4 * _num_parameters(config, train, num_agents)
+    of_point = COPIES * 4 * _num_parameters(config, train, num_agents, make)
     most_points, most_seeds = fit // of_point, len(points)
     if not most_points:
         raise UsageError(
@@ -80,7 +89,11 @@ def waves(
     return found
 
 
-def _num_parameters(config: TrainConfig, train: Stream, num_agents: int) -> int:
+def _num_parameters(
+    config: TrainConfig, train: Stream, num_agents: int, make: Callable[[], torch.nn.Module] | None
+) -> int:
+    if make is not None:
+        return sum(value.numel() for value in make().parameters())
     width, hidden = train.width, config.hidden
     if config.network in ("linear", "mlp"):  # which lie in memory filled up
         width, hidden = padded(width, LANES), padded(hidden, LANES)

@@ -19,11 +19,13 @@ from l2d.rejector.estimator import TRAINING, DeferralRejector
 from l2d.rejector.losses import LOSSES
 from l2d.rejector.networks import NETWORKS
 from l2d.rejector.rows.input import FAILURES
-from l2d.rejector.settings import INPUT_OF, TrainConfig
+from l2d.rejector.settings import INPUT_OF, OF_IMAGES, TrainConfig
 
 #: One value for each field that is not its default.
 OTHERS = {
-    "network": "token_transformer", "hidden": 16, "layers": 3, "loss": "regression", "recentre": True, "epochs": 7,
+    "network": "token_transformer", "hidden": 16, "layers": 3, "backbone": "resnet34",
+    "backbone_weights": "random", "unfreeze": "layer4", "augment": "crop", "autocast": True,
+    "loss": "regression", "recentre": True, "epochs": 7,
     "batch_size": 8, "lr": 0.25, "schedule": "linear", "warmup": 0.5, "weight_decay": 0.125, "dropout": 0.5,
     "patience": 4, "memory": 5_000_000, "classifier": "own", "alpha": 0.5, "train_rows": 0.5, "guard": 0.25,
     "fallback": "expert", "router_cost": 0.5, "failures": "drop",
@@ -67,6 +69,7 @@ def test_the_estimator_has_the_same_defaults():
 def test_what_is_typed_gives_the_settings_again(name, monkeypatch):
     """Through the program's own parser: words for a field that differs, parsed, give an equal configuration."""
     base = {"network": "token_transformer"} if name in ("dropout", "layers") else {}
+    base = {"network": "image"} if name in OF_IMAGES else base
     config = TrainConfig(**base | {name: OTHERS[name]})
     seen = []
     monkeypatch.setattr("l2d.rejector.library.train", lambda *_, config, **__: seen.append(config))

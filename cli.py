@@ -16,7 +16,8 @@ from l2d.data.errors import UsageError
 from l2d.data.terminal.command import Command, closed
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
-from l2d.rejector.commands.judge import choose, evaluate, report, theory
+from l2d.rejector.commands.judge import choose, evaluate, report, theory, worth
+from l2d.rejector.commands.live import replay, serve, watch
 from l2d.rejector.commands.query import query
 from l2d.rejector.commands.train import sweep, train
 from l2d.rejector.commands.work import export, policy, route
@@ -118,11 +119,13 @@ PANELS = {
         "sweep": sweep,
         "evaluate": evaluate,
         "theory": theory,
+        "worth": worth,
         "choose": choose,
         "report": report,
         "query": query,
     },
     "Put to work": {"route": route, "policy": policy, "export": export},
+    "At work": {"serve": serve, "replay": replay, "watch": watch},
 }
 PRACTICE = {"prompts": prompts, "digits": digits, "photos": photos, "mimic": mimic}
 

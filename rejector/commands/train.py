@@ -148,9 +148,9 @@ def sweep(
 def _print_on_test(runs: Any, format: Format, *, one: bool) -> bool:
     """Print what runs do on test samples; False in the processes of a `torchrun` that have nothing to say."""
     from l2d.rejector.commands.judge import print_evaluations
-    from l2d.rejector.library import evaluate
+    from l2d.rejector.library import judge_runs
     from l2d.rejector.training.distributed import is_first
 
     if is_first():
-        print_evaluations(evaluate(runs), format, one=one)
+        print_evaluations(judge_runs(runs), format, one=one)
     return is_first()

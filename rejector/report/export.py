@@ -60,6 +60,11 @@ def picture(figures: list[Figure], format: str) -> bytes:
     return made if isinstance(made, bytes) else made.encode()
 
 
+def write_picture(figure: Figure, out: Path) -> None:
+    """Write one figure: a .png or .svg file; it is replaced."""
+    store.commit_bytes(out, picture([figure], out.suffix.lower().lstrip(".") or "png"), replace=True)
+
+
 def write_figure(evaluations: list[Evaluation], out: Path) -> None:
     """Write one picture of the first cache, for a README or a slide: rejectors beside baselines, and the sweep.
 

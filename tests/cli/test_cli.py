@@ -41,6 +41,9 @@ COMMANDS = [
     "describe",
     "worth",
     "data photos",
+    "serve",
+    "watch",
+    "replay",
 ]
 
 

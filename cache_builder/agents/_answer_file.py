@@ -14,6 +14,7 @@ import polars as pl
 from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.data.errors import DataError, nearest
 from l2d.data.samples import cells
+from l2d.data.samples.cells import first_true
 from l2d.data.sources.text_table import read_header
 
 ROW = "__row__"
@@ -112,7 +113,7 @@ class AnswerFile:
             written, values = found, pl.Series([None] * len(found), dtype=pl.Float64)
         wrong = written.is_not_null() & ~values.is_finite().fill_null(False)
         if wrong.any():
-            position = int(wrong.arg_max())
+            position = first_true(wrong)
             raise DataError(
                 f"{column} is {found[position]!r}, which is not a finite number",
                 where=self.where(rows[ROW][position]),
@@ -134,7 +135,7 @@ class AnswerFile:
         texts = self.text(column)
         if texts.null_count():
             raise DataError(
-                f"{column} is empty", where=self.where(int(texts.is_null().arg_max())), hint="say whose answer it is"
+                f"{column} is empty", where=self.where(first_true(texts.is_null())), hint="say whose answer it is"
             )
         return sorted(texts.unique().to_list())
 

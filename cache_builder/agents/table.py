@@ -18,6 +18,7 @@ from l2d.cache_builder.agents._tariff import Tariff
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import DataError, UsageError, close_to, nearest
 from l2d.data.samples import cells
+from l2d.data.samples.cells import first_true
 from l2d.data.samples.dataset import Batch, Dataset
 
 RULES = {
@@ -212,7 +213,7 @@ class TableAnswersAgent(Agent):
         index = {label: class_of(label, classes, self.config.labels) for label in counts}
         unknown = Counter({label: count for label, count in counts.items() if index[label] is None})
         if unknown:
-            position = int(labels.is_in(list(unknown)).arg_max())
+            position = first_true(labels.is_in(list(unknown)))
             mapped = close_to(labels[position], classes) or classes[0]
             known = nearest(labels[position], classes, "the classes are", most=20)
             listed = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(8))

@@ -94,7 +94,7 @@ class Answers:
     def _answering(self, columns: tuple[str, ...]) -> set[str]:
         """Annotators with an answer in one of these columns."""
         filled = self.file.table.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
-        return set(self.file.text(self.annotator, filled).unique().to_list())
+        return set(self.file.text(str(self.annotator), filled).unique().to_list())
 
     def stand_in(self, name: str, task: str) -> list[str]:
         """The key that says what counts for an agent that does not answer a task.
@@ -139,7 +139,7 @@ def _repeating(file: AnswerFile, id_column: str, known: list[str]) -> str | None
     """The column of annotators among those that may be by their name: one that tells rows of one sample apart."""
     if not known or file.table[id_column].is_duplicated().any():
         return known[0] if known else None
-    # an id a row: a long file in which nobody answers what another does, or a wide one with such a column beside
+    # an id a row: a long file in which no annotator answers what another does, or a wide one with such a column beside
     names = [name for name in known if file.table[name].null_count() == 0 and file.table.schema[name] == pl.String]
     return names[0] if names else None
 

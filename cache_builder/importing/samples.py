@@ -13,6 +13,7 @@ from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.cells import first_true
 from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_not
 from l2d.data.samples.expressions import columns_of, name_of, quoted
 from l2d.data.samples.features import MOST_CATEGORIES
@@ -55,7 +56,7 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():
-        raise DataError(f"row {ids.is_null().arg_max()} has no {source.id}", where=path, hint="give it an id")
+        raise DataError(f"row {first_true(ids.is_null())} has no {source.id}", where=path, hint="give it an id")
     if not ids.is_duplicated().any():
         return table, made
     kept = [name for name in table.columns if name not in set(of_agents) and not INDEX_NAMES.match(name)]

@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
@@ -91,6 +92,18 @@ class Source:
     def is_one_file(self) -> bool:
         """Whether samples and answers lie in one file."""
         return self.features.absolute() == self.answers.absolute()
+
+
+@overload
+def need(column: str, columns: list[str], option: str, path: Path) -> str: ...
+
+
+@overload
+def need(column: None, columns: list[str], option: str, path: Path) -> None: ...
+
+
+@overload
+def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None: ...
 
 
 def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:

@@ -254,13 +254,13 @@ def test_several_columns_make_an_id_together(tmp_path):
     generator = np.random.default_rng(5)
     reads = pl.DataFrame(
         [
-            {"case": f"c{case}", "modality": modality, "reader": reader, "cancer": case % 3 == 0}
+            {"case": f"c{case}", "modality": modality, "reader": reader, "cancer": int(case % 3 == 0)}
             for case in range(30) for modality in ("film", "digital") for reader in ("r1", "r2")
         ]
     ).with_columns(recall=pl.Series(generator.integers(1, 3, 120)))  # fmt: skip
     path = tmp_path / "reads.csv"
     reads.sample(fraction=1, shuffle=True, seed=0).write_csv(path)
-    facts = {"annotator": "reader", "target": "cancer", "cla": "recall", "labels": {"1": "true", "2": "false"}}
+    facts = {"annotator": "reader", "target": "cancer", "cla": "recall", "labels": {"1": "1", "2": "0"}}
     facts |= {"columns": ["modality"], "model": "r1"}
     refused(lambda: drafted(Source(path, path, "case, mode", **facts), tmp_path, "predictions"), UsageError, "mode")
     refused(lambda: import_table(path, out=tmp_path / "d", id="case", **facts), DataError, "stands twice", "modality")
@@ -268,7 +268,7 @@ def test_several_columns_make_an_id_together(tmp_path):
     assert tomllib.loads((tmp_path / "c.toml").read_text())["agents"][0]["id"] == ["case", "modality"]
     for name in ("r1", "r2"):
         own = reads.filter(reader=name)
-        wrong = (own["recall"] == 1) != own["cancer"]
+        wrong = (own["recall"] == 1) != (own["cancer"] == 1)
         ids = own.select(pl.concat_str("case", "modality", separator="/")).to_series()
         found = pl.from_arrow(cache.costs(name, 0)).select("sample_id", "cost_cla")
         assert dict(found.iter_rows()) == dict(zip(ids, wrong.cast(float), strict=True))

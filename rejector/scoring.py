@@ -51,7 +51,7 @@ class _ExactLayer:
 
     def __init__(self, weight: np.ndarray, bias: np.ndarray, largest: float | None = None):
         inputs = weight.shape[1]
-        room = WHOLE - max(0, int(inputs - 1).bit_length())  # the sum of so many products has so many bits more
+        room = WHOLE - max(0, int(inputs - 1).bit_length())  # the sum of this number of products has as many bits more
         self.input_bits, weight_bits = room - room // 2, room // 2
         exact, self.bias = weight.astype(np.float64), bias.astype(np.float64)
         scale = _scale(exact, weight_bits)
@@ -100,7 +100,7 @@ def layers_of(state: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray
 
 
 def _scale(values: np.ndarray, bits: int) -> np.ndarray:
-    """A power of two for each row, that makes its largest number one of so many bits; (rows,)."""
+    """A power of two for each row, that makes its largest number one of this number of bits; (rows,)."""
     largest = np.maximum(values.max(axis=1), -values.min(axis=1))
     _, exponents = np.frexp(largest)
     return np.ldexp(1.0, bits - np.maximum(exponents, LEAST))

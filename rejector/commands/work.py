@@ -144,8 +144,8 @@ def route(
     print_result(done, format.value)
     if done.setting:
         say(done.setting["guard"])
-    if done.nobody:
-        say(f"{done.nobody:,} inputs go to no agent (null): none is available for them")
+    if done.unrouted:
+        say(f"{done.unrouted:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")
     for line in sentences(done.foreign):
         say(f"unlike training: {line}")

@@ -284,11 +284,12 @@ def _example(example: Example, record: CacheRecord, cast: Cast) -> dict[str, Any
         why = f"{example.cheapest} costs {example.by:.3g} less"
     shown = agents_to_show(example)
     costs = {name: cost if math.isfinite(cost) else None for name, cost in example.costs.items()}  # None: unavailable
+    rows: list[dict[str, Any]]
     rows = [{"agent": name, "slot": cast.slot(name), "cost": costs[name], "chosen": name == chosen,
              "cheapest": example.costs[name] == min(example.costs.values()),
              "answer": _answer(example.answers.get(name, {}), record, "pred")} for name in shown]  # fmt: skip
     truth = _answer(example.answers["target"], record, "target")
-    tiles = []
+    tiles: list[dict[str, Any]] = []
     if example.size[0]:
         boxes = _boxes(example.answers["target"], "target", record)
         tiles.append({"title": "truth", "slot": None, "chosen": False, "boxes": boxes})

@@ -241,7 +241,7 @@ class Catalogue:
                     "description": agent.description,
                 }
             )
-            constants = {"cache": label, "agent": agent.name, "agent_index": agent.index}
+            constants: dict[str, str | int] = {"cache": label, "agent": agent.name, "agent_index": agent.index}
             for part in self._present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
                 columns = store.columns_of(part[0])
                 self._add("predictions", part, _without(columns, ["features"]), constants)
@@ -272,7 +272,8 @@ class Catalogue:
                 row = {"cache": label, "run_id": run_id, "agent_index": index, "agent": agent, "beta": beta}
                 self.rows["run_agents"].append(row)
             table = folder / ALLOCATIONS_FILE
-            skeleton, constants = fact["digests"][ALLOCATIONS_FILE], {"cache": label, "run_id": run_id}
+            skeleton = fact["digests"][ALLOCATIONS_FILE]
+            constants: dict[str, str | int] = {"cache": label, "run_id": run_id}
             self.parts["allocations"].append(
                 Part(table, store.columns_of(table), constants, skeleton, tuple(fact["agents"]))
             )

@@ -36,19 +36,28 @@ if TYPE_CHECKING:
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
     from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
+    from l2d.rejector.at_work import export as export
+    from l2d.rejector.at_work import policy as policy
+    from l2d.rejector.at_work import route as route
+    from l2d.rejector.at_work import worth as worth
+    from l2d.rejector.decisions.online import load_policy as load_policy
     from l2d.rejector.estimator import DeferralRejector as DeferralRejector
     from l2d.rejector.library import choose as choose
     from l2d.rejector.library import evaluate as evaluate
-    from l2d.rejector.library import export as export
     from l2d.rejector.library import load_run as load_run
-    from l2d.rejector.library import policy as policy
     from l2d.rejector.library import query as query
     from l2d.rejector.library import report as report
-    from l2d.rejector.library import route as route
     from l2d.rejector.library import sweep as sweep
     from l2d.rejector.library import theory as theory
     from l2d.rejector.library import train as train
+    from l2d.rejector.replay.replaying import replay as replay
+    from l2d.rejector.serving.log import DecisionLog as DecisionLog
+    from l2d.rejector.serving.reading import read_log as read_log
+    from l2d.rejector.serving.router import Router as Router
+    from l2d.rejector.serving.router import load_router as load_router
+    from l2d.rejector.serving.server import serve as serve
     from l2d.rejector.settings import TrainConfig as TrainConfig
+    from l2d.rejector.watch.watching import watch as watch
 
 #: Module -> the names that come from it. They are imported when they are asked for: most load torch.
 _NAMES = {
@@ -65,21 +74,26 @@ _NAMES = {
     ),
     "l2d.data.library": ("audit", "describe", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
+    "l2d.rejector.at_work": ("export", "policy", "route", "worth"),
+    "l2d.rejector.decisions.online": ("load_policy",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (
         "choose",
         "evaluate",
-        "export",
         "load_run",
-        "policy",
         "query",
         "report",
-        "route",
         "sweep",
         "theory",
         "train",
     ),
+    "l2d.rejector.replay.replaying": ("replay",),
+    "l2d.rejector.serving.log": ("DecisionLog",),
+    "l2d.rejector.serving.reading": ("read_log",),
+    "l2d.rejector.serving.router": ("Router", "load_router"),
+    "l2d.rejector.serving.server": ("serve",),
     "l2d.rejector.settings": ("TrainConfig",),
+    "l2d.rejector.watch.watching": ("watch",),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 

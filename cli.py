@@ -12,14 +12,18 @@ import typer
 from l2d.cache_builder.commands import build, photos
 from l2d.cache_builder.commands_import import import_tables
 from l2d.data.commands import audit, describe, digits, fetch, mimic, prompts, push, sign, status, verify
-from l2d.data.errors import UsageError, nearest
+from l2d.data.errors import UsageError
+from l2d.data.terminal.command import Command, closed
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
-from l2d.rejector.commands.judge import choose, evaluate, report, theory
+from l2d.rejector.commands.judge import choose, evaluate, report, theory, worth
+from l2d.rejector.commands.live import replay, serve, watch
 from l2d.rejector.commands.query import query
 from l2d.rejector.commands.train import sweep, train
 from l2d.rejector.commands.work import export, policy, route
 
+#: Name -> script of commands.
+DEMOS = {path.stem: path for path in sorted((Path(__file__).parent / "cache_builder" / "recipes").glob("*.demo"))}
 DEMO_HINT = "l2d demo photos FOLDER: photographs with VOC's XML files of the same names, or VOCdevkit"
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
@@ -59,7 +63,7 @@ def _app(
 
 
 def demo(
-    name: Annotated[str, typer.Argument(help="support2, prompts, digits or photos")] = "support2",
+    name: Annotated[str, typer.Argument(help="Which data.", **closed(DEMOS))] = "support2",
     data: Annotated[
         Path | None, typer.Argument(help="photos: the folder with your photographs and their boxes.", metavar="FOLDER")
     ] = None,
@@ -81,13 +85,7 @@ def demo(
 
         l2d demo photos my_photographs
     """
-    from l2d.cache_builder.recipe import SHIPPED
-
-    script = SHIPPED / f"{name}.demo"
-    if not script.is_file():
-        names = sorted(path.stem for path in SHIPPED.glob("*.demo"))
-        raise UsageError(f"there is no demo {name!r}", hint=nearest(name, names, "the demos are"))
-    folder, text = out or Path(f"l2d-demo-{name}"), script.read_text(encoding="utf-8")
+    folder, text = out or Path(f"l2d-demo-{name}"), DEMOS[name].read_text(encoding="utf-8")
     if (data is None) == ("{data}" in text):
         what = f"the demo {name} needs a folder" if data is None else f"the demo {name} brings its data along: {data}"
         raise UsageError(what, hint=DEMO_HINT)
@@ -121,19 +119,21 @@ PANELS = {
         "sweep": sweep,
         "evaluate": evaluate,
         "theory": theory,
+        "worth": worth,
         "choose": choose,
         "report": report,
         "query": query,
     },
     "Put to work": {"route": route, "policy": policy, "export": export},
+    "At work": {"serve": serve, "replay": replay, "watch": watch},
 }
 PRACTICE = {"prompts": prompts, "digits": digits, "photos": photos, "mimic": mimic}
 
 for panel, commands in PANELS.items():
     for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(command)
+        app.command(name, cls=Command, rich_help_panel=panel)(command)
 for name, command in PRACTICE.items():
-    practice.command(name)(command)
+    practice.command(name, cls=Command)(command)
 app.add_typer(practice, name="data", rich_help_panel="Practice data")
 
 

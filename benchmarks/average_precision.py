@@ -210,7 +210,7 @@ def vernier(targets: dict, detections: dict) -> np.ndarray:
 
 
 def pycocotools(targets: dict, detections: dict, *, tuned: bool) -> np.ndarray:
-    """AP of the first images; ``tuned`` leaves out the areas and limits that nobody asked for."""
+    """AP of the first images; ``tuned`` leaves out areas and limits that were not asked for."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 

@@ -21,7 +21,7 @@ QUERY_COSTS = np.array([0.0, 0.05, 0.10])
 
 
 def allocated(x: np.ndarray) -> np.ndarray:
-    """A rejector: who answers at input x."""
+    """A rejector: the agent that answers at input x."""
     return np.where(x < 0.5, 0, np.where(x < 0.8, 1, 2))
 
 
@@ -46,18 +46,18 @@ TRUTH_GRID = (np.arange(1_000_000) + 0.5) / 1_000_000
 def truth(baseline: str) -> float:
     """True mean difference of the rejector against a baseline, by integration over x."""
     means = chances(TRUTH_GRID) + QUERY_COSTS
-    who = allocated(TRUTH_GRID)
-    own = means[np.arange(len(who)), who]
+    chosen = allocated(TRUTH_GRID)
+    own = means[np.arange(len(chosen)), chosen]
     if baseline == "constant":
         return float((own - means[:, 0]).mean())
-    shares = np.bincount(who, minlength=3) / len(who)
+    shares = np.bincount(chosen, minlength=3) / len(chosen)
     return float((own - means @ shares).mean())
 
 
 def difference(costs: np.ndarray, x: np.ndarray, baseline: str) -> np.ndarray:
-    who = allocated(x)
+    chosen = allocated(x)
     total = costs + QUERY_COSTS
-    own = total[np.arange(len(who)), who]
+    own = total[np.arange(len(chosen)), chosen]
     shares = np.array([0.5, 0.3, 0.2])  # of x uniform: those of the true allocation
     return own - (total[:, 0] if baseline == "constant" else total @ shares)
 

@@ -49,7 +49,7 @@ def sample(rows: int, seed: int, shift: float = 0.0) -> CostTable:
 
 
 def regret(allocation: np.ndarray, expected: np.ndarray) -> float:
-    """Mean expected cost of who is chosen above the cheapest: (n,) indices, (n, agents)."""
+    """Mean expected cost of the chosen agents above the cheapest: (n,) indices, (n, agents)."""
     return float((expected[np.arange(len(expected)), allocation] - expected.min(axis=1)).mean())
 
 

@@ -104,7 +104,7 @@ def measure(folder: Path, step: str) -> tuple[float, float]:
 
 
 def write(folder: Path, parts: int) -> None:
-    """A table of so many samples that its cache has about so many parts."""
+    """A table of as many samples as give its cache about this number of parts."""
     import polars as pl
 
     rows, generator = parts // 5 * CHUNK, np.random.default_rng(0)

@@ -270,7 +270,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path, help="of cifar10 and chexpert: the folder of the files")
     parser.add_argument("--features", type=Path, help="of chexpert: a Parquet file with Path and features")
-    parser.add_argument("--k", default="1,2,3,4,5,6,7,8,9,10", help="experts that know the first so many classes")
+    parser.add_argument("--k", default="1,2,3,4,5,6,7,8,9,10", help="numbers of first classes that the expert knows")
     parser.add_argument("--rows", default="0,200,60", help="training rows by commas, 0: all")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--methods", default=",".join(METHODS))

@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=100_000, help="rows that HiGHS is tried on")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds that HiGHS gets")
     options = parser.parse_args()
-    assign(costs_of(1000, 99), THREE)  # imports and first calls are nobody's time
+    assign(costs_of(1000, 99), THREE)  # imports and first calls are not timed
     heads = ["constraints", "rows", "prices, s", "HiGHS milp, s", "ratio", "HiGHS linprog, s", "ratio"]
     print("| " + " | ".join([*heads, "gap, samples", "milp is lower by"]) + " |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")

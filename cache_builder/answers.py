@@ -17,6 +17,13 @@ from l2d.data.samples.boxes import LARGEST, Boxes
 NOTES = ("seconds", "paid")
 
 
+def reasons_where(missing: np.ndarray, reason: str) -> np.ndarray:
+    """:attr:`Answers.failure` with one reason where answers are missing, bool (n,)."""
+    found = np.full(len(missing), None, dtype=object)
+    found[missing] = reason
+    return found
+
+
 @dataclass(kw_only=True)
 class Answers:
     """Predictions for n samples; what the agent does not answer is None.

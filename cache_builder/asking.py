@@ -111,7 +111,7 @@ class Asker:
         row = int(failed.argmax())
         if not self.record_failures:
             raise AgentFailure(
-                f"agent {self.agent.config.name!r}: {answers.failure[row]}",
+                f"agent {self.agent.config.name!r}: {None if answers.failure is None else answers.failure[row]}",
                 where=f"sample {ids[row]!r}",
                 hint="finished chunks are kept: repair it and run the same command, or go on with --on-failure record",
             )

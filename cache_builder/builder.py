@@ -196,7 +196,7 @@ class Build:
         chunks = range(self.record.num_chunks)
         predictions = [schema.predictions_part(self.out, name, k) for k in chunks]
         costs = [schema.costs_part(self.out, name, k, self.record.cost_digest) for k in chunks]
-        # Whoever finds all answers there makes all that is made of them: the other shards have passed by.
+        # The shard that finds all answers there makes all that is made of them: the others have passed by.
         mine = {chunk for chunk in chunks if agent.needs or self.shard.has(chunk)}
         todo = [chunk for chunk in self._todo(predictions) if chunk in mine]
         retry = self._with_failures(predictions) if self.retry_failures else []

@@ -36,7 +36,8 @@ def import_tables(
     files: Annotated[list[Path], typer.Argument(help="FEATURES ANSWERS; may be one file.", metavar="FILE...")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the cost cache.")],
     id_column: Annotated[
-        str | None, typer.Option("--id", help="Column of sample ids. Default: what the layout says, or its usual name.")
+        str | None,
+        typer.Option("--id", help="Column of sample ids, or several by commas. Default: what the layout says."),
     ] = None,
     answers_id: Annotated[str | None, typer.Option(help="Its name in ANSWERS, where that differs.")] = None,
     ids: Annotated[

@@ -63,6 +63,9 @@ def _completed(agent: Agent, found: dict[str, np.ndarray], needed: dict[str, pa.
         silent = np.array([reason is None for reason in failure], dtype=bool) & lent.is_failure
         failure[silent & lent.is_unavailable] = NO_ANSWER
         failure[silent & ~lent.is_unavailable] = f"{lender!r}, whose {task} counts for it, did not answer"
+    answers = Answers()
+    for part, values in found.items():
+        setattr(answers, part, values)
     if any(reason is not None for reason in failure):
-        found["failure"] = failure
-    return Answers(**found)
+        answers.failure = failure
+    return answers

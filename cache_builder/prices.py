@@ -79,7 +79,7 @@ def record_notes(agent: Agent, out: Path, predictions: list[Path], timed: dict[s
     """
     file = schema.agent_file(out, agent.config.name)
     written = store.read_json(file)
-    measured = timed | measured_in(written)  # the first measurement stays
+    measured: dict[str, float | None] = {**timed, **measured_in(written)}  # the first measurement stays
     there = [part for part in predictions if part.is_file()]  # other shards write the others
     for note in NOTES:
         said = mean_note(there, note)
@@ -100,4 +100,4 @@ def mean_note(parts: list[Path], note: str) -> float | None:
 
 
 def _unknown(agent: Agent, what: str) -> UsageError:
-    return UsageError(what, where=f"agent {agent.config.name!r}", hint=HINTS[agent.config.price])
+    return UsageError(what, where=f"agent {agent.config.name!r}", hint=HINTS[str(agent.config.price)])

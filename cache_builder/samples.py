@@ -38,9 +38,9 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
         columns[schema.token_column(name)] = lists.to_arrow()
     if dataset.image_size is not None:
         with ThreadPoolExecutor() as pool:
-            if batch.images is None:
-                small = list(pool.map(png, batch.pixels))
-            else:
+            if batch.images is not None:
                 small = list(pool.map(partial(thumbnail, size=dataset.image_size), batch.images))
+            else:
+                small = list(pool.map(png, () if batch.pixels is None else batch.pixels))
         columns["image"] = pa.array(small, schema.IMAGE)
     return columns

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import math
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import UnionType
-from typing import Any
+from typing import Any, cast
 
 from l2d.data.errors import UsageError, nearest
 
@@ -72,10 +72,10 @@ def option(default: Any, help: str, *, flag: str | None = None, **facts: Any) ->
 
 
 @cache
-def declared(settings: Any) -> dict[str, Option]:
+def declared(settings: Hashable) -> dict[str, Option]:
     """Field -> option, in order, of a dataclass made with :func:`option`."""
     found = {}
-    for each in fields(settings):
+    for each in fields(cast(Any, settings)):
         if _KEY in each.metadata:
             help, flag, facts = each.metadata[_KEY]
             found[each.name] = Option(help, flag or "--" + each.name.replace("_", "-"), **facts)
@@ -83,7 +83,7 @@ def declared(settings: Any) -> dict[str, Option]:
 
 
 @cache
-def types_of(settings: Any) -> dict[str, Any]:
+def types_of(settings: Hashable) -> dict[str, Any]:
     """Field -> its type, as an object."""
     return typing.get_type_hints(settings)
 
@@ -100,8 +100,9 @@ def check(settings: Any) -> None:
     Raises:
         UsageError: names the setting and the value, and what may be given.
     """
-    for name, one in declared(type(settings)).items():
-        value, allowed = getattr(settings, name), choices(type(settings), name)
+    kind: type = type(settings)
+    for name, one in declared(kind).items():
+        value, allowed = getattr(settings, name), choices(kind, name)
         if allowed and value not in allowed:
             raise UsageError(f"{name} = {value!r}", hint=nearest(value, allowed))
         if value is not None and not allowed:
@@ -111,11 +112,12 @@ def check(settings: Any) -> None:
 def as_typed(settings: Any) -> list[str]:
     """The words that give these settings on a command line: those that differ from the defaults."""
     words: list[str] = []
+    kind: type = type(settings)
     for each in fields(settings):
         value = getattr(settings, each.name)
-        if value == each.default or each.name not in declared(type(settings)):
+        if value == each.default or each.name not in declared(kind):
             continue
-        flag = declared(type(settings))[each.name].flag
+        flag = declared(kind)[each.name].flag
         if isinstance(value, bool):
             words.append(flag if value else f"--no-{flag.removeprefix('--')}")
         else:

@@ -15,7 +15,10 @@ class Shown:
     Subclasses give :meth:`rows`, and a ``title`` where the rows alone do not say what they are.
     """
 
-    title: str | None = None
+    @property
+    def title(self) -> str | None:
+        """What the rows are, for a table that says it above them."""
+        return None
 
     def rows(self) -> list[dict[str, Any]]:
         """Plain dictionaries with the same keys, in column order."""

@@ -22,6 +22,8 @@ INTRO = """# Commands
 
 Which commands are there, and what does each option do? `l2d COMMAND --help` shows the same. This page is written by
 `.venv/bin/python docs/reference.py`; `make lint` checks that it is up to date.
+
+`l2d --install-completion` lets the shell complete commands, options and their choices.
 """
 
 
@@ -44,6 +46,12 @@ def cell(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "\\|")
 
 
+def word(argument: object) -> str:
+    """An argument as the help has it; one of a closed set by its name."""
+    is_closed = (argument.metavar or "[").startswith("[")
+    return argument.name.upper() if is_closed else argument.metavar.upper()
+
+
 TYPES = {int: "whole number", float: "number", str: "text", Path: "path"}
 
 
@@ -61,6 +69,8 @@ def kind(parameter: object) -> str:
     low, high = parameter.min, parameter.max
     limits = [f"{sign} {bound}" for sign, bound in ((">=", low), ("<=", high)) if bound is not None]
     several = ", several times" if parameter.multiple and parameter.param_type_name == "option" else ""
+    if (parameter.metavar or "").startswith("["):
+        return ", ".join(f"`{name}`" for name in parameter.metavar.strip("[]").split("|")) + several
     if parameter.metavar and parameter.param_type_name == "option":
         return parameter.metavar + several
     return (
@@ -94,7 +104,7 @@ def described(name: str, command: object) -> Iterator[str]:
         yield "| argument | value | |\n| --- | --- | --- |"
         for p in arguments:
             said = (p.help or "").rstrip(".") + ("." if p.required else " (optional).")
-            yield f"| `{(p.metavar or p.name).upper()}` | {cell(kind(p))} | {cell(said)} |"
+            yield f"| `{word(p)}` | {cell(kind(p))} | {cell(said)} |"
         yield ""
     if options:
         yield "| option | value | default | |\n| --- | --- | --- | --- |"

@@ -80,7 +80,7 @@ def export_run(
         raise UsageError("this is there already", where=file, hint="give another name, or type --overwrite")
     _require_onnx()
     opened = at_setting(load_run(one_run(run)), beta, weights)
-    facts = {"run_id": opened.point.run_id}
+    facts: dict[str, Any] = {"run_id": opened.point.run_id}
     if opened.input is not None:  # runs saved by earlier versions do not say
         facts |= {"feature_names": opened.input.made.get("names", []), "input": opened.input.made}
     encoder = None if opened.input is None else opened.input.encoder

@@ -6,7 +6,7 @@ shown in a notebook (:class:`l2d.data.results.Shown`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,22 @@ from l2d.data.cache.paid import missing_prices
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import INPUT_COLUMNS
 from l2d.data.device import resolve_device
+from l2d.data.errors import UsageError
 from l2d.data.library import opened
+from l2d.rejector.decisions.evaluated import PolicyEvaluations, evaluate_policies
+from l2d.rejector.decisions.library import policies_among, runs_or_their
+from l2d.rejector.decisions.saved import read_saved
 from l2d.rejector.eligible import eligible_methods
 from l2d.rejector.evaluation.causal import deferral_effects
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.evaluation.robust import robustness
-from l2d.rejector.export import ExportReport, export_run
 from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.methods import METHODS
 from l2d.rejector.policies.choose import Choice, Target
 from l2d.rejector.policies.choose import choose as choose_run
-from l2d.rejector.policies.constraints import make_constraints, parse_capacity
-from l2d.rejector.policies.money import money_budget
-from l2d.rejector.policies.policy import PolicyReport, written_policy
 from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory, folders_of, one_folder
-from l2d.rejector.route import RouteReport
-from l2d.rejector.route import route as route_inputs
-from l2d.rejector.runs.elsewhere import Beta, at_setting
-from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.runs.elsewhere import Beta
+from l2d.rejector.runs.run import Run, load_run
 from l2d.rejector.settings import INPUT_OF, TrainConfig, config_of
 from l2d.rejector.sql.query import query as run_query
 from l2d.rejector.sweep import default_method
@@ -200,11 +198,11 @@ def _looked_at(cache: CostCache, config: TrainConfig) -> tuple[str, ...]:
 
 def evaluate(
     runs: Any, *, split: str = "test", group: str | None = None, causal: bool = False, robust: float | None = None
-) -> Evaluations:
+) -> Evaluations | PolicyEvaluations:
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
 
     Args:
-        runs: a sweep's result, a run, or paths of runs or of folders of runs.
+        runs: a sweep's result, a run, or paths of runs or of folders of runs; or folders of saved policies.
         split: which samples are judged.
         group: a kept column; samples of one value are resampled together. ``group`` where it is kept, if None.
         causal: add what deferring saves on the deferred samples and at the margin.
@@ -214,13 +212,25 @@ def evaluate(
         UsageError: there are no runs, or no such column; a rejector that does not read features alone is attacked.
         FingerprintMismatch: a cache is not what a run was trained on any more.
     """
-    found = Evaluations(evaluate_runs(folders_of(runs), split, group=group))
+    policies, others = policies_among(runs)
+    if policies:
+        if others:
+            raise UsageError("runs and policies together", hint="evaluate them one after the other")
+        if causal or robust is not None:
+            raise UsageError("--causal and --robust are about runs", hint="leave them out, or give the policy's run")
+        return evaluate_policies(policies, split)
+    found = judge_runs(runs, split=split, group=group)
     for evaluation in found:
         if causal:
             evaluation.result["causal"] = deferral_effects(evaluation)
         if robust is not None:
             evaluation.result["robust"] = robustness(evaluation, robust)
     return found
+
+
+def judge_runs(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations:
+    """:func:`evaluate` of runs."""
+    return Evaluations(evaluate_runs(folders_of(runs), split, group=group))
 
 
 def theory(run: Any, *, split: str = "test", device: str = "cpu") -> Theory:
@@ -260,7 +270,7 @@ def report(
     """One self-contained HTML page about runs, and pictures of its figures.
 
     Args:
-        runs: see :func:`evaluate`; or its result.
+        runs: see :func:`evaluate`; or its result. Policies may be among them: a part of the page is theirs.
         out: the page.
         by: columns or SQL expressions to group samples by; the most telling if none.
         images: folder of a detection dataset's images, for examples.
@@ -275,9 +285,20 @@ def report(
     from l2d.rejector.report.export import write_figure, write_figures
     from l2d.rejector.report.page import write_report
 
-    judged = runs if isinstance(runs, Evaluations) else evaluate(runs, split=split, group=group)
-    members, groups, page = list(judged), list(by) or None, Path(out)
-    write_report(members, page, by=groups, images=None if images is None else Path(images), theory=theory, group=group)
+    policies: list[Path] = []
+    if not isinstance(runs, Evaluations):
+        policies, others = policies_among(runs)
+        runs = judge_runs(runs_or_their(policies, others), split=split, group=group)
+    members, groups, page = list(runs), list(by) or None, Path(out)
+    write_report(
+        members,
+        page,
+        by=groups,
+        images=None if images is None else Path(images),
+        theory=theory,
+        group=group,
+        policies=[read_saved(policy) for policy in policies],
+    )
     written = [page]
     if figure is not None:
         write_figure(members, Path(figure))
@@ -303,110 +324,3 @@ def query(paths: Any, sql: str, *, memory_limit: int | None = None, timeout: flo
         else:
             found += folders_of(each) if isinstance(each, Run | Runs) else [place_of(each)]
     return QueryRows(run_query(found, sql, memory_limit=memory_limit, timeout=timeout))
-
-
-def route(
-    run: Any,
-    source: Path | str,
-    out: Path | str,
-    *,
-    id_column: str | None = None,
-    policy: Path | str | None = None,
-    without: Collection[str] = (),
-    beta: Beta | None = None,
-    weights: dict[str, float] | None = None,
-    overwrite: bool = False,
-    progress: Callable[[int | None], Callable[[int], None]] | None = None,
-) -> RouteReport:
-    """Allocate new inputs; see :func:`l2d.rejector.route.route`.
-
-    ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
-    """
-    (folder,) = one_folder(run)
-    rule = None if policy is None else Path(policy)
-    return route_inputs(
-        folder,
-        place_of(source),
-        Path(out),
-        id_column=id_column,
-        policy=rule,
-        without=without,
-        beta=beta,
-        weights=weights,
-        overwrite=overwrite,
-        progress=progress,
-    )
-
-
-def policy(
-    run: Any,
-    *,
-    budget: float | None = None,
-    gflops: float | None = None,
-    coverage: float | None = None,
-    capacity: dict[str, float | int] | str | None = None,
-    beta: Beta | None = None,
-    weights: dict[str, float] | None = None,
-    split: str = "test",
-    mode: str = "prices",
-    batch_size: int | None = None,
-    calibration: str = "auto",
-    out: Path | str | None = None,
-    save: Path | str | None = None,
-    overwrite: bool = False,
-) -> PolicyReport:
-    """Allocate under constraints: a total budget, an exact coverage, capacities.
-
-    Args:
-        run: a run, or its path.
-        budget: mean price per input: of a run with prices per sample in money, as it is paid; else in the recipe's
-            relative prices.
-        gflops: mean GFLOPs per input, of the agent that answers.
-        coverage: share that the model keeps.
-        capacity: agent -> the most it may get: a float is a share, an int a number of samples; or ``a=0.3,b=40``.
-        beta, weights: query costs and task weights in place of the run's; a run of method ``best`` takes others.
-        split, mode, batch_size, calibration: see :func:`l2d.rejector.policies.policy.run_policy`.
-        out: a Parquet file for the allocations.
-        save: a JSON file for the prices, which :func:`route` takes.
-        overwrite: replace these files if they exist.
-
-    Raises:
-        UsageError: constraints cannot be met, an option is wrong, or a file exists.
-    """
-    (folder,) = one_folder(run)
-    opened_run = at_setting(load_run(folder), beta, weights)
-    limits = parse_capacity(capacity) if isinstance(capacity, str) else capacity
-    money = None if budget is None else money_budget(opened_run, budget)
-    asked = {"budget": None if money is not None else budget, "gflops": gflops, "coverage": coverage}
-    others = limits or any(limit is not None for limit in asked.values())
-    constraints = []
-    if others or money is None:
-        constraints = make_constraints(open_cache(opened_run).agents, **asked, capacity=limits)
-    return written_policy(
-        opened_run,
-        constraints,
-        out=None if out is None else Path(out),
-        save=None if save is None else Path(save),
-        overwrite=overwrite,
-        split=split,
-        mode=mode,
-        batch_size=batch_size,
-        calibration=calibration,
-        money=money,
-    )
-
-
-def export(
-    run: Any,
-    onnx: Path | str,
-    *,
-    beta: Beta | None = None,
-    weights: dict[str, float] | None = None,
-    overwrite: bool = False,
-) -> ExportReport:
-    """Write the rejector as an ONNX model from raw features to scores and the agent's index.
-
-    ``beta`` and ``weights``: in place of the run's; a run of method ``best`` takes others.
-    """
-    (folder,) = one_folder(run)
-    return export_run(folder, Path(onnx), beta=beta, weights=weights, overwrite=overwrite)

@@ -40,14 +40,14 @@ class RouteReport(Shown):
     counts: list[int]
     seconds: float
     ids: str
-    nobody: int = 0
+    unrouted: int = 0
     foreign: list[dict[str, Any]] = field(default_factory=list)
     setting: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """``agents``: :meth:`rows`; and what else is known, ``unlike_training`` as in rows/foreign.py."""
         return {
-            "samples": self.samples, "seconds": self.seconds, "ids": self.ids, "nobody": self.nobody,
+            "samples": self.samples, "seconds": self.seconds, "ids": self.ids, "unrouted": self.unrouted,
             "agents": self.rows(), "unlike_training": self.foreign, "setting": self.setting,
         }  # fmt: skip
 
@@ -57,7 +57,7 @@ class RouteReport(Shown):
 
     @property
     def samples(self) -> int:
-        return sum(self.counts) + self.nobody
+        return sum(self.counts) + self.unrouted
 
     def rows(self) -> list[dict]:
         """One row an agent: how many inputs, and their share (None without inputs)."""
@@ -84,7 +84,7 @@ def route(
 
     The features of an input are made as those of the training samples were, so rows of a training table get the
     allocations that ``allocations.parquet`` has for them, and samples of a cache too where agents are unavailable. An
-    input for which nobody is available goes to nobody: ``agent_index`` and ``agent`` are null.
+    input for which no agent is available goes to none: ``agent_index`` and ``agent`` are null.
 
     Args:
         run: a run's folder; its cache need not be there any more.
@@ -134,20 +134,20 @@ def route(
     encoder = looks_at.encoder if isinstance(looks_at.encoder, FeatureEncoder) else None
     names = encoder.names if encoder else looks_at.made.get("names") or [f"feature {place}" for place in range(width)]
     foreign = Foreign(opened.seen, encoder, names, opened.agents)
-    counts = np.zeros(len(opened.agents) + 1, np.int64)  # the last: nobody
+    counts = np.zeros(len(opened.agents) + 1, np.int64)  # the last: no agent
     advance = progress(inputs.samples) if progress else lambda done: None
     kind = allocation_schema(len(opened.agents), classes=opened.classes is not None)
     batches = _allocations(opened, inputs, at_hand, kind, counts, advance, foreign)
     if not store.commit_batches(out, kind, batches, {"run_id": opened.run_id}, replace=overwrite):
         raise UsageError("this has appeared meanwhile", where=out, hint="give another --out, or type --overwrite")
-    *of_agents, nobody = counts.tolist()
-    found = foreign.findings(of_agents if opened.follows_scores and at_hand.all() and not nobody else None)
+    *of_agents, unrouted = counts.tolist()
+    found = foreign.findings(of_agents if opened.follows_scores and at_hand.all() and not unrouted else None)
     seconds = time.perf_counter() - started
-    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, nobody, found, opened.setting)
+    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, unrouted, found, opened.setting)
 
 
 def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:
-    """Who can be asked now, bool (agents,)."""
+    """Which agents can be asked now, bool (agents,)."""
     for name in without:
         if name not in agents:
             raise UsageError(f"--without {name}: the run has no such agent", hint=f"it has {', '.join(agents)}")
@@ -183,11 +183,11 @@ def _allocations(
         available = np.tile(at_hand, (len(scores), 1)) if answering is None else answering & at_hand
         if run.classes is not None:  # which answers where the cached model does not
             available[:, 0] = at_hand[0]
-        nobody = ~available.any(axis=1)
-        available[nobody] = True  # what is chosen there does not count
+        unasked = np.asarray(~available.any(axis=1))
+        available[unasked] = True  # what is chosen there does not count
         chosen = run.choose(scores, available)
-        counts += np.bincount(np.where(nobody, len(run.agents), chosen), minlength=len(counts))
-        columns = [ids, number_column(chosen.astype(np.int32), nobody), text_column(run.agents, chosen, nobody)]
+        counts += np.bincount(np.where(unasked, len(run.agents), chosen), minlength=len(counts))
+        columns = [ids, number_column(chosen.astype(np.int32), unasked), text_column(run.agents, chosen, unasked)]
         columns += [number_column(column) for column in scores.T]
         if run.classes is not None:
             columns.append(number_column(run.classes(features).astype(np.int32)))

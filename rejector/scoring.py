@@ -49,18 +49,19 @@ class ExactLayers:
 class _ExactLayer:
     """One layer: weight (out, in), bias (out,)."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray):
+    def __init__(self, weight: np.ndarray, bias: np.ndarray, largest: float | None = None):
         inputs = weight.shape[1]
-        room = WHOLE - max(0, int(inputs - 1).bit_length())  # the sum of so many products has so many bits more
+        room = WHOLE - max(0, int(inputs - 1).bit_length())  # the sum of this number of products has as many bits more
         self.input_bits, weight_bits = room - room // 2, room // 2
         exact, self.bias = weight.astype(np.float64), bias.astype(np.float64)
         scale = _scale(exact, weight_bits)
         self.whole = np.ascontiguousarray(np.rint(exact * scale[:, None]).T)  # (in, out)
         self.back = 1.0 / scale
+        self.scale = None if largest is None else float(_scale(np.full((1, 1), largest), self.input_bits)[0])
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """(n, in) -> (n, out). Overwrites what it is given."""
-        scale = _scale(values, self.input_bits)[:, None]
+        scale = _scale(values, self.input_bits)[:, None] if self.scale is None else self.scale
         values *= scale
         products = np.rint(values, out=values) @ self.whole  # exact, in whatever order
         products *= 1.0 / scale
@@ -70,10 +71,21 @@ class _ExactLayer:
 
 
 class ExactProducts:
-    """Inner products with given rows, (m, in): (n, in) -> float64 (n, m), as exact and as steady as the layers."""
+    """Inner products with given rows, (m, in): (n, in) -> float64 (n, m), as exact and as steady as the layers.
 
-    def __init__(self, rows: np.ndarray):
-        self._layer = _ExactLayer(rows, np.zeros(len(rows)))
+    Args:
+        largest: of all numbers that come, where that is known: then one power of two serves them all. Else each row has
+            its own.
+
+    Attributes:
+        scale: what numbers are multiplied by before they are rounded, where ``largest`` is known.
+        whole: the given rows as whole numbers, (in, m).
+        back: what makes a product of whole numbers one of the given rows, (m,).
+    """
+
+    def __init__(self, rows: np.ndarray, largest: float | None = None):
+        self._layer = _ExactLayer(rows, np.zeros(len(rows)), largest)
+        self.scale, self.whole, self.back = self._layer.scale, self._layer.whole, self._layer.back
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         return self._layer(np.array(rows, np.float64))
@@ -88,7 +100,7 @@ def layers_of(state: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray
 
 
 def _scale(values: np.ndarray, bits: int) -> np.ndarray:
-    """A power of two for each row, that makes its largest number one of so many bits; (rows,)."""
+    """A power of two for each row, that makes its largest number one of this number of bits; (rows,)."""
     largest = np.maximum(values.max(axis=1), -values.min(axis=1))
     _, exponents = np.frexp(largest)
     return np.ldexp(1.0, bits - np.maximum(exponents, LEAST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,9 +14,12 @@ import numpy as np
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.schema import text_file
 from l2d.data.errors import CorruptPart
-from l2d.rejector.best.scorer import Scorer, model_of, weights_of
+from l2d.rejector.best.one_row import OneRow
+from l2d.rejector.best.scorer import PAID_MEAN, Scorer, model_of, weights_of
+from l2d.rejector.methods import GRID, METHODS
 from l2d.rejector.rows.unlabelled import InputRecord
-from l2d.rejector.runs.files import WEIGHTS_FILE, read_facts
+from l2d.rejector.runs.files import RUN_FILE, WEIGHTS_FILE, read_facts
+from l2d.rejector.scoring import ExactLayers, layers_of
 
 if TYPE_CHECKING:
     from l2d.rejector.runs.elsewhere import Beta
@@ -23,6 +27,10 @@ if TYPE_CHECKING:
 THREADS = min(8, os.cpu_count() or 1)
 ROWS_AT_ONCE = 65_536  # that are scored
 ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
+
+#: Features of one input, float32 (width,) -> scores float32 (agents,), and predicted prices in money or None. The
+#: scores are the bits that a batch gives the same row.
+One = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 #: Scores float32 (n, agents), and who may be chosen, bool (n, agents), at least one -> agent indices (n,).
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -42,6 +50,12 @@ class Served:
         choose: the allocation of scores.
         follows_scores: whether that is the agent of the highest score at the run's own setting.
         setting: another setting than that of its files, for people; see :class:`l2d.rejector.route.RouteReport`.
+        one: scores of one input.
+        facts: of ``run.json``.
+        digest: SHA-256 of ``run.json``, which has those of the other files: the run, and no other.
+        costs: whether scores are negated predicted total costs.
+        guard: what the guard says; None without one.
+        deviation: of training's features, (width,).
     """
 
     run_id: str
@@ -55,6 +69,12 @@ class Served:
     choose: Choose
     follows_scores: bool = True
     setting: dict[str, Any] | None = None
+    one: One
+    facts: dict[str, Any]
+    digest: str
+    costs: bool = False
+    guard: dict[str, Any] | None = None
+    deviation: np.ndarray | None = None
 
 
 def highest(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
@@ -80,6 +100,8 @@ def open_served(
         facts = read_facts(path)
         if facts["point"]["method"] == "best" and "input" in facts:
             return _of_best(path, facts)
+        if _is_layers(facts) and "input" in facts:
+            return _of_layers(path, facts)
     return _of_any(path, policy, beta, weights)
 
 
@@ -94,6 +116,7 @@ def _of_best(path: Path, facts: dict) -> Served:
         cost_weights = weights_of(np.array(costs, dtype=np.float64), len(query_costs), arrays)
         scorer = Scorer(model_of(arrays), cost_weights, query_costs, facts["guard"])
         scorer.check(len(arrays["feature_mean"]))
+        one = OneRow(scorer, arrays.get(PAID_MEAN))
         return Served(
             run_id=point["run_id"],
             agents=facts["agents"],
@@ -104,9 +127,59 @@ def _of_best(path: Path, facts: dict) -> Served:
             scores=lambda features: scorer(features, threads=THREADS),
             classes=None,
             choose=highest,
+            one=one,
+            facts=facts,
+            digest=digest_of(path),
+            costs=True,
+            guard=facts["guard"],
+            deviation=arrays["feature_std"],
         )
     except Exception as error:  # another version's fields or shapes raise all kinds
         raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
+
+
+def _is_layers(facts: dict) -> bool:
+    """Whether a run is one network of plain layers, whose scores take no torch."""
+    method, training = METHODS.get(facts["point"]["method"]), facts["training"]
+    return method is not None and method.trainer is GRID and training.get("network") in ("linear", "mlp")
+
+
+def _of_layers(path: Path, facts: dict) -> Served:
+    """Standardised in the bits of the mean, as :class:`l2d.rejector.training.network.TrainedNetwork` does."""
+    from safetensors.numpy import load
+
+    try:
+        arrays = load((path / WEIGHTS_FILE).read_bytes())
+        mean, std = arrays["feature_mean"], arrays["feature_std"]
+        layers = ExactLayers(layers_of({k: v for k, v in arrays.items() if not k.startswith("feature_")}))
+
+        def scores(features: np.ndarray) -> np.ndarray:
+            return layers(((features.astype(mean.dtype) - mean) / std).astype(np.float32))
+
+        if scores(np.zeros((1, len(mean)), np.float32)).shape != (1, len(facts["agents"])):
+            raise ValueError("the network has other outputs than there are agents")
+        return Served(
+            run_id=facts["point"]["run_id"],
+            agents=facts["agents"],
+            looks_at=InputRecord(**facts["input"], text=text_file(path, facts["input"]["made"])),
+            seen=facts.get("seen"),
+            failures=facts["training"]["failures"],
+            mean=mean,
+            scores=scores,
+            classes=None,
+            choose=highest,
+            one=lambda row: (scores(row[None])[0], None),
+            facts=facts,
+            digest=digest_of(path),
+            deviation=std,
+        )
+    except Exception as error:  # another version's fields or shapes raise all kinds
+        raise CorruptPart(f"is no run of this version: {error!r}", where=path, hint="train it again") from error
+
+
+def digest_of(path: Path) -> str:
+    """Of a run: SHA-256 of its ``run.json``."""
+    return hashlib.sha256((path / RUN_FILE).read_bytes()).hexdigest()
 
 
 def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[str, float] | None) -> Served:
@@ -147,6 +220,9 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         chances = [rejector.probabilities(part) for part in parts(features)]
         return np.concatenate([found for found in chances if found is not None]).argmax(axis=1)
 
+    def scores(features: np.ndarray) -> np.ndarray:
+        return np.concatenate([rejector.scores(part) for part in parts(features)])
+
     return Served(
         run_id=opened.point.run_id,
         agents=opened.agents,
@@ -154,9 +230,15 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         seen=opened.seen,
         failures=opened.rejector.config.failures,
         mean=np.asarray(rejector.state["feature_mean"]),
-        scores=lambda features: np.concatenate([rejector.scores(part) for part in parts(features)]),
+        scores=scores,
         classes=classes if rejector.has_classifier else None,
         choose=choose,
         follows_scores=rule is None and not opened.moved,
         setting=setting,
+        one=lambda row: (scores(row[None])[0], None),
+        facts=read_facts(path),
+        digest=digest_of(path),
+        costs=METHODS[opened.point.method].scores == "costs",
+        guard=rejector.guard,
+        deviation=np.asarray(rejector.state["feature_std"]) if "feature_std" in rejector.state else None,
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from l2d.data.errors import UsageError, nearest
-from l2d.data.networks.schedules import SCHEDULES
+from l2d.data.networks.schedules import rate_at
 from l2d.data.options import check, declared, option
 from l2d.data.sizes import parse_size
 
@@ -187,11 +187,8 @@ def network_for(kind: Network, inputs: Collection[str]) -> Network:
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Rate of step ``step`` out of ``steps``: linear warm-up, then the schedule."""
-    warm = round(config.warmup * steps)
-    if step < warm:
-        return config.lr * (step + 1) / warm
-    return config.lr * SCHEDULES[config.schedule]((step - warm) / max(1, steps - warm))
+    """Rate of step ``step`` out of ``steps``, see :func:`l2d.data.networks.schedules.rate_at`."""
+    return rate_at(step, steps, lr=config.lr, warmup=config.warmup, schedule=config.schedule)
 
 
 def config_of(config: TrainConfig | None, settings: dict[str, Any]) -> TrainConfig:

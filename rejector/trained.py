@@ -6,7 +6,7 @@ Arrays go in and come out as numpy's, so that a rejector that needs no torch is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -245,7 +245,7 @@ class TrainerModule(Protocol):
             UsageError: says what does not fit.
         """
 
-    def train(self, job: Job) -> Iterator[Trained]:
+    def train(self, job: Job) -> Generator[Trained]:
         """Train the points, some at a time. What is yielded is saved before the next is asked for.
 
         Under torchrun the first process alone yields; the others take part in its training, or do nothing.

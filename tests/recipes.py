@@ -108,18 +108,23 @@ def _value(value: Any) -> str:
     return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
 
 
-#: Three column agents over the small table of ``conftest.write_table`` or ``conftest.patients``.
+#: The small table of ``conftest.write_table`` or ``conftest.patients``.
+PATIENTS: dict[str, Any] = {
+    "kind": "table",
+    "path": "patients.parquet",
+    "id": "id",
+    "target_cla": "died",
+    "classes": ["no", "yes"],
+    "target_reg": "stay",
+    "features": ["x1", "x2", "ward"],
+    "keep": ["ward"],
+}
+
+#: Three column agents over it.
 RECIPE = Recipe(
     {
         "dataset": {
-            "kind": "table",
-            "path": "patients.parquet",
-            "id": "id",
-            "target_cla": "died",
-            "classes": ["no", "yes"],
-            "target_reg": "stay",
-            "features": ["x1", "x2", "ward"],
-            "keep": ["ward"],
+            **PATIENTS,
             "split": {"stratify": ["died"]},
         },
         "costs": {"cla": {"kind": "zero_one"}, "reg": {"kind": "smooth_l1", "clamp": 5.0}},
@@ -153,14 +158,7 @@ STAGE_TWO_RECIPE = RECIPE.plus(
 HEAD = Recipe(
     {
         "dataset": {
-            "kind": "table",
-            "path": "patients.parquet",
-            "id": "id",
-            "target_cla": "died",
-            "classes": ["no", "yes"],
-            "target_reg": "stay",
-            "features": ["x1", "x2", "ward"],
-            "keep": ["ward"],
+            **PATIENTS,
             "clusters": {"features": ["x1", "x2"], "count": 4},
         },
         "costs": {"cla": {"kind": "brier"}, "reg": {"kind": "smooth_l1", "beta": 0.5, "clamp": 5.0}},

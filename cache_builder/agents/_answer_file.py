@@ -14,9 +14,11 @@ import polars as pl
 from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.data.errors import DataError, nearest
 from l2d.data.samples import cells
+from l2d.data.samples.cells import first_true
 from l2d.data.sources.text_table import read_header
 
 ROW = "__row__"
+TOGETHER = "/"  # between the parts of an id that several columns make together
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,13 @@ class AnswerFile:
             )
         return column
 
+    def together(self, columns: Sequence[str]) -> str:
+        """The name of a column of ids that several columns make together, ``case7/FFDM``; null where one is empty."""
+        name = TOGETHER.join(columns)
+        if name not in self.table.columns:
+            self.table = self.table.with_columns(together(self.table.select(self.need(one, "id") for one in columns)))
+        return name
+
     def where(self, row: int) -> str:
         """A row of a file as people find it: in a CSV the header is row 1, elsewhere the first answer is."""
         piece = self._pieces[bisect_right([piece.first for piece in self._pieces], row) - 1]
@@ -104,7 +113,7 @@ class AnswerFile:
             written, values = found, pl.Series([None] * len(found), dtype=pl.Float64)
         wrong = written.is_not_null() & ~values.is_finite().fill_null(False)
         if wrong.any():
-            position = int(wrong.arg_max())
+            position = first_true(wrong)
             raise DataError(
                 f"{column} is {found[position]!r}, which is not a finite number",
                 where=self.where(rows[ROW][position]),
@@ -126,9 +135,15 @@ class AnswerFile:
         texts = self.text(column)
         if texts.null_count():
             raise DataError(
-                f"{column} is empty", where=self.where(int(texts.is_null().arg_max())), hint="say whose answer it is"
+                f"{column} is empty", where=self.where(first_true(texts.is_null())), hint="say whose answer it is"
             )
         return sorted(texts.unique().to_list())
+
+
+def together(columns: pl.DataFrame) -> pl.Series:
+    """Columns as one of texts, called by their names."""
+    texts = pl.DataFrame([as_text(column) for column in columns.iter_columns()])
+    return texts.select(pl.concat_str(pl.all(), separator=TOGETHER).alias(TOGETHER.join(columns.columns))).to_series()
 
 
 def as_text(column: pl.Series) -> pl.Series:

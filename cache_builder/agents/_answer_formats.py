@@ -81,11 +81,11 @@ def first_line(error: Exception) -> str:
 
 def _unnested(table: pl.DataFrame) -> pl.DataFrame:
     """Structs as columns with dotted names."""
-    while structs := [name for name, kind in table.schema.items() if isinstance(kind, pl.Struct)]:
-        for name in structs:
-            fields = [field.name for field in table.schema[name].fields]
+    while structs := {name: kind for name, kind in table.schema.items() if isinstance(kind, pl.Struct)}:
+        for name, kind in structs.items():
+            fields = [field.name for field in kind.fields]
             table = table.with_columns(pl.col(name).struct.rename_fields([f"{name}.{field}" for field in fields]))
-        table = table.unnest(structs)
+        table = table.unnest(*structs)
     return table
 
 

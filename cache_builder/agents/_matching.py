@@ -15,6 +15,7 @@ import polars as pl
 
 from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
 from l2d.data.errors import DataError
+from l2d.data.samples.cells import first_true
 
 IdRule = Literal["text", "number"]
 Repeats = Literal["refuse", "first", "last", "mean", "majority"]
@@ -41,7 +42,7 @@ def match_ids(
     """
     ids = file.text(column, rows)
     if ids.null_count():
-        row = rows[ROW][int(ids.is_null().arg_max())]
+        row = rows[ROW][first_true(ids.is_null())]
         raise DataError(f"{column} is empty", where=file.where(row), hint="say which sample it is about")
     known, asked = _positions(_Samples(samples)), ids.alias("id").to_frame()
     if rule == "text" and ids.equals(known["id"]):  # a wide file in the dataset's order

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from l2d.data.errors import DataError, UsageError
+from l2d.data.sources._annotated import is_file
 
 
 def require_onnxruntime(where: str) -> Any:
@@ -21,6 +22,19 @@ def require_onnxruntime(where: str) -> Any:
     except ImportError as error:
         raise UsageError("onnxruntime is not installed", where=where, hint='pip install "l2d[onnx]"') from error
     return onnxruntime
+
+
+def require_session(file: Path, where: str) -> None:
+    """Refuse what :func:`open_session` cannot open, without opening it.
+
+    Raises:
+        UsageError: there is no such file, or onnxruntime is not installed.
+    """
+    if not is_file(file):
+        raise UsageError(
+            f"{where}: there is no such file", where=file, hint="relative paths are relative to the recipe"
+        )
+    require_onnxruntime(where)
 
 
 def open_session(file: Path, device: str, where: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from l2d.cache_builder.agents._base import Agent, AgentConfig
-from l2d.cache_builder.answers import Answers
+from l2d.cache_builder.answers import Answers, reasons_where
 from l2d.data.cache.schema import NO_ANSWER
 from l2d.data.samples.dataset import Batch, Dataset
 
@@ -43,14 +43,15 @@ class AverageAgent(Agent):
         given = {*self.lenders, *self.charged}  # tasks that are not its own
         if "cla" not in given and all(part.cla is not None or part.prob is not None for part in parts):
             answers.prob = _mean([part.probabilities(self.num_classes) for part in parts], silent)
-        if "reg" not in given and all(part.reg is not None for part in parts):
-            answers.reg = _mean([part.reg for part in parts], silent)
+        values = [part.reg for part in parts if part.reg is not None]
+        if "reg" not in given and len(values) == len(parts):
+            answers.reg = _mean(values, silent)
         failed = np.any([part.is_failure & ~part.is_unavailable for part in parts], axis=0)
         missing = failed | silent.all(axis=0)
         if missing.any():
             if answers.prob is not None:
                 answers.prob[missing] = 1 / self.num_classes  # not an answer, but it passes for one until it is masked
-            answers.failure = np.where(missing, NO_ANSWER, None)
+            answers.failure = reasons_where(missing, NO_ANSWER)
             answers.failure[failed] = "an agent it averages did not answer"
         return answers
 

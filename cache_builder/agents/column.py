@@ -55,7 +55,7 @@ class ColumnAgent(Agent):
         config, self.answers = self.config, Answers()
         try:
             if config.cla is not None:
-                self.answers.cla = self._classes(dataset)
+                self.answers.cla = self._classes(dataset, config.cla)
             if config.prob is not None:
                 expressions = config.prob if isinstance(config.prob, list) else [config.prob]
                 columns = [self._numbers(dataset, expression) for expression in expressions]
@@ -70,9 +70,9 @@ class ColumnAgent(Agent):
     def ask(self, batch: Batch) -> Answers:
         return self.answers.rows(slice(batch.rows.start, batch.rows.stop))
 
-    def _classes(self, dataset: Dataset) -> np.ndarray:
+    def _classes(self, dataset: Dataset, expression: str) -> np.ndarray:
         index = {name: position for position, name in enumerate(dataset.classes)}
-        names = evaluate(dataset.columns, self.config.cla, pl.String).to_list()
+        names = evaluate(dataset.columns, expression, pl.String).to_list()
         for sample_id, name in zip(dataset.ids, names, strict=True):
             if name not in index and not (name is None and self.partial):
                 raise AgentFailure(

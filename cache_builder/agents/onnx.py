@@ -11,7 +11,7 @@ from torch import Tensor
 
 from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._model import NAMES, ModelAgent, ModelConfig
-from l2d.cache_builder.agents._onnx_session import open_session, require_onnxruntime
+from l2d.cache_builder.agents._onnx_session import open_session, require_session
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
@@ -39,14 +39,7 @@ class OnnxAgent(ModelAgent):
     config: OnnxConfig
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
-        where = f"agent {self.config.name!r}"
-        if not is_file(self.config.file):
-            raise UsageError(
-                f"{where}: there is no such file",
-                where=self.config.file,
-                hint="relative paths are relative to the recipe",
-            )
-        require_onnxruntime(where)
+        require_session(self.config.file, f"agent {self.config.name!r}")
         super().check(dataset, tasks)
 
     def load(self, frozen: Any, dataset: Dataset, device: str) -> None:
@@ -64,8 +57,9 @@ class OnnxAgent(ModelAgent):
         self.channels_last = rank == 4 and shape[3] == 3 and shape[1] != 3
         if rank == 4:
             own = shape[1:3] if self.channels_last else shape[2:]
-            if None not in own and self.config.image_size is None:
-                self.image_side = list(own)
+            known = [size for size in own if size is not None]
+            if len(known) == len(own) and self.config.image_size is None:
+                self.image_side = known
         elif shape[1] not in (None, self.matrix.shape[1]):
             raise UsageError(
                 f"takes {shape[1]} numbers, the table gives {self.matrix.shape[1]}",

@@ -15,7 +15,7 @@ from torchvision.ops import batched_nms, box_convert
 from l2d.cache_builder.agents._base import file_digest
 from l2d.cache_builder.agents._detector import DetectorAgent, DetectorConfig
 from l2d.cache_builder.agents._labels import LabelList, class_labels, names_of
-from l2d.cache_builder.agents._onnx_session import open_session, require_onnxruntime
+from l2d.cache_builder.agents._onnx_session import open_session, require_session
 from l2d.data.errors import AgentFailure, DataError, UsageError
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import is_file
@@ -68,14 +68,7 @@ class OnnxDetectorAgent(DetectorAgent):
     config: OnnxDetectorConfig
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
-        where = f"agent {self.config.name!r}"
-        if not is_file(self.config.file):
-            raise UsageError(
-                f"{where}: there is no such file",
-                where=self.config.file,
-                hint="relative paths are relative to the recipe",
-            )
-        require_onnxruntime(where)
+        require_session(self.config.file, f"agent {self.config.name!r}")
         self._names(dataset)
 
     def _names(self, dataset: Dataset) -> np.ndarray:

@@ -18,6 +18,7 @@ from l2d.cache_builder.agents._tariff import Tariff
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import DataError, UsageError, close_to, nearest
 from l2d.data.samples import cells
+from l2d.data.samples.cells import first_true
 from l2d.data.samples.dataset import Batch, Dataset
 
 RULES = {
@@ -43,8 +44,9 @@ class TableAnswersConfig(AgentConfig):
     """Parquet, CSV, JSON, JSONL, or a folder of these."""
     each: str | list[str] | None = None
     """Make an agent of every annotator: the column that names them, or a list of their names."""
-    id: str | None = None
-    """Column with sample ids. By default the dataset's id column, `sample_id` or `id`."""
+    id: str | Annotated[list[str], Field(min_length=1)] | None = None
+    """Column with sample ids, or several that make it together, `a/b`. By default the dataset's id column, `sample_id`
+    or `id`."""
     ids: IdRule = "text"
     """How ids are compared. As numbers, `007`, `7` and `7.0` are one sample."""
     annotator: str | None = None
@@ -128,8 +130,9 @@ class TableAnswersAgent(Agent):
     def _aligned(self, dataset: Dataset) -> Answers:
         """The file's answers in the dataset's order, NaN where there are none."""
         config, self.file = self.config, AnswerFile(self.config.file, self.config.missing)
+        column = self._id_column(dataset)
         file, rows = self.file, self._own_rows(self.file)
-        at = match_ids(file, rows, self._id_column(dataset), dataset.ids, config.ids, others=config.others)
+        at = match_ids(file, rows, column, dataset.ids, config.ids, others=config.others)
         others = int((at < 0).sum())
         if others:
             self.remarks.append(f"{others:,} of {len(at):,} rows are about other samples and are left out")
@@ -184,6 +187,8 @@ class TableAnswersAgent(Agent):
         return file.table.filter(file.text(column) == who)
 
     def _id_column(self, dataset: Dataset) -> str:
+        if isinstance(self.config.id, list):
+            return self.file.together(self.config.id)
         if self.config.id is not None:
             return self.file.need(self.config.id, "id")
         tried = [str(dataset.config.get("id")).strip('"'), "sample_id", "id"]
@@ -208,7 +213,7 @@ class TableAnswersAgent(Agent):
         index = {label: class_of(label, classes, self.config.labels) for label in counts}
         unknown = Counter({label: count for label, count in counts.items() if index[label] is None})
         if unknown:
-            position = int(labels.is_in(list(unknown)).arg_max())
+            position = first_true(labels.is_in(list(unknown)))
             mapped = close_to(labels[position], classes) or classes[0]
             known = nearest(labels[position], classes, "the classes are", most=20)
             listed = ", ".join(f"{label!r} ({count})" for label, count in unknown.most_common(8))

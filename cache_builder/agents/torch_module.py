@@ -86,6 +86,7 @@ class TorchAgent(ModelAgent):
         if self.config.file is not None:
             self.model, self.batch = load_program(self.config.file, device)
             return
+        assert self.config.factory is not None  # it is one or the other
         options = resolved(self.config.options, self.config._folder)
         model = make(self.config.factory, self.config.path, options, self.config.name)
         if not isinstance(model, nn.Module):
@@ -110,17 +111,17 @@ class TorchAgent(ModelAgent):
     def run(self, inputs: Tensor) -> Any:
         if self.batch is None or self.batch == len(inputs):
             return self.model(inputs.to(self.device))
-        parts = [self._padded(part) for part in inputs.split(self.batch)]
+        parts = [self._padded(part, self.batch) for part in inputs.split(self.batch)]
         if isinstance(parts[0], dict):
             return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
         if isinstance(parts[0], tuple | list):
             return tuple(torch.cat(found) for found in zip(*parts, strict=True))
         return torch.cat(parts)
 
-    def _padded(self, rows: Tensor) -> Any:
-        """Answers about at most ``self.batch`` rows of a program that takes exactly so many."""
+    def _padded(self, rows: Tensor, batch: int) -> Any:
+        """Answers about at most ``batch`` rows of a program that takes exactly that number."""
         count = len(rows)
-        whole = torch.cat([rows, rows[-1:].expand(self.batch - count, *rows.shape[1:])]).to(self.device)
+        whole = torch.cat([rows, rows[-1:].expand(batch - count, *rows.shape[1:])]).to(self.device)
         found = self.model(whole)
         if isinstance(found, dict):
             return {name: value[:count] for name, value in found.items()}

@@ -55,7 +55,7 @@ class TorchvisionClassifierAgent(ModelAgent):
             raise UsageError("it answers classes of images alone", where=where, hint="use it on a dataset of images")
         if not is_file(self.file):
             hint = "relative paths are relative to the recipe"
-            if not isinstance(config.weights, Path):
+            if self.known is not None:
                 hint = f'nothing is downloaded: put the file from {self.known.url} there, or say weights = "FILE"'
             raise UsageError(f"{where}: there is no such file", where=self.file, hint=hint)
         names = self._names(dataset)

@@ -71,7 +71,7 @@ class TorchvisionDetectorAgent(TorchvisionAgent):
             )
         path = self.file
         if not is_file(path):
-            if isinstance(config.weights, Path):
+            if self.known is None:
                 raise UsageError("there is no such file", where=path, hint="relative paths are relative to the recipe")
             raise UsageError(
                 f"{where}: weights {config.weights} of {config.architecture} are not here; nothing is downloaded",

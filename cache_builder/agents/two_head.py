@@ -60,7 +60,7 @@ class TwoHeadAgent(Agent):
 
     def _network(self, dataset: Dataset) -> TwoHeadNetwork:
         return TwoHeadNetwork(
-            dataset.features.shape[1],
+            dataset.width,
             self.config.hidden,
             len(dataset.classes),
             dataset.target_reg is not None,
@@ -86,7 +86,7 @@ class TwoHeadAgent(Agent):
             raise DataError(
                 f"agent {self.config.name!r}: the weights do not fit: {str(error).splitlines()[-1].strip()}",
                 where=self.config.weights,
-                hint=f"`hidden` is {self.config.hidden}, the dataset has {dataset.features.shape[1]} features",
+                hint=f"`hidden` is {self.config.hidden}, the dataset has {dataset.width} features",
             ) from error
         self.network, self.device = network.eval().to(device), device
 
@@ -132,6 +132,7 @@ def train_two_head(make_network, dataset: Dataset, config: TwoHeadConfig, device
     held_out, fit = np.split(order, [max(1, len(order) // 10)])
     if len(fit) == 0:
         raise DataError("too few training samples to train on", where=f"agent {config.name!r}", hint="use more data")
+    assert dataset.features is not None  # it has been checked
     network = fit_two_head(
         lambda: make_network(dataset),
         dataset.features,

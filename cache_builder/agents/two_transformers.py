@@ -16,7 +16,8 @@ from l2d.cache_builder.agents._base import Agent, AgentConfig, file_digest
 from l2d.cache_builder.agents.two_head import weights_in
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import DataError, UsageError
-from l2d.data.networks.schedules import SCHEDULES
+from l2d.data.networks.fitting import BestEpoch, loss_of_tasks, scale_of
+from l2d.data.networks.schedules import rate_at
 from l2d.data.networks.tokens import TokenNetwork
 from l2d.data.samples.dataset import Batch, Dataset
 from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
@@ -79,13 +80,14 @@ class TaskTransformer(nn.Module):
     def loss(self, rows: Tensor, targets: dict[str, Tensor], weight_reg: float) -> Tensor:
         """Cross-entropy, smooth L1 of the standardised value, or the sum of both, weighted."""
         scores, value = self(rows)
-        loss = torch.zeros((), device=rows.device)
-        if scores is not None:
-            loss = loss + nn.functional.cross_entropy(scores, targets["cla"].long())
-        if value is not None:
-            error = (value - targets["reg"]) / self.target_scale[1]
-            loss = loss + weight_reg * nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
-        return loss
+        return loss_of_tasks(
+            scores,
+            value,
+            targets.get("cla"),
+            targets.get("reg"),
+            deviation=self.target_scale[1],
+            weight_reg=weight_reg,
+        )
 
 
 class TwoTransformersAgent(Agent):
@@ -174,8 +176,7 @@ def train_transformer(
     if len(fit) == 0:
         raise DataError("too few training samples to train on", where=f"agent {config.name!r}", hint="use more data")
     if "reg" in network.tasks:
-        values = dataset.target_reg[fit].astype(np.float64)
-        network.target_scale.copy_(torch.tensor([values.mean(), max(values.std(), 1e-6)]))
+        network.target_scale.copy_(scale_of(dataset.target_reg[fit]))
     network.to(device)
     lists, lengths = dataset.tokens, _max_lengths(dataset)
 
@@ -187,20 +188,17 @@ def train_transformer(
             yield rows.to(device), {task: torch.from_numpy(targets[task][taken]).to(device) for task in network.tasks}
 
     steps = -(-len(fit) // config.batch_size) * config.epochs
-    warm = round(config.warmup * steps)
 
     def rate(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return SCHEDULES[config.schedule]((step - warm) / max(1, steps - warm))
+        return rate_at(step, steps, lr=1.0, warmup=config.warmup, schedule=config.schedule)
 
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-    best_loss, best_state, shuffle = math.inf, None, np.random.default_rng([config.seed, 1])
+    best, shuffle = BestEpoch(network), np.random.default_rng([config.seed, 1])
     devices = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(config.seed)  # dropout
-        for _ in range(config.epochs):
+        for epoch in range(config.epochs):
             network.train()
             for rows, targets in batches(shuffle.permutation(fit)):
                 optimizer.zero_grad(set_to_none=True)
@@ -213,12 +211,9 @@ def train_transformer(
                     float(network.loss(rows, targets, config.weight_reg)) * len(rows)
                     for rows, targets in batches(held_out)
                 ]
-            if sum(losses) / len(held_out) < best_loss:
-                best_loss = sum(losses) / len(held_out)
-                best_state = {name: value.clone() for name, value in network.state_dict().items()}
-    if best_state is None:
+            best.see(sum(losses) / len(held_out), epoch)
+    if not best.restore():
         raise DataError("training diverged: the loss is never finite", where=f"agent {config.name!r}", hint="lower lr")
-    network.load_state_dict(best_state)
     return network
 
 

@@ -69,6 +69,7 @@ class RegressionCost(Strict):
 
     def compute(self, answers: Answers, target: np.ndarray) -> np.ndarray:
         """Cost of each answer: float32 (n,), from predictions and targets in the target's unit."""
+        assert answers.reg is not None  # it was wanted, and answers are checked
         error = np.abs(answers.reg.astype(np.float64) - target.astype(np.float64))
         if self.kind == "smooth_l1":
             cost = smooth_l1(error, self.beta)
@@ -108,9 +109,9 @@ class CostConfig(Strict):
             charged: tasks that are not answered -> the cost of that.
         """
         costs = {task: np.full(len(batch.ids), cost, np.float32) for task, cost in (charged or {}).items()}
-        if self.cla is not None and "cla" not in costs:
+        if self.cla is not None and batch.target_cla is not None and "cla" not in costs:
             costs["cla"] = self.cla.compute(answers, batch.target_cla, num_classes)
-        if self.reg is not None and "reg" not in costs:
+        if self.reg is not None and batch.target_reg is not None and "reg" not in costs:
             costs["reg"] = self.reg.compute(answers, batch.target_reg)
         return {task: costs[task] for task in self.tasks}
 

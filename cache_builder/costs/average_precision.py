@@ -85,7 +85,7 @@ def average_precision(
         targets: ground truth of n images. ``ignore`` is what VOC calls difficult; to its protocols a crowd is no more.
         detections: of the same images; their ``ignore`` and ``crowd`` mean nothing. Equal scores keep their order.
         thresholds: of IoU, T numbers in (0, 1]; if left out COCO's ten, or VOC's 0.5.
-        max_detections: so many of an image and class are looked at, the best-scored; if left out 100 for ``coco``, and
+        max_detections: how many of an image and class are looked at, the best-scored; if left out 100 for ``coco``, and
             all for the others, as in their originals.
         confident: score from which on a detection claims its class to be there, see :class:`ImageAP`.
 
@@ -97,7 +97,7 @@ def average_precision(
     """
     if protocol not in get_args(Protocol):
         raise ValueError(f"protocol {protocol!r} is not one of {', '.join(get_args(Protocol))}")
-    rule = "coco" if protocol == "coco" else "voc"
+    rule: Literal["coco", "voc"] = "coco" if protocol == "coco" else "voc"
     limits = checked_limits(DEFAULT_THRESHOLDS[protocol] if thresholds is None else thresholds, rule)
     if max_detections is None:
         max_detections = DEFAULT_MAX_DETECTIONS[protocol]

@@ -29,7 +29,7 @@ CHUNK_BOXES = 1 << 15
 BLOCK_PAIRS = 1 << 15
 MOST_CELLS = 6  # into 2^6 parts at most the centres of a group's boxes are sorted
 PACKED_BITS = 63  # of a sort key that fits one integer
-PLAIN_LABELS = 1 << 10  # beyond so many classes their numbers are closed up first
+PLAIN_LABELS = 1 << 10  # beyond this number of classes their numbers are closed up first
 
 Rule = Literal["coco", "voc"]
 
@@ -221,19 +221,19 @@ def match_groups(groups: Groups, targets: Boxes, detections: Boxes, limits: np.n
     always_free = np.flatnonzero((crowd if coco else ignore)[target[pair]])
     num_places = len(limits) * len(ignore)
     place[always_free] = num_places + np.arange(len(always_free))  # a place for each proposal
-    nobody = len(pair)
-    holder = np.full(num_places + len(always_free), nobody)
+    free = len(pair)
+    holder = np.full(num_places + len(always_free), free)
     active = _run_starts(proposer)
     while len(active):
         wanted = place[active]
         before = holder[wanted]
         np.minimum.at(holder, wanted, active)  # of two proposals for a place the earlier one has the better score
         won = holder[wanted] == active
-        displaced = before[won & (before < nobody)]
+        displaced = before[won & (before < free)]
         following = np.concatenate([active[~won], displaced]) + 1
-        following = following[following < nobody]
+        following = following[following < free]
         active = following[proposer[following] == proposer[following - 1]]
-    final = np.flatnonzero(holder[place] == np.arange(nobody))
+    final = np.flatnonzero(holder[place] == np.arange(free))
     pair = pair[final]
     return Match(
         num_thresholds=len(limits),

@@ -1,7 +1,8 @@
 """Raw costs of detections, per image: of the whole answer, or of its classes and of its places apart.
 
-Ground truth with ``ignore`` (VOC's difficult boxes, COCO's crowds) neither has to be found nor counts against who finds
-it; the rest is called countable. The paper writes the cost as mAP, but a cost falls as the agent gets better: 1 - mAP.
+Ground truth with ``ignore`` (VOC's difficult boxes, COCO's crowds) neither has to be found nor counts against the
+agent that finds it; the rest is called countable. The paper writes the cost as mAP, but a cost falls as the agent gets
+better: 1 - mAP.
 """
 
 from __future__ import annotations

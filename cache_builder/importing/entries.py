@@ -35,7 +35,7 @@ class Answers:
     def __init__(self, source: Source, say: Say):
         self.source = source
         self.file = file = AnswerFile(source.answers, source.missing)
-        self.id = _id_column(source, file, say)
+        self.id = file.together(source.together) if source.together else _id_column(source, file, say)
         known = [name for name in ANNOTATORS if name in file.columns and name != self.id]
         if source.annotator is not None:
             need(source.annotator, file.columns, "--annotator", source.answers)
@@ -54,7 +54,11 @@ class Answers:
     def common_lines(self, folder: Path, rule: str) -> list[str]:
         """Keys that all agents of the file share."""
         source = self.source
-        lines = ['kind = "table"', f"file = {relative(source.answers, folder)}", f"id = {toml_text(self.id)}"]
+        lines = [
+            'kind = "table"',
+            f"file = {relative(source.answers, folder)}",
+            f"id = {toml_list(source.together) if source.together else toml_text(self.id)}",
+        ]
         if rule != "text":
             lines.append(f"ids = {toml_text(rule)}")
         if source.labels:
@@ -90,7 +94,7 @@ class Answers:
     def _answering(self, columns: tuple[str, ...]) -> set[str]:
         """Annotators with an answer in one of these columns."""
         filled = self.file.table.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
-        return set(self.file.text(self.annotator, filled).unique().to_list())
+        return set(self.file.text(str(self.annotator), filled).unique().to_list())
 
     def stand_in(self, name: str, task: str) -> list[str]:
         """The key that says what counts for an agent that does not answer a task.
@@ -135,7 +139,7 @@ def _repeating(file: AnswerFile, id_column: str, known: list[str]) -> str | None
     """The column of annotators among those that may be by their name: one that tells rows of one sample apart."""
     if not known or file.table[id_column].is_duplicated().any():
         return known[0] if known else None
-    # an id a row: a long file in which nobody answers what another does, or a wide one with such a column beside
+    # an id a row: a long file in which no annotator answers what another does, or a wide one with such a column beside
     names = [name for name in known if file.table[name].null_count() == 0 and file.table.schema[name] == pl.String]
     return names[0] if names else None
 

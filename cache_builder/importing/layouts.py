@@ -10,9 +10,9 @@ from typing import Any
 
 import polars as pl
 
-from l2d.cache_builder.agents._answer_file import AnswerFile
+from l2d.cache_builder.agents._answer_file import TOGETHER, AnswerFile
 from l2d.cache_builder.agents._answer_folders import joined, read_parts
-from l2d.cache_builder.importing.source import IDS, Source, holes, some
+from l2d.cache_builder.importing.source import IDS, Source, holes, need, some
 from l2d.data.errors import UsageError
 from l2d.data.sources.text_table import TEXT_FORMATS, read_header
 
@@ -82,6 +82,12 @@ def recognised(kind: str, source: Source, say: Say) -> Source:
         source = replace(source, **new)
         listed = "; ".join(f"{TITLES[name]}: {_shown(value)}" for name, value in new.items() if name in TITLES)
         say(f"layout: {layout.name}{' - ' if listed else ''}{listed}")
+    parts = [part.strip() for part in source.id.split(",")]
+    if len(parts) > 1 and source.id not in features:
+        for part in parts:
+            need(part, features, "--id", source.features)
+            need(part, file.columns, "--id", source.answers)
+        return replace(source, id=TOGETHER.join(parts), together=parts)
     if source.id:
         return source
     known = [name for name in IDS if name in features and (source.is_one_file or name in file.columns)]

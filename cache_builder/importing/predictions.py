@@ -99,7 +99,7 @@ def _of_answers(source: Source, answers: Answers, names: list[str], table: pl.Da
         patterns = [
             *patterns,
             *(source.prob if isinstance(source.prob, list) else []),
-            *([source.paid] * bool(source.paid)),
+            *([source.paid] if source.paid else []),
         ]
         beside = [pattern.replace(HOLE, name) for pattern in patterns for name in names]
     elif source.is_one_file:
@@ -175,7 +175,7 @@ def _long_columns(source: Source, answers: Answers, classes: list[str], say: Say
             for column in [source.prob] if isinstance(source.prob, str) else source.prob:
                 need(column, rest, "--prob", file.path)
             continue
-        given = getattr(source, key)
+        given: str | None = getattr(source, key)
         if given is not None:
             found[key] = need(given, rest, f"--{key}", file.path)
             continue

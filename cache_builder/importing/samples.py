@@ -8,11 +8,12 @@ from pathlib import Path
 
 import polars as pl
 
-from l2d.cache_builder.agents._answer_file import as_text
+from l2d.cache_builder.agents._answer_file import as_text, together
 from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.cells import first_true
 from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_not
 from l2d.data.samples.expressions import columns_of, name_of, quoted
 from l2d.data.samples.features import MOST_CATEGORIES
@@ -50,10 +51,12 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     path = source.features
     made = path.suffix.lower() not in TABLES
     table = joined(path, read_parts(path)) if made else read_table(path, text=[source.id, *source.text])[0]
+    if source.together:
+        table, made = table.with_columns(together(table.select(source.together))), True
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():
-        raise DataError(f"row {ids.is_null().arg_max()} has no {source.id}", where=path, hint="give it an id")
+        raise DataError(f"row {first_true(ids.is_null())} has no {source.id}", where=path, hint="give it an id")
     if not ids.is_duplicated().any():
         return table, made
     kept = [name for name in table.columns if name not in set(of_agents) and not INDEX_NAMES.match(name)]

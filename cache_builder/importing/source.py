@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
@@ -30,6 +31,7 @@ class Source:
         features: a table with a row a sample: ids, targets, features. It may be the file of answers itself.
         answers: of the agents: a row an answer (long), or a column an agent (wide).
         id: column of ``features`` with the sample ids; empty: what the layout says, or a column of a known name.
+        together: columns that make the id together, whose name is then ``a/b``; both files have them.
         answers_id: column of ``answers`` with them; ``id`` if it is there.
         ids: how ids are compared, see :func:`l2d.cache_builder.agents._matching.match_ids`.
         target, target_reg: columns of ``features`` with the truth.
@@ -59,6 +61,7 @@ class Source:
     features: Path
     answers: Path
     id: str = ""
+    together: list[str] = field(default_factory=list)
     target: str | None = None
     target_reg: str | None = None
     answers_id: str | None = None
@@ -89,6 +92,18 @@ class Source:
     def is_one_file(self) -> bool:
         """Whether samples and answers lie in one file."""
         return self.features.absolute() == self.answers.absolute()
+
+
+@overload
+def need(column: str, columns: list[str], option: str, path: Path) -> str: ...
+
+
+@overload
+def need(column: None, columns: list[str], option: str, path: Path) -> None: ...
+
+
+@overload
+def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None: ...
 
 
 def need(column: str | None, columns: list[str], option: str, path: Path) -> str | None:

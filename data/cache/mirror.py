@@ -34,6 +34,7 @@ from l2d.data.errors import CorruptPart, DataError, UsageError
 AT_ONCE = 16  # files on their way at the same time: a store answers slowly, and many at once
 BLOCK = 8 << 20  # bytes of one range
 HELD_AT_ONCE = 8 << 20  # bytes of ranges of a part in memory
+MOST_FOOTER = 64 << 20  # bytes
 TAIL = 16 << 10  # bytes in which a footer is looked for first
 FRESH = 60.0  # seconds for which records are not asked for again
 TRIES = 3
@@ -294,7 +295,7 @@ class Mirror:
         first = max(0, size - self._tails.get(folder, TAIL))
         (tail,) = self._ranges(piece, [(first, size)])
         length = int.from_bytes(tail[-8:-4], "little") + 8
-        if length > size:
+        if length > min(size, MOST_FOOTER):
             raise CorruptPart("has no footer of ours", where=f"{self.address}/{piece.name}", hint=PUSH_AGAIN)
         self._tails[folder] = length + 64  # of the next part; it is nearly the same
         if size - length < first:

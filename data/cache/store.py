@@ -160,12 +160,19 @@ def fill(path: Path, size: int, blocks: Iterable[tuple[int, bytes]]) -> None:
     """Write bytes at their places in a file of some size, of which the rest are holes that take no space.
 
     For copies of what lies elsewhere whole. A file that is there is not truncated: others may be reading from it.
+
+    Raises:
+        DataError: the disk is full, or not writable.
     """
-    with open(path, "r+b" if path.exists() else "wb") as file:
-        file.truncate(size)
-        for start, content in blocks:
-            file.seek(start)
-            file.write(content)
+    try:
+        with open(path, "r+b" if path.exists() else "wb") as file:
+            file.truncate(size)
+            for start, content in blocks:
+                file.seek(start)
+                file.write(content)
+    except OSError as error:
+        hint = "free some space, or give another --parts-folder or a lower --parts-limit; then the same command again"
+        raise DataError(f"cannot write: {error.strerror or error}", where=path, hint=hint) from error
 
 
 def commit_bytes(path: Path, content: bytes, *, replace: bool = False) -> bool:

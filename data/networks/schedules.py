@@ -11,3 +11,11 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
     "linear": lambda done: 1.0 - done,
     "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
 }
+
+
+def rate_at(step: int, steps: int, *, lr: float, warmup: float, schedule: str) -> float:
+    """Learning rate of step ``step`` out of ``steps``: linear warm-up over a share of them, then the schedule."""
+    warm = round(warmup * steps)
+    if step < warm:
+        return lr * (step + 1) / warm
+    return lr * SCHEDULES[schedule]((step - warm) / max(1, steps - warm))

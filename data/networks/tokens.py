@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -67,9 +68,13 @@ class TokenNetwork(nn.Module):
         """Positions of rows (…, n, sum of lengths) in an order in which neighbours have about as many codes, (…, n)."""
         return (rows != 0).sum(dim=-1).argsort(dim=-1, descending=True, stable=True)
 
+    @property
+    def _of_fields(self) -> list[ListEncoder]:
+        return [cast(ListEncoder, encoder) for encoder in self.encoders]
+
     def multiply_adds(self, lengths: Sequence[int]) -> int:
         """Multiplications with an addition that a row takes whose lists are of these lengths."""
-        encoders = sum(f.multiply_adds(length) for f, length in zip(self.encoders, lengths, strict=True))
+        encoders = sum(f.multiply_adds(length) for f, length in zip(self._of_fields, lengths, strict=True))
         return encoders + sum(layer.weight.numel() for layer in self.head if isinstance(layer, nn.Linear))
 
 
@@ -90,7 +95,8 @@ class ListEncoder(nn.Module):
         there = torch.cat([torch.ones_like(codes[:, :1], dtype=torch.bool), codes != 0], dim=1)
         for block in self.blocks[:-1]:
             tokens = block(tokens, there, drop)
-        return self.norm(self.blocks[-1].first(tokens, there, drop))
+        last = cast(Block, self.blocks[-1])
+        return self.norm(last.first(tokens, there, drop))
 
     def multiply_adds(self, length: int) -> int:
         hidden, tokens = len(self.summary), length + 1

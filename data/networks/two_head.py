@@ -8,11 +8,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from l2d.data.networks.fitting import BestEpoch, loss_of_tasks, scale_of
 from l2d.data.samples.standardise import standardisation
 
 
 class TwoHeadNetwork(nn.Module):
     """Standardised features -> encoder ``w`` -> class scores ``h`` and value ``f``, whichever the dataset has."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    target_scale: torch.Tensor
 
     def __init__(self, width: int, hidden: list[int], num_classes: int, regression: bool, dropout: float):
         super().__init__()
@@ -80,28 +85,28 @@ def fit_two_head(
         network.mean.copy_(torch.from_numpy(mean))
         network.std.copy_(torch.from_numpy(std))
         if target_reg is not None:
-            values = target_reg[fit].astype(np.float64)
-            network.target_scale.copy_(torch.tensor([values.mean(), max(values.std(), 1e-6)]))
+            network.target_scale.copy_(scale_of(target_reg[fit]))
         network.to(device)
         inputs = torch.from_numpy(features).to(device)
-        targets = [
-            None if values is None else torch.from_numpy(values).to(device) for values in (target_cla, target_reg)
-        ]
+        classes, values = (
+            None if one is None else torch.from_numpy(one).to(device) for one in (target_cla, target_reg)
+        )
 
         def loss_on(rows: torch.Tensor) -> torch.Tensor:
             scores, value = network(inputs[rows])
-            loss = torch.zeros((), device=device)
-            if scores is not None:
-                loss = loss + nn.functional.cross_entropy(scores, targets[0][rows].long())
-            if value is not None:
-                error = (value - targets[1][rows]) / network.target_scale[1]
-                loss = loss + weight_reg * nn.functional.smooth_l1_loss(error, torch.zeros_like(error))
-            return loss
+            return loss_of_tasks(
+                scores,
+                value,
+                None if classes is None else classes[rows],
+                None if values is None else values[rows],
+                deviation=network.target_scale[1],
+                weight_reg=weight_reg,
+            )
 
         optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
         fit_rows, held_rows = torch.from_numpy(fit).to(device), torch.from_numpy(held_out).to(device)
-        best_loss, best_state = float("inf"), None
-        for _ in range(epochs):
+        best = BestEpoch(network)
+        for epoch in range(epochs):
             network.train()
             for rows in torch.randperm(len(fit_rows)).to(device).split(batch_size):
                 optimizer.zero_grad(set_to_none=True)
@@ -109,11 +114,5 @@ def fit_two_head(
                 optimizer.step()
             network.eval()
             with torch.inference_mode():
-                loss = float(loss_on(held_rows))
-            if loss < best_loss:
-                best_loss = loss
-                best_state = {name: value.clone() for name, value in network.state_dict().items()}
-        if best_state is None:
-            return None
-        network.load_state_dict(best_state)
-    return network
+                best.see(float(loss_on(held_rows)), epoch)
+        return network if best.restore() else None

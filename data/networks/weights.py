@@ -35,7 +35,9 @@ def published_weights(architecture: str, weights: Path | str, where: str) -> Wei
 
 def published_file(weights: Path | str, known: WeightsEnum | None) -> Path:
     """Where weights have to be: the file, or for a published name torch.hub's copy. Nothing is ever downloaded."""
-    return weights if isinstance(weights, Path) else Path(torch.hub.get_dir()) / "checkpoints" / Path(known.url).name
+    if isinstance(weights, Path) or known is None:
+        return Path(weights)
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(known.url).name
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ numbers, so both are kept.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,9 @@ LARGEST = 1e9
 #: What there is of each box.
 BY_BOX = ("xyxy", "size", "label", "score", "ignore", "crowd")
 
+#: Stands for the sizes that corners give.
+AS_CORNERS = np.empty((0, 2))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes:
@@ -37,7 +40,7 @@ class Boxes:
         label: int32 (m,): index into the dataset's classes.
         score: float64 (m,): confidence; 1 for ground truth.
         ignore: bool (m,): need not be found, and finding it is not an error (VOC's ``difficult``, COCO's crowds).
-        crowd: bool (m,): COCO's ``iscrowd``: stands for many objects, so many detections may match it. Implies ignore.
+        crowd: bool (m,): COCO's ``iscrowd``: stands for many objects, so several may match it. Implies ignore.
         size: float64 (m, 2): width and height as they were given, the corners' differences where none were.
     """
 
@@ -47,10 +50,10 @@ class Boxes:
     score: np.ndarray
     ignore: np.ndarray
     crowd: np.ndarray
-    size: np.ndarray | None = None
+    size: np.ndarray = field(default_factory=lambda: AS_CORNERS)
 
     def __post_init__(self):
-        if self.size is None:
+        if self.size is AS_CORNERS:
             object.__setattr__(self, "size", _size_of(self.xyxy))
 
     def __len__(self) -> int:
@@ -101,7 +104,7 @@ class Boxes:
 
     @classmethod
     def empty(cls, images: int) -> Boxes:
-        """No box on any of so many images."""
+        """No box on any of a number of images."""
         return cls(
             offsets=np.zeros(images + 1, np.int64),
             xyxy=np.zeros((0, 4)),
@@ -165,7 +168,7 @@ class Boxes:
         return cls(
             offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)]),
             xyxy=np.stack([field[name] for name in ("x1", "y1", "x2", "y2")], axis=1).astype(np.float64),
-            size=np.stack([field["width"], field["height"]], axis=1) if sized else None,
+            size=np.stack([field["width"], field["height"]], axis=1) if sized else AS_CORNERS,
             label=field["label"].astype(np.int32),
             score=field["score"].astype(np.float64),
             ignore=field["ignore"].astype(bool),

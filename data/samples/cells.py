@@ -220,3 +220,8 @@ def suspicion(column: pl.Series) -> Suspicion | None:
         what = f"is text, though {len(decorated):,} of its {len(values):,} values look like numbers: {decorated[0]!r}"
         return Suspicion(what, f"write plain numbers, or cut them out with REPLACE and CAST; {as_category}")
     return None
+
+
+def first_true(found: pl.Series) -> int:
+    """Position of the first true value of a column of truth values that has one."""
+    return found.arg_max() or 0

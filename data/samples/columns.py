@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
+from typing import cast
 
 import numpy as np
 import polars as pl
@@ -42,7 +43,10 @@ def is_row_number(column: pl.Series) -> bool:
         column = column.cast(pl.Int64, strict=False)
     if not column.dtype.is_integer() or column.null_count():
         return False
-    in_a_row, named = column.max() - column.min() == len(column) - 1, INDEX_NAMES.match(column.name)
+    in_a_row, named = (
+        cast(int, column.max()) - cast(int, column.min()) == len(column) - 1,
+        INDEX_NAMES.match(column.name),
+    )
     if not (in_a_row or named) or column.n_unique() < len(column):
         return False
     ordered = in_a_row and (column.cast(pl.Int64).diff().drop_nulls().abs() == 1).all()

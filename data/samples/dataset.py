@@ -108,6 +108,11 @@ class Dataset:
         return len(self.ids)
 
     @property
+    def width(self) -> int:
+        """How many features a sample has."""
+        return 0 if self.features is None else self.features.shape[1]
+
+    @property
     def train(self) -> np.ndarray:
         """Boolean mask of the training split, (n,)."""
         return self.split == "train"

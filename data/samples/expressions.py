@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import polars as pl
 
@@ -110,7 +111,9 @@ def days(column: pl.Series) -> pl.Series:
         return column.to_physical().cast(pl.Float64) / (1000 * MICROSECONDS)
     if isinstance(kind, pl.Datetime) and kind.time_zone is not None:
         column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-    unit = {"ns": 1000 * MICROSECONDS, "us": MICROSECONDS, "ms": MICROSECONDS // 1000}[column.dtype.time_unit]
+    unit = {"ns": 1000 * MICROSECONDS, "us": MICROSECONDS, "ms": MICROSECONDS // 1000}[
+        cast(pl.Datetime, column.dtype).time_unit
+    ]
     return column.to_physical().cast(pl.Float64) / unit
 
 

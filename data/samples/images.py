@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from l2d.data.errors import DataError
+from l2d.data.samples.cells import first_true
 
 if TYPE_CHECKING:
     import polars as pl
@@ -101,7 +102,7 @@ def image_files(names: pl.Series, folder: Path, first_row: int = 0) -> tuple[Pat
         DataError: a row names no file, or one that is not there; the first is named, and how many there are.
     """
     if names.null_count():
-        row = first_row + int(names.is_null().arg_max() or 0)
+        row = first_row + first_true(names.is_null())
         raise DataError(f"row {row} names no image", hint="filter such rows with `where`, or fill the cell")
     paths = tuple(folder / name for name in names.to_list())
     gone = [row for row, path in enumerate(paths) if not path.is_file()]
@@ -126,7 +127,7 @@ def _decode(source: Path | str | BinaryIO, where: object, *, header_only: bool =
         raise DataError(
             "there is no such image", where=where, hint="check the path, and that all were unpacked"
         ) from error
-    except MemoryError:  # no fault of the file: whoever asked for a batch may ask for half of it
+    except MemoryError:  # no fault of the file: the caller may ask for half of the batch
         raise
     except Exception as error:  # damaged bytes make Pillow raise OSError, SyntaxError, ValueError, struct.error …
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -9,6 +9,7 @@ import polars as pl
 
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError
+from l2d.data.samples.cells import first_true
 
 
 def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, float, float], salt: str) -> np.ndarray:
@@ -88,13 +89,13 @@ def named_splits(named: pl.Series) -> tuple[np.ndarray, str | None]:
     plain = named.str.strip_chars().str.to_lowercase()
     if named.null_count():
         raise DataError(
-            f"row {int(named.is_null().arg_max() or 0)} names no split ({named.null_count():,} such rows)",
+            f"row {first_true(named.is_null())} names no split ({named.null_count():,} such rows)",
             hint="filter such rows with `where`, or fill the cell",
         )
     split = plain.replace_strict(SPELLINGS, default=None, return_dtype=pl.String)
     strange = split.is_null()
     if strange.any():
-        row = int(strange.arg_max() or 0)
+        row = first_true(strange)
         raise DataError(
             f"row {row} is in the split {named[row]!r} ({int(strange.sum()):,} rows are in splits that are not known)",
             hint=f"the splits are {', '.join(SPLITS)}, also written {', '.join(sorted(set(SPELLINGS) - set(SPLITS)))}",

@@ -57,7 +57,7 @@ def standardisation_of_parts(parts: Iterable[np.ndarray]) -> tuple[np.ndarray, n
         mean += step * (len(part) / total)
         squares += part_squares + step**2 * (count * len(part) / total)
         count = total
-    if mean is None:
+    if mean is None or squares is None:
         raise ValueError("no part")
     return _as_stored(mean, np.sqrt(squares / count))
 

@@ -75,7 +75,7 @@ class TokenEncoder:
             fitted[name] = TokenField(
                 vocabulary=vocabulary, max_length=field.max_length, column=field.column, separator=field.separator
             )
-        needed = {column for field in fitted.values() for column in columns_of(field.column)}
+        needed = {column for field in fields.values() for column in columns_of(field.column)}
         return cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
 
     def encode(self, table: pl.DataFrame) -> dict[str, Tokens]:

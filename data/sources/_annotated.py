@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError, nearest
@@ -23,6 +23,16 @@ from l2d.data.sources.table import Strict
 
 #: How far a box may reach outside its image, in pixels: rounding does that.
 TOLERANCE = 1.0
+
+
+def _once_each(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("a class is named twice")
+    return names
+
+
+#: Names of the classes, in order.
+ClassNames = Annotated[list[str], Field(min_length=1), AfterValidator(_once_each)]
 
 
 class DetectionConfig(Strict):
@@ -256,7 +266,7 @@ def _check_objects(images: list[AnnotatedImage], classes: tuple[str, ...], bad_o
         box = ", ".join(f"{value:g}" for value in given[first])
         raise DataError(
             f"the box ({box}) of a {classes[boxes.label[first]]} "
-            f"{next(text for text, found in problems.items() if found[first])}"
+            f"{next(text for text, found in problems.items() if np.asarray(found)[first])}"
             f" ({bad.sum()} such objects, images are {image.width} x {image.height} here)",
             where=f"{image.where}, object {objects[first].number}",
             hint='correct it, or set bad_objects = "drop" to do without such objects',

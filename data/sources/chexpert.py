@@ -14,6 +14,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from l2d.data.errors import DataError
+from l2d.data.samples.cells import first_true
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.patient_split import PatientSplit, split_by_patient
 from l2d.data.samples.splits import validation_share
@@ -174,7 +175,7 @@ def inside(column: str) -> pl.Expr:
 
 def _refuse(table: pl.DataFrame, bad: pl.Series, column: str, file: Path) -> None:
     if bad.any():
-        row = int(bad.arg_max() or 0)
+        row = first_true(bad)
         raise DataError(f"{column} is {table[column][row]!r}", where=f"{file}, row {row + 1}", hint=HINT)
 
 
@@ -203,7 +204,7 @@ def read_features(file: Path, paths: pl.Series) -> np.ndarray:
     at = paths.to_frame("Path").join(table.with_row_index("at"), on="Path", how="left", maintain_order="left")["at"]
     if at.null_count():
         raise DataError(
-            f"image {paths[int(at.is_null().arg_max() or 0)]!r} has no features ({at.null_count()} such images)",
+            f"image {paths[first_true(at.is_null())]!r} has no features ({at.null_count()} such images)",
             where=file,
             hint="compute them for every image, or leave such images out of train.csv",
         )

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Annotated, Any, Literal, NoReturn
-
-from pydantic import Field, field_validator
+from typing import Any, Literal, NoReturn
 
 from l2d.data.errors import DataError
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import (
     AnnotatedImage,
     AnnotatedObject,
+    ClassNames,
     DetectionConfig,
     is_file,
     make_dataset,
@@ -59,17 +58,10 @@ class CocoConfig(DetectionConfig):
     kind: Literal["coco"] = "coco"
     sets: CocoSets
     """The sets, see below."""
-    classes: Annotated[list[str], Field(min_length=1)] | None = None
+    classes: ClassNames | None = None
     """Names of categories in order; all categories by id if not given."""
     other_classes: Literal["refuse", "drop"] = "refuse"
     """What becomes of objects of categories that `classes` leaves out."""
-
-    @field_validator("classes")
-    @classmethod
-    def _once_each(cls, classes: list[str] | None) -> list[str] | None:
-        if classes is not None and len(set(classes)) < len(classes):
-            raise ValueError("a class is named twice")
-        return classes
 
 
 def load_coco(config: CocoConfig, name: str) -> Dataset:

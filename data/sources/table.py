@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from l2d.data.cache.schema import INPUT_COLUMNS, TARGET_TYPES, token_column
 from l2d.data.errors import DataError
+from l2d.data.samples.cells import first_true
 from l2d.data.samples.clusters import FEWEST_OF_ELBOW, fit_clusters
 from l2d.data.samples.columns import column_lines, no_text, row_number_notes
 from l2d.data.samples.dataset import Dataset
@@ -226,7 +227,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         raise DataError("no rows are left", hint="check `where`")
     ids_column = evaluate(table, config.id, pl.String)
     if ids_column.null_count():
-        raise DataError(f"row {ids_column.is_null().arg_max()} has no id", hint="filter it with `where`")
+        raise DataError(f"row {first_true(ids_column.is_null())} has no id", hint="filter it with `where`")
     ids = ids_column.to_list()
 
     target_cla, classes = _classes(table, config)
@@ -268,6 +269,8 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         space = features
         if config.clusters.features:
             space = FeatureEncoder.fit(table, config.clusters.features, rows=train).transform(table)
+        if space is None:
+            raise DataError("there are no features to cluster by", hint="name some: [dataset.clusters] features = […]")
         mean, std = standardisation(space[train])
         settings = config.clusters.model_dump(exclude={"features"})
         cluster, facts = fit_clusters((space - mean) / std, train, **settings)
@@ -324,7 +327,7 @@ def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np
     """The split of each row, and what to say of it."""
     if config.column is None:
         columns = [evaluate(table, expression, pl.String).to_list() for expression in config.stratify]
-        strata = list(zip(*columns, strict=True)) if columns else [()] * len(ids)
+        strata: list[object] = [*zip(*columns, strict=True)] if columns else [()] * len(ids)
         split = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
         unused = split_column(table)
         if unused is None:
@@ -354,7 +357,7 @@ def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | Non
     if column.dtype.is_float():
         column = column.fill_nan(None)
     if column.null_count():
-        row = int(column.is_null().arg_max() or 0)
+        row = first_true(column.is_null())
         raise DataError(f"row {row} has no target_cla", hint="filter such rows with `where`")
     if column.dtype == pl.String:
         values = column.unique().sort().to_numpy()

@@ -16,13 +16,14 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from l2d.data.errors import DataError
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources._annotated import (
     AnnotatedImage,
     AnnotatedObject,
+    ClassNames,
     DetectionConfig,
     is_file,
     make_dataset,
@@ -61,17 +62,10 @@ class VocConfig(DetectionConfig):
     kind: Literal["voc"] = "voc"
     sets: VocSets = VocSets(train=["2012/train"], test=["2012/val"])
     """The sets, see below; by default `2012/train` and `2012/val` for test."""
-    classes: Annotated[list[str], Field(min_length=1)] = VOC_CLASSES
+    classes: ClassNames = VOC_CLASSES
     """Names in order; VOC's 20 by default."""
     difficult: Literal["ignore", "count"] = "ignore"
     """Whether objects marked as difficult have to be found."""
-
-    @field_validator("classes")
-    @classmethod
-    def _once_each(cls, classes: list[str]) -> list[str]:
-        if len(set(classes)) < len(classes):
-            raise ValueError("a class is named twice")
-        return classes
 
 
 class VocObject(NamedTuple):

@@ -8,6 +8,7 @@ from typing import Any
 import typer
 
 from l2d.data.errors import UsageError, close_to, nearest
+from l2d.data.terminal.command import as_typed
 
 #: All of typer's complaints about words. Typer brings its own copy of click and does not export this.
 TyperUsageError: Any = typer.BadParameter.__base__
@@ -35,7 +36,7 @@ def in_our_voice(error: Any) -> UsageError | None:
             hint=nearest(unknown[1], context.command.list_commands(context), "the commands are"),
         )
     parameter = getattr(error, "param", None)
-    name = _shown(parameter) if parameter is not None else None
+    name = as_typed(parameter) if parameter is not None else None
     if kind == "MissingParameter":
         return UsageError(f"`{command}` needs {name or 'another argument'}", hint=more)
     text = _reason(error).rstrip(".").strip()
@@ -61,9 +62,3 @@ def _reason(error: Any) -> str:
             return f"expects a number {sign} {limits[key]:g}; got {given}"
     kind = {"int": "a whole number", "float": "a number"}.get(problems[0]["type"].split("_")[0])
     return f"expects {kind}; got {given!r}" if kind else message
-
-
-def _shown(parameter: Any) -> str:
-    """A parameter as it is typed: its long flag, or the word that the help has for an argument."""
-    flags = sorted((flag for flag in parameter.opts if flag.startswith("-")), key=len)
-    return flags[-1] if flags else parameter.metavar or parameter.name.upper()

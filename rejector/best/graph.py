@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from l2d.rejector.best.linear import CLIPPED_AT, Basis
+from l2d.rejector.best.linear import CLIPPED_AT, Basis, SteadyRidge
 from l2d.rejector.best.model import MORE, CostModel
 from l2d.rejector.best.scorer import Scorer
 from l2d.rejector.best.trees import Forest
+from l2d.rejector.scoring import ExactProducts
 
 if TYPE_CHECKING:
     import onnx
@@ -95,20 +96,23 @@ class Graph:
         reached = self.to_double(self.node("Gather", self.constant(forest.values), rows, axis=0))
         return self.node("ReduceMean", reached, axes=[1], keepdims=0)  # (batch, trees, outputs)
 
-    def inputs_of(self, features: str, basis: Basis) -> str:
-        """What :class:`l2d.rejector.best.linear.Basis` gives: float32 (batch, width) -> float64 (batch, inputs)."""
+    def ridge(self, features: str, ridge: SteadyRidge, basis: Basis) -> str:
+        """As :class:`l2d.rejector.best.linear.SteadyRidge`: float32 (batch, width) -> float64 (batch, outputs)."""
         centred = self.node("Sub", self.to_double(features), self.constant(basis.mean))
         scaled = self.node("Div", centred, self.constant(basis.scale))
         limits = [self.constant(np.float64(limit)) for limit in (-CLIPPED_AT, CLIPPED_AT)]
         z = self.node("Clip", scaled, *limits)
-        projected = self.node("MatMul", z, self.constant(basis.projection))
-        cosines = self.node("Cos", self.node("Add", projected, self.constant(basis.phase)))
+        cosines = self.node("Cos", self.node("Add", self.products(z, ridge.project), self.constant(basis.phase)))
         factor = self.constant(np.float64(10 * np.sqrt(2 / len(basis.phase))))
-        return self.node("Concat", z, self.node("Mul", cosines, factor), axis=1)
+        inputs = self.node("Concat", z, self.node("Mul", cosines, factor), axis=1)
+        return self.node("Add", self.products(inputs, ridge.weigh), self.constant(ridge.intercept))
 
-    def linear(self, inputs: str, weights: np.ndarray, intercept: np.ndarray) -> str:
-        """(batch, inputs) -> (batch, outputs), float64."""
-        return self.node("Add", self.node("MatMul", inputs, self.constant(weights)), self.constant(intercept))
+    def products(self, inputs: str, products: ExactProducts) -> str:
+        """(batch, in) -> (batch, out), float64: whole numbers are multiplied, so no runtime rounds otherwise."""
+        whole = self.node("Round", self.node("Mul", inputs, self.constant(np.float64(products.scale))))
+        found = self.node("MatMul", whole, self.constant(products.whole))
+        found = self.node("Mul", found, self.constant(np.float64(1.0 / products.scale)))
+        return self.node("Mul", found, self.constant(products.back))
 
     def costs(self, features: str, model: CostModel) -> str:
         """Raw costs as :meth:`l2d.rejector.best.model.CostModel.predict` gives them, (batch, agents, tasks)."""
@@ -118,11 +122,9 @@ class Graph:
             return self.repeated(features, model.mean)
         trees = [self.forest(features, forest) for forest in model.forests]
         folds = self.constant(np.float64(len(trees)))
-        weights = sum(ridge.weights for ridge in model.ridges) / len(model.ridges)
-        intercept = sum(ridge.intercept for ridge in model.ridges) / len(model.ridges)
         members = [
             self.node("Div", self.node("Sum", *trees), folds),
-            self.linear(self.inputs_of(features, model.basis), weights, intercept),
+            self.ridge(features, model.ridge, model.basis),
         ]
         members = [self.node("Reshape", member, shape) for member in members]
         members.append(self.constant(model.means.mean(axis=0)[None]))

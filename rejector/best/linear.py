@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2d.rejector.best.folds import FOLDS, Judge
+from l2d.rejector.scoring import ExactProducts
 
 COSINES = 400
 PENALTIES = (30.0, 300.0, 3000.0)
 CLIPPED_AT = 5.0  # standard deviations
-BLOCK = 256  # rows of a product, padded: a row's bits do not depend on how many others there are
 FITTED_AT_ONCE = 1024  # rows
 REMEMBERED = 1 << 25  # bytes of inputs that are kept rather than worked out again
 #: Sets of rows that agents have answered, up to which each set has equations of its own.
@@ -53,8 +53,13 @@ class Basis:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """(n, width) -> (n, width + cosines)."""
-        z = np.clip((x.astype(np.float64) - self.mean) / self.scale, -CLIPPED_AT, CLIPPED_AT)
-        cosines = z @ self.projection  # in place from here on: it is the largest array of a fit
+        return self.of_projections(x, lambda z: z @ self.projection)
+
+    def of_projections(self, x: np.ndarray, project: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """The same with another way to multiply standardised features, (n, width) -> (n, cosines)."""
+        z = (x.astype(np.float64) - self.mean) / self.scale
+        np.minimum(np.maximum(z, -CLIPPED_AT, out=z), CLIPPED_AT, out=z)
+        cosines = project(z)  # in place from here on: it is the largest array of a fit
         cosines += self.phase
         np.cos(cosines, out=cosines)
         cosines *= 10 * np.sqrt(2 / len(self.phase))
@@ -272,11 +277,32 @@ def _dual(inputs: Inputs, costs: np.ndarray, outputs: np.ndarray, seen: np.ndarr
     return found
 
 
-def in_blocks(function: Callable[[np.ndarray], np.ndarray], x: np.ndarray, outputs: int) -> np.ndarray:
-    """A row-wise function of float32 (n, width), always called with :data:`BLOCK` rows: float64 (n, outputs)."""
-    found = np.empty((len(x), outputs))
-    for start in range(0, len(x), BLOCK):
-        rows = x[start : start + BLOCK]
-        padded = rows if len(rows) == BLOCK else np.concatenate([rows, np.zeros((BLOCK - len(rows), x.shape[1]))])
-        found[start : start + len(rows)] = function(padded)[: len(rows)]
-    return found
+class SteadyRidge:
+    """A regression on a basis, whose products round nothing: a row has the same bits alone and among any others.
+
+    See :mod:`l2d.rejector.scoring`. Fits take ordinary products, from which these differ by some units in the seventh
+    place.
+
+    Attributes:
+        project: the basis's projection, of standardised features.
+        weigh: the weights, of inputs.
+        intercept: (outputs,).
+    """
+
+    def __init__(self, basis: Basis, ridge: Ridge):
+        self._basis, self.intercept = basis, ridge.intercept
+        largest = max(CLIPPED_AT, 10 * np.sqrt(2 / len(basis.phase)))  # of standardised features, and of cosines
+        self.project = ExactProducts(basis.projection.T, CLIPPED_AT)
+        self.weigh = ExactProducts(ridge.weights.T, largest)
+
+    @property
+    def outputs(self) -> int:
+        return len(self.intercept)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """Float32 (n, width) -> float64 (n, outputs)."""
+        found = np.empty((len(x), self.outputs))
+        for start in range(0, len(x), FITTED_AT_ONCE):
+            rows = slice(start, start + FITTED_AT_ONCE)
+            found[rows] = self.weigh(self._basis.of_projections(x[rows], self.project)) + self.intercept
+        return found

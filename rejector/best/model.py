@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from l2d.rejector.best import linear, trees
 from l2d.rejector.best.answering import Answering
 from l2d.rejector.best.flattery import flattery
 from l2d.rejector.best.folds import FOLDS, ROWS_AT_ONCE, Judge, fold_of
-from l2d.rejector.best.linear import Basis, Ridge, in_blocks
+from l2d.rejector.best.linear import Basis, Ridge, SteadyRidge
 from l2d.rejector.best.stacking import Stacking
 from l2d.rejector.best.trees import Forest
 
@@ -72,12 +72,22 @@ class CostModel:
             found[rows] = self._combined(x[rows], [number])
         return found
 
+    @cached_property
+    def ridge(self) -> SteadyRidge:
+        """The mean of all folds' regressions."""
+        return self.ridge_of(range(len(self.ridges)))
+
+    def ridge_of(self, folds: Sequence[int]) -> SteadyRidge:
+        """The mean of some folds' regressions."""
+        assert self.basis is not None
+        weights = np.add.reduce([self.ridges[fold].weights for fold in folds]) / len(folds)
+        intercept = np.add.reduce([self.ridges[fold].intercept for fold in folds]) / len(folds)
+        return SteadyRidge(self.basis, Ridge(weights, intercept))
+
     def _combined(self, x: np.ndarray, folds: Sequence[int], threads: int = 1) -> np.ndarray:
         """Block by block, so that no more than the answer grows with the rows."""
         found = np.empty((len(x), self.num_agents, self.num_tasks))
-        weights = sum(self.ridges[fold].weights for fold in folds) / len(folds)
-        intercept = sum(self.ridges[fold].intercept for fold in folds) / len(folds)
-        ridge = Ridge(weights, intercept)
+        ridge = self.ridge_of(folds) if len(folds) < len(self.ridges) else self.ridge
         compiled = self.forests[0].worth_compiling(len(x))
         if compiled:
             for fold in folds:
@@ -96,12 +106,16 @@ class CostModel:
                 block(start)
         return found
 
-    def _block(self, x: np.ndarray, folds: Sequence[int], ridge: Ridge, compiled: bool) -> np.ndarray:
+    def _block(self, x: np.ndarray, folds: Sequence[int], ridge: SteadyRidge, compiled: bool) -> np.ndarray:
         shape = (len(x), self.num_agents, self.num_tasks)
         by_tree = sum(self.forests[fold].predict(x, compiled=compiled) for fold in folds) / len(folds)
-        by_ridge = in_blocks(lambda rows: ridge(self.basis(rows)), x, len(ridge.intercept))
+        by_ridge = ridge(x)
         means = np.broadcast_to(self.means[list(folds)].mean(axis=0), shape)
-        found = self.stacking([by_tree.reshape(shape), by_ridge.reshape(shape), means]) * self.factor
+        return self.combined([by_tree.reshape(shape), by_ridge.reshape(shape), means])
+
+    def combined(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """What trees, ridge and means predict, (n, agents, tasks) each -> one."""
+        found = self.stacking(members) * self.factor
         if not self.known.all():
             dearest = found[:, self.known].max(axis=1, keepdims=True)
             found[:, ~self.known] = np.maximum(self.mean[~self.known], a_little_more(dearest))

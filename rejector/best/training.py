@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 
 import numpy as np
@@ -56,7 +56,7 @@ def check(points: list[GridPoint], cache: CostCache, config: TrainConfig) -> Non
         raise UsageError(f"--fallback {config.fallback!r} is not an agent", hint=nearest(config.fallback, names))
 
 
-def train(job: Job) -> Iterator[Trained]:
+def train(job: Job) -> Generator[Trained]:
     """Fit once for each seed (and ``--cost``), for all points that have it."""
     if not is_first():
         return
@@ -136,8 +136,8 @@ def fitted_rows(
             position += len(names)
             ids += [name for name, keep in zip(names, kept, strict=True) if keep]
             parts.append((features.numpy()[kept], raw.numpy()[kept], np.full(int(kept.sum()), split == "validation")))
-    x, raw, held = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return ids, x, raw, held
+    x, costs, held = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return ids, x, costs, held
 
 
 def rejectors_of(

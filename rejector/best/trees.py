@@ -158,7 +158,8 @@ def cross_fit(
     """
     shape, judge, targets = costs.shape, Judge(costs, counted), tree_targets(costs, counted > 0)
     flat, there = costs.reshape(len(x), -1), np.repeat(counted, shape[2], axis=1)
-    penalties, losses, judged = PENALTIES, np.zeros(len(PENALTIES)), 0
+    penalties: tuple[float, ...] = PENALTIES
+    losses, judged = np.zeros(len(PENALTIES)), 0
     grown: list[Grown] = []
     for number in range(FOLDS):
         seen, others = fold != number, fold == number
@@ -242,8 +243,9 @@ class Grown:
             values.append(shrunk.astype(np.float32))
             nodes, leaves = nodes + len(left), leaves + int(is_leaf.sum())
         joined = [np.concatenate(parts) for parts in zip(*arrays, strict=True)]
-        values = np.concatenate(values, axis=1)
-        return cls(Forest(np.array(roots, np.int32), *joined, values[0]), values)
+        lefts, rights, features, thresholds = joined
+        whole = np.concatenate(values, axis=1)
+        return cls(Forest(np.array(roots, np.int32), lefts, rights, features, thresholds, whole[0]), whole)
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Under each penalty: float32 (penalties, n, outputs)."""

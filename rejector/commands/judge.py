@@ -13,6 +13,7 @@ from l2d.data.terminal.options import (
     Format,
     FormatOption,
     GroupOption,
+    ReplaceOption,
     RunArgument,
     RunsArgument,
     Split,
@@ -20,6 +21,7 @@ from l2d.data.terminal.options import (
     reads_stores,
 )
 from l2d.data.terminal.progress import say
+from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
 
 if TYPE_CHECKING:
     from l2d.rejector.results import Evaluations
@@ -57,13 +59,21 @@ def evaluate(
 
         l2d evaluate runs --group patient
 
+        l2d evaluate cascade
+
         l2d evaluate runs --causal --robust 0.1
     """
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.decisions.evaluated import PolicyEvaluations
     from l2d.rejector.library import evaluate as judge
     from l2d.rejector.runs.files import RUN_FILE
 
     one = len(runs) == 1 and (runs[0] / RUN_FILE).is_file()  # a run, not a folder of runs
-    print_evaluations(judge(runs, split=split.value, group=group, causal=causal, robust=robust), format, one=one)
+    found = judge(runs, split=split.value, group=group, causal=causal, robust=robust)
+    if isinstance(found, PolicyEvaluations):
+        print_result(found, format.value)
+    else:
+        print_evaluations(found, format, one=one)
 
 
 @reads_stores
@@ -182,3 +192,55 @@ def print_evaluations(found: Evaluations, format: Format, *, one: bool) -> None:
         print_json(found.to_json()[0])
     else:
         print_result(found, format.value)
+
+
+def worth(
+    run: RunArgument,
+    split: SplitOption = Split.test,
+    group: GroupOption = None,
+    beta: OtherBetaOption = None,
+    lambda_: OtherLambdaOption = None,
+    new: Annotated[
+        Path | None,
+        typer.Option(help="Answers of a new agent to 50 to 200 samples: sample_id, and cost, correct or answer."),
+    ] = None,
+    charge: Annotated[float, typer.Option(min=0, help="For an answer of the new agent, in units of loss.")] = 0.0,
+    buy: Annotated[int, typer.Option(min=0, help="Name the samples that the new agent should answer next.")] = 0,
+    figure: Annotated[Path | None, typer.Option(help="Write the figure: a .png or .svg file.")] = None,
+    save: Annotated[Path | None, typer.Option(help="Folder to keep it in, for SQL (view agent_values).")] = None,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """What each agent is worth: what is lost without it, its share of the gain, the charge at which it stops paying.
+
+    With --new: whether an agent that is not in the cache is worth adding, from some of its answers.
+
+    Examples:
+
+        l2d worth run
+
+        l2d worth run --new answers.csv --charge 0.02 --buy 20
+    """
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.at_work import worth as tell
+    from l2d.rejector.decisions.new_agent import NewAgent
+
+    found = tell(
+        run,
+        split=split.value,
+        group=group,
+        beta=one_beta(beta),
+        weights=one_lambda(lambda_),
+        new=new,
+        charge=charge,
+        buy=buy,
+        figure=figure,
+        save=save,
+        overwrite=overwrite,
+    )
+    print_result(found, format.value)
+    if isinstance(found, NewAgent) and found.next:
+        say(f"ask it next about: {', '.join(found.next)}")
+    for file in (figure, save):
+        if file is not None:
+            say(f"wrote {file}")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from l2d.data.terminal.command import closed
 from l2d.data.terminal.options import (
     CacheArgument,
     DeviceOption,
@@ -20,11 +21,12 @@ from l2d.data.terminal.options import (
 )
 from l2d.data.terminal.progress import Bars, quote, say
 from l2d.rejector.commands.setting import BETA_HELP, LAMBDA_HELP, betas, one_beta
+from l2d.rejector.methods import METHODS
 from l2d.rejector.settings import TrainConfig
 
 METHOD_HELP = (
-    "best, multi-task (the paper's), classification-only, mozannar_sontag, knn …: docs/methods.md. "
-    "Default: best; multi-task where an option of networks is given."
+    "What trains it, see docs/methods.md; multi-task is the paper's. Default: best, or multi-task where an option of "
+    "networks is given."
 )
 
 CostOption = Annotated[str | None, typer.Option(help="SQL over cost_cla, cost_reg … in place of the weighted sum.")]
@@ -39,7 +41,7 @@ def train(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the run.")],
     config: TrainConfig,
-    method: Annotated[str | None, typer.Option(help=METHOD_HELP)] = None,
+    method: Annotated[str | None, typer.Option(help=METHOD_HELP, **closed(METHODS))] = None,
     beta: Annotated[str | None, typer.Option(help=BETA_HELP)] = None,
     lambda_: Annotated[str | None, typer.Option("--lambda", help=LAMBDA_HELP)] = None,
     nu: Annotated[float, typer.Option(min=0, help="Surrogate: 0 sum-exponential, 1 log-softmax, 2 MAE.")] = 1.0,
@@ -88,12 +90,15 @@ def sweep(
     cache: CacheArgument,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the runs, one folder each.")],
     config: TrainConfig,
-    method: Annotated[str | None, typer.Option(help=METHOD_HELP + " One or more, by commas.")] = None,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(help=METHOD_HELP + " One or more, by commas; may be repeated.", **closed(METHODS, several=True)),
+    ] = None,
     beta: Annotated[
         list[str] | None, typer.Option(help=BETA_HELP + " Numbers by commas, also paid=0,1,10; may be repeated.")
     ] = None,
     lambda_: Annotated[list[str] | None, typer.Option("--lambda", help=LAMBDA_HELP + " May be repeated.")] = None,
-    nu: Annotated[str, typer.Option(help="Numbers >= 0, by commas.")] = "1",
+    nu: Annotated[list[str] | None, typer.Option(help="Numbers >= 0, by commas; may be repeated. Default: 1.")] = None,
     cost: CostOption = None,
     seeds: Annotated[
         int | None, typer.Option(min=1, help="Number of seeds: 0, 1, … Default: 4; 1 for method best.")
@@ -123,10 +128,10 @@ def sweep(
         runs = train_grid(
             cache,
             out,
-            methods=None if method is None else values(method, str, "--method"),
+            methods=method,
             betas=betas(beta or []),
             weights=[pairs(text, "--lambda") for text in lambda_ or []],
-            nus=values(nu, float, "--nu"),
+            nus=[number for text in nu or ["1"] for number in values(text, float, "--nu")],
             cost=cost,
             seeds=seeds,
             only=values(only, str, "--only") if only is not None else None,
@@ -143,9 +148,9 @@ def sweep(
 def _print_on_test(runs: Any, format: Format, *, one: bool) -> bool:
     """Print what runs do on test samples; False in the processes of a `torchrun` that have nothing to say."""
     from l2d.rejector.commands.judge import print_evaluations
-    from l2d.rejector.library import evaluate
+    from l2d.rejector.library import judge_runs
     from l2d.rejector.training.distributed import is_first
 
     if is_first():
-        print_evaluations(evaluate(runs), format, one=one)
+        print_evaluations(judge_runs(runs), format, one=one)
     return is_first()

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from l2d.data.cache.addresses import place_of
 from l2d.data.errors import DataError
-from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument, Split, SplitOption, reads_stores
+from l2d.data.terminal.options import (
+    Format,
+    FormatOption,
+    ReplaceOption,
+    RunArgument,
+    Split,
+    SplitOption,
+    pairs,
+    reads_stores,
+)
 from l2d.data.terminal.progress import Bars, quote, say
 from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
 
@@ -19,6 +28,30 @@ class Mode(StrEnum):
     prices = "prices"
     batch = "batch"
     exact = "exact"
+
+
+class Ask(StrEnum):
+    auto = "auto"
+    router = "router"
+    topk = "topk"
+    committee = "committee"
+    cascade = "cascade"
+    adaptive = "adaptive"
+
+
+class Combine(StrEnum):
+    vote = "vote"
+    mean = "mean"
+    weighted = "weighted"
+
+
+class Family(StrEnum):
+    fixed_sequence = "fixed-sequence"
+    bonferroni = "bonferroni"
+
+
+BEYOND = "Beyond one agent"
+PROMISES = "Promises"
 
 
 class Calibration(StrEnum):
@@ -43,7 +76,12 @@ def route(
     id_column: Annotated[
         str | None, typer.Option("--id", help="Column of sample ids. Default: the recipe's `id`, else row numbers.")
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="A file of `l2d policy --save`: allocate by its prices.")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="What `l2d policy --save` wrote: decide by it.", metavar="POLICY")
+    ] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Answers so far, for a policy that looks at them: sample_id, agent, answer.")
+    ] = None,
     without: Annotated[
         list[str] | None, typer.Option(help="An agent that cannot be asked now; may be repeated.", metavar="AGENT")
     ] = None,
@@ -68,8 +106,27 @@ def route(
         l2d route run new_patients.csv --out allocations.parquet --without expert_1 --without expert_2
 
         l2d route run new_patients.csv --out allocations.parquet --beta 0.07
+
+        l2d route run new_patients.csv --policy cascade --answers answers.csv --out round_2.csv
     """
     from l2d.data.terminal.render import print_result
+    from l2d.rejector.decisions.saved import is_policy
+
+    options: dict[str, Any] = {"id_column": id_column, "without": without or (), "overwrite": overwrite}
+    if answers is not None or (policy is not None and is_policy(policy)):
+        from l2d.rejector.at_work import route as by_policy
+        from l2d.rejector.decisions.routing import PolicyRoute
+
+        with Bars() as bars:
+            round_ = by_policy(
+                run, source, out, policy=policy, answers=answers, beta=one_beta(beta), weights=one_lambda(lambda_),
+                progress=lambda rows: bars.start("routing", rows), **options,
+            )  # fmt: skip
+        print_result(round_, format.value)
+        say(f"wrote {out}; sample ids: {round_.ids}")
+        if isinstance(round_, PolicyRoute) and round_.to_ask:
+            say(f"{round_.to_ask:,} inputs wait for an answer: ask, then give the answers with --answers")
+        return
     from l2d.rejector.route import route as run_route
     from l2d.rejector.rows.foreign import sentences
 
@@ -78,19 +135,17 @@ def route(
             run,
             source,
             out,
-            id_column=id_column,
             policy=policy,
-            without=without or (),
             beta=one_beta(beta),
             weights=one_lambda(lambda_),
-            overwrite=overwrite,
             progress=lambda rows: bars.start("routing", rows),
+            **options,
         )
     print_result(done, format.value)
     if done.setting:
         say(done.setting["guard"])
-    if done.nobody:
-        say(f"{done.nobody:,} inputs go to no agent (null): none is available for them")
+    if done.unrouted:
+        say(f"{done.unrouted:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")
     for line in sentences(done.foreign):
         say(f"unlike training: {line}")
@@ -124,20 +179,66 @@ def policy(
         Calibration, typer.Option(help="From scores to costs; auto: what predicts best on validation.")
     ] = Calibration.auto,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Write the allocations (Parquet).")] = None,
-    save: Annotated[Path | None, typer.Option(help="Write the prices, for `l2d route --policy` (JSON).")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the policy, for `l2d route --policy`: prices as JSON, others a folder.")
+    ] = None,
+    ask: Annotated[
+        Ask | None,
+        typer.Option(help="Which rules to search; auto: the simplest that is not beaten.", rich_help_panel=BEYOND),
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(min=1, max=5, help="Agents for one input at most. Default: 2.", rich_help_panel=BEYOND)
+    ] = None,
+    combine: Annotated[
+        Combine | None, typer.Option(help="How several answers become one. Default: weighted.", rich_help_panel=BEYOND)
+    ] = None,
+    abstain: Annotated[
+        float | None, typer.Option(help="Cost of giving no answer, in units of loss.", rich_help_panel=BEYOND)
+    ] = None,
+    cap: Annotated[
+        str | None, typer.Option(help="The most one input may take: price=10,seconds=2.", rich_help_panel=BEYOND)
+    ] = None,
+    queue: Annotated[
+        Path | None, typer.Option(help="Write the inputs without an answer, most urgent first.", rich_help_panel=BEYOND)
+    ] = None,
+    risk: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Withhold answers until this can be promised: error<=0.05; may be repeated.", rich_help_panel=PROMISES
+        ),
+    ] = None,
+    confidence: Annotated[
+        float | None, typer.Option(help="With which the risk is promised. Default: 0.95.", rich_help_panel=PROMISES)
+    ] = None,
+    on_average: Annotated[
+        bool, typer.Option("--on-average", help="Promise a mean (conformal risk control).", rich_help_panel=PROMISES)
+    ] = False,
+    family: Annotated[
+        Family | None, typer.Option(help="How tests of several thresholds are corrected.", rich_help_panel=PROMISES)
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Kept column: promise in each of its groups.", rich_help_panel=PROMISES)
+    ] = None,
     overwrite: ReplaceOption = False,
     format: FormatOption = Format.table,
 ):
-    """Allocate under constraints: a total budget, an exact coverage, capacities. What it gave, and what it costs.
+    """Allocate under constraints, ask several agents, or promise an error. What it gave, and what it costs.
+
+    Budgets and capacities alone allocate each input to one agent by prices. With an option of the last two panels,
+    the decision engine searches committees and cascades, and may give no answer.
 
     Examples:
 
         l2d policy run --budget 0.3 --save policy.json
 
         l2d policy run --coverage 0.6 --capacity expert_1=0.3,expert_2=400 --mode batch --out allocations.parquet
+
+        l2d policy run --ask cascade --depth 3 --save cascade
+
+        l2d policy run --risk "error<=0.05" --confidence 0.95 --queue queue.csv
     """
     from l2d.data.terminal.render import print_result
-    from l2d.rejector.library import policy as allocate
+    from l2d.rejector.at_work import policy as allocate
     from l2d.rejector.runs.files import one_run
 
     done = allocate(
@@ -155,12 +256,24 @@ def policy(
         out=out,
         save=save,
         overwrite=overwrite,
+        ask=None if ask is None else ask.value,
+        depth=depth,
+        combine=None if combine is None else combine.value,
+        abstain=abstain,
+        cap=None if cap is None else pairs(cap, "--cap"),
+        risk=risk or None,
+        confidence=confidence,
+        on_average=on_average,
+        family=None if family is None else family.value,
+        by=by,
+        queue=queue,
     )
     print_result(done, format.value)
     for line in done.notes():
         say(line)
-    if out is not None:
-        say(f"wrote {out}")
+    for file in (out, queue):
+        if file is not None:
+            say(f"wrote {file}")
     if save is not None:
         say(f"wrote {save}; next: l2d route {quote(one_run(run))} INPUT --policy {quote(save)} --out FILE")
 
@@ -186,7 +299,7 @@ def export(
         l2d export runs/multi-task_beta=0.1_nu=1_seed=0 --onnx rejector.onnx --format json
     """
     from l2d.data.terminal.render import print_result
-    from l2d.rejector.library import export as write_model
+    from l2d.rejector.at_work import export as write_model
 
     found = write_model(run, onnx, beta=one_beta(beta), weights=one_lambda(lambda_), overwrite=overwrite)
     print_result(found, format.value)

@@ -103,11 +103,11 @@ def bandwidth(x: np.ndarray, y: np.ndarray) -> float | None:
     window minimises an asymptotic mean squared error.
 
     Returns:
-        None where one side has fewer than 20 samples, or too few of different margins.
+        None where one side has fewer than 20 different margins: scores of clusters or single trees are steps.
     """
     sides = [(np.abs(x[side]), y[side]) for side in (x > 0, x <= 0)]
-    if min(len(far) for far, _ in sides) < FEWEST:
-        return None
+    if min(len(np.unique(far)) for far, _ in sides) < FEWEST:
+        return None  # steps: limits at the margin are not those of a curve
     least = max(np.sort(far)[FEWEST - 1] for far, _ in sides)
     most = max(far.max() for far, _ in sides)
     if not 0 < least < most:

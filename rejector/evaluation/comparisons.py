@@ -7,6 +7,7 @@ speak of new samples for these trained rejectors; ``std_over_seeds`` is how much
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,17 +69,19 @@ def _compared_with(key: tuple, settings: dict[tuple, list[Evaluation]]) -> dict[
     members = settings[key]
     found: dict[str, Callable[[], np.ndarray]] = {}
     for name in members[0].baselines.alone:
-        found[_AGENT + name] = lambda name=name: _alone(members, name)
+        found[_AGENT + name] = partial(_alone, members, name)
     for baseline in members[0].against:
-        found.setdefault(
-            _identity(members[0], baseline),
-            lambda baseline=baseline: np.mean([e.against[baseline] for e in members], axis=0),
-        )
+        found.setdefault(_identity(members[0], baseline), partial(_mean_against, members, baseline))
     method, *rest = key
     for (other, *other_rest), others in settings.items():
         if other != method and other_rest == rest:
-            found[_METHOD + other] = lambda others=others: mean_losses(others)
+            found[_METHOD + other] = partial(mean_losses, others)
     return found
+
+
+def _mean_against(members: list[Evaluation], baseline: str) -> np.ndarray:
+    """Losses of a baseline, the mean over seeds."""
+    return np.mean([each.against[baseline] for each in members], axis=0)
 
 
 def _alone(members: list[Evaluation], name: str) -> np.ndarray:

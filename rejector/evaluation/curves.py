@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2d.rejector.evaluation.evaluation import Evaluation
-from l2d.rejector.evaluation.metrics import auroc, average_precision
+from l2d.rejector.evaluation.metrics import area_under_precision, auroc
 
 # --- quality against cost ---------------------------------------------------------------------------------------------
 
@@ -27,7 +27,8 @@ def pareto_set(costs: np.ndarray, qualities: np.ndarray) -> np.ndarray:
     """
     costs, qualities = _finite(costs, qualities)
     order = np.lexsort((-qualities, costs))  # by cost, the best of a cost first
-    kept, best = [], -np.inf
+    kept: list[int] = []
+    best = -np.inf
     for position in order:
         equal = kept and (costs[kept[-1]], qualities[kept[-1]]) == (costs[position], qualities[position])
         if qualities[position] > best or equal:
@@ -259,7 +260,7 @@ def ranking_at_coverages(
             {
                 "coverage": float(kept.mean()),
                 "auroc": auroc(target, score),
-                "average_precision": average_precision(target, score),
+                "average_precision": area_under_precision(target, score),
                 "accuracy": float(((score > 0.5) == (target == 1)).mean()),
             }
         )

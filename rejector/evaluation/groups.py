@@ -34,7 +34,7 @@ def read_groups(cache: CostCache, table: CostTable, column: str | None = None) -
         kept = ", ".join(cache.record.keep) or "none"
         hint = f"the columns kept are: {kept}. `keep` in the recipe keeps more"
         raise UsageError(f"--group {column}: the cache keeps no such column", where=cache.address, hint=hint)
-    group_of = {}
+    group_of: dict[str, object] = {}
     for chunk in range(cache.record.num_chunks):
         part = cache.samples(chunk, ["sample_id", column])
         group_of.update(zip(part["sample_id"].to_pylist(), part[column].to_pylist(), strict=True))

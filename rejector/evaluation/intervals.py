@@ -22,7 +22,7 @@ RESAMPLES = 10_000
 NORMAL_FROM = 200_000  # samples or groups; bootstrap and normal interval of a mean agree to three digits long before
 _RESAMPLES_AT_ONCE, _UNITS_AT_ONCE = 250, 1024  # counts of this size stay in a core's cache
 _DRAWS_AT_ONCE = 1 << 20
-_COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE = 64, 1 << 22  # differences that share their resamples: so many, or 32 MiB
+_COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE = 64, 1 << 22  # differences that share their resamples: this number, or 32 MiB
 _WIDE = 32  # columns from which a product costs less than to gather rows
 
 

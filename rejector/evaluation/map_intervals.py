@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 
@@ -55,7 +54,7 @@ def _greedy(detections: Boxes, rows: np.ndarray, targets: Boxes, objects: np.nda
     found, ignored = (np.zeros((len(THRESHOLDS), len(rows)), bool) for _ in range(2))
     if not len(objects):
         return found, ignored
-    overlap = _overlap(detections.xyxy[rows], cast(np.ndarray, detections.size)[rows], targets, objects).tolist()
+    overlap = _overlap(detections.xyxy[rows], detections.size[rows], targets, objects).tolist()
     ignore, crowd = targets.ignore[objects].tolist(), targets.crowd[objects].tolist()
     for level, threshold in enumerate(np.minimum(THRESHOLDS, 1 - 1e-10).tolist()):
         taken = [False] * len(objects)
@@ -76,7 +75,7 @@ def _greedy(detections: Boxes, rows: np.ndarray, targets: Boxes, objects: np.nda
 
 def _overlap(corners: np.ndarray, sizes: np.ndarray, targets: Boxes, objects: np.ndarray) -> np.ndarray:
     """IoU (k, g); with a crowd the share of the detection that lies in it."""
-    other, other_size = targets.xyxy[objects], cast(np.ndarray, targets.size)[objects]
+    other, other_size = targets.xyxy[objects], targets.size[objects]
     low = np.maximum(corners[:, None, :2], other[None, :, :2])
     high = np.minimum(corners[:, None, :2] + sizes[:, None], other[None, :, :2] + other_size[None])
     inner = np.clip(high - low, 0, None).prod(axis=2)

@@ -49,7 +49,7 @@ def task_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], 
             scored = [1] if binary else present
             metrics["auroc"] = float(np.mean([auroc(target == label, probabilities[:, label]) for label in scored]))
             if binary:
-                metrics["average_precision"] = average_precision(target, probabilities[:, 1])
+                metrics["average_precision"] = area_under_precision(target, probabilities[:, 1])
     answers = [table.predictions[name] for name in names]
     if "target_boxes" in table.targets and all("pred_boxes" in answer for answer in answers):
         detections = mixed_detections([answer["pred_boxes"][rows] for answer in answers], chosen)
@@ -112,7 +112,7 @@ def balanced_accuracy(target: np.ndarray, answer: np.ndarray) -> float:
     return float((np.bincount(labels, weights=answer == target) / counts).mean())
 
 
-def average_precision(target: np.ndarray, score: np.ndarray) -> float:
+def area_under_precision(target: np.ndarray, score: np.ndarray) -> float:
     """Area under the precision-recall curve as a step function: ``sum_t (R_t - R_{t-1}) P_t`` over distinct scores.
 
     Args:

@@ -6,6 +6,8 @@ variant of its code (``train_and_infer.py``, ``utils.route``).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -43,7 +45,7 @@ class Carrot:
         chosen = allocate(self.scores(state, validation.x, None, parts.shape[1]), ~validation.missing)
         return state, float(deferral_loss(chosen, validation.costs).double().mean())
 
-    def scores(self, state: dict[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
+    def scores(self, state: Mapping[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
         found = [
             mean_costs(x, state["memory_x"], state["memory_parts"][:, :, kind].contiguous(), [int(number)])[0]
             for kind, number in enumerate(state["neighbours"])

@@ -8,6 +8,7 @@ through Conformal Prediction*, 2025, arXiv 2509.12573: the framework's figure an
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ class Conformal:
         risk, bound = min(reversed(found), key=lambda pair: pair[0])  # ties defer least
         return {"confusions": confusions, "bound": bound}, risk
 
-    def scores(self, state: dict[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
+    def scores(self, state: Mapping[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
         assert chances is not None  # the method asks for them, see l2d.rejector.methods
         return _scores(chances, state["confusions"], state["bound"])
 

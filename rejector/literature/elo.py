@@ -7,6 +7,7 @@ its code (``routers.py``, ``similarity_weighted/utils.py``).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ class Elo:
         chosen = allocate(self.scores(state, validation.x, None, train.costs.shape[1]), ~validation.missing)
         return state, float(deferral_loss(chosen, validation.costs).double().mean())
 
-    def scores(self, state: dict[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
+    def scores(self, state: Mapping[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
         memory, battles = state["memory_x"].double(), state["memory_wins"].double()
         found = []
         for part in x.split(max(1, NUMBERS_AT_ONCE // len(memory))):

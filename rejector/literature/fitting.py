@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from l2d.data.errors import DataError
+from l2d.data.networks.fitting import BestEpoch
 from l2d.rejector.literature.samples import Samples
 from l2d.rejector.networks import make_network
 from l2d.rejector.scoring import ExactLayers, layers_of
@@ -58,7 +59,8 @@ def fit(
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay)
     order = torch.Generator().manual_seed(seed)
     steps = -(-len(train) // config.batch_size)
-    history, best, state = [], (float("inf"), 0), {}
+    history: list[tuple[float, float]] = []
+    best = BestEpoch(network)
     for epoch in range(config.epochs):
         total = 0.0
         for step, rows in enumerate(torch.randperm(len(train), generator=order).split(config.batch_size)):
@@ -75,11 +77,10 @@ def fit(
         with torch.no_grad():
             found = risk(network(validation.x), validation)
         history.append((total / len(train), found))
-        if found < best[0]:
-            best, state = (found, epoch), {name: value.clone() for name, value in network.state_dict().items()}
-        if config.patience and epoch - best[1] >= config.patience:
+        best.see(found, epoch)
+        if config.patience and epoch - best.epoch >= config.patience:
             break
-    return Fitted(state, best[1], best[0], history)
+    return Fitted(best.state or {}, best.epoch, best.value, history)
 
 
 def _made(config: TrainConfig, width: int, outputs: int, make: Make | None) -> torch.nn.Module:

@@ -30,16 +30,18 @@ def cost_regression_loss(outputs: Tensor, samples: Samples, alpha: float) -> Ten
 
 def expert_right_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
     """Logistic loss of "expert j is right" over the experts that answer: ``sigmoid`` of an output is its chance."""
-    value = -(samples.right * logsigmoid(outputs) + (1 - samples.right) * logsigmoid(-outputs))
+    right = samples.known_right
+    value = -(right * logsigmoid(outputs) + (1 - right) * logsigmoid(-outputs))
     return value.masked_fill(samples.missing[:, 1:], 0.0).sum(dim=1)
 
 
-def _confidence_scores(outputs: Tensor, probabilities: Tensor, query_costs: Tensor) -> Tensor:
+def _confidence_scores(outputs: Tensor, probabilities: Tensor | None, query_costs: Tensor) -> Tensor:
     """The model's highest class probability against each expert's probability of being right, less its query cost.
 
     Source: Raghu et al., *The Algorithmic Automation Problem: Prediction, Triage, and Human Effort*, 2019; in this form
     Mozannar and Sontag 2020, section 7 (Confidence).
     """
+    assert probabilities is not None  # the method's classifier is given
     return torch.cat([probabilities.amax(dim=1, keepdim=True), outputs.sigmoid() - query_costs[1:]], dim=1)
 
 
@@ -79,8 +81,7 @@ def with_artificial_answers(samples: Samples) -> Samples:
     """
     from sklearn.linear_model import LogisticRegression
 
-    assert samples.right is not None  # the method asks for classes
-    missing, right, costs = samples.missing[:, 1:], samples.right.clone(), samples.costs.clone()
+    missing, right, costs = samples.missing[:, 1:], samples.known_right.clone(), samples.costs.clone()
     paid = (costs[:, 1:] + right - 1).masked_fill(missing, -torch.inf).amax(dim=0)
     x = samples.x.double().numpy()
     for expert in range(right.shape[1]):

@@ -48,10 +48,10 @@ def mozannar_sontag_loss(outputs: Tensor, samples: Samples, alpha: float) -> Ten
     num_experts = samples.costs.shape[1] - 1
     missing = samples.missing[:, 1:]
     num_classes = outputs.shape[1] - num_experts
-    by_class = 1.0 - torch.eye(num_classes)[samples.target]
+    by_class = 1.0 - torch.eye(num_classes)[samples.known_target]
     experts = samples.costs[:, 1:].masked_fill(missing, 0.0)
     dearest = torch.maximum(experts.amax(dim=1, keepdim=True), torch.ones(1))
-    known = (samples.right == 1).any(dim=1, keepdim=True)
+    known = (samples.known_right == 1).any(dim=1, keepdim=True)
     class_weights = (dearest - by_class) * torch.where(known, alpha, 1.0)
     weights = torch.cat([class_weights, (dearest - experts).masked_fill(missing, 0.0)], dim=1)
     hidden = torch.cat([torch.zeros_like(by_class, dtype=torch.bool), missing], dim=1)
@@ -66,9 +66,9 @@ def one_vs_all_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
     Verma, Barrejón and Nalisnick, AISTATS 2023. Neither knows query costs.
     """
     classes, experts = _split(outputs, samples.costs.shape[1])
-    truth = torch.eye(classes.shape[1])[samples.target]
+    truth = torch.eye(classes.shape[1])[samples.known_target]
     value = _logistic(classes, truth).sum(dim=1)
-    of_experts = _logistic(experts, samples.right).masked_fill(samples.missing[:, 1:], 0.0)
+    of_experts = _logistic(experts, samples.known_right).masked_fill(samples.missing[:, 1:], 0.0)
     return value + of_experts.sum(dim=1)
 
 
@@ -96,12 +96,12 @@ def realizable_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
     missing = samples.missing[:, 1:]
     classes, experts = _split(outputs, samples.costs.shape[1])
     joined = torch.cat([classes, hidden_where(experts, missing)], dim=1)
-    own = classes.gather(1, samples.target[:, None])
-    helpful = hidden_where(experts, missing) + samples.right.log().clamp(min=torch.finfo(outputs.dtype).min / 4)
+    own = classes.gather(1, samples.known_target[:, None])
+    helpful = hidden_where(experts, missing) + samples.known_right.log().clamp(min=torch.finfo(outputs.dtype).min / 4)
     value = joined.logsumexp(dim=1) - torch.cat([own, helpful], dim=1).logsumexp(dim=1)
     if alpha == 1:
         return value
-    return alpha * value + (1 - alpha) * cross_entropy(classes, samples.target, reduction="none")
+    return alpha * value + (1 - alpha) * cross_entropy(classes, samples.known_target, reduction="none")
 
 
 def picce_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
@@ -124,8 +124,8 @@ def picce_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
     classes, experts = _split(outputs, samples.costs.shape[1])
     hidden = hidden_where(experts, samples.missing[:, 1:])
     total = torch.cat([classes, hidden], dim=1).logsumexp(dim=1)
-    own = total - classes.gather(1, samples.target[:, None])[:, 0]
-    right = samples.right == 1
+    own = total - classes.gather(1, samples.known_target[:, None])[:, 0]
+    right = samples.known_right == 1
     picked = hidden.detach().masked_fill(~right, -torch.inf).argmax(dim=1, keepdim=True)
     return own + torch.where(right.any(dim=1), total - hidden.gather(1, picked)[:, 0], 0.0)
 
@@ -141,7 +141,7 @@ def mixture_of_experts_loss(outputs: Tensor, samples: Samples, alpha: float) -> 
     missing = samples.missing[:, 1:]
     never = torch.zeros(len(missing), 1, dtype=torch.bool)
     shares = hidden_where(gate, torch.cat([never, missing], dim=1)).softmax(dim=1)
-    error = cross_entropy(classes, samples.target, reduction="none")
+    error = cross_entropy(classes, samples.known_target, reduction="none")
     experts = samples.costs[:, 1:].masked_fill(missing, 0.0)
     return shares[:, 0] * error + (shares[:, 1:] * experts).sum(dim=1)
 

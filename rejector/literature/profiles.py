@@ -6,6 +6,8 @@ with an unsupervised cluster map: section 5.1, equations 12 and 13.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -47,7 +49,7 @@ class Profiles:
         risk, state = min(found, key=lambda pair: pair[0])  # ties: fewer clusters
         return state, risk
 
-    def scores(self, state: dict[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
+    def scores(self, state: Mapping[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
         return -state["profiles"][nearest(x, state["centers"])]
 
 

@@ -43,14 +43,32 @@ class Samples:
         """Where an agent is unavailable, bool (n, A)."""
         return self.costs.isinf()
 
+    @property
+    def known_target(self) -> Tensor:
+        """:attr:`target`, for what is learnt of classes."""
+        assert self.target is not None
+        return self.target
+
+    @property
+    def known_right(self) -> Tensor:
+        """:attr:`right`, for what is learnt of experts' errors."""
+        assert self.right is not None
+        return self.right
+
+    @property
+    def known_probabilities(self) -> Tensor:
+        """:attr:`probabilities`, for what needs a model's."""
+        assert self.probabilities is not None
+        return self.probabilities
+
     def take(self, rows: Tensor) -> Samples:
         """Some rows, by position or as bool (n,)."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Samples(**{name: None if values is None else values[rows] for name, values in found.items()})
+        return replace(self, **{name: values[rows] for name, values in found.items() if values is not None})
 
     def answered_by(self, probabilities: Tensor) -> Samples:
         """With a classifier of one's own in agent 0's place: its probabilities (n, K), and 1 where it errs."""
-        wrong = (probabilities.argmax(dim=1) != self.target).to(self.costs.dtype)
+        wrong = (probabilities.argmax(dim=1) != self.known_target).to(self.costs.dtype)
         costs = torch.cat([wrong[:, None], self.costs[:, 1:]], dim=1)
         unasked = None if self.unasked is None else torch.cat([wrong[:, None], self.unasked[:, 1:]], dim=1)
         return replace(self, costs=costs, unasked=unasked, probabilities=probabilities)

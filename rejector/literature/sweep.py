@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS
@@ -34,7 +34,7 @@ def check(points: list[GridPoint], cache: CostCache, config: TrainConfig) -> Non
         raise UsageError(f"--memory: {names} train on tables that are held", hint="leave it out")
 
 
-def train(job: Job) -> Iterator[Trained]:
+def train(job: Job) -> Generator[Trained]:
     """Train each point by itself, on the CPU.
 
     Raises:

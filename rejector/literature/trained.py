@@ -107,8 +107,9 @@ class TrainedMethod(Rejector):
         raw = table.raw.clone()
         raw[:, 0] = 0.0
         raw[:, 0, tasks.index("cla")] = torch.from_numpy((classes != table.targets["target_cla"]).astype(np.float32))
-        failed = table.failed.copy()
-        failed[:, 0] = False
+        failed = None if table.failed is None else table.failed.copy()
+        if failed is not None:
+            failed[:, 0] = False
         answers = {**table.predictions, model: {"pred_cla": classes, "pred_prob": chances}}
         return replace(table, raw=raw, failed=failed, predictions=answers)
 
@@ -163,7 +164,7 @@ class TrainedMethod(Rejector):
         if plain is not None:
             return plain.scores(self.state, x, probabilities, num_agents)
         rule = RULES[self.point.method]
-        seen = torch.cat([x, probabilities], dim=1) if rule.sees_probabilities else x
+        seen = torch.cat([x, probabilities], dim=1) if rule.sees_probabilities and probabilities is not None else x
         return rule.scores(self._network(seen), probabilities, self._query_costs)
 
 

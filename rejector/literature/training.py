@@ -14,7 +14,6 @@ from l2d.data.errors import UsageError
 from l2d.data.samples.standardise import standardisation
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.literature.fitting import Fitted, fit, network_of
-from l2d.rejector.literature.rule import Rule
 from l2d.rejector.literature.samples import Samples
 from l2d.rejector.literature.trained import (
     RULES,
@@ -74,7 +73,6 @@ class _Job:
         self.point, self.config, self.tasks, self.num_classes = point, config, tasks, num_classes
         self.mean, self.std = mean, std
         self.method: Method = METHODS[point.method]
-        self.rule: Rule | None = RULES.get(point.method)
         self.own = self.method.trains_classifier(config.classifier)
         self.query_costs = known_query_costs(self.method, point, in_errors=self.method.classes_only or self.own)
 
@@ -139,7 +137,7 @@ class _Job:
         )
 
     def _fit(self, train: Samples, validation: Samples) -> Fitted:
-        rule, num_agents = self.rule, len(self.point.query_costs)
+        rule, num_agents = RULES[self.point.method], len(self.point.query_costs)
         if rule.check is not None:
             rule.check(train)
         if rule.complete is not None:
@@ -167,7 +165,7 @@ class _Job:
         """A classifier by cross-entropy, its epoch that of the lowest cross-entropy on validation."""
 
         def loss(outputs: Tensor, samples: Samples) -> Tensor:
-            return cross_entropy(outputs, samples.target, reduction="none")
+            return cross_entropy(outputs, samples.known_target, reduction="none")
 
         def risk(outputs: Tensor, samples: Samples) -> float:
             return float(loss(outputs, samples).mean())
@@ -196,4 +194,4 @@ class _Job:
 
 def _with_probabilities(samples: Samples) -> Samples:
     """The model's class probabilities behind the input."""
-    return replace(samples, x=torch.cat([samples.x, samples.probabilities], dim=1))
+    return replace(samples, x=torch.cat([samples.x, samples.known_probabilities], dim=1))

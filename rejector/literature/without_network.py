@@ -4,6 +4,7 @@ that have a module of their own.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
@@ -28,7 +29,7 @@ class WithoutNetwork(Protocol):
         """What a run keeps, and its deferral loss on validation."""
         ...
 
-    def scores(self, state: dict[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
+    def scores(self, state: Mapping[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
         """Score of each agent, (n, agents), from standardised inputs and the model's class probabilities."""
         ...
 
@@ -45,7 +46,7 @@ class Neighbours:
         }
         return learnt, risk
 
-    def scores(self, state: dict[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
+    def scores(self, state: Mapping[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
         return -mean_costs(x, state["memory_x"], state["memory_costs"], [int(state["neighbours"])])[0]
 
 
@@ -53,7 +54,7 @@ class Threshold:
     """Chow's rule, see :func:`l2d.rejector.thresholds.choose_threshold`."""
 
     def learn(self, train: Samples, validation: Samples) -> tuple[dict[str, Tensor], float]:
-        confidence = validation.probabilities.amax(dim=1).double().numpy()
+        confidence = validation.known_probabilities.amax(dim=1).double().numpy()
         found = thresholds.choose_threshold(confidence, validation.costs.numpy())
         if found is None:
             raise UsageError(
@@ -65,7 +66,7 @@ class Threshold:
         risk = float(thresholds.threshold_losses(confidence, validation.costs.numpy(), expert, threshold).mean())
         return {"expert": torch.tensor(expert, dtype=torch.int64), "threshold": at}, risk
 
-    def scores(self, state: dict[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
+    def scores(self, state: Mapping[str, Tensor], x: Tensor, chances: Tensor | None, num_agents: int) -> Tensor:
         assert chances is not None  # the method asks for them, see l2d.rejector.methods
         found = torch.full((len(x), num_agents), LOWEST)
         found[:, 0] = chances.amax(dim=1)

@@ -91,7 +91,7 @@ def sample_columns(members: list[Evaluation], ids: list[str]) -> pa.Table:
     column = table["features"].combine_chunks()
     features = column.flatten().to_numpy().reshape(len(column), -1)
     table = table.drop_columns(["features"])
-    names = cache.record.inputs["features"].get("names", [])
+    names = cache.record.inputs["features"].get("names") or []
     for index, name in enumerate(names):
         if name not in table.column_names:
             table = table.append_column(name, pa.array(features[:, index]))

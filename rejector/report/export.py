@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from l2d.data.cache import store
 from l2d.data.errors import UsageError, nearest
@@ -29,7 +31,8 @@ def picture(figures: list[Figure], format: str) -> bytes:
     """
     import vl_convert
 
-    rows, datasets = [], {}
+    rows: list[dict[str, Any]] = []
+    datasets: dict[str, Any] = {}
     for figure in figures:
         columns = min(len(figure.panels), MOST_COLUMNS)
         for start in range(0, len(figure.panels), columns):
@@ -46,12 +49,20 @@ def picture(figures: list[Figure], format: str) -> bytes:
         "spacing": 36,
     }
     config = {**theme.config("light", font="sans-serif"), "background": "white", "padding": 16}
-    convert = {"png": vl_convert.vegalite_to_png, "svg": vl_convert.vegalite_to_svg}
+    convert: dict[str, Callable[..., bytes | str]] = {
+        "png": vl_convert.vegalite_to_png,
+        "svg": vl_convert.vegalite_to_svg,
+    }
     if format not in convert:
         raise UsageError(f"there is no figure format {format!r}", hint=nearest(format, convert))
     more = {"scale": 1.6} if format == "png" else {}
     made = convert[format](spec, vl_version=VEGA_LITE, config=config, **more)
     return made if isinstance(made, bytes) else made.encode()
+
+
+def write_picture(figure: Figure, out: Path) -> None:
+    """Write one figure: a .png or .svg file; it is replaced."""
+    store.commit_bytes(out, picture([figure], out.suffix.lower().lstrip(".") or "png"), replace=True)
 
 
 def write_figure(evaluations: list[Evaluation], out: Path) -> None:

@@ -25,7 +25,7 @@ MOST_BINS = 8  # of a text column, "other" aside
 MOST_NUMBERS = 12  # whole numbers that are bins of their own
 QUANTILES = 5
 NORMAL_FROM = 20_000  # samples of a bin; the ends of both intervals differ by less than their line is wide
-FEWEST_NUMBERED = 5  # columns that differ in a number at the end alone are parts of something, from so many on
+FEWEST_NUMBERED = 5  # columns that differ in a number at the end alone are parts of something, from this number on
 
 
 @dataclass(frozen=True, kw_only=True)

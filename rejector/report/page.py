@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 from l2d.data.cache import store
 from l2d.data.cache.reader import AgentRecord, CacheRecord
 from l2d.data.terminal.layout import format_value
+from l2d.rejector.decisions.saved import SavedPolicy, place
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.findings import findings
 from l2d.rejector.evaluation.intervals import RESAMPLES
@@ -26,6 +28,7 @@ from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show, c
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.cost_quality import quality_for_cost
 from l2d.rejector.report.figures.costs import importance, reliability
+from l2d.rejector.report.figures.decisions import beyond_one_agent
 from l2d.rejector.report.figures.rejectors import Figure, compare
 from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
@@ -93,6 +96,7 @@ def write_report(
     images: Path | None = None,
     theory: bool = False,
     group: str | None = None,
+    policies: Sequence[SavedPolicy] = (),
 ) -> None:
     """Write the page; a section for each cache.
 
@@ -102,6 +106,7 @@ def write_report(
         by: see :func:`figures_of`.
         images: folder beneath which the images of a detection dataset lie, for the examples.
         theory: examine the first run of the setting looked at closely, as ``l2d theory`` does: half a minute.
+        policies: of the runs' caches; each cache's section has a figure of its own.
         group: the column by which they were evaluated; it stands in the command that makes the page again.
 
     Raises:
@@ -119,6 +124,9 @@ def write_report(
     environment.filters["number"] = format_value
     caches = by_cache(evaluations)
     sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
+    for section, members in zip(sections, caches, strict=True):
+        of_cache = [policy for policy in policies if policy.cache_path == place(members[0].run.cache_path)]
+        section["figures"] = [*section["figures"], *beyond_one_agent(of_cache)]
     specs = {
         f"{section['id']}-{figure.name}-{panel.name}": _for_page(panel.spec)
         for section in sections
@@ -276,11 +284,12 @@ def _example(example: Example, record: CacheRecord, cast: Cast) -> dict[str, Any
         why = f"{example.cheapest} costs {example.by:.3g} less"
     shown = agents_to_show(example)
     costs = {name: cost if math.isfinite(cost) else None for name, cost in example.costs.items()}  # None: unavailable
+    rows: list[dict[str, Any]]
     rows = [{"agent": name, "slot": cast.slot(name), "cost": costs[name], "chosen": name == chosen,
              "cheapest": example.costs[name] == min(example.costs.values()),
              "answer": _answer(example.answers.get(name, {}), record, "pred")} for name in shown]  # fmt: skip
     truth = _answer(example.answers["target"], record, "target")
-    tiles = []
+    tiles: list[dict[str, Any]] = []
     if example.size[0]:
         boxes = _boxes(example.answers["target"], "target", record)
         tiles.append({"title": "truth", "slot": None, "chosen": False, "boxes": boxes})

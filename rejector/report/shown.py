@@ -13,7 +13,7 @@ from l2d.rejector.evaluation.summary import METRIC_TITLES
 from l2d.rejector.report.cast import Cast, cast_of
 
 Group = list[Evaluation]  # the seeds of one setting
-FEWEST_BETAS = 3  # a sweep is drawn as a curve from so many on
+FEWEST_BETAS = 3  # a sweep is drawn as a curve from this number on
 METRIC_NAMES = {
     "map": "mAP (%)", "map_50": "mAP50 (%)", "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)",
     "brier": "Brier score", "auroc": "AUROC", "average_precision": "average precision", "smooth_l1": "smooth L1",

@@ -74,7 +74,9 @@ class Foreign:
             if count
         ]
         if self._seen is not None and self._knows_range:
-            expected = 2 * self._rows / (self._seen["rows"] + 1)  # of draws from one distribution, so many are outside
+            expected = (
+                2 * self._rows / (self._seen["rows"] + 1)
+            )  # of draws from one distribution, this number is outside
             many = self._outside > expected + DEVIATIONS * math.sqrt(expected)
             many |= self._far > 0
             if self._texts:

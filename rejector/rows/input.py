@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,13 +22,14 @@ from l2d.rejector.settings import INPUT_HINT
 
 if TYPE_CHECKING:
     from l2d.data.cache.reader import AgentRecord, CostCache
+    from l2d.data.cache.records import CacheRecord
 
 #: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed;
 #: charge a failure the worst cost of its task that any answer has on the training split; or mask it, so that the agent
 #: is unavailable on that sample. An agent that answers only some samples (``partial``) is masked in any case.
 FAILURES = ("refuse", "drop", "worst", "mask")
 
-Column = np.ndarray | pa.Array | pa.ChunkedArray
+Column: TypeAlias = np.ndarray | pa.Array | pa.ChunkedArray
 
 
 def check_usable(cache: CostCache, column: str, failures: str) -> None:
@@ -67,6 +68,12 @@ class RejectorInput:
 
     name: str
     made: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, record: CacheRecord, name: str) -> RejectorInput:
+        """One of the inputs that a cache has."""
+        inputs: Mapping[str, Any] = record.inputs
+        return cls(name, inputs[name])
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
@@ -134,8 +141,9 @@ def read_costs(parts: Sequence[Mapping[str, Column] | pa.Table], columns: list[s
         for task, name in enumerate(columns):
             values = part[name]
             raw[agent, task] = values if isinstance(values, np.ndarray) else numbers(values)
-        if not isinstance(part[columns[0]], np.ndarray):
-            failed[agent] = part[columns[0]].is_null().to_numpy()
+        first = part[columns[0]]
+        if not isinstance(first, np.ndarray):
+            failed[agent] = first.is_null().to_numpy()
     return raw.transpose(2, 0, 1), failed.T
 
 
@@ -205,7 +213,7 @@ class Missing:
             unpriced: where an agent cannot be asked, since what its answer was paid is not known, bool (n, agents).
         """
         kept = ~(self.unavailable(missing) | unpriced)[:, self._is_agent].all(axis=1)
-        return kept & ~self.failed(missing).any(axis=1) if self.drops else kept
+        return np.asarray(kept & ~self.failed(missing).any(axis=1) if self.drops else kept)
 
 
 @dataclass

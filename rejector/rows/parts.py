@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +79,7 @@ class CacheParts:
     def __init__(self, cache: CostCache, splits: tuple[str, ...], *, column: str, failures: str):
         check_usable(cache, column, failures)
         self.cache, self.failures = cache, failures
-        self.looks_at = RejectorInput(column, cache.record.inputs[column])
+        self.looks_at = RejectorInput.of(cache.record, column)
         self._agents = cache.agents + cache.references
         self._missing = Missing(self._agents, failures)
         self._cost_columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
@@ -198,7 +199,7 @@ class CacheParts:
                 tally.add_answered(int(kept.sum()))
             else:
                 rows, (failed, unpriced) = np.flatnonzero(kept), opened.gaps
-                tally.add(failed[rows], lambda row, rows=rows: self._sample_id(chunk, int(rows[row])), unpriced[rows])
+                tally.add(failed[rows], partial(self._id_among, chunk, rows), unpriced[rows])
                 kept &= self._missing.kept(failed, unpriced)
             self.counts[split][chunk] = kept.sum()
             self._kept[split].append(None if kept.all() else np.packbits(kept).tobytes())
@@ -236,9 +237,14 @@ class CacheParts:
         prices = prices_of(self._agents[: raw.shape[1]], [part.read() for part in paid], failed)
         return np.concatenate([raw, prices], axis=2)
 
+    def _id_among(self, chunk: int, rows: np.ndarray, row: int) -> str:
+        """Id of a sample by its position among some rows of a chunk."""
+        return self._sample_id(chunk, int(rows[row]))
+
     def _unseen(self, failed: np.ndarray) -> np.ndarray:
         """Where there are no features because the agent that shows them failed, bool (n,)."""
-        return failed[:, [agent.name for agent in self._agents].index(self._shown_by)]
+        shows = [agent.name == self._shown_by for agent in self._agents]
+        return failed[:, shows.index(True)]
 
     def _with_mean(self, features: np.ndarray, unseen: np.ndarray) -> np.ndarray:
         """Features with the training rows' mean where there are none."""

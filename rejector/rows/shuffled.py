@@ -59,7 +59,7 @@ class Shuffled:
         seeds: S of them, in the order of the batches' first dimension.
         memory: bound in bytes on all that is held here; None for no bound. Three quarters are for rows, whatever the
             seeds and the batch size, as the rows that come out depend on it.
-        window_rows: hold windows of at most so many rows instead (to train again as a run on another machine was).
+        window_rows: hold windows of at most this number of rows (to train again as a run on another machine was).
         prepare: applied to the rows of each chunk whenever they are read, in the background where not all is held.
         device: of torch, where the window lives and batches are gathered.
 
@@ -68,7 +68,7 @@ class Shuffled:
         most_seeds: whose orders and batches fit into ``memory``; None where there is no bound.
 
     Raises:
-        UsageError: not even one chunk fits into the bound, or not the orders and batches of so many seeds.
+        UsageError: not even one chunk fits into the bound, or not the orders and batches of all seeds.
     """
 
     def __init__(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 #: float32 on the CPU. Row by row, whatever rows stand beside one; and without writing to what is given.
 Prepare = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Rows = tuple[Tensor, Tensor]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def open_streams(
@@ -126,7 +127,8 @@ def batches_of(parts: Iterable[Rows], batch: int) -> Iterator[Rows]:
         size, start = len(part[0]), 0
         while start < size:
             stop = min(start + batch - waiting, size)
-            pieces.append(tuple(values[start:stop] for values in part))
+            features, raw = part
+            pieces.append((features[start:stop], raw[start:stop]))
             waiting, start = waiting + stop - start, stop
             if waiting == batch:
                 yield _joined(pieces)
@@ -136,4 +138,7 @@ def batches_of(parts: Iterable[Rows], batch: int) -> Iterator[Rows]:
 
 
 def _joined(pieces: list[Rows]) -> Rows:
-    return pieces[0] if len(pieces) == 1 else tuple(torch.cat(part) for part in zip(*pieces, strict=True))
+    if len(pieces) == 1:
+        return pieces[0]
+    features, raw = (torch.cat(part) for part in zip(*pieces, strict=True))
+    return features, raw

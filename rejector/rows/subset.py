@@ -20,7 +20,7 @@ def training_rows(count: int, wanted: float | None, seed: int) -> Tensor:
         seed: of the point.
 
     Raises:
-        UsageError: there are not so many, or that is less than two.
+        UsageError: there are fewer, or that is less than two.
     """
     if wanted is None:
         return torch.arange(count)

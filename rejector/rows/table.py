@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -163,7 +164,7 @@ class _Chunks:
         self.targets: dict[str, dict[str, list]] = {}
         self.predictions: dict[str, dict[str, dict[str, list]]] = {agent.name: {} for agent in agents}
         names = [agent.name for agent in agents]
-        self.looks_at = RejectorInput(column, cache.record.inputs[column])
+        self.looks_at = RejectorInput.of(cache.record, column)
         shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         self.worst = np.zeros(len(columns) + cache.priced)
@@ -179,10 +180,11 @@ class _Chunks:
             predictions=_said(names, self.looks_at, shown_by, predictions=predictions, priced=cache.priced),
             costs=columns,
         ):
-            shown = samples if shown_by is None else predicted[names.index(shown_by)]
+            own = None if shown_by is None else predicted[names.index(shown_by)]
+            shown = samples if own is None else own
             features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown))
             raw, failed = read_costs(costs, columns)
-            check_finite(cache, lambda row, ids=samples["sample_id"]: ids[row].as_py(), features, raw, agents)
+            check_finite(cache, partial(_id_at, samples["sample_id"]), features, raw, agents)
             if cache.priced:
                 raw = np.concatenate([raw, prices_of(agents, predicted, failed)], axis=2)
             unseen = failed[:, names.index(shown_by)] if shown_by is not None else np.zeros(len(raw), dtype=bool)
@@ -209,15 +211,16 @@ class _Chunks:
         agents: list[AgentRecord],
         rows_of: dict[str, np.ndarray],
     ) -> None:
-        tables = [(self.targets, TARGETS, samples)]
+        tables: list[tuple[dict[str, dict[str, list]], dict, pa.Table]] = [(self.targets, TARGETS, samples)]
         for agent, part in zip(agents, predicted, strict=True):
             tables.append((self.predictions[agent.name], PREDICTIONS, part))
         for found, readers, part in tables:
             for name, read in readers.items():
                 if name in part.column_names:
                     values = read(part[name])
+                    parts = found.setdefault(name, _by_split())
                     for split, rows in rows_of.items():
-                        found.setdefault(name, _by_split())[split].append(values[rows])
+                        parts[split].append(values[rows])
 
     def join(self, parts: dict[str, list], split: str) -> np.ndarray:
         return np.concatenate(parts[split])
@@ -278,3 +281,7 @@ class HeldStream:
         """The sample ids of the batches of :meth:`in_order`."""
         for start in range(0, len(self), batch):
             yield self.table.ids[start : start + batch]
+
+
+def _id_at(ids: pa.ChunkedArray, row: int) -> str:
+    return ids[row].as_py()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -169,7 +169,7 @@ def open_inputs(
         return Inputs(ids="those of the cache", samples=cache.record.num_samples, batches=batches)
     encoder = record.encoder
     stream = FileStream(path, encoder.columns, **encoder.reading) if encoder else FileStream(path, {})
-    needed, read = _reader(stream, record, width)
+    needed, read = reader_of(stream.schema, record, width, stream.path)
     expression = _id_expression(stream, record, id_column)
     needed = list(dict.fromkeys([*needed, *(columns_of(expression) if expression else [])]))
     batches = _file_batches(stream, needed, expression, read, rows_at_once)
@@ -181,28 +181,38 @@ def open_inputs(
 Read = Callable[[pl.DataFrame, int], np.ndarray]  # a frame and the number of its first row -> float32 (rows, width)
 
 
-def _reader(stream: FileStream, record: InputRecord, width: int) -> tuple[list[str], Read]:
-    """Which columns of a file are needed, and how they become features."""
-    there, encoder = stream.schema, record.encoder
+def reader_of(there: Mapping[str, Any], record: InputRecord, width: int, where: Path | str) -> tuple[list[str], Read]:
+    """Which columns are needed, and how they become features.
+
+    Args:
+        there: columns -> their types.
+        record: what the rejector looks at.
+        width: numbers a sample.
+        where: the file, for messages; images that a table names lie beside it.
+
+    Raises:
+        DataError: a column is not there.
+    """
+    encoder = record.encoder
     if record.column == "image":
         named = record.made.get("file")
         if named is not None and there.get("image") != pl.Binary and set(columns_of(named)) <= set(there):
-            size, folder = record.made["size"], stream.path.parent
+            size, folder = record.made["size"], Path(where).parent
             return columns_of(named), lambda frame, first_row: _small_pixels(frame, first_row, named, size, folder)
         if there.get("image") != pl.Binary:
             found = f"is of type {there['image']}" if "image" in there else "is not there"
             raise DataError(
                 f"column 'image' {found}; this rejector looks at images",
-                where=stream.path,
+                where=where,
                 hint="give a Parquet file with encoded images (PNG or JPEG) in a binary column `image`, or a cache",
             )
-        return ["image"], lambda frame, first_row: _pixels(frame, first_row, width, stream.path)
+        return ["image"], lambda frame, first_row: _pixels(frame, first_row, width, where)
     if record.column == "tokens":
         for name in encoder.needed:
             if name not in there:
                 raise DataError(
                     f"there is no column {name!r}, which the rejector's token lists are made of",
-                    where=stream.path,
+                    where=where,
                     hint=f"the columns are {', '.join(there)}",
                 )
         return encoder.needed, encoder.transform
@@ -211,12 +221,12 @@ def _reader(stream: FileStream, record: InputRecord, width: int) -> tuple[list[s
         columns = list(dict.fromkeys(name for f in encoder.features for name in columns_of(f.expression)))
     ready = isinstance(there.get("features"), pl.List | pl.Array) and there["features"].inner.is_numeric()
     if ready and "features" not in columns:
-        return ["features"], lambda frame, first_row: _dense(frame, first_row, width, stream.path, None)
+        return ["features"], lambda frame, first_row: _dense(frame, first_row, width, where, None)
     if encoder is None:
         shown = record.made.get("agent")
         raise DataError(
             "there is no column `features` of lists of numbers",
-            where=stream.path,
+            where=where,
             hint=f"the rejector looks at {width} features"
             + (f" that agent {shown!r} shows of itself" if shown else ""),
         )
@@ -225,7 +235,7 @@ def _reader(stream: FileStream, record: InputRecord, width: int) -> tuple[list[s
             feature = next(f for f in encoder.features if name in columns_of(f.expression))
             raise DataError(
                 f"there is no column {name!r}, which feature {feature.expression!r} needs",
-                where=stream.path,
+                where=where,
                 hint=f"the columns are {', '.join(there)}",
             )
     return columns, encoder.transform

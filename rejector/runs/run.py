@@ -129,7 +129,8 @@ def open_cache(run: Run) -> CostCache:
     cache = CostCache(run.cache_path).only(run.agents).with_prices(run.point.paid is not None)
     cache.require_complete()
     now = cache_fingerprint(cache)
-    changes = {n: (run.cache_fingerprint.get(n), now.get(n)) for n in now if now[n] != run.cache_fingerprint.get(n)}
+    before = run.cache_fingerprint
+    changes: dict[str, tuple[object, object]] = {n: (before.get(n), now[n]) for n in now if now[n] != before.get(n)}
     if changes:
         raise FingerprintMismatch(
             f"the cache that run {run.point.run_id} was trained on",

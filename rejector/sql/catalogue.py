@@ -17,9 +17,12 @@ from l2d.data.cache import schema, store
 from l2d.data.cache.known_good import KnownGood, Wanted
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, UsageError
+from l2d.rejector.decisions.saved import DECISIONS_FILE, POLICY_FILE
+from l2d.rejector.decisions.worth import WORTH_FILE
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, PRICES, RUN_FILE, cache_fingerprint, cache_of, read_facts
 from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select
 from l2d.rejector.sql.lent import LentParts
+from l2d.rejector.sql.policies import POLICY_VIEWS, policy_of, worth_rows
 from l2d.rejector.sql.views import MACRO_SQL, long_view, price_view, token_view
 
 #: Text that is the same in a whole file is stored once.
@@ -43,6 +46,7 @@ VIEWS = {
              "rejector": pa.string(), "best_epoch": pa.int64(), "validation_risk": pa.float64(), "path": pa.string()},
     "run_agents": {"cache": pa.string(), "run_id": pa.string(), "agent_index": pa.int32(), "agent": pa.string(),
                    "beta": pa.float64()},
+    **POLICY_VIEWS,
     "vocabularies": {"cache": pa.string(), "field": pa.string(), "code_index": pa.int32(), "code": pa.string()},
 }  # fmt: skip
 
@@ -70,6 +74,8 @@ class Sources:
 
     caches: list[Path | str] = field(default_factory=list)
     runs: list[Path] = field(default_factory=list)
+    policies: list[Path] = field(default_factory=list)
+    worths: list[Path] = field(default_factory=list)
 
 
 def find_sources(paths: Sequence[Path | str]) -> Sources:
@@ -89,11 +95,15 @@ def find_sources(paths: Sequence[Path | str]) -> Sources:
             if "cache.json" in files:
                 folders[:] = [name for name in folders if name not in ("samples", "agents")]  # thousands of parts
             folders[:] = sorted(name for name in folders if not name.endswith(store.TEMPORARY_SUFFIX))
-            for name, found in (("cache.json", sources.caches), (RUN_FILE, sources.runs)):
+            kinds = {"cache.json": sources.caches, RUN_FILE: sources.runs, WORTH_FILE: sources.worths}
+            if DECISIONS_FILE in files:
+                kinds[POLICY_FILE] = sources.policies
+            for name, found in kinds.items():
                 if name in files:
                     found.append(Path(folder).resolve())
-    sources.caches, sources.runs = list(dict.fromkeys(sources.caches)), list(dict.fromkeys(sources.runs))
-    if not sources.caches and not sources.runs:
+    for found in (sources.caches, sources.runs, sources.policies, sources.worths):
+        found[:] = dict.fromkeys(found)
+    if not (sources.caches or sources.runs or sources.policies or sources.worths):
         raise UsageError("no cache and no run here", where=", ".join(map(str, paths)), hint="see `l2d build --help`")
     return sources
 
@@ -110,15 +120,22 @@ class Catalogue:
         sources = find_sources(paths)
         self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
         self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
+        self.rows |= {"policies": [], "agent_values": []}
         self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # by whoever reads them
         self.notes: list[str] = []  # what a user should know before joining
         caches = [CostCache(path) for path in sources.caches]
-        self.known = KnownGood([*(cache.path for cache in caches), *sources.runs])
+        self.known = KnownGood([*(cache.path for cache in caches), *sources.runs, *sources.policies])
         self.lent = LentParts()
         labels = _labels([cache.record.name for cache in caches], [PurePath(cache.address) for cache in caches])
         for cache, label in zip(caches, labels, strict=True):
             self._add_cache(cache, label)
         self._add_runs(sources.runs, caches, labels)
+        for name, policy in zip(_labels([path.name for path in sources.policies], sources.policies), sources.policies,
+                                strict=True):  # fmt: skip
+            row, part = policy_of(policy, name)
+            self.rows["policies"].append(row)
+            self.parts["decisions"].append(part)
+        self.rows["agent_values"] += [row for folder in sources.worths for row in worth_rows(folder)]
 
     def register(self, connection) -> None:
         """Make the views and macros in a DuckDB connection."""
@@ -224,7 +241,7 @@ class Catalogue:
                     "description": agent.description,
                 }
             )
-            constants = {"cache": label, "agent": agent.name, "agent_index": agent.index}
+            constants: dict[str, str | int] = {"cache": label, "agent": agent.name, "agent_index": agent.index}
             for part in self._present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
                 columns = store.columns_of(part[0])
                 self._add("predictions", part, _without(columns, ["features"]), constants)
@@ -255,7 +272,8 @@ class Catalogue:
                 row = {"cache": label, "run_id": run_id, "agent_index": index, "agent": agent, "beta": beta}
                 self.rows["run_agents"].append(row)
             table = folder / ALLOCATIONS_FILE
-            skeleton, constants = fact["digests"][ALLOCATIONS_FILE], {"cache": label, "run_id": run_id}
+            skeleton = fact["digests"][ALLOCATIONS_FILE]
+            constants: dict[str, str | int] = {"cache": label, "run_id": run_id}
             self.parts["allocations"].append(
                 Part(table, store.columns_of(table), constants, skeleton, tuple(fact["agents"]))
             )

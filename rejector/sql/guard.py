@@ -63,7 +63,7 @@ def _check_tree(sql: str) -> None:
     import duckdb
 
     with duckdb.connect(config={"enable_external_access": False}) as parser:
-        text = parser.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchone()[0]
+        ((text,),) = parser.execute("SELECT json_serialize_sql($1::VARCHAR)", [sql]).fetchall()
     tree = json.loads(text)
     if tree.get("error"):
         raise UsageError(f"this is not a query: {tree.get('error_message')}", hint=_ALLOWED)

@@ -150,7 +150,7 @@ def run_prompt(console: Console, complain: Callable[[L2DError], None], *, histor
     """
     from prompt_toolkit import PromptSession
 
-    session = PromptSession(
+    session: PromptSession[str] = PromptSession(
         history=open_history(history or history_file()),
         completer=make_completer(console.session),
         complete_while_typing=False,
@@ -217,7 +217,8 @@ def make_completer(session: QuerySession):
     class Names(Completer):
         def get_completions(self, document, _):
             before = document.text_before_cursor
-            word = _WORD.search(before)[0]
+            found = _WORD.search(before)
+            word = found[0] if found else ""
             if before.lstrip().startswith(".") and " " not in before.strip():
                 word, names = before.strip(), list(COMMANDS)
             elif before.lstrip().startswith(".schema"):

@@ -78,7 +78,7 @@ class QuerySession:
         self.catalogue = Catalogue(paths)
         self._spill = tempfile.TemporaryDirectory(prefix="l2d-query-", dir=folder)  # ours alone: mode 0700
         self._thread = ThreadPoolExecutor(1)
-        self._stopped = threading.Event()  # tells what verifies files that nobody waits for it any more
+        self._stopped = threading.Event()  # tells what verifies files that its result is not waited for any more
         self._reader: pa.RecordBatchReader | None = None
         try:
             self.connection = locked_connection(

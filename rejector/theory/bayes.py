@@ -87,7 +87,7 @@ def expected_costs(
                 predicted[held_out, agent] = _fit(make, inputs, costs[:, agent], rows, generator)(inputs[held_out])
         found[name] = predicted
     errors = {name: float(((p - costs)[available] ** 2).mean()) for name, p in found.items()}
-    learner = min(errors, key=errors.get)
+    learner = min(errors, key=lambda name: errors[name])
     return ExpectedCosts(
         costs=np.where(available, found[learner], np.inf),
         learner=learner,

@@ -82,23 +82,17 @@ def minimiser(tau: np.ndarray, nu: float) -> np.ndarray:
     return relative / relative.sum(axis=-1, keepdims=True)
 
 
-def risk_at(shares: np.ndarray, tau: np.ndarray, nu: float) -> np.ndarray:
+def risk_at_logs(log_shares: np.ndarray, tau: np.ndarray, nu: float) -> np.ndarray:
     """``sum_j tau_j Phi_01^nu`` at softmax shares ``s``: conditional surrogate risk, or the loss on one sample, (...).
 
     Args:
-        shares: (..., A), each row summing to 1; 0 for unavailable agents.
+        log_shares: ``log s``, (..., A), the shares of a row summing to 1; ``-inf`` for unavailable agents.
         tau: (..., A).
         nu: >= 0.
 
     Raises:
         ValueError: as :func:`optimal_risk`.
     """
-    with np.errstate(divide="ignore"):
-        return risk_at_logs(np.log(shares), tau, nu)
-
-
-def risk_at_logs(log_shares: np.ndarray, tau: np.ndarray, nu: float) -> np.ndarray:
-    """:func:`risk_at`, from ``log s``."""
     tau = _checked(tau, nu)
     with np.errstate(invalid="ignore", over="ignore"):
         loss = -log_shares if nu == 1 else np.expm1((nu - 1) * log_shares) / (1 - nu)
@@ -123,23 +117,6 @@ def surrogate_losses(scores: np.ndarray, costs: np.ndarray, nu: float) -> np.nda
         nu: >= 0.
     """
     return risk_at_logs(log_softmax(scores, np.isfinite(costs)), expected_tau(costs), nu)
-
-
-def abstention_risk(error: np.ndarray, cost: float, nu: float) -> np.ndarray:
-    """:func:`optimal_risk` of learning with abstention: one expert, whose answer always costs ``cost``.
-
-    Abstaining is deferring to someone who charges a fixed price. Then ``tau = (cost, error)``, ``error`` being the
-    model's expected cost given ``x``: deferring is right where ``error > cost`` (Chow 1970), and with two agents
-
-    * ``nu = 0``: ``2 sqrt(cost error)``; ``nu = 2``: ``min(cost, error)``.
-
-    Args:
-        error: expected cost of the model's answer, >= 0, (...).
-        cost: of abstaining, >= 0.
-        nu: >= 0.
-    """
-    error = np.asarray(error, dtype=np.float64)
-    return optimal_risk(np.stack([np.full_like(error, cost), error], axis=-1), nu)
 
 
 def _divided(values: np.ndarray, by: np.ndarray) -> np.ndarray:

@@ -220,23 +220,21 @@ def agent_costs(
     found = []
     for agent, query_cost in enumerate(query_costs):
         rows = np.isfinite(costs[:, agent])
-        separate = weights is not None and settings.get("cla", {}).get("kind") == "zero_one" and "cla" in tasks
-        if not separate or not rows.any():
+        separate = settings.get("cla", {}).get("kind") == "zero_one" and "cla" in tasks
+        class_weight = weights["cla"] if weights is not None and separate else 0.0
+        if weights is None or not separate or not rows.any():
             largest = float(costs[rows, agent].max() - query_cost) if rows.any() else 0.0
             error_rate = None
         else:
-            largest = sum(
-                weights[task] * float(raw[rows, agent, position].max())
-                for position, task in enumerate(tasks)
-                if task != "cla"
-            )
+            others = [(position, weights[task]) for position, task in enumerate(tasks) if task != "cla"]
+            largest = sum(weight * float(raw[rows, agent, position].max()) for position, weight in others)
             if paid is not None:
                 largest += paid * float(raw[rows, agent, -1].max())
             error_rate = float(raw[rows, agent, tasks.index("cla")].mean())
         found.append(
             AgentCosts(
                 error_rate=error_rate,
-                class_weight=weights["cla"] if separate else 0.0,
+                class_weight=class_weight,
                 largest=largest,
                 query_cost=float(query_cost),
                 is_model=agent == 0,

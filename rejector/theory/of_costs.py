@@ -23,10 +23,10 @@ from l2d.rejector.evaluation.intervals import paired_interval
 from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.rows.table import CostTable, load_tables
 from l2d.rejector.runs.run import Run, input_of, open_cache
-from l2d.rejector.theory.finding import Finding
 from l2d.rejector.theory.importance import PREDICTIONS, Importances, importances, source_columns
 from l2d.rejector.theory.parts.deferral import LOSS
 from l2d.rejector.theory.predictable import of_agents, of_differences
+from l2d.rejector.theory.quantity import Quantity
 from l2d.rejector.theory.subject import one_thread
 
 FEWEST_SAMPLES = 10
@@ -96,9 +96,9 @@ class Judged:
         total = np.where(np.isfinite(self.costs), self.rejector.total(predicted), np.inf)
         return self.costs[np.arange(len(total)), total.argmin(axis=1)]
 
-    def mean_of(self, key: str, title: str, values: np.ndarray, says: str = "") -> Finding:
+    def mean_of(self, key: str, title: str, values: np.ndarray, says: str = "") -> Quantity:
         found = paired_interval(values, self.groups)
-        return Finding(key=key, title=title, value=found.value, interval=(found.low, found.high), says=says)
+        return Quantity(key=key, title=title, value=found.value, interval=(found.low, found.high), says=says)
 
     def importances(self, predictions: int = PREDICTIONS, seed: int = 0) -> Importances:
         """See :func:`l2d.rejector.theory.importance.importances`; the guard is off."""
@@ -147,7 +147,7 @@ def section(run: Run, split: str, *, device: str, seed: int) -> dict[str, Any]:
     }
 
 
-def loss_findings(judged: Judged, seed: int) -> list[Finding]:
+def loss_findings(judged: Judged, seed: int) -> list[Quantity]:
     """The run's deferral loss as the oracle's plus what each shortcoming adds. The parts add up to the run's loss."""
     costs, rejector = judged.costs, judged.rejector
     oracle, free = costs.min(axis=1), judged.chosen_costs(judged.predicted)
@@ -169,7 +169,7 @@ def loss_findings(judged: Judged, seed: int) -> list[Finding]:
         ),
     ]
     if why_not:
-        found.append(Finding(key="data", title="+ too little data", value=None, says=why_not))
+        found.append(Quantity(key="data", title="+ too little data", value=None, says=why_not))
     else:
         says = "half the samples do as well"
         if data.mean() > 0:
@@ -211,7 +211,7 @@ def _halves(judged: Judged, seed: int) -> tuple[list[np.ndarray], str]:
     return found, ""
 
 
-def predictable_findings(judged: Judged) -> list[Finding]:
+def predictable_findings(judged: Judged) -> list[Quantity]:
     """Explained shares: of the differences between agents, which an allocation depends on, and of each agent's cost."""
     predicted, raw, means, names = judged.predicted, judged.raw, judged.model.mean, judged.run.agents
     found = []
@@ -227,16 +227,16 @@ def predictable_findings(judged: Judged) -> list[Finding]:
     return found
 
 
-def _share(key: str, title: str, share: Any, why: str) -> Finding:
+def _share(key: str, title: str, share: Any, why: str) -> Quantity:
     if share is None:
-        return Finding(key=key, title=title, value=None, says=why)
+        return Quantity(key=key, title=title, value=None, says=why)
     says = (
         "no better than the mean" if share.low <= 0 <= share.high else "worse than the mean" if share.high < 0 else ""
     )
-    return Finding(key=key, title=title, value=share.value, interval=(share.low, share.high), says=says)
+    return Quantity(key=key, title=title, value=share.value, interval=(share.low, share.high), says=says)
 
 
-def worth_findings(worth: Importances) -> list[Finding]:
+def worth_findings(worth: Importances) -> list[Quantity]:
     """Columns, the most important first."""
     found = []
     for column in worth.columns:
@@ -246,12 +246,12 @@ def worth_findings(worth: Importances) -> list[Finding]:
             says = "the models do not look at it"
         interval = (column.loss.low, column.loss.high)
         found.append(
-            Finding(key=column.column, title=column.column, value=column.loss.value, interval=interval, says=says)
+            Quantity(key=column.column, title=column.column, value=column.loss.value, interval=interval, says=says)
         )
     return found
 
 
-def verdict_of(loss: dict[str, Finding], predictable: list[Finding], worth: Importances) -> str:
+def verdict_of(loss: dict[str, Quantity], predictable: list[Quantity], worth: Importances) -> str:
     """In a few sentences: what is left to gain, how far it can be predicted, and from which columns."""
     total = (loss["run"].value or 0.0) - (loss["oracle"].value or 0.0)
     if total <= 0:

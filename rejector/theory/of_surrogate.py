@@ -8,11 +8,11 @@ import numpy as np
 
 from l2d.rejector.runs.run import Run
 from l2d.rejector.theory.bayes import FOLDS
-from l2d.rejector.theory.finding import Finding
 from l2d.rejector.theory.parts.deferral import LOSS, deferral_findings
 from l2d.rejector.theory.parts.learning import LEARNING, bound_curve_of, learning_findings
 from l2d.rejector.theory.parts.model import MODEL, model_findings
 from l2d.rejector.theory.parts.surrogate import SURROGATE, surrogate_findings
+from l2d.rejector.theory.quantity import Quantity
 from l2d.rejector.theory.subject import Subject, examine
 
 #: Parts of the deferral loss above the oracle's -> what to do about them.
@@ -46,7 +46,7 @@ def section(run: Run, split: str, *, device: str, seed: int) -> dict[str, Any]:
     }
 
 
-def all_parts(subject: Subject) -> dict[str, list[Finding]]:
+def all_parts(subject: Subject) -> dict[str, list[Quantity]]:
     """Title of a part -> its findings."""
     of_model = {} if subject.model.constant_target else {MODEL: model_findings(subject)}
     return {
@@ -57,7 +57,7 @@ def all_parts(subject: Subject) -> dict[str, list[Finding]]:
     }
 
 
-def verdict_of(parts: dict[str, dict[str, Finding]]) -> str:
+def verdict_of(parts: dict[str, dict[str, Quantity]]) -> str:
     """In a sentence or two: what most of the loss above the oracle's is, and what else is beyond doubt."""
     loss = parts[LOSS]
     values = {key: found.value for key, found in loss.items() if found.value is not None}
@@ -79,7 +79,7 @@ def verdict_of(parts: dict[str, dict[str, Finding]]) -> str:
     return text + (f" Also beyond doubt: {'; '.join(others)}." if others else "")
 
 
-def _advice(key: str, found: Finding) -> str:
+def _advice(key: str, found: Quantity) -> str:
     return f"{ADVICE[key]}; {found.says}" if key == "optimization" else ADVICE[key]
 
 

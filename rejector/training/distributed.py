@@ -57,7 +57,7 @@ class Group:
         if size < 0:
             return None
         shared = torch.empty(int(size), dtype=torch.uint8, device=self.device)
-        if self.rank == 0:
+        if content is not None:
             shared.copy_(torch.from_numpy(np.frombuffer(content, np.uint8).copy()))
         torch.distributed.broadcast(shared, src=0)
         return shared.cpu().numpy().tobytes()

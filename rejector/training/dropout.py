@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 GOLDEN, FIRST, SECOND = (value - 2**64 for value in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
-AT_ONCE, BITS = 4, 16  # numbers that one hash decides about, with so many bits for each
+AT_ONCE, BITS = 4, 16  # numbers that one hash decides about, and its bits for each
 
 
 def row_keys(seeds: list[int], step: int, rows: int, device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def check(points: list[GridPoint], cache: CostCache, config: TrainConfig) -> Non
         )
 
 
-def train(job: Job) -> Iterator[Trained]:
+def train(job: Job) -> Generator[Trained]:
     """Train points together, those of one seed where each seed has training rows of its own."""
     cache, config, available = job.cache, job.config, job.available
     with joined(job.device) as (group, device):

@@ -150,6 +150,7 @@ class Stack(ABC):
         if group is None or group.size == 1:
             losses = self._backward(features, raw, keys)
         else:
+            assert total is not None  # of rows that are shared
             losses = self._backward_together(features, raw, total, group, keys)
         self._steps += 1
         # What torch.optim.AdamW(fused=True) calls; its own bookkeeping costs as much as the step of a small grid.

@@ -72,8 +72,9 @@ def waves(
             f"one rejector takes {of_point / 2**30:.1f} GiB to train, and {available / 2**30:.1f} GiB are free",
             hint="a smaller --hidden, or fewer --layers",
         )
-    if config.memory is not None:
-        most_seeds = Shuffled(train, config.batch_size, [points[0].seed], memory=config.memory).most_seeds
+    bound = Shuffled(train, config.batch_size, [points[0].seed], memory=config.memory) if config.memory else None
+    if bound is not None and bound.most_seeds is not None:
+        most_seeds = bound.most_seeds
     if most_points < len(points):  # the same waves after a kill, though a little more or less is free then
         most_points = 1 << most_points.bit_length() - 1
     found: list[list[int]] = []

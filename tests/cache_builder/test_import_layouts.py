@@ -249,6 +249,31 @@ def test_openl2d_experts_by_an_index_without_a_name(tmp_path):
         assert dict(parts.select("sample_id", "cost_cla").iter_rows()) == wrong
 
 
+def test_several_columns_make_an_id_together(tmp_path):
+    """As viper has them: a reader reads a case in two modalities, and nothing else tells the two reads apart."""
+    generator = np.random.default_rng(5)
+    reads = pl.DataFrame(
+        [
+            {"case": f"c{case}", "modality": modality, "reader": reader, "cancer": int(case % 3 == 0)}
+            for case in range(30) for modality in ("film", "digital") for reader in ("r1", "r2")
+        ]
+    ).with_columns(recall=pl.Series(generator.integers(1, 3, 120)))  # fmt: skip
+    path = tmp_path / "reads.csv"
+    reads.sample(fraction=1, shuffle=True, seed=0).write_csv(path)
+    facts = {"annotator": "reader", "target": "cancer", "cla": "recall", "labels": {"1": "1", "2": "0"}}
+    facts |= {"columns": ["modality"], "model": "r1"}
+    refused(lambda: drafted(Source(path, path, "case, mode", **facts), tmp_path, "predictions"), UsageError, "mode")
+    refused(lambda: import_table(path, out=tmp_path / "d", id="case", **facts), DataError, "stands twice", "modality")
+    cache = import_table(path, out=tmp_path / "c", id="case,modality", **facts)
+    assert tomllib.loads((tmp_path / "c.toml").read_text())["agents"][0]["id"] == ["case", "modality"]
+    for name in ("r1", "r2"):
+        own = reads.filter(reader=name)
+        wrong = (own["recall"] == 1) != (own["cancer"] == 1)
+        ids = own.select(pl.concat_str("case", "modality", separator="/")).to_series()
+        found = pl.from_arrow(cache.costs(name, 0)).select("sample_id", "cost_cla")
+        assert dict(found.iter_rows()) == dict(zip(ids, wrong.cast(float), strict=True))
+
+
 def test_frames_of_polars_and_pandas(tmp_path):
     table = outcomes()
     wide = table.select(pl.format("q{}", "number").alias("id"), "kind", *MODELS)

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
 from l2d.cache_builder.agents import make_agent
-from l2d.cache_builder.agents.two_transformers import SCHEDULES, TwoTransformersConfig
+from l2d.cache_builder.agents.two_transformers import TwoTransformersConfig
 from l2d.data.errors import DataError, FingerprintMismatch, UsageError
+from l2d.data.networks.schedules import SCHEDULES
 from l2d.data.sources import load_dataset
 
 RECIPE = """

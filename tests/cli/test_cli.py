@@ -38,6 +38,12 @@ COMMANDS = [
     "data digits",
     "data prompts",
     "data mimic",
+    "describe",
+    "worth",
+    "data photos",
+    "serve",
+    "watch",
+    "replay",
 ]
 
 
@@ -266,7 +272,7 @@ def test_bad_options_are_refused_before_anything_is_trained(cache, tmp_path, l2d
         (["--beta", "much"], "not a list of numbers"),
         (["--lambda", "cla"], "expects name=value pairs"),
         (["--lambda", "map=1"], "this cache has cla, reg"),
-        (["--method", "other"], "the methods are"),
+        (["--method", "other"], "unknown value 'other' for --method"),
         (["--rejector", "forest"], "choose from linear, mlp, transformer"),
         (["--cost", "cost_nothing"], "the columns are cost_cla, cost_reg"),
         (["--device", "cuda:99"], "try --device cpu"),

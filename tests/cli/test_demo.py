@@ -12,23 +12,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from programs import demo_in, program
 
 pytestmark = pytest.mark.slow
 
 QUICKSTART = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
 
 
-def l2d(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "l2d.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd)
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    result = l2d("demo", "support2", "--out", folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result
+    return demo_in(tmp_path_factory.mktemp("demo"), "support2")
 
 
 def test_the_demo_prints_the_table_and_the_sql_answers(demo):
@@ -44,7 +37,7 @@ def test_the_demo_prints_the_table_and_the_sql_answers(demo):
 
 def test_the_multi_task_rejector_beats_every_baseline_with_its_interval(demo):
     folder, _ = demo
-    results = json.loads(l2d("evaluate", folder / "support2.runs" / "table", "--format", "json").stdout)
+    results = json.loads(program("evaluate", folder / "support2.runs" / "table", "--format", "json").stdout)
     assert len(results) == 12
     ours = [r for r in results if r["method"] == "multi-task"]
     assert sorted(r["seed"] for r in ours) == [0, 1, 2, 3]
@@ -56,7 +49,7 @@ def test_the_multi_task_rejector_beats_every_baseline_with_its_interval(demo):
 
 def test_the_real_agents_are_reported_as_they_are(demo):
     folder, _ = demo
-    results = json.loads(l2d("evaluate", folder / "physicians.runs", "--format", "json").stdout)
+    results = json.loads(program("evaluate", folder / "physicians.runs", "--format", "json").stdout)
     agents = results[0]["agents"]
     assert set(results[0]["allocation"]) == {"model", "physician", "support_model"}
     assert agents["average_of_both"]["role"] == "reference"
@@ -67,8 +60,8 @@ def test_the_real_agents_are_reported_as_they_are(demo):
 
 def test_what_the_demo_leaves_can_be_verified_and_the_demo_goes_on_where_it_stopped(demo):
     folder, _ = demo
-    assert l2d("verify", folder / "support2.cache").returncode == 0
-    again = l2d("demo", "support2", "--out", folder)
+    assert program("verify", folder / "support2.cache").returncode == 0
+    again = program("demo", "support2", "--out", folder)
     assert again.returncode == 0
     assert "asked:" not in again.stderr
     assert "12 of 12 were trained already" in again.stderr
@@ -82,16 +75,17 @@ def test_the_digits_demo_runs_on_a_few_scenes(tmp_path):
     printed = ""
     for block in commands.replace("{out}", str(tmp_path)).strip().split("\n\n"):
         if block.strip():
-            result = l2d(*shlex.split(block)[1:])
+            result = program(*shlex.split(block)[1:])
             assert result.returncode == 0, result.stderr
             printed += result.stdout
     assert "mAP %" in printed
     assert "expert_2 alone" in printed
     assert (tmp_path / "report.html").is_file()
-    results = json.loads(l2d("evaluate", tmp_path / "digits.runs", "--format", "json").stdout)
+    results = json.loads(program("evaluate", tmp_path / "digits.runs", "--format", "json").stdout)
     assert len(results) == 28
     prices = {
-        row["agent"]: row["price"] for row in json.loads(l2d("status", tmp_path / "digits.cache", "-f", "json").stdout)
+        row["agent"]: row["price"]
+        for row in json.loads(program("status", tmp_path / "digits.cache", "-f", "json").stdout)
     }
     first, second = prices["expert_1"], prices["expert_2"]
     assert 0 < first < second
@@ -122,7 +116,7 @@ def test_the_quick_start_s_example_for_own_data_runs(tmp_path):
     ).write_csv(tmp_path / "patients.csv")
     commands = re.search(r"```sh\n(l2d build my_recipe.*?)```", QUICKSTART, re.DOTALL).group(1)
     commands = re.sub(r"#.*", "", commands).replace("--beta", "--epochs 2 --beta")
-    script = f'l2d() {{ "{sys.executable}" -m l2d.cli "$@"; }}\nset -e\n{commands}'
+    script = f'program() {{ "{sys.executable}" -m l2d.cli "$@"; }}\nset -e\n{commands}'
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "doctor" in result.stdout

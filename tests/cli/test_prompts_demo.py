@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from conftest import refused
+from programs import demo_in, program
 
 from l2d.data.errors import DataError
 from l2d.data.sources.made_up_prompts import KINDS, MODELS, NEW_ROWS, prompts, write_prompts
@@ -18,17 +18,9 @@ from l2d.data.sources.made_up_prompts import KINDS, MODELS, NEW_ROWS, prompts, w
 SCRIPT = Path(__file__).parents[2] / "cache_builder" / "recipes" / "prompts.demo"
 
 
-def l2d(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "l2d.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
-    folder = tmp_path_factory.mktemp("demo") / "out"
-    result = l2d("demo", "prompts", "--out", folder)
-    assert result.returncode == 0, result.stderr
-    return folder, result
+    return demo_in(tmp_path_factory.mktemp("demo"), "prompts")
 
 
 def test_the_demo_says_that_it_is_made_up_and_shows_every_command(demo):
@@ -42,7 +34,9 @@ def test_the_demo_says_that_it_is_made_up_and_shows_every_command(demo):
 
 def test_the_router_beats_every_single_model_where_a_dollar_counts(demo):
     folder, _ = demo
-    results = {r["beta"]["paid"]: r for r in json.loads(l2d("evaluate", folder / "prompts.runs", "-f", "json").stdout)}
+    results = {
+        r["beta"]["paid"]: r for r in json.loads(program("evaluate", folder / "prompts.runs", "-f", "json").stdout)
+    }
     assert set(results) == {0, 30, 100, 300, 1000}
     for worth in (100, 300, 1000):
         assert results[worth]["regret"]["best_agent"]["high"] < 0, worth
@@ -74,7 +68,7 @@ def test_prompts_that_nobody_answered_are_routed(demo):
 
 def test_the_demo_goes_on_where_it_stopped(demo):
     folder, _ = demo
-    again = l2d("demo", "prompts", "--out", folder)
+    again = program("demo", "prompts", "--out", folder)
     assert again.returncode == 0, again.stderr
     assert "they were there already" in again.stderr
     assert "5 of 5 were trained already" in again.stderr

@@ -18,7 +18,7 @@ from recipes import RECIPE
 import l2d as package
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
-from l2d.data.cache import kept, mirror, schema
+from l2d.data.cache import kept, mirror, schema, store
 from l2d.data.cache.integrity import leaves_of
 from l2d.data.cache.ranges import merged
 from l2d.data.cache.reader import CostCache
@@ -50,13 +50,13 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def read(folder, tmp_path, monkeypatch):
     """The cache pushed to a store in memory; counts the bytes that are read from there, by file."""
-    store = fsspec.filesystem("memory")
-    store.store.clear()
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
     monkeypatch.setenv("L2D_PARTS_FOLDER", str(tmp_path / "parts"))
     mirror.forget_mirrors()
     package.push(folder / "cache", URL)
     counted: Counter[str] = Counter()
-    whole = type(store).cat_file
+    whole = type(memory).cat_file
 
     def cat_file(self, path, start=None, end=None, **options):
         content = whole(self, path, start=start, end=end, **options)
@@ -66,7 +66,7 @@ def read(folder, tmp_path, monkeypatch):
     def cat_ranges(self, paths, starts, ends, **options):
         return [cat_file(self, *one) for one in zip(paths, starts, ends, strict=True)]
 
-    opened = type(store).open
+    opened = type(memory).open
 
     def open_(self, path, mode="rb", **options):
         if "r" not in mode:
@@ -74,11 +74,11 @@ def read(folder, tmp_path, monkeypatch):
         counted[self._strip_protocol(path).removeprefix("/bucket/caches/one/")] += self.info(path)["size"]
         return opened(self, path, mode, **options)
 
-    monkeypatch.setattr(type(store), "cat_file", cat_file)
-    monkeypatch.setattr(type(store), "cat_ranges", cat_ranges)
-    monkeypatch.setattr(type(store), "open", open_)
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    monkeypatch.setattr(type(memory), "cat_ranges", cat_ranges)
+    monkeypatch.setattr(type(memory), "open", open_)
     yield counted
-    store.store.clear()
+    memory.store.clear()
     mirror.forget_mirrors()
 
 
@@ -156,14 +156,14 @@ def test_a_cache_of_more_than_may_be_kept_is_read_again_and_stays_within_the_lim
 
 @pytest.mark.parametrize("what", ["byte", "length", "gone", "footer"])
 def test_damage_in_the_store_is_named_by_its_address(folder, read, what):
-    store, name = fsspec.filesystem("memory"), "/bucket/caches/one/samples/00002.parquet"
-    content = bytearray(store.store[name].getvalue())
+    memory, name = fsspec.filesystem("memory"), "/bucket/caches/one/samples/00002.parquet"
+    content = bytearray(memory.store[name].getvalue())
     where = content.find(b"PAR1", 4) if what == "length" else len(content) // 3
     content[len(content) - 300 if what == "footer" else where] ^= 8
     if what == "gone":
-        store.rm_file(name)
+        memory.rm_file(name)
     else:
-        store.pipe_file(name, bytes(content[: len(content) // 2]) if what == "length" else bytes(content))
+        memory.pipe_file(name, bytes(content[: len(content) // 2]) if what == "length" else bytes(content))
     wrong: list[str] = []
     for use in (
         lambda: [
@@ -203,8 +203,8 @@ def test_what_has_been_pushed_since_is_not_mixed_with_what_was_read_before(folde
     table = pl.read_parquet(folder / "patients.parquet").with_columns(pl.col("x1") + 1)
     table.write_parquet(tmp_path / "other" / "patients.parquet")
     build(load_recipe(str(tmp_path / "other" / "recipe.toml")), tmp_path / "other" / "cache", device="cpu")
-    store = fsspec.filesystem("memory")
-    store.rm("/bucket/caches/one", recursive=True)
+    memory = fsspec.filesystem("memory")
+    memory.rm("/bucket/caches/one", recursive=True)
     package.push(tmp_path / "other" / "cache", URL)
     mirror.forget_mirrors()
     assert CostCache(URL).samples(0).equals(CostCache(tmp_path / "other" / "cache").samples(0))
@@ -229,6 +229,12 @@ def test_commands_take_addresses_and_say_what_they_have_read(folder, read, l2d, 
     assert err.count(": read ") == 1
     assert l2d("query", URL, "FROM features", "--parts-limit", "100KB")[0] == 2
     assert l2d("status", folder / "cache")[2].count(": read ") == 0
+
+
+def test_a_copy_that_cannot_be_written_is_an_error_with_a_way_out():
+    with pytest.raises(DataError, match="cannot write") as caught:
+        store.fill(Path("/dev/full"), 10, [(0, bytes(10))])
+    assert "--parts-folder" in caught.value.hint
 
 
 def test_ranges_are_joined_where_little_is_read_for_nothing():

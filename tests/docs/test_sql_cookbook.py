@@ -200,7 +200,7 @@ def _(w):
     return table.group_by("quarter").agg(samples=pl.len(), **ends, mean_regret=pl.mean("regret")).sort("quarter")
 
 
-@answers("Which codes do those have who are deferred?")
+@answers("Which codes do deferred patients have?")
 def _(w):
     x1 = pl.col("features").arr.first()
     codes = w.samples.select(

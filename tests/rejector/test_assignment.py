@@ -18,8 +18,6 @@ from l2d.rejector.policies.assignment import assign, assign_exactly, assign_in_b
 from l2d.rejector.policies.constraints import Constraint, _no_chatter, make_constraints, parse_capacity
 from l2d.rejector.policies.dual_prices import cheapest, fit_prices
 
-MODEL_KEEPS = (1.0, 0.0, 0.0)
-
 
 def budget(limit: float, *prices: float) -> Constraint:
     return Constraint("budget", f"<= {limit:g}", (0.0, *prices), limit=limit)

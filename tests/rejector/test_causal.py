@@ -66,6 +66,9 @@ def test_a_window_needs_samples_on_both_sides():
     assert bandwidth(np.linspace(0.1, 1, 50), np.ones(50)) is None
     assert bandwidth(np.concatenate([-np.ones(5), np.linspace(0.1, 1, 50)]), np.ones(55)) is None
     assert bandwidth(np.zeros(100), np.ones(100)) is None
+    x, kept, _ = drawn(500, 3)
+    assert bandwidth(x, kept) is not None
+    assert bandwidth(np.round(2 * x) / 2, kept) is None  # a handful of steps
 
 
 @pytest.fixture(scope="module")

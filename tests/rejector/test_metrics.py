@@ -9,8 +9,8 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, br
 
 from l2d.rejector.evaluation.baselines import allocation_rates, best_constant, oracle, random_same_shares
 from l2d.rejector.evaluation.metrics import (
+    area_under_precision,
     auroc,
-    average_precision,
     balanced_accuracy,
     sample_metrics,
     smooth_l1,
@@ -59,8 +59,8 @@ def test_average_precision_is_that_of_scikit_learn_with_ties(levels):
     generator = np.random.default_rng(levels)
     target = (generator.random(400) < 0.2).astype(int)
     score = np.floor((generator.random(400) * 0.7 + 0.3 * target) * levels) / levels
-    assert average_precision(target, score) == pytest.approx(average_precision_score(target, score), abs=1e-12)
-    assert average_precision(target, np.zeros(400)) == pytest.approx(target.mean())
+    assert area_under_precision(target, score) == pytest.approx(average_precision_score(target, score), abs=1e-12)
+    assert area_under_precision(target, np.zeros(400)) == pytest.approx(target.mean())
 
 
 @pytest.mark.parametrize("classes", [2, 4])

@@ -13,12 +13,11 @@ from scipy.optimize import minimize
 
 from l2d.rejector.losses import surrogate_deferral_loss
 from l2d.rejector.theory.conditional_risk import (
-    abstention_risk,
     expected_tau,
     log_softmax,
     minimiser,
     optimal_risk,
-    risk_at,
+    risk_at_logs,
     surrogate_losses,
 )
 from l2d.rejector.theory.consistency import deferral_bound, inverse_transform, transform
@@ -26,6 +25,17 @@ from l2d.rejector.theory.consistency import deferral_bound, inverse_transform, t
 COSTS = st.integers(2, 8).flatmap(lambda n: st.lists(st.floats(0.01, 5), min_size=n, max_size=n)).map(np.array)
 NU = st.floats(0, 6)
 NUS = [0.0, 0.3, 0.5, 0.9, 1.0, 1.2, 1.5, 1.9, 2.0, 2.5, 3.0, 6.0]
+
+
+def risk_at(shares: np.ndarray, tau: np.ndarray, nu: float) -> np.ndarray:
+    with np.errstate(divide="ignore"):
+        return risk_at_logs(np.log(shares), tau, nu)
+
+
+def abstention_risk(error: np.ndarray | float, cost: float, nu: float) -> np.ndarray:
+    """Abstaining is deferring to an expert whose answer always costs ``cost``."""
+    error = np.asarray(error, dtype=np.float64)
+    return optimal_risk(np.stack([np.full_like(error, cost), error], axis=-1), nu)
 
 
 def value_and_slope(scores: np.ndarray, tau: np.ndarray, nu: float) -> tuple[float, np.ndarray]:

@@ -18,7 +18,6 @@ from l2d.data.cache import store
 from l2d.data.errors import DataError, UsageError
 from l2d.data.sources.mimic4.risk import COMMON, GROUP_SHARES, GROUPS, SIGMA, Risk, concepts
 
-FULL_SIZE = 299_712  # patients of MIMIC-IV 2.2, with 431,231 admissions
 MOST_PATIENTS = 3_000_000
 BLOCK = 20_000  # patients made at once
 DAY = 1440  # minutes
@@ -27,7 +26,7 @@ README = """Made-up files in the layout of MIMIC-IV's hosp module
 
 Made by l2d (data/sources/mimic4/generator.py): {patients:,} patients, seed {seed}, {drugs} prescriptions a visit.
 
-Nobody's data: patients, codes and dates are drawn. Codes have the shape of ICD codes, and mean nothing. Given that
+Data of no person: patients, codes and dates are drawn. Codes have the shape of ICD codes, and mean nothing. Given that
 there is a next visit, death at it depends on this visit's codes alone, and so does the length of the stay; how, is in
 data/sources/mimic4/risk.py. Tables that this experiment does not need are left out.
 """
@@ -44,7 +43,8 @@ def write_mimic4(folder: Path, *, patients: int, seed: int = 0, drugs_per_visit:
 
     Args:
         folder: not there yet.
-        patients: rows of ``patients``. Three in five have visits, 2.4 each; see :data:`FULL_SIZE`.
+        patients: rows of ``patients``. Three in five have visits, 2.4 each. MIMIC-IV 2.2 has 299,712 patients
+            and 431,231 admissions.
         seed: another one draws other patients, under the same risk model.
         drugs_per_visit: mean number of prescriptions; 36 in MIMIC-IV, which makes a file of 15 million rows.
 
@@ -108,7 +108,7 @@ def _write_block(
     }
     risk = Risk.of_sums(sums["mortality"], sums["stay"])
 
-    # Death at a visit depends on the codes of the one before; nobody has a visit after that.
+    # Death at a visit depends on the codes of the one before; no patient has a visit after that.
     is_first = np.append(True, owner[1:] != owner[:-1])[: len(owner)]
     chance = np.where(is_first, 0.02, np.append(0.0, risk.death[:-1])[: len(owner)])
     died = rng.random(len(owner)) < chance

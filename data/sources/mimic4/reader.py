@@ -15,6 +15,7 @@ import polars as pl
 from pydantic import Field
 
 from l2d.data.errors import DataError
+from l2d.data.samples.cells import first_true
 from l2d.data.samples.code_features import CodeClusters, CodeFeatures, code_clusters, code_features
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.patient_split import PatientSplit, split_by_patient
@@ -185,7 +186,7 @@ def balanced(ids: list[str], positive: np.ndarray, negatives: float, seed: int) 
     """All positive samples and ``negatives`` times as many others, by a hash of their ids.
 
     Returns:
-        Positions that stay, ascending, int64. All of them where there are not so many others.
+        Positions that stay, ascending, int64. All of them where the others are fewer.
     """
     others = np.flatnonzero(~positive)
     wanted = round(negatives * int(positive.sum()))
@@ -339,5 +340,5 @@ def _visits(files: dict[str, Path]) -> pl.DataFrame:
 def _refuse(table: pl.DataFrame, bad: pl.Series, column: str, file: Path, hint: str) -> None:
     """Raises :class:`DataError` naming the first bad row, if there is one."""
     if bad.any():
-        first = int(bad.arg_max() or 0)
+        first = first_true(bad)
         raise DataError(f"{column} is {table[column][first]!r}", where=f"{file}, row {first + 1}", hint=hint)

@@ -30,7 +30,7 @@ class Panel:
     Attributes:
         spec: Vega-Lite, without a config, width or schema.
         alt: what it shows, in words.
-        rows: its numbers, for those who read rather than look.
+        rows: its numbers, as a table beside the figure.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Figure:
     note: str = ""
 
 
-def panel(name: str, title: str, chart: alt.LayerChart, alt_text: str, rows: list[dict]) -> Panel:
+def panel(name: str, title: str, chart: alt.LayerChart | alt.FacetChart, alt_text: str, rows: list[dict]) -> Panel:
     spec = chart.to_dict(validate=False)  # a tenth of a second a chart; the tests compile them all
     for key in ("config", "$schema"):
         spec.pop(key, None)

@@ -43,7 +43,13 @@ def config(scheme: str, *, font: str = FONT) -> dict[str, Any]:
     """Vega-Lite's ``config`` for the scheme ``light`` or ``dark``."""
     look = SCHEMES[scheme]
     ink, soft, line = look["ink"], look["soft"], look["line"]
-    axis = {"labelColor": soft, "titleColor": ink, "gridColor": line, "domainColor": line, "tickColor": line}
+    axis: dict[str, Any] = {
+        "labelColor": soft,
+        "titleColor": ink,
+        "gridColor": line,
+        "domainColor": line,
+        "tickColor": line,
+    }
     axis |= {"labelFontSize": 11, "titleFontSize": 11.5, "titleFontWeight": "normal", "labelLimit": 190}
     return {
         "background": "transparent",

@@ -73,8 +73,8 @@ def _loss_panel(section: dict[str, Any]) -> Panel:
         rows.append({"part": name, "value": value, "text": f"{value:.4f}", "says": finding["says"], **ends})
         level += value
     order = [row["part"] for row in rows]
-    ends = min(0.0, *(row["to"] for row in rows)), 1.4 * max(row["right"] for row in rows)  # room for numbers
-    scale = alt.Scale(domain=ends, nice=False)
+    domain = min(0.0, *(row["to"] for row in rows)), 1.4 * max(row["right"] for row in rows)  # room for numbers
+    scale = alt.Scale(domain=domain, nice=False)
     across = alt.X("from:Q", title="mean deferral loss", axis=alt.Axis(tickCount=5), scale=scale)
     part = alt.Y("part:N", sort=order, title=None, axis=alt.Axis(labelLimit=230))
     told = charts.tooltip(("part:N", "part", ""), ("value:Q", "loss", "+.4f"), ("says:N", "", ""))
@@ -119,8 +119,8 @@ def _bound_panel(section: dict[str, Any]) -> Panel:
     level = alt.Chart(charts.values([{"value": loss, "rows": curve[-1]["rows"] * 200, "name": f"loss: {loss:.3f}"}]))
     layers.append(level.mark_rule(style="zero", strokeDash=[3, 3]).encode(y=y))
     layers.append(level.mark_text(style="strong-label", align="right", dx=-4, dy=-7).encode(x=x, y=y, text="name:N"))
-    told = f"from {curve[0]['bound']:.4g} at {curve[0]['rows']:,.0f} samples to {curve[-1]['bound']:.4g} at"
-    words = f"The learning bound falls {told} {curve[-1]['rows']:,.0f}; the loss is {loss:.4f}."
+    fall = f"from {curve[0]['bound']:.4g} at {curve[0]['rows']:,.0f} samples to {curve[-1]['bound']:.4g} at"
+    words = f"The learning bound falls {fall} {curve[-1]['rows']:,.0f}; the loss is {loss:.4f}."
     shown = [{"training samples": round(point["rows"]), **{names[key]: point[key] for key in names}} for point in curve]
     return panel("bound", "Learning bound", alt.layer(*layers).properties(height=280), words, shown)
 

@@ -72,7 +72,7 @@ def _thin(curve: RiskCoverage, order: str, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.LayerChart:
+def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.LayerChart | alt.FacetChart:
     x = alt.X(
         "coverage:Q", title=f"share kept by {model} (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5)
     )

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from l2d.rejector.theory.finding import Finding, mean_of
+from l2d.rejector.theory.quantity import Quantity, mean_of
 from l2d.rejector.theory.subject import Subject, chosen_costs
 
 LOSS = "deferral loss: from the oracle to this rejector"
 
 
-def deferral_findings(subject: Subject) -> list[Finding]:
+def deferral_findings(subject: Subject) -> list[Quantity]:
     """The run's deferral loss as the oracle's plus what each shortcoming adds. The parts add up to the run's loss."""
     run_loss = chosen_costs(subject.scores, subject.costs)
     best_loss = subject.losses_of(subject.members[subject.best])
@@ -35,7 +35,7 @@ def deferral_findings(subject: Subject) -> list[Finding]:
         _objective(subject, rest) if subject.single_task else _class(subject, rest),
     ]  # fmt: skip
     if not subject.halves:
-        found.append(Finding(key="data", title="+ too little data", value=None, says=subject.why_not["data"]))
+        found.append(Quantity(key="data", title="+ too little data", value=None, says=subject.why_not["data"]))
     elif data.mean() <= 0:
         found.append(mean_of("data", "+ too little data", shown, "half the training samples do as well"))
     else:
@@ -50,16 +50,16 @@ def deferral_findings(subject: Subject) -> list[Finding]:
     return found + _abstention(subject)
 
 
-def _objective(subject: Subject, rest: np.ndarray) -> Finding:
+def _objective(subject: Subject, rest: np.ndarray) -> Quantity:
     says = (
         f"{subject.run.point.method}: the best there is for that costs {subject.trained_bayes.earned.mean():.4f} here"
     )
     return mean_of("objective", "+ trained on one task, and class", rest, says)
 
 
-def _class(subject: Subject, rest: np.ndarray) -> Finding:
+def _class(subject: Subject, rest: np.ndarray) -> Quantity:
     finding = mean_of("class", "+ class of rejectors, surrogate", rest)
-    low, high = finding.interval
+    low, high = finding.ends
     if low > 0:
         says = "a rejector of its class does not get nearer"
     elif high < 0:
@@ -72,7 +72,7 @@ def _class(subject: Subject, rest: np.ndarray) -> Finding:
     return replace(finding, says=says)
 
 
-def _abstention(subject: Subject) -> list[Finding]:
+def _abstention(subject: Subject) -> list[Quantity]:
     """Where there is one expert and its answer always costs the same: Chow's rule."""
     if subject.costs.shape[1] != 2:
         return []

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from l2d.rejector.theory.finding import Finding, mean_of
+from l2d.rejector.theory.quantity import Quantity, mean_of
 from l2d.rejector.theory.subject import Subject, costs_judged_on
 
 MODEL = "the model's own cost: heads, representation, sharing"
 
 
-def model_findings(subject: Subject) -> list[Finding]:
+def model_findings(subject: Subject) -> list[Quantity]:
     """Heads gap, representation gap, price of sharing, and what the model's cost is on rows it was fitted on."""
     model, agent = subject.model, subject.cache.agents[0]
     here = np.isfinite(model.as_is)
     if not here.any():
         return [
-            Finding(key="as_is", title="model as it is", value=None, says=f"{agent.name!r} answered no sample here")
+            Quantity(key="as_is", title="model as it is", value=None, says=f"{agent.name!r} answered no sample here")
         ]
     found = [
         mean_of("as_is", "model as it is", model.as_is[here], f"expected cost of {agent.name!r}, kind {agent.kind}")
     ]
     train = _model_cost_on_train(subject)
     found.append(
-        Finding(
+        Quantity(
             key="optimism", title="  more than on training samples", value=float(model.as_is[here].mean() - train),
             says=f"{train:.4f} there; far above 0, rejectors trust it too much",
         )
@@ -38,10 +38,10 @@ def model_findings(subject: Subject) -> list[Finding]:
     for key, title, before, after, says in steps:
         if before is None or after is None:
             reason = model.reasons.get(reason_of[key]) or model.reasons.get("heads", "")
-            found.append(Finding(key=key, title=title, value=None, says=f"not known: {reason}"))
+            found.append(Quantity(key=key, title=title, value=None, says=f"not known: {reason}"))
             continue
         finding = mean_of(key, title, before[here] - after[here])
-        low, high = finding.interval
+        low, high = finding.ends
         if key == "sharing" and high < 0:
             says = "below 0: sharing a representation helps"
         elif low <= 0 <= high:
@@ -50,7 +50,7 @@ def model_findings(subject: Subject) -> list[Finding]:
             says = "below 0: what was best on validation is worse here"
         else:
             says += f" ({_chosen(model.chosen, key)})" if _chosen(model.chosen, key) else ""
-        found.append(Finding(key=key, title=title, value=finding.value, interval=finding.interval, says=says))
+        found.append(Quantity(key=key, title=title, value=finding.value, interval=finding.interval, says=says))
     return found
 
 

@@ -15,13 +15,13 @@ from l2d.rejector.theory.conditional_risk import (
     surrogate_losses,
 )
 from l2d.rejector.theory.consistency import deferral_bound
-from l2d.rejector.theory.finding import Finding, mean_of
+from l2d.rejector.theory.quantity import Quantity, mean_of
 from l2d.rejector.theory.subject import Subject, chosen_costs
 
 SURROGATE = "surrogate: excess risk and the bound of Theorem 4.4"
 
 
-def surrogate_findings(subject: Subject) -> list[Finding]:
+def surrogate_findings(subject: Subject) -> list[Quantity]:
     """Surrogate risk over its infimum, under the estimated expected costs, and what that allows the deferral loss."""
     config, nu = subject.run.rejector.config, subject.run.point.nu
     if config.loss != "surrogate":
@@ -29,7 +29,7 @@ def surrogate_findings(subject: Subject) -> list[Finding]:
             f"trained with the loss {config.loss!r}. Theorems 4.4 and 4.6 are about the surrogate: its infimum, the "
             "minimizability gap and the bound do not apply. All other parts do"
         )
-        return [Finding(key="applies", title="applies", value=None, says=says)]
+        return [Quantity(key="applies", title="applies", value=None, says=says)]
     expected = subject.trained_expected
     available = np.isfinite(expected)
     tau = expected_tau(expected)
@@ -43,9 +43,9 @@ def surrogate_findings(subject: Subject) -> list[Finding]:
     data = data if data.mean() > 0 else np.zeros(len(risk))
     gap = mean_of("minimizability_gap", "  minimizability gap", best - data - infimum)
     says = "the best of its class over the infimum"
-    if gap.interval[1] < 0:
+    if gap.ends[1] < 0:
         says += "; below 0: the true infimum is lower than the regressors make it"
-    elif gap.interval[0] <= 0:
+    elif gap.ends[0] <= 0:
         says += "; cannot be told from 0"
     of = "" if np.array_equal(subject.trained, subject.costs) else ", of the costs it was trained on"
     shares = np.sort(minimiser(tau, nu), axis=1)[:, ::-1]
@@ -56,7 +56,7 @@ def surrogate_findings(subject: Subject) -> list[Finding]:
         replace(gap, says=says),
         mean_of("data", "  too little data", data, "what the second half of the training samples brought"),
         mean_of("optimization", "  optimization", risk - best, f"best on validation: {subject.best_fit}"),
-        Finding(
+        Quantity(
             key="target", title="largest share at the infimum", value=float(shares[:, 0].mean()),
             says=_sharpness(shares, tau, nu, config.recentre),
         ),
@@ -66,7 +66,7 @@ def surrogate_findings(subject: Subject) -> list[Finding]:
 
 def _bound_findings(
     subject: Subject, expected: np.ndarray, available: np.ndarray, tau: np.ndarray, infimum: np.ndarray, nu: float
-) -> list[Finding]:
+) -> list[Quantity]:
     """Theorem 4.4, both sides under one law of costs: the estimated one. So the inequality has to hold."""
     agents, norm = expected.shape[1], tau.sum(axis=1)
     excess = np.maximum(risk_at_logs(log_softmax(subject.scores, available), tau, nu) - infimum, 0.0)
@@ -75,20 +75,20 @@ def _bound_findings(
     worst = float((np.where(available, expected, -np.inf).max(axis=1) - expected.min(axis=1)).mean())
     speaks = f"always choosing wrongly would cost {worst:.4f}" + ("" if bound < worst else ", so it says nothing")
     return [
-        Finding(key="tau_norm", title="||tau||_1", value=float(norm.mean()), says="scales the bound"),
+        Quantity(key="tau_norm", title="||tau||_1", value=float(norm.mean()), says="scales the bound"),
         mean_of("expected_excess", "excess surrogate risk, expected", excess, "were the estimated costs the truth"),
         mean_of("deferral_excess", "excess deferral loss, expected", deferral, "over the Bayes rejector, likewise"),
-        Finding(key="bound", title="bound of Theorem 4.4", value=bound, says=f"the most it can be; {speaks}"),
-        Finding(
+        Quantity(key="bound", title="bound of Theorem 4.4", value=bound, says=f"the most it can be; {speaks}"),
+        Quantity(
             key="pointwise_bound", title="bound, sample by sample",
             value=float(deferral_bound(excess, norm, nu, agents).mean()),
             says="the same inequality at each sample, then averaged: tighter",
         ),
-        Finding(
+        Quantity(
             key="slack", title="slack", value=bound - float(deferral.mean()),
             says="bound less excess deferral loss: never below 0",
         ),
-        Finding(
+        Quantity(
             key="encoder_bound", title="bound with the model's own part",
             value=None if subject.model.best is None else bound + max(0.0, _model_gap(subject)),
             says="over the best model found too (Corollary 4.11)"
@@ -100,7 +100,7 @@ def _bound_findings(
 def _model_gap(subject: Subject) -> float:
     model = subject.model
     here = np.isfinite(model.as_is)
-    return float((model.as_is[here] - model.best[here]).mean()) if here.any() else 0.0
+    return float((model.as_is[here] - model.best[here]).mean()) if here.any() and model.best is not None else 0.0
 
 
 def _sharpness(shares: np.ndarray, tau: np.ndarray, nu: float, recentre: bool) -> str:

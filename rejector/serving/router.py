@@ -1,0 +1,375 @@
+"""A run at work: decisions about one input at a time, in microseconds, from as many threads as there are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from l2d.data.errors import DataError, UsageError, nearest
+from l2d.rejector.runs.files import WEIGHTS_FILE, one_run
+from l2d.rejector.served import Served, open_served
+from l2d.rejector.serving.decision import Decision, Reasons
+from l2d.rejector.serving.encoding import RowEncoder
+from l2d.rejector.serving.log import DecisionLog, FeatureSums
+
+if TYPE_CHECKING:
+    from l2d.rejector.runs.elsewhere import Beta
+
+Row = Mapping[str, Any] | str | np.ndarray
+
+
+class Router:
+    """Decides which agent to ask about each input; see :func:`load_router`.
+
+    Attributes:
+        run: what it decides with.
+        agents: their names, in the run's order.
+        columns: that an input has.
+        prices: agent -> price in the recipe, None where it has none.
+        log: where decisions are written down; None: nowhere.
+        shadow: a second run that decides silently.
+    """
+
+    def __init__(
+        self,
+        run: Served,
+        *,
+        explore: float = 0.0,
+        seed: int | None = None,
+        log: DecisionLog | None = None,
+        shadow: Router | None = None,
+    ):
+        if not 0 <= explore <= 1:
+            raise UsageError(f"explore {explore:g}", hint="a share of the decisions, between 0 and 1, such as 0.02")
+        self.run, self.agents, self.explore, self.log, self.shadow = run, run.agents, explore, log, shadow
+        self.encoder = RowEncoder(run.looks_at, len(run.mean))
+        self.columns = self.encoder.columns
+        prices = run.facts.get("prices") or [None] * len(self.agents)
+        self.prices: dict[str, float | None] = dict(zip(self.agents, prices, strict=True))
+        self.query_costs = np.array(run.facts["point"]["query_costs"], np.float64)
+        self._everybody = np.ones(len(self.agents), bool)
+        self._reasons, self._random = Reasons(run), random.Random(seed)
+        self._constant = None
+        if run.guard is not None and run.guard["holds"] and run.follows_scores:
+            self._constant = (
+                f"choosing agents does not pay, so every input goes to {self.agents[run.guard['fallback']]}"
+            )
+        self._sums = None
+        if log is not None:
+            log.run(run.digest, self._facts)
+            if shadow is not None:
+                log.run(shadow.run.digest, shadow._facts)
+            self._sums = FeatureSums(len(run.mean), run.digest, run.seen, log.inputs)
+
+    def route(
+        self,
+        row: Row,
+        *,
+        available: Collection[str] | None = None,
+        cap: float | None = None,
+        id: str | None = None,
+    ) -> Decision:
+        """Decide which agent to ask about one input.
+
+        Args:
+            row: column -> value, None where it is missing; a text, where that is all the rejector looks at; or the
+                features, float32 (width,).
+            available: agents that can be asked now; all if None.
+            cap: the most that the answer may be priced at, in money where the run predicts prices, else in the
+                recipe's; an agent whose price is not known is not asked.
+            id: the caller's name of the input, for the log.
+
+        Raises:
+            DataError: a column is not there, or a value cannot be used.
+            UsageError: ``available`` names an agent that the run has not, or none; there are no prices for ``cap``.
+        """
+        started = time.perf_counter()
+        return self._one(row, self.encoder(row), available, cap, id, started)
+
+    def route_batch(
+        self, rows: Sequence[Row], *, available: Collection[str] | None = None, cap: float | None = None
+    ) -> list[Decision]:
+        """:meth:`route` each of several inputs. If one of them cannot be used, none is decided."""
+        return [self.decide(encoded, available=available, cap=cap) for encoded in self.encode(rows)]
+
+    def encode(self, rows: Sequence[Row], first: int = 0) -> list[tuple[Row, np.ndarray]]:
+        """Several inputs with their features, for :meth:`decide`; ``first`` is the number of the first, for messages.
+
+        Raises:
+            DataError, UsageError: as :meth:`route`; the message says which input.
+        """
+        found = []
+        for number, row in enumerate(rows, first):
+            try:
+                found.append((row, self.encoder(row)))
+            except (DataError, UsageError) as error:
+                raise type(error)(error.what, where=f"input {number} of this request", hint=error.hint) from error
+        return found
+
+    def decide(
+        self,
+        encoded: tuple[Row, np.ndarray],
+        *,
+        available: Collection[str] | None = None,
+        cap: float | None = None,
+    ) -> Decision:
+        """:meth:`route` an input whose features :meth:`encode` has made."""
+        return self._one(*encoded, available, cap, None, time.perf_counter())
+
+    def feedback(
+        self,
+        decision: Decision | str,
+        cost: float | Mapping[str, float] | None,
+        *,
+        paid: float | None = None,
+        seconds: float | None = None,
+    ) -> None:
+        """Write down what the answer of a decision turned out to cost.
+
+        Args:
+            decision: or its id.
+            cost: the answer's loss, without query cost: by task, or one number that is weighted already; None where
+                only ``paid`` or ``seconds`` is known.
+            paid: price of the answer, in money.
+            seconds: that it took.
+
+        Raises:
+            UsageError: there is no log, or no such decision, or no such task, or a value is no cost.
+        """
+        identity = decision if isinstance(decision, str) else decision.id
+        if self.log is None:
+            raise UsageError("this router has no log", hint="load_router(run, log=FOLDER)")
+        if identity is None or not self.log.knows(identity):
+            raise UnknownDecision(
+                f"there is no decision {str(identity)[:80]!r}",
+                where=self.log.path,
+                hint="give the `id` that a decision came with, of this log",
+            )
+        self.log.outcome(identity, self._weighted(cost), paid=_cost(paid, "paid"), seconds=_cost(seconds, "seconds"))
+
+    def close(self) -> None:
+        """Write down what is left; the log has to be closed by itself."""
+        if self._sums is not None:
+            self._sums.flush()
+
+    # --- deciding
+
+    def _one(
+        self,
+        row: Row,
+        features: np.ndarray,
+        available: Collection[str] | None,
+        cap: float | None,
+        name: str | None,
+        started: float,
+    ) -> Decision:
+        decision = self._decided(features, available, cap, started)
+        return decision if self.log is None else self._logged(decision, row, name)
+
+    def _decided(
+        self, features: np.ndarray, available: Collection[str] | None, cap: float | None, started: float
+    ) -> Decision:
+        scores, paid = self.run.one(features)
+        there = self._everybody if available is None else self._named(available)
+        if cap is not None:
+            there = there & self._within(cap, paid)
+        order = self._order(scores, there)
+        greedy = order[0] if order else None
+        chosen, propensity, explored = greedy, 1.0, False
+        if self.explore and len(order) > 1:
+            if self._random.random() < self.explore:
+                chosen = order[self._random.randrange(len(order))]
+                explored = chosen != greedy
+            propensity = self.explore / len(order) + (1 - self.explore) * (chosen == greedy)
+        if chosen != greedy and chosen is not None:
+            order.remove(chosen)
+            order.insert(0, chosen)
+        names = self.agents
+        return Decision(
+            agent=None if chosen is None else names[chosen],
+            ranked=tuple(names[agent] for agent in order),
+            costs=dict(zip(names, (-scores).tolist(), strict=True)) if self.run.costs else None,
+            price=self._price(chosen, paid),
+            propensity=propensity,
+            explored=explored,
+            scores=scores,
+            features=features,
+            agents=names,
+            candidates=there,
+            greedy=None if greedy is None else names[greedy],
+            seconds=time.perf_counter() - started,
+            _why=self._reasons,
+            _constant=self._constant,
+        )
+
+    def _order(self, scores: np.ndarray, there: np.ndarray) -> list[int]:
+        """Agents that can be asked, best first; equals in their order, as the highest score is found elsewhere."""
+        if self.run.follows_scores:
+            order = np.argsort(-scores, kind="stable").tolist()
+            return order if there is self._everybody else [agent for agent in order if there[agent]]
+        left, order = there.copy(), []
+        while left.any():
+            order.append(int(self.run.choose(scores[None], left[None])[0]))
+            left[order[-1]] = False
+        return order
+
+    def _named(self, available: Collection[str]) -> np.ndarray:
+        for name in available:
+            if name not in self.agents:
+                raise UsageError(f"available: the run has no agent {name!r}", hint=nearest(name, self.agents))
+        there = np.array([name in available for name in self.agents])
+        if not there.any():
+            raise UsageError("available names no agent", hint=f"the run has {', '.join(self.agents)}")
+        return there
+
+    def _within(self, cap: float, paid: np.ndarray | None) -> np.ndarray:
+        if not isinstance(cap, int | float) or isinstance(cap, bool) or not cap >= 0:
+            raise UsageError(f"cap {cap!r}", hint="a price, 0 or more")
+        if paid is not None:
+            return paid <= cap
+        if all(price is None for price in self.prices.values()):
+            raise UsageError(
+                "a cap needs prices, and no agent of the run has one", hint="give the recipe's agents a `price`"
+            )
+        return np.array([price is not None and price <= cap for price in self.prices.values()])
+
+    def _price(self, chosen: int | None, paid: np.ndarray | None) -> float | None:
+        if chosen is None:
+            return None
+        return float(paid[chosen]) if paid is not None else self.prices[self.agents[chosen]]
+
+    # --- the log
+
+    def _logged(self, decision: Decision, row: Row, name: str | None) -> Decision:
+        assert self.log is not None
+        assert self._sums is not None
+        plain = row.tolist() if isinstance(row, np.ndarray) else row
+        text = json.dumps(plain, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
+        record: dict[str, Any] = {
+            "run": self.run.digest,
+            "input": name,
+            "input_digest": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(),
+            "features_digest": hashlib.sha256(decision.features.tobytes()).hexdigest(),
+            "candidates": decision.candidates.tolist(),
+            "scores": decision.scores.tolist(),
+            "agent": None if decision.agent is None else self.agents.index(decision.agent),
+            "greedy": None if decision.greedy is None else self.agents.index(decision.greedy),
+            "propensity": decision.propensity,
+            "explore": self.explore,
+            "price": decision.price,
+            "seconds": decision.seconds,
+        }
+        if self.shadow is not None:
+            available = [name for name, there in zip(self.agents, decision.candidates, strict=True) if there]
+            record |= {"shadow_run": self.shadow.run.digest, "shadow": self._silent(row, available)}
+        if self.log.keep_inputs:
+            record["row"] = text
+        self._sums.add(decision.features)
+        return replace(decision, id=self.log.decided(record))
+
+    def _silent(self, row: Row, available: list[str]) -> int | None:
+        """What the shadow would have chosen of agents that both know and that could be asked."""
+        assert self.shadow is not None
+        both = [name for name in available if name in self.shadow.agents]
+        if not both:
+            return None
+        chosen = self.shadow._decided(self.shadow.encoder(row), both, None, 0.0).agent
+        return None if chosen is None else self.agents.index(chosen)
+
+    def _facts(self) -> dict[str, Any]:
+        point = self.run.facts["point"]
+        return {
+            "run_id": self.run.run_id,
+            "agents": self.agents,
+            "prices": list(self.prices.values()),
+            "query_costs": point["query_costs"],
+            "weights": point["weights"],
+            "paid": point.get("paid"),
+            "cost": point.get("cost"),
+            "costs": self.run.costs,
+            "guard": self.run.guard,
+            "weights_digest": self.run.facts["digests"][WEIGHTS_FILE],
+        }
+
+    def _weighted(self, cost: float | Mapping[str, float] | None) -> float | None:
+        if not isinstance(cost, Mapping):
+            return _cost(cost, "cost")
+        weights = self.run.facts["point"]["weights"]
+        total = 0.0
+        for task, value in cost.items():
+            if task not in weights:
+                raise UsageError(f"cost: there is no task {task!r}", hint=nearest(task, weights))
+            one = _cost(value, f"cost of {task}")
+            if one is None:
+                raise UsageError(f"cost of {task} is missing", hint="give a number, or leave out `cost`")
+            total += weights[task] * one
+        missing = [task for task, weight in weights.items() if weight and task not in cost]
+        if missing:
+            raise UsageError(f"cost: nothing is said of {', '.join(missing)}", hint="give every task that has a weight")
+        return total
+
+
+class UnknownDecision(UsageError):
+    """An outcome is of a decision that the log does not have."""
+
+
+def _cost(value: float | None, what: str) -> float | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise UsageError(f"{what} is {str(value)[:40]}", hint="a finite number, 0 or more")
+    return float(value)
+
+
+def load_router(
+    run: Any,
+    *,
+    policy: Path | str | None = None,
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    explore: float = 0.0,
+    seed: int | None = None,
+    log: DecisionLog | Path | str | None = None,
+    keep_inputs: bool = False,
+    shadow: Any = None,
+) -> Router:
+    """A run ready to decide about single inputs.
+
+    Runs of method ``best`` and of networks ``linear`` and ``mlp`` at their own setting load no torch. A decision has
+    the bits that ``l2d route`` gives the same row of a file.
+
+    Args:
+        run: a run, or its folder.
+        policy: a file of ``l2d policy --save``: allocates by its prices.
+        beta, weights: query costs and task weights in place of the run's, where its scores are costs.
+        explore: share of the decisions that are drawn at random, each agent that can be asked being as likely as the
+            others; what is drawn is never beyond a cap.
+        seed: of what is drawn.
+        log: a folder, in which decisions and outcomes are written down.
+        keep_inputs: write inputs down too.
+        shadow: a second run, which decides silently; its choices are logged.
+
+    Raises:
+        UsageError: there is no run or several, or an argument is wrong.
+        CorruptPart: the run is damaged.
+    """
+    served = open_served(
+        one_run(_folder(run)), policy=None if policy is None else Path(policy), beta=beta, weights=weights
+    )
+    if shadow is not None and log is None:
+        raise UsageError("a shadow decides silently: without a log it is not heard", hint="give log as well")
+    book = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
+    silent = None if shadow is None else load_router(shadow)
+    return Router(served, explore=explore, seed=seed, log=book, shadow=silent)
+
+
+def _folder(run: Any) -> Path:
+    return Path(getattr(run, "path", run))

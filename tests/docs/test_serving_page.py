@@ -1,0 +1,51 @@
+"""The page about routers: its Python and its commands do what it says, one after another."""
+
+from __future__ import annotations
+
+import io
+import re
+import shlex
+import shutil
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import polars as pl
+
+import l2d as library
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
+COMMANDS = [
+    shlex.split(line, comments=True)[1:]
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, flags=re.DOTALL)
+    for line in block.splitlines()
+    if line.startswith("l2d ")
+]
+
+
+def test_everything_on_the_page_runs(patient_runs, tmp_path, monkeypatch, l2d):
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(patient_runs / "best", tmp_path / "runs" / "best")
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    told: dict = {}
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(block, told)
+    assert told["decision"].reason in printed.getvalue()
+    (decided,) = library.read_log("decisions").decisions.to_dicts()
+    assert (decided["id"], decided["took"]) == (told["decision"].id, 2.5)
+
+    rows = pl.read_parquet(patient_runs / "patients.parquet").to_dicts()
+    shutil.rmtree("decisions")
+    router = library.load_router("runs/best", explore=0.5, seed=0, log="decisions", shadow=patient_runs / "linear")
+    for row in rows:
+        router.feedback(router.route(row), 0.5)
+    router.close()
+    router.log.close()
+    served: list = []
+    monkeypatch.setattr("l2d.rejector.serving.server.serve", lambda run, **options: served.append((run, options)))
+    assert [command[0] for command in COMMANDS] == ["serve", "replay", "watch"]
+    for command in COMMANDS:
+        code, _, err = l2d(*command)
+        assert code == 0, err
+    ((run, options),) = served
+    assert (run, options["log"], options["explore"]) == (Path("runs/best"), Path("decisions"), 0.02)

@@ -32,7 +32,7 @@ ACTIVATIONS_AT_ONCE = 1 << 24  # of the layer of a network that has most, about
 #: scores are the bits that a batch gives the same row.
 One = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
-#: Scores float32 (n, agents), and who may be chosen, bool (n, agents), at least one -> agent indices (n,).
+#: Scores float32 (n, agents), and which agents may be chosen, bool (n, agents), at least one -> agent indices (n,).
 Choose = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 

@@ -121,7 +121,7 @@ class Catalogue:
         self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
         self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
         self.rows |= {"policies": [], "agent_values": []}
-        self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # by whoever reads them
+        self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # until a view reads them
         self.notes: list[str] = []  # what a user should know before joining
         caches = [CostCache(path) for path in sources.caches]
         self.known = KnownGood([*(cache.path for cache in caches), *sources.runs, *sources.policies])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,6 +12,7 @@ from l2d.cache_builder.builder import build as build_parts
 from l2d.cache_builder.engines.processes import build_in_processes
 from l2d.cache_builder.engines.ray import ray_engine
 from l2d.cache_builder.engines.shards import NOTHING, WHOLE, Shard
+from l2d.cache_builder.importing.detections import DetectionSource, draft_detections
 from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.layouts import recognised
 from l2d.cache_builder.importing.predictions import draft_predictions
@@ -202,8 +203,55 @@ def import_source(
     progress: Progress | None = None,
 ) -> CostCache:
     """Write the recipe for tables beside the cache, and build it; see :func:`import_table`."""
-    recipe, say = out.parent / f"{out.name}.toml", say or (lambda text: None)
-    draft_of(kind, source, out, say).write(recipe, overwrite=overwrite)
+    say = say or (lambda text: None)
+    return build_draft(draft_of(kind, source, out, say), out, device, overwrite, say, progress)
+
+
+def import_detections(
+    truth: Path | str,
+    results: Mapping[str, Path | str],
+    *,
+    out: Path | str,
+    device: str = "auto",
+    overwrite: bool = False,
+    say: Say | None = None,
+    progress: Progress | None = None,
+    **facts: Any,
+) -> CostCache:
+    """A cost cache from images with true boxes and what several detectors found on them. An image costs 1 - its mAP.
+
+    The recipe for it is written beside the cache, as ``OUT.toml``, to be edited.
+
+    Args:
+        truth: COCO's annotations (``.json``), a VOCdevkit, or a folder with Pascal VOC's XML files.
+        results: agent -> COCO's results (``.json``), a table, or a folder of text files. The first is agent 0.
+        out: the cache's folder.
+        device, overwrite, say, progress: see :func:`build`.
+        facts: how they are to be read, such as ``images="val2017"`` or ``model="yolo"``: fields of
+            :class:`l2d.cache_builder.importing.detections.DetectionSource`.
+
+    Raises:
+        UsageError: an argument is wrong, or a recipe of that name has been edited.
+        DataError: a file cannot be used.
+    """
+    known = [each.name for each in fields(DetectionSource) if each.name not in ("truth", "results")]
+    for name in facts:
+        if name not in known:
+            raise UsageError(f"unknown argument {name!r}", hint=nearest(name, known, "the arguments are"))
+    if facts.get("images") is not None:
+        facts["images"] = Path(facts["images"])
+    out, say = Path(out), say or (lambda text: None)
+    source = DetectionSource(Path(truth), {name: Path(path) for name, path in results.items()}, **facts)
+    draft = draft_detections(source, out.parent, out.name, say)
+    return build_draft(draft, out, device, overwrite, say, progress)
+
+
+def build_draft(
+    draft: Draft, out: Path, device: str, overwrite: bool, say: Say, progress: Progress | None
+) -> CostCache:
+    """Write an import's recipe beside the cache and build it; what looks wrong in the answers is said."""
+    recipe = out.parent / f"{out.name}.toml"
+    draft.write(recipe, overwrite=overwrite)
     say(f"recipe: {recipe}")
     cache = build(recipe, out, device=device, overwrite=overwrite, say=say, progress=progress)
     for finding in [*truths(cache), *answers_of(cache)]:

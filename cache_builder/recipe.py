@@ -162,9 +162,22 @@ def load_recipe(name: str, data: Path | None = None) -> Recipe:
     """
     path = find_recipe(name)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"is not TOML: {error}", where=path, hint="see the recipes that ship for examples") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _no_toml(error, path) from error
+    return parse_recipe(text, path, data)
+
+
+def _no_toml(error: Exception, path: Path) -> UsageError:
+    return UsageError(f"is not TOML: {error}", where=path, hint="see the recipes that ship for examples")
+
+
+def parse_recipe(text: str, path: Path, data: Path | None = None) -> Recipe:
+    """As :func:`load_recipe`, of a recipe's text, which lies at ``path`` or will."""
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise _no_toml(error, path) from error
     values.setdefault("name", path.stem)
     if isinstance(values.get("dataset"), dict):
         kind = values["dataset"].setdefault("kind", "table")

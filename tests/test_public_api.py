@@ -23,6 +23,7 @@ NAMES = {
     "DeferralRejector", "TrainConfig", "TextFeatures", "L2DError", "UsageError", "DataError", "CorruptPart",
     "FingerprintMismatch", "IncompleteCache", "AgentFailure",
 }  # fmt: skip
+NAMES |= {"import_detections"}
 NAMES |= {"Router", "load_router", "DecisionLog", "read_log", "serve", "replay", "watch"}  # at work
 
 

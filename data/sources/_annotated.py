@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import polars as pl
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError, nearest
@@ -42,14 +42,24 @@ class DetectionConfig(Strict):
     """Folder of the dataset."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training images for validation, by a hash of the id, where `sets` names none."""
+    test: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the training images for the test set, by a hash of the id, where `sets` names none."""
     salt: str = "l2d"
-    """Another salt draws another validation split."""
+    """Another salt draws other splits."""
     image_size: Annotated[int, Field(ge=8)] | None = None
     """Side in pixels of the small images that the cache keeps, for `--rejector conv`; none if not given."""
     bad_objects: Literal["refuse", "drop"] = "refuse"
     """What becomes of boxes outside their image, without area or not finite."""
     limit: Annotated[int, Field(ge=1)] | None = None
     """Read only this number of images of each set, to try things out."""
+
+    @model_validator(mode="after")
+    def _one_test_set(self):
+        sets = None if getattr(self, "annotations", None) is not None else getattr(self, "sets", None)
+        if (getattr(sets, "test", None) is None) == (self.test is None):
+            both = "no test set is named" if self.test is None else "a test set is named, and a share of `train` for it"
+            raise ValueError(f"{both}: say sets.test, or test = 0.4, a share of the training images")
+        return self
 
 
 class AnnotatedObject(NamedTuple):
@@ -96,7 +106,7 @@ def make_dataset(
     Args:
         config: the recipe's ``[dataset]``.
         name: the recipe's name.
-        images: set -> its images, at least ``train`` and ``test``. Where there is no ``validation``, a share of
+        images: set -> its images, at least ``train``. Where there is no ``test`` or ``validation``, a share of
             ``train`` becomes it. ``fit`` becomes :attr:`Dataset.fit`, all of it training split.
         inputs: what else :attr:`Dataset.inputs` tells. Where bad objects are dropped, their number is added.
 
@@ -109,6 +119,7 @@ def make_dataset(
             raise DataError(f"the {split} set has no images", where=config.path, hint="name another one in `sets`")
     refuse_repeated(images)
     fit = None
+    shares = (("test", config.test or 0.0), ("validation", config.validation))
     if "fit" in images:
         fit = _dataset(config, f"{name}, fit", {"train": images["fit"]}, tuple(classes), dict(inputs or {}))
     return _dataset(
@@ -117,7 +128,7 @@ def make_dataset(
         {split: images[split] for split in SPLITS if split in images},
         tuple(classes),
         dict(inputs or {}),
-        draw_validation="validation" not in images,
+        drawn={split: share for split, share in shares if split not in images},
         fit=fit,
     )
 
@@ -129,7 +140,7 @@ def _dataset(
     classes: tuple[str, ...],
     inputs: dict[str, Any],
     *,
-    draw_validation: bool = False,
+    drawn: Mapping[str, float] | None = None,
     fit: Dataset | None = None,
 ) -> Dataset:
     samples = [image for members in images.values() for image in members]
@@ -137,16 +148,16 @@ def _dataset(
     ids = [image.id for image in samples]
     if len(set(ids)) < len(ids):
         ids = [f"{image.origin}/{image.id}" for image in samples]
-    if draw_validation:
+    for name_of_split, share in (drawn or {}).items():
         train = [sample_id for sample_id, split in zip(ids, splits, strict=True) if split == "train"]
         if len(train) < 2:
             raise DataError(
-                "the train set has one image, so no validation split can be drawn from it",
+                f"the train set has one image, so no {name_of_split} split can be drawn from it",
                 where=config.path,
-                hint="name a set as `validation`, or a larger one as `train`",
+                hint=f"name a set as `{name_of_split}`, or a larger one as `train`",
             )
-        drawn = validation_share(train, config.validation, config.salt)
-        splits[np.flatnonzero(splits == "train")[drawn]] = "validation"
+        chosen = validation_share(train, share, config.salt)
+        splits[np.flatnonzero(splits == "train")[chosen]] = name_of_split
 
     _check_files(samples)
     boxes = _check_objects(samples, classes, config.bad_objects)
@@ -167,8 +178,13 @@ def _dataset(
         classes=classes,
         keep=tuple(columns.columns),
         inputs=inputs,
-        config=config.model_dump(mode="json", exclude={"path", "limit"}),  # where it lies; what the ids say themselves
+        config=config.model_dump(mode="json", exclude={"path", "limit"} | _unset(config)),  # the ids say these two
     )
+
+
+def _unset(config: DetectionConfig) -> set[str]:
+    """Keys that came after caches had been built and are not used: part of a cache's record only where they are."""
+    return {name for name in ("test", "annotations", "images") if getattr(config, name, None) is None}
 
 
 def refuse_repeated(images: Mapping[str, list[AnnotatedImage]]) -> None:

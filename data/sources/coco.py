@@ -46,8 +46,8 @@ class CocoSets(Strict):
     """Training images."""
     validation: CocoSet | None = None
     """Validation images; a share of `train` if not given."""
-    test: CocoSet
-    """Test images."""
+    test: CocoSet | None = None
+    """Test images; without them `test` under `[dataset]` is a share of `train`."""
     fit: CocoSet | None = None
     """Images for agents that are still to be trained; they are not part of the cache."""
 

@@ -13,10 +13,11 @@ pixels count from 1 and a box names the last one it covers; see :mod:`l2d.data.s
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from l2d.data.errors import DataError
 from l2d.data.samples.dataset import Dataset
@@ -40,6 +41,7 @@ VOC_CLASSES = [
 ]
 # fmt: on
 
+SUFFIXES = (".jpg", ".jpeg", ".png")
 ImageSets = Annotated[list[Annotated[str, Field(pattern=r"^[^/\\]+/[^/\\]+$")]], Field(min_length=1)]
 
 
@@ -50,8 +52,8 @@ class VocSets(Strict):
     """Training images."""
     validation: ImageSets | None = None
     """Validation images; a share of `train` if not given."""
-    test: ImageSets
-    """Test images."""
+    test: ImageSets | None = None
+    """Test images; without them `test` under `[dataset]` is a share of `train`."""
     fit: ImageSets | None = None
     """Images for agents that are still to be trained; they are not part of the cache."""
 
@@ -62,10 +64,24 @@ class VocConfig(DetectionConfig):
     kind: Literal["voc"] = "voc"
     sets: VocSets = VocSets(train=["2012/train"], test=["2012/val"])
     """The sets, see below; by default `2012/train` and `2012/val` for test."""
+    annotations: str | None = None
+    """In place of `sets`: a folder of XML files, relative to `path`. All of them are read; `test` draws a share."""
+    images: str | None = None
+    """With `annotations`: the folder of the images, relative to `path`. Without it no image file is needed, and nothing
+    can look at the pixels.
+    """
     classes: ClassNames = VOC_CLASSES
     """Names in order; VOC's 20 by default."""
     difficult: Literal["ignore", "count"] = "ignore"
     """Whether objects marked as difficult have to be found."""
+
+    @model_validator(mode="after")
+    def _sets_or_folders(self):
+        if self.annotations is not None and "sets" in self.model_fields_set:
+            raise ValueError("sets and annotations: say one, the devkit's sets or a folder of XML files")
+        if self.images is not None and self.annotations is None:
+            raise ValueError("images goes with annotations: a devkit has its own JPEGImages")
+        return self
 
 
 class VocObject(NamedTuple):
@@ -101,6 +117,9 @@ def load_voc(config: VocConfig, name: str) -> Dataset:
     """
     labels = {label: index for index, label in enumerate(config.classes)}
     images = {}
+    if config.annotations is not None:
+        images["train"] = _read_folder(config, config.annotations, labels)
+        return make_dataset(config, name, images, classes=config.classes)
     for split, sets in config.sets:
         if sets is not None:
             images[split] = [image for source in sets for image in _read_set(config, source, labels)]
@@ -122,6 +141,26 @@ def _read_set(config: VocConfig, source: str, labels: dict[str, int]) -> list[An
     if not ids:
         raise DataError(f"the set {source!r} is empty", where=file, hint="it has to list an image id a line")
     return [_read_image(config, source, folder, image_id, labels) for image_id in ids[: config.limit]]
+
+
+def _read_folder(config: VocConfig, source: str, labels: dict[str, int]) -> list[AnnotatedImage]:
+    """All XML files of a folder that is not a devkit's, in the order of their names."""
+    files = sorted((config.path / source).glob("*.xml"))
+    if not files:
+        raise DataError("there are no .xml files here", where=config.path / source, hint="`annotations` names a folder")
+    images = None if config.images is None else config.path / config.images
+    found = []
+    for file in files[: config.limit]:
+        note = parse_voc(file.read_bytes(), file)
+        path = config.path / (Path(note.filename).name or f"{file.stem}.jpg")
+        if images is not None:
+            named = [images / f"{file.stem}{suffix}" for suffix in SUFFIXES] + [images / path.name]
+            path = next((image for image in named if image.suffix.lower() in SUFFIXES and is_file(image)), named[0])
+            if not is_file(path):
+                raise DataError(f"there is no image {file.stem!r}", where=path, hint=f"{file} is its annotation")
+        image = _annotated(config, source, file, note, labels)
+        found.append(replace(image, path=path, pixels=images is not None))
+    return found
 
 
 def _year_folder(path: Path, year: str) -> Path:
@@ -152,6 +191,14 @@ def _read_image(config: VocConfig, source: str, folder: Path, image_id: str, lab
             hint="is its id right? lists of one class (aeroplane_train) are not sets of images",
         ) from error
     found = parse_voc(content, file)
+    image = _annotated(config, source, file, found, labels)
+    return replace(image, origin=source.split("/")[0], path=_image_file(folder, image_id, found.filename, file))
+
+
+def _annotated(
+    config: VocConfig, source: str, file: Path, found: VocAnnotation, labels: dict[str, int]
+) -> AnnotatedImage:
+    """What an annotation says of an image; its file is still to be found."""
     objects = []
     for number, (label, xyxy, difficult) in enumerate(found.objects):
         if label not in labels:
@@ -160,10 +207,10 @@ def _read_image(config: VocConfig, source: str, folder: Path, image_id: str, lab
         ignore = difficult and config.difficult == "ignore"
         objects.append(AnnotatedObject(xyxy, labels[label], ignore, False, number))
     return AnnotatedImage(
-        id=image_id,
-        origin=source.split("/")[0],
+        id=file.stem,
+        origin=source,
         source=source,
-        path=_image_file(folder, image_id, found.filename, file),
+        path=file,
         width=found.width,
         height=found.height,
         objects=objects,
@@ -177,7 +224,7 @@ def _image_file(folder: Path, image_id: str, filename: str, annotation: Path) ->
     if is_file(usual):
         return usual
     named = usual.with_name(Path(filename).name or usual.name)  # some tools write whole paths
-    if named.suffix.lower() in (".jpg", ".jpeg", ".png") and is_file(named):
+    if named.suffix.lower() in SUFFIXES and is_file(named):
         return named
     raise DataError(
         f"there is no image {image_id!r}", where=usual, hint=f"{annotation} names it {filename!r}; was all unpacked?"

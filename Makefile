@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-digits test test-fast fuzz stress bench league lint docs types format clean
+.PHONY: help install demo demo-digits test test-long test-fast fuzz stress bench league lint docs types format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -23,11 +23,14 @@ demo: install  ## the whole job on real patients, in l2d-demo-support2/
 demo-digits: install  ## the same for object detection, on semi-synthetic scenes, in l2d-demo-digits/
 	$(BIN)/l2d demo digits
 
-test: install  ## all tests, as CI runs them (a quarter of an hour on two cores)
-	$(BIN)/python -m pytest -n logical --dist loadfile
+test: install  ## the tests, as CI runs them (ten minutes on two cores)
+	$(BIN)/python -m pytest -n logical --dist loadfile -m "not long"
+
+test-long: install  ## the tests of tests/long.txt, which take five seconds or more each
+	$(BIN)/python -m pytest -n logical --dist load -m long
 
 test-fast: install  ## nine tests of ten, in under two minutes
-	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not long"
 
 FUZZ_ROUNDS ?= 10
 fuzz: install  ## examples that the tests have not seen yet, new ones at each call; rounds: make fuzz FUZZ_ROUNDS=100

@@ -380,3 +380,13 @@ def detection_runs(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
         config = TrainConfig(network=network, hidden=16, epochs=5, batch_size=8, lr=lr)
         sweep(cache, points, [folder / network], config)
     return folder / "cache", {"mlp": folder / "mlp", "conv": folder / "conv"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what ``tests/long.txt`` names: a file, or ``file::test``, with all of its cases."""
+    text = (Path(__file__).parent / "long.txt").read_text(encoding="utf-8")
+    named = {line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")}
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test in named or test.partition("::")[0] in named:
+            item.add_marker(pytest.mark.long)

@@ -152,7 +152,11 @@ def import_tables(
         ),
     ] = None,
     match: Annotated[
-        Match | None, typer.Option(help="What names an image in RESULTS. Default: its id.", rich_help_panel=PANEL)
+        Match | None,
+        typer.Option(
+            help="What names an image in RESULTS. Default: its id; with COCO's truth, text files go by stem.",
+            rich_help_panel=PANEL,
+        ),
     ] = None,
     partial: Annotated[
         bool,

@@ -6,7 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from l2d.cache_builder.agents import make_agent
 from l2d.cache_builder.agents._detection_config import DetectionsConfig
 from l2d.cache_builder.agents._detection_files import DetectionFile, Found
 from l2d.cache_builder.agents.detections import DetectionsAgent
@@ -153,7 +152,7 @@ def _devkit(root: Path, main: Path, folder: Path, say: Say) -> list[str]:
     train = next((name for name in ("train", "trainval", "val") if name in there), None)
     if train is None:
         raise DataError("there is no list train.txt, trainval.txt or val.txt", where=main, hint="unpack the devkit")
-    sets = {"train": train}
+    sets: dict[str, str] = {"train": train}
     if train == "train" and {"val", "test"} <= there:
         sets |= {"validation": "val", "test": "test"}
     elif "test" in there or (train == "train" and "val" in there):
@@ -228,8 +227,8 @@ def _reading(source: DetectionSource, name: str, path: Path, found: Found, datas
 def _check(recipe: Recipe, dataset: Dataset, say: Say) -> None:
     """Read each agent's results as the build will, and say how that was."""
     for config in recipe.agents:
-        agent = make_agent(config)
-        assert isinstance(agent, DetectionsAgent)
+        assert isinstance(config, DetectionsConfig)
+        agent = DetectionsAgent(config)
         agent.check(dataset, ["boxes"])
         used, boxes = set(agent.boxes.label.tolist()), agent.boxes
         looked = int(agent.looked_at.sum())
@@ -244,4 +243,4 @@ def _check(recipe: Recipe, dataset: Dataset, say: Say) -> None:
         for remark in agent.remarks:
             say(f"  {remark}")
         if looked < len(dataset) and not config.partial:
-            say(f"  on the other {len(dataset) - looked:,} images it found nothing (--partial: it has no answer there)")
+            say(f"  images on which it found nothing: {len(dataset) - looked:,} (--partial: it has no answer there)")

@@ -135,7 +135,7 @@ def test_the_mapping_is_said_and_the_recipe_is_kept(world, imported):
         "on 24 of 25 images, 3 classes, scores 0.",
         "labels count the classes: 0 is 'crack', 2 is 'dent'",
         "coordinates are shares of width and height",
-        "on the other 1 images it found nothing (--partial: it has no answer there)",
+        "images on which it found nothing: 1 (--partial: it has no answer there)",
         "the model, agent 0, is texts; asking it is free",
         "no image files are named (--images FOLDER)",
     ):

@@ -224,7 +224,7 @@ def _near(cache: CostCache, samples: _Samples) -> list[Finding]:
         what += f"word triples or more (such as {near[0].test} and {near[0].other}, {near[0].alike:.0%})"
         examples = tuple(f"{pair.test} ~ {pair.other}" for pair in near[:EXAMPLES])
         found.append(Finding(check, "warning", what, len(near), examples))
-    texts = [each["name"] for each in cache.record.inputs.get("features", {}).get("encoder", ()) if "fitted" in each]
+    texts = [each["name"] for each in cache.record.inputs.get("features", {}).get("encoder") or () if "fitted" in each]
     if texts and not kept:
         what = (
             f"the text {texts[0]} is not kept, so near-duplicates are not looked for: keep its column, and build again"

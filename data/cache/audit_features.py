@@ -130,8 +130,8 @@ def _sample(cache: CostCache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def feature_sources(cache: CostCache, names: list[str]) -> Iterator[tuple[str, list[int]]]:
     """What features were made of -> the columns of each: a number's own, all those of a category."""
-    encoder, place = cache.record.inputs["features"].get("encoder"), 0
-    for facts in encoder or ():
+    encoder, place = (cache.record.inputs["features"].get("encoder") or ()), 0
+    for facts in encoder:
         count = len(facts["categories"]) if facts["type"] == "CategoricalFeature" else 1
         if facts["type"] == "CategoricalFeature":
             yield facts["name"], list(range(place, place + count))

@@ -42,8 +42,9 @@ class PolicyRoute(Shown):
     seconds: float
     ids: str
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "title", f"{self.samples:,} inputs in {self.seconds:.1f} s")
+    @property
+    def title(self) -> str:
+        return f"{self.samples:,} inputs in {self.seconds:.1f} s"
 
     @property
     def to_ask(self) -> int:

@@ -57,7 +57,8 @@ def cluster_centers(x: Tensor, number: int) -> Tensor:
     """Centers of k-means (k-means++, the best of 4 starts, from a fixed seed): (n, W) -> (number, W)."""
     from sklearn.cluster import KMeans
 
-    fitted = KMeans(number, n_init=4, random_state=0).fit(x.numpy().astype(np.float64))
+    different = len(np.unique(x.numpy(), axis=0))
+    fitted = KMeans(min(number, different), n_init=4, random_state=0).fit(x.numpy().astype(np.float64))
     return torch.from_numpy(fitted.cluster_centers_).float()
 
 

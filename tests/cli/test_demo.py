@@ -116,7 +116,7 @@ def test_the_quick_start_s_example_for_own_data_runs(tmp_path):
     ).write_csv(tmp_path / "patients.csv")
     commands = re.search(r"```sh\n(l2d build my_recipe.*?)```", QUICKSTART, re.DOTALL).group(1)
     commands = re.sub(r"#.*", "", commands).replace("--beta", "--epochs 2 --beta")
-    script = f'program() {{ "{sys.executable}" -m l2d.cli "$@"; }}\nset -e\n{commands}'
+    script = f'l2d() {{ "{sys.executable}" -m l2d.cli "$@"; }}\nset -e\n{commands}'
     result = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert "doctor" in result.stdout

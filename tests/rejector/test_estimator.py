@@ -260,6 +260,11 @@ def test_its_parameters_are_those_of_training_with_the_same_defaults():
         "train_rows",
         "guard",
         "fallback",
+        "augment",
+        "autocast",
+        "backbone",
+        "backbone_weights",
+        "unfreeze",
     }
     assert {name: parameters[name] for name in TRAINING} == {name: config[name] for name in TRAINING}
     assert set(DeferralRejector().get_params()) == set(parameters)

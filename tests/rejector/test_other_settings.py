@@ -12,6 +12,7 @@ import pytest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector import at_work as library
+from l2d.rejector.library import train
 from l2d.rejector.grid import make_grid
 from l2d.rejector.runs.elsewhere import at_setting
 from l2d.rejector.runs.run import load_run
@@ -156,11 +157,11 @@ def test_methods_whose_scores_are_not_costs_by_task_say_so(make_cache, tmp_path)
 
 def test_a_run_with_a_cost_of_its_own_has_no_weights(make_cache, tmp_path):
     cache = make_cache(tmp_path)
-    run = library.train(cache, tmp_path / "run", method="best", cost="greatest(cost_cla, 0.2 * cost_reg)", beta=0.0)
+    run = train(cache, tmp_path / "run", method="best", cost="greatest(cost_cla, 0.2 * cost_reg)", beta=0.0)
     with pytest.raises(UsageError, match="no task weights"):
         at_setting(run, weights={"cla": 1.0})
     moved = at_setting(run, beta=0.3).rejector
-    trained = library.train(cache, tmp_path / "b", method="best", cost=run.point.cost, beta=0.3).rejector
+    trained = train(cache, tmp_path / "b", method="best", cost=run.point.cost, beta=0.3).rejector
     assert moved.guard == trained.guard
     assert moved.point.query_costs == trained.point.query_costs
 

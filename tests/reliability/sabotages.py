@@ -17,7 +17,7 @@ import l2d.rejector.sql.catalogue
 import l2d.rejector.sql.files
 
 
-def commit_in_place(path: Path, write, *, replace: bool = False, pause: float = 0.002) -> bool:
+def commit_in_place(path: Path, write, *, replace: bool = False, durable: bool = True, pause: float = 0.002) -> bool:
     """As ``store.commit``, but written piece by piece under the final name, whoever else has written there."""
     from l2d.data.errors import DataError
 
@@ -78,7 +78,7 @@ def trusting():
         for module in (cache, store):
             stack.enter_context(mock.patch.object(module, "skeleton_digest", return_value=""))
         stack.enter_context(mock.patch.object(store, "read_table", read_table))
-        stack.enter_context(mock.patch.object(cache.CostCache, "_sealed", return_value=None))
+        stack.enter_context(mock.patch.object(cache.CostCache, "sealed", return_value=None))
         stack.enter_context(mock.patch.object(cache.CostCache, "check_part"))
         stack.enter_context(mock.patch.object(l2d.rejector.sql.files, "verified_format", pads.ParquetFileFormat))
         stack.enter_context(mock.patch.object(l2d.rejector.sql.catalogue.Catalogue, "verify"))

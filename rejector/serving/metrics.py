@@ -20,17 +20,19 @@ class Metrics:
 
     def __init__(self, agents: Sequence[str]):
         self.registry = CollectorRegistry()
-        kept = {"registry": self.registry}
-        self.requests = Counter("l2d_requests", "Requests answered.", ["path", "status"], **kept)
-        self.decisions = Counter("l2d_decisions", "Decisions, by the agent chosen.", ["agent"], **kept)
-        self.explored = Counter("l2d_explored", "Decisions drawn at random.", **kept)
-        self.feedback = Counter("l2d_feedback", "Outcomes of decisions.", **kept)
-        self.reloads = Counter("l2d_reloads", "Times that the run was opened again.", **kept)
-        self.waiting = Gauge("l2d_waiting", "Requests in the queue.", **kept)
+        registry = self.registry
+        self.requests = Counter("l2d_requests", "Requests answered.", ["path", "status"], registry=registry)
+        self.decisions = Counter("l2d_decisions", "Decisions, by the agent chosen.", ["agent"], registry=registry)
+        self.explored = Counter("l2d_explored", "Decisions drawn at random.", registry=registry)
+        self.feedback = Counter("l2d_feedback", "Outcomes of decisions.", registry=registry)
+        self.reloads = Counter("l2d_reloads", "Times that the run was opened again.", registry=registry)
+        self.waiting = Gauge("l2d_waiting", "Requests in the queue.", registry=registry)
         self.seconds = Histogram(
-            "l2d_request_seconds", "Seconds from a request to its answer.", buckets=SECONDS, **kept
+            "l2d_request_seconds", "Seconds from a request to its answer.", buckets=SECONDS, registry=registry
         )
-        self.deciding = Histogram("l2d_decision_seconds", "Seconds a decision took.", buckets=SECONDS, **kept)
+        self.deciding = Histogram(
+            "l2d_decision_seconds", "Seconds a decision took.", buckets=SECONDS, registry=registry
+        )
         self._by_agent: dict[str | None, Counter] = {}
         self._by_status: dict[tuple[str, int], Counter] = {}
         self.know(agents)

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Any
 
 import pyarrow as pa
 
@@ -95,14 +96,19 @@ def find_sources(paths: Sequence[Path | str]) -> Sources:
             if "cache.json" in files:
                 folders[:] = [name for name in folders if name not in ("samples", "agents")]  # thousands of parts
             folders[:] = sorted(name for name in folders if not name.endswith(store.TEMPORARY_SUFFIX))
-            kinds = {"cache.json": sources.caches, RUN_FILE: sources.runs, WORTH_FILE: sources.worths}
+            kinds: dict[str, list[Any]] = {
+                "cache.json": sources.caches,
+                RUN_FILE: sources.runs,
+                WORTH_FILE: sources.worths,
+            }
             if DECISIONS_FILE in files:
                 kinds[POLICY_FILE] = sources.policies
             for name, found in kinds.items():
                 if name in files:
                     found.append(Path(folder).resolve())
-    for found in (sources.caches, sources.runs, sources.policies, sources.worths):
-        found[:] = dict.fromkeys(found)
+    found_all: tuple[list[Any], ...] = (sources.caches, sources.runs, sources.policies, sources.worths)
+    for each in found_all:
+        each[:] = dict.fromkeys(each)
     if not (sources.caches or sources.runs or sources.policies or sources.worths):
         raise UsageError("no cache and no run here", where=", ".join(map(str, paths)), hint="see `l2d build --help`")
     return sources

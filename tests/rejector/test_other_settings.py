@@ -12,8 +12,8 @@ import pytest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector import at_work as library
-from l2d.rejector.library import train
 from l2d.rejector.grid import make_grid
+from l2d.rejector.library import train
 from l2d.rejector.runs.elsewhere import at_setting
 from l2d.rejector.runs.run import load_run
 from l2d.rejector.settings import TrainConfig

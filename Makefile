@@ -29,7 +29,7 @@ test: install  ## the tests, as CI runs them (ten minutes on two cores)
 test-long: install  ## the tests of tests/long.txt, which take five seconds or more each
 	$(BIN)/python -m pytest -n logical --dist load -m long
 
-test-fast: install  ## nine tests of ten, in under two minutes
+test-fast: install  ## nine tests of ten
 	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not long"
 
 FUZZ_ROUNDS ?= 10

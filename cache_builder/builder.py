@@ -30,6 +30,7 @@ from l2d.data.cache import schema, store
 from l2d.data.cache.columns import number_column
 from l2d.data.cache.integrity import skeleton_digest
 from l2d.data.cache.reader import CacheRecord
+from l2d.data.cache.temporary import sweep_orphans
 from l2d.data.device import resolve_device
 from l2d.data.errors import AgentFailure, DataError, UsageError
 from l2d.data.samples.dataset import Dataset
@@ -139,7 +140,7 @@ def _settle(
 ) -> None:
     if out.exists():
         settle(record, agents, fingerprints, out, overwrite=overwrite, keep_answers=frozenset(keep))
-        store.sweep_orphans(out)
+        sweep_orphans(out)
 
 
 @dataclass

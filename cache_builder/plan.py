@@ -9,6 +9,7 @@ from l2d.cache_builder.agents import Agent
 from l2d.cache_builder.recipe import Recipe
 from l2d.data.cache import schema, store
 from l2d.data.cache.reader import AgentRecord, CacheRecord
+from l2d.data.cache.temporary import TEMPORARY_SUFFIX
 from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError
 from l2d.data.samples.dataset import Dataset
 
@@ -176,7 +177,7 @@ def settle(
         if name not in fingerprints:
             raise UsageError(f"there is no agent {name!r} to keep", hint=f"the agents are {', '.join(fingerprints)}")
     if not schema.cache_file(out).is_file():
-        strangers = [entry.name for entry in out.iterdir() if not entry.name.endswith(store.TEMPORARY_SUFFIX)]
+        strangers = [entry.name for entry in out.iterdir() if not entry.name.endswith(TEMPORARY_SUFFIX)]
         if strangers and not schema.cache_file(out).is_file():  # another builder may have begun meanwhile
             raise UsageError(
                 f"this folder holds {strangers[0]!r}, so it is not a cost cache", where=out, hint="give an empty folder"

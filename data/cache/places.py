@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of
+from l2d.data.cache.temporary import TEMPORARY_SUFFIX
 from l2d.data.errors import CorruptPart, DataError, L2DError, UsageError
 
 BLOCK = 8 << 20  # bytes read at once from a store
@@ -202,7 +203,7 @@ class Store:
                 write(path)
                 return
             folder, _, last = path.rpartition("/")
-            temporary = f"{folder}/.{last}.{uuid.uuid4().hex}{store.TEMPORARY_SUFFIX}"
+            temporary = f"{folder}/.{last}.{uuid.uuid4().hex}{TEMPORARY_SUFFIX}"
             self.system.makedirs(folder, exist_ok=True)
             try:
                 write(temporary)

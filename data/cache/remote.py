@@ -19,6 +19,7 @@ from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.pieces import MOST_RECORD, SIGNATURE, Piece, Pieces, read_pieces
 from l2d.data.cache.places import PUSH_AGAIN, Folder, Place, open_place
 from l2d.data.cache.reader import CostCache
+from l2d.data.cache.temporary import TEMPORARY_SUFFIX, sweep_orphans
 from l2d.data.errors import CorruptPart, DataError, L2DError, UsageError
 
 Progress = Callable[[int], None]
@@ -97,7 +98,7 @@ def fetch(url: str, out: Path, progress: Progress | None = None) -> CostCache:
     theirs = read_pieces(place.read, url.rstrip("/"))
     _refuse_other_folder(theirs, out)
     if out.is_dir():
-        store.sweep_orphans(out)
+        sweep_orphans(out)
 
     def get(piece: Piece) -> None:
         if not _is_there(out / piece.name, piece):
@@ -197,7 +198,7 @@ def _refuse_other_folder(theirs: Pieces, out: Path) -> None:
     if content is None:
         names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
         begun = _TOP | {PurePosixPath(piece.name).parts[0] for piece in theirs.parts}
-        strange = [name for name in names if name not in begun and not name.endswith(store.TEMPORARY_SUFFIX)]
+        strange = [name for name in names if name not in begun and not name.endswith(TEMPORARY_SUFFIX)]
         if strange:
             raise DataError(
                 f"this folder holds something else: {strange[0]}", where=out, hint="give a new or an empty folder"

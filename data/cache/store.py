@@ -13,8 +13,6 @@ import io
 import json
 import os
 import shutil
-import socket
-import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,12 +23,12 @@ import pyarrow.parquet as pq
 from pyarrow.csv import CSVWriter
 
 from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
+from l2d.data.cache.temporary import forget, sweep_beside, temporary_name
 from l2d.data.errors import AlreadyThere, CorruptPart, DataError
 
 if TYPE_CHECKING:
     import polars as pl
 
-TEMPORARY_SUFFIX = ".tmp"
 DIGEST_FIELD = "sha256_of_the_above"
 
 # One plain, uncompressed page per column and row group: such a page can be read as a view of the mapped file.
@@ -64,7 +62,7 @@ def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False
         DataError: the disk is full, not writable, or has no hard links. Nothing is left under the final name.
     """
     sweep_beside(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         _make_folder(path.parent)
         write(temporary)
@@ -91,7 +89,7 @@ def commit(path: Path, write: Callable[[Path], object], *, replace: bool = False
     finally:
         with suppress(OSError):  # it may be gone, or never have been; if it stays, the next build sweeps it
             temporary.unlink(missing_ok=True)
-        _LIVE.discard(temporary)
+        forget(temporary)
 
 
 def remove(path: Path) -> None:
@@ -102,11 +100,11 @@ def remove(path: Path) -> None:
     """
     try:
         if path.is_dir():
-            doomed = _temporary(path)
+            doomed = temporary_name(path)
             os.rename(path, doomed)
             _fsync(path.parent)
             shutil.rmtree(doomed, ignore_errors=True)  # what is left of it is swept by the next build
-            _LIVE.discard(doomed)
+            forget(doomed)
         elif path.exists():
             path.unlink(missing_ok=True)
             _fsync(path.parent)
@@ -114,17 +112,6 @@ def remove(path: Path) -> None:
         return
     except OSError as error:
         raise DataError(f"cannot remove: {error.strerror or error}", where=path, hint="check permissions") from error
-
-
-#: Temporary names in use by this process; others with its number are left over from an earlier one.
-_LIVE: set[Path] = set()
-
-
-def _temporary(path: Path) -> Path:
-    unique = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
-    temporary = path.parent / f".{path.name}.{unique}{TEMPORARY_SUFFIX}"
-    _LIVE.add(temporary)
-    return temporary
 
 
 def _make_folder(folder: Path) -> None:
@@ -271,7 +258,7 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
     if path.exists() and not replace:
         raise there
     sweep_beside(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         _make_folder(path.parent)
         temporary.mkdir()
@@ -290,37 +277,7 @@ def commit_folder(path: Path, fill: Callable[[Path], None], *, replace: bool = F
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        _LIVE.discard(temporary)
-
-
-def sweep_orphans(folder: Path) -> list[Path]:
-    """Remove temporary files that a dead process of this machine left beneath ``folder``; returns what went."""
-    return _sweep(folder.rglob(f".*{TEMPORARY_SUFFIX}"))
-
-
-#: Folders that this process has looked through already.
-_SWEPT: set[Path] = set()
-
-
-def sweep_beside(path: Path) -> None:
-    """Remove what a dead process of this machine left in the folder of ``path``; once a process for each folder."""
-    folder = path.parent
-    if folder in _SWEPT or not folder.is_dir():
-        return
-    _SWEPT.add(folder)
-    with suppress(OSError):  # a folder that cannot be listed can still be written to
-        _sweep(folder.glob(f".*{TEMPORARY_SUFFIX}"))
-
-
-def _sweep(found: Iterable[Path]) -> list[Path]:
-    swept = []
-    for temporary in found:
-        host, process = _owner(temporary)
-        ours = process == os.getpid() and temporary not in _LIVE  # a container gives each process the same number
-        if host == socket.gethostname() and process is not None and (ours or not _alive(process)):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
-            swept.append(temporary)
-    return swept
+        forget(temporary)
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
@@ -405,23 +362,3 @@ def _fsync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _owner(temporary: Path) -> tuple[str, int | None]:
-    """Host and process that a temporary name says it belongs to: ``.NAME.HOST.PID.UUID.tmp``."""
-    stem, _, unique = temporary.name.removesuffix(TEMPORARY_SUFFIX).rpartition(".")
-    stem, _, process = stem.rpartition(".")
-    if len(unique) != 32:
-        return "", None
-    matches = stem.endswith("." + socket.gethostname())  # a host name may itself contain dots
-    return (socket.gethostname() if matches else ""), int(process) if process.isdigit() else None
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

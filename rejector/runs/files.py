@@ -8,6 +8,7 @@ from l2d.data.cache import schema, store
 from l2d.data.cache.addresses import is_address
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
+from l2d.data.cache.temporary import TEMPORARY_SUFFIX
 from l2d.data.errors import CorruptPart, UsageError
 from l2d.rejector.runs.record import check_run
 
@@ -48,7 +49,7 @@ def find_runs(path: Path) -> list[Path]:
         UsageError: there is none.
     """
     found = [path] if (path / RUN_FILE).is_file() else sorted(file.parent for file in path.rglob(RUN_FILE))
-    found = [folder for folder in found if not folder.name.endswith(store.TEMPORARY_SUFFIX)]
+    found = [folder for folder in found if not folder.name.endswith(TEMPORARY_SUFFIX)]
     if not found:
         raise UsageError("there is no run here", where=path, hint="train one: l2d train CACHE --out RUN")
     return found

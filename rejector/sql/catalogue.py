@@ -17,6 +17,7 @@ import pyarrow as pa
 from l2d.data.cache import schema, store
 from l2d.data.cache.known_good import KnownGood, Wanted
 from l2d.data.cache.reader import CostCache
+from l2d.data.cache.temporary import TEMPORARY_SUFFIX
 from l2d.data.errors import CorruptPart, UsageError
 from l2d.rejector.decisions.saved import DECISIONS_FILE, POLICY_FILE
 from l2d.rejector.decisions.worth import WORTH_FILE
@@ -95,7 +96,7 @@ def find_sources(paths: Sequence[Path | str]) -> Sources:
         for folder, folders, files in os.walk(path):
             if "cache.json" in files:
                 folders[:] = [name for name in folders if name not in ("samples", "agents")]  # thousands of parts
-            folders[:] = sorted(name for name in folders if not name.endswith(store.TEMPORARY_SUFFIX))
+            folders[:] = sorted(name for name in folders if not name.endswith(TEMPORARY_SUFFIX))
             kinds: dict[str, list[Any]] = {
                 "cache.json": sources.caches,
                 RUN_FILE: sources.runs,

@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from l2d.data.cache import store
+from l2d.data.cache.temporary import sweep_orphans
 from l2d.data.errors import UsageError
 
 POLL_SECONDS = 0.01
@@ -94,7 +94,7 @@ def _run_once(request: Request) -> UsageError | None:
                 child.wait()
     if reason is not None:
         if request.out is not None:
-            store.sweep_orphans(Path(request.out).absolute().parent)
+            sweep_orphans(Path(request.out).absolute().parent)
         return reason
     if child.returncode < 0:
         if request.memory_limit is not None:

@@ -15,6 +15,7 @@ import pytest
 from conftest import part_table as table
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.temporary import TEMPORARY_SUFFIX, sweep_orphans
 from l2d.data.errors import DataError
 
 
@@ -89,10 +90,10 @@ def test_the_sweep_removes_what_dead_processes_of_this_machine_left_and_nothing_
     here, dead = socket.gethostname(), dead_process()
 
     def leave(host, process, folder=False):
-        path = tmp_path / "samples" / f".0.parquet.{host}.{process}.{'ab' * 16}{store.TEMPORARY_SUFFIX}"
+        path = tmp_path / "samples" / f".0.parquet.{host}.{process}.{'ab' * 16}{TEMPORARY_SUFFIX}"
         if folder:
             (path / "deep").mkdir(parents=True)
-            (path / "deep" / f".1.{host}.{process}.{'ff' * 16}{store.TEMPORARY_SUFFIX}").write_bytes(b"x")
+            (path / "deep" / f".1.{host}.{process}.{'ff' * 16}{TEMPORARY_SUFFIX}").write_bytes(b"x")
         else:
             path.write_bytes(b"x")
         return path
@@ -105,11 +106,11 @@ def test_the_sweep_removes_what_dead_processes_of_this_machine_left_and_nothing_
         part.write_bytes(b"x")
     with monkeypatch.context() as patch:
         patch.setattr(store, "_LIVE", {mine})
-        assert store.sweep_orphans(tmp_path) == [gone]
+        assert sweep_orphans(tmp_path) == [gone]
     assert not gone.exists()
     assert all(path.exists() for path in (mine, elsewhere, init, *parts))
     folder = leave(here, dead, folder=True)
-    store.sweep_orphans(tmp_path)
+    sweep_orphans(tmp_path)
     assert not folder.exists()
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from conftest import part_table as table
 
-from l2d.data.cache import schema, store
+from l2d.data.cache import schema, store, temporary
 from l2d.data.cache.temporary import TEMPORARY_SUFFIX, sweep_orphans
 from l2d.data.errors import DataError
 
@@ -105,7 +105,7 @@ def test_the_sweep_removes_what_dead_processes_of_this_machine_left_and_nothing_
     for part in parts:
         part.write_bytes(b"x")
     with monkeypatch.context() as patch:
-        patch.setattr(store, "_LIVE", {mine})
+        patch.setattr(temporary, "_LIVE", {mine})
         assert sweep_orphans(tmp_path) == [gone]
     assert not gone.exists()
     assert all(path.exists() for path in (mine, elsewhere, init, *parts))

@@ -16,11 +16,10 @@ import numpy as np
 
 from l2d.data.results import Shown
 from l2d.rejector.decisions.world import World
-from l2d.rejector.evaluation.intervals import Interval, paired_intervals
+from l2d.rejector.evaluation.intervals import paired_intervals
 
 WORTH_FILE = "worth.json"
 FEW = 12  # agents up to which Shapley values are taken over all sets of them
-RESAMPLES = 500
 
 
 def losses_of(world: World, some: Sequence[int]) -> np.ndarray:
@@ -118,7 +117,10 @@ class PriceCurve:
 
     @property
     def break_even(self) -> float:
-        """The highest price at which having the agent still gains; 0 where it does at none."""
+        """The highest price at which having the agent still gains; 0 where it does at none.
+
+        It hangs on the few inputs that leave the agent last, like a maximum, of which a bootstrap gives no interval.
+        """
         for k in range(len(self.prices) - 1, -1, -1):
             asked, saved = int(self.asked[k]), float(self.saved[k])
             if not asked:
@@ -127,14 +129,6 @@ class PriceCurve:
             if top - self.prices[k] > 1e-12 and saved - asked * self.prices[k] > 0:  # the gain falls within the piece
                 return min(top, saved / asked)
         return 0.0
-
-
-def break_even(world: World, agent: int, *, seed: int = 0) -> Interval:
-    """The break-even price of an agent with its 95 % bootstrap interval, in units of loss for an answer."""
-    value, generator, n = PriceCurve.of(world, agent).break_even, np.random.default_rng(seed), len(world)
-    drawn = [PriceCurve.of(world, agent, generator.integers(n, size=n)).break_even for _ in range(RESAMPLES)]
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(value, float(low), float(high), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -155,10 +149,10 @@ class Worth(Shown):
                 "agent": row["agent"], "loss alone": row["alone"], "gets %": round(100 * row["share"], 1),
                 "lost without it": _text(row["without"]),
                 "share of the gain": None if row["shapley"] is None else _text(row["shapley"]),
-                "charge now": row["charge"], "break-even charge": _text(row["break_even"], signed=False),
+                "charge now": row["charge"], "break-even charge": row["break_even"],
             }  # fmt: skip
             if self.result["worth_of_money"]:
-                told[f"break-even {unit}"] = row["break_even"]["value"] / self.result["worth_of_money"]
+                told[f"break-even {unit}"] = row["break_even"] / self.result["worth_of_money"]
             found.append(told | {"verdict": row["verdict"]})
         return found
 
@@ -174,9 +168,8 @@ class Worth(Shown):
         return table_text(self.rows(), title=title)
 
 
-def _text(interval: dict[str, float], *, signed: bool = True) -> str:
-    sign = "+" if signed else ""
-    return f"{interval['value']:{sign}.4f} [{interval['low']:{sign}.4f}, {interval['high']:{sign}.4f}]"
+def _text(interval: dict[str, float]) -> str:
+    return f"{interval['value']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
 
 
 def worth_of(world: World, facts: dict[str, Any]) -> Worth:
@@ -193,7 +186,6 @@ def worth_of(world: World, facts: dict[str, Any]) -> Worth:
     chosen = np.bincount(told.argmin(axis=1), minlength=count) / len(world)
     rows = []
     for agent, name in enumerate(world.agents):
-        even = break_even(world, agent)
         charge, gap = float(world.charges[:, agent].mean()), lost[agent]
         verdict = "worth it" if gap.low > 0 else "better without" if gap.high < 0 else "not shown"
         mine = alone[:, agent]
@@ -205,7 +197,7 @@ def worth_of(world: World, facts: dict[str, Any]) -> Worth:
                 "without": gap.to_json(),
                 "charge": charge,
                 "shapley": shares[agent].to_json(test=False) if shares else None,
-                "break_even": even.to_json(test=False),
+                "break_even": PriceCurve.of(world, agent).break_even,
                 "verdict": verdict,
             }
         )

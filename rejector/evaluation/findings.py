@@ -62,8 +62,7 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
         for name, value in differences.items():
             if verdicts[name] == "better":
                 continue
-            comparison = "Not shown to be better than" if value["high"] < 0 else "No better than"
-            comparison = "Worse than" if verdicts[name] == "worse" else comparison
+            comparison = "Worse than" if verdicts[name] == "worse" else "Not shown to be better than"
             told = f"{difference_text(value)}, {corrected(value['p_holm'])}"
             sentences.append(f"{subject}: {comparison} {in_words(name, result)}: {told}.")
         if set(verdicts.values()) <= {"better"}:

@@ -28,8 +28,8 @@ POLICY_VIEWS: dict[str, dict[str, pa.DataType]] = {
     "agent_values": {
         "run_id": _TEXT, "cache": _TEXT, "split": _TEXT, "agent": _TEXT, "alone": _NUMBER, "share": _NUMBER,
         "charge": _NUMBER, "without": _NUMBER, "without_low": _NUMBER, "without_high": _NUMBER, "shapley": _NUMBER,
-        "shapley_low": _NUMBER, "shapley_high": _NUMBER, "break_even": _NUMBER, "break_even_low": _NUMBER,
-        "break_even_high": _NUMBER, "break_even_money": _NUMBER, "verdict": _TEXT,
+        "shapley_low": _NUMBER, "shapley_high": _NUMBER, "break_even": _NUMBER,
+        "break_even_money": _NUMBER, "verdict": _TEXT,
     },
 }  # fmt: skip
 
@@ -66,8 +66,8 @@ def worth_rows(folder: Path) -> list[dict[str, Any]]:
         rows = []
         for agent in found["agents"]:
             row = {"run_id": found["run_id"], "cache": found["cache"], "split": found["split"]}
-            row |= {name: agent[name] for name in ("agent", "alone", "share", "charge", "verdict")}
-            for name in ("without", "shapley", "break_even"):
+            row |= {name: agent[name] for name in ("agent", "alone", "share", "charge", "break_even", "verdict")}
+            for name in ("without", "shapley"):
                 interval = agent[name] or {}
                 row |= {
                     name: interval.get("value"),

@@ -262,7 +262,7 @@ def test_what_a_rejector_does_not_beat_is_said(swept):
     at = {e.result["beta"]: e for e in swept[2]}
     won, lost = with_regrets(at[0.0]), with_regrets(at[20.0], best_constant=(0.006, 0.4), best_agent=(0.006, 0.4))
     constant = lost.result["best_constant"]
-    said = f"multi-task at beta 20: No better than always taking {constant}: +0.0060 [-0.0140, +0.0260], "
+    said = f"multi-task at beta 20: Not shown to be better than always taking {constant}: +0.0060 [-0.0140, +0.0260], "
     said += "p = 0.400 after Holm's correction."
     assert findings([won, lost]) == [
         said,
@@ -279,7 +279,7 @@ def test_what_a_rejector_does_not_beat_is_said(swept):
         "multi-task: Worse than random allocation at the same shares: +0.2000 [+0.1800, +0.2200], "
         "p = 0.010 after Holm's correction."
     )
-    assert sentences[1].startswith(f"multi-task: No better than deferring to {expert}")
+    assert sentences[1].startswith(f"multi-task: Not shown to be better than deferring to {expert}")
     assert len(sentences) == 2
     behind = findings([with_regrets(at[0.0], everyone=(0.01, 0.002))])
     assert behind == [

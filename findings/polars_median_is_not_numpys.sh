@@ -2,7 +2,7 @@
 # polars 2.1.0 beside numpy 2.4.6: of an even number of values both say "the mean of the two in the middle", but polars
 # takes lower + (upper - lower) / 2. The last bit differs in about a sixth of the cases below, and where the two lie far
 # apart the difference overflows: the median of -1.5e308 and 1.5e308 is infinite in polars, 0 in numpy.
-# Expected: the same number. Whoever fits medians with one and checks them with the other has to allow for a bit.
+# Expected: the same number. Medians fitted with one and checked with the other may differ by a bit.
 # Fails if that changes.
 set -euo pipefail
 folder=$(mktemp -d)

@@ -54,8 +54,8 @@ def serve(
 ):
     """Serve a run over HTTP: decisions about single inputs, and feedback on them. Listens on this machine alone.
 
-    POST /route, /route/batch, /next, /feedback, /reload; GET /health, /metrics (Prometheus), /docs (OpenAPI). SIGHUP, too,
-    opens the run again, without dropping a request. Where L2D_API_KEY is set, clients have to send that key.
+    POST /route, /route/batch, /next, /feedback, /reload; GET /health, /metrics (Prometheus), /docs (OpenAPI). SIGHUP,
+    too, opens the run again, without dropping a request. Where L2D_API_KEY is set, clients have to send that key.
     Needs the extra `serve`: pip install 'l2d[serve]'.
 
     Examples:

@@ -103,7 +103,7 @@ def test_what_a_policy_needs_is_said(policies, patient_runs, tmp_path):
     for wrong in ({"explore": 0.1}, {"beta": {"expert": 1.0}}):
         with pytest.raises(UsageError, match="policy"):
             l2d.load_router(policies / "cascade", **wrong)
-    with pytest.raises(UsageError, match="another training|earlier training"):
+    with pytest.raises(UsageError, match="earlier training"):
         l2d.load_router(patient_runs / "linear", policy=policies / "cascade")
     with l2d.DecisionLog(tmp_path / "log") as log:
         kept = l2d.load_router(policies / "cascade", log=log)

@@ -35,6 +35,8 @@ SYNC_SECONDS = 1.0
 COMPACTED_FROM = 32  # parts
 STATISTICS_EVERY = 500  # inputs
 
+_as_line = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+
 
 class DecisionLog:
     """A log that this process writes. Safe to use from several threads.
@@ -104,7 +106,7 @@ class DecisionLog:
     def _append(self, record: dict[str, Any]) -> None:
         if self._closed.is_set():
             raise UsageError("this log is closed", where=self.path, hint="open it again")
-        self._journal.append(json.dumps(record, allow_nan=False, separators=(",", ":")).encode())
+        self._journal.append(_as_line(record).encode())
         if self._journal.lines >= ROLL:
             full, self._journal = self._journal, self._next()
             threading.Thread(target=self._into_part, args=(full,), name="decision log part").start()

@@ -7,7 +7,6 @@ import json
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
     from l2d.rejector.runs.elsewhere import Beta
 
 Row = Mapping[str, Any] | str | np.ndarray
+
+_as_text = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":")).encode
 
 
 class Router:
@@ -260,12 +261,13 @@ class Router:
         assert self.log is not None
         assert self._sums is not None
         self._sums.add(decision.features)
-        return replace(decision, id=self.log.decided(self._record(decision, row, name)))
+        object.__setattr__(decision, "id", self.log.decided(self._record(decision, row, name)))  # not handed out yet
+        return decision
 
     def _record(self, decision: Decision, row: Row, name: str | None) -> dict[str, Any]:
         assert self.log is not None
         plain = row.tolist() if isinstance(row, np.ndarray) else row
-        text = json.dumps(plain, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
+        text = _as_text(plain)
         record: dict[str, Any] = {
             "run": self.run.digest,
             "input": name,

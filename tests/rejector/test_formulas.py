@@ -23,7 +23,7 @@ def test_bits_are_those_of_polars(expression):
     found = formula(expression, columns)
     assert found is not None
     generator = np.random.default_rng(7)
-    rows = generator.normal(0, 50, (200, len(columns))).tolist() + [[3] * len(columns), [0] * len(columns)]
+    rows = [*generator.normal(0, 50, (200, len(columns))).tolist(), [3] * len(columns), [0] * len(columns)]
     for row in rows:
         frame = pl.DataFrame({name: [value] for name, value in zip(columns, row, strict=True)})
         expected = frame.select(pl.sql_expr(expression).cast(pl.Float64)).item()

@@ -179,6 +179,17 @@ def l2d_done(l2d):
 # --- stage two ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_waiting_for_the_disk(request):
+    """A fifth of the time of the tests was spent in fsync. Those of reliability keep it: they say what it is for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "reliability" not in request.path.parts:
+            from l2d.data.cache import store
+
+            patch.setattr(store, "_fsync", lambda path: None)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread():
     """Networks here are so small that a second thread only waits; beside other tests it waits long."""

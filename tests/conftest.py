@@ -394,10 +394,11 @@ def detection_runs(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``tests/long.txt`` names: a file, or ``file::test``, with all of its cases."""
-    text = (Path(__file__).parent / "long.txt").read_text(encoding="utf-8")
-    named = {line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")}
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        if test in named or test.partition("::")[0] in named:
-            item.add_marker(pytest.mark.long)
+    """Mark what ``tests/long.txt`` and ``tests/slow.txt`` name: a file, or ``file::test``, with all of its cases."""
+    for mark in ("long", "slow"):
+        text = (Path(__file__).parent / f"{mark}.txt").read_text(encoding="utf-8")
+        named = {line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")}
+        for item in items:
+            test = item.nodeid.partition("[")[0]
+            if test in named or test.partition("::")[0] in named:
+                item.add_marker(mark)

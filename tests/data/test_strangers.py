@@ -147,7 +147,7 @@ def test_names_do_not_reach_the_terminal_with_their_control_characters(capsys):
 
 
 def test_a_run_from_elsewhere_is_understood_or_refused(workshop):
-    """Each place of run.json in turn is missing, of another type, or huge, two or three of these; its digest is right."""
+    """Each place of run.json is missing, of another type, or huge (two of these or three); its digest is right."""
     from l2d.data.library import opened
     from l2d.rejector.evaluation.evaluate import evaluate_runs
     from l2d.rejector.library import train

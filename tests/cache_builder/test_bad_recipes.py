@@ -6,6 +6,9 @@ import pytest
 from conftest import Workshop, refused
 from recipes import RECIPE
 
+from l2d.cache_builder import agents
+from l2d.cache_builder.recipe import _paths_of
+from l2d.data import sources
 from l2d.data.errors import AgentFailure, DataError, UsageError
 
 
@@ -128,3 +131,17 @@ def test_a_target_that_is_no_cache_is_left_alone(workshop, out):
     refused(lambda: workshop.build(RECIPE, out=out), UsageError)
     refused(lambda: workshop.build(RECIPE, out=out, overwrite=True), UsageError)
     assert [file.name for file in (workshop.folder / "full").iterdir()] == ["thesis.doc"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (sources.dataset_config_class("chexpert"), {"path", "image_features"}),
+        (sources.dataset_config_class("mimic4"), {"path", "ccs"}),
+        (agents.config_class("torchvision_detector"), {"weights", "expected"}),
+        (agents.config_class("python"), {"file", "path", "expected"}),
+        (agents.config_class("column"), set()),
+    ],
+)
+def test_keys_that_are_files_are_relative_to_the_recipe(config, expected):
+    assert set(_paths_of(config)) == expected

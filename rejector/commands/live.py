@@ -33,6 +33,16 @@ def serve(
     shadow: Annotated[
         Path | None, typer.Option(help="A second run, which decides silently.", rich_help_panel=LOG)
     ] = None,
+    guard: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            max=0.5,
+            help="Fall back to the best constant agent when outcomes say that choosing costs more; the chance of doing "
+            "so wrongly, such as 0.01. Needs --log and --explore.",
+            rich_help_panel=LOG,
+        ),
+    ] = None,
     keep_inputs: Annotated[
         bool, typer.Option("--keep-inputs", help="Write inputs down too, not only digests.", rich_help_panel=LOG)
     ] = False,
@@ -78,6 +88,7 @@ def serve(
         seed=seed,
         policy=policy,
         shadow=shadow,
+        guard=guard,
         queue=queue,
         timeout=timeout,
         max_body=max_body,

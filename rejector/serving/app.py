@@ -72,13 +72,14 @@ def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 2
                 "digest": router.run.digest,
                 "agents": router.agents,
                 "columns": router.columns,
+                "guard": None if router.guard is None else router.guard.to_json(),
                 "waiting": service.waiting,
                 "seconds": round(time.time() - service.started, 3),
             }
         )
 
     async def metrics(body: bytes) -> Answer:
-        text = service.metrics.text(service.waiting)
+        text = service.metrics.text(service.waiting, service.router.guard)
         return Answer(text, kind=TEXT)
 
     async def reload(body: bytes) -> Answer:

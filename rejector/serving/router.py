@@ -17,6 +17,7 @@ from l2d.rejector.runs.files import WEIGHTS_FILE, one_run
 from l2d.rejector.served import Served, open_served
 from l2d.rejector.serving.decision import Decision, Reasons
 from l2d.rejector.serving.encoding import RowEncoder
+from l2d.rejector.serving.guarding import LiveGuard, guard_of
 from l2d.rejector.serving.log import DecisionLog, FeatureSums
 from l2d.rejector.serving.outcomes import write_outcome
 
@@ -38,7 +39,10 @@ class Router:
         prices: agent -> price in the recipe, None where it has none.
         log: where decisions are written down; None: nowhere.
         shadow: a second run that decides silently.
+        guard: judges with every outcome whether choosing agents still pays; None: no guard.
     """
+
+    guard: LiveGuard | None = None
 
     def __init__(
         self,
@@ -48,10 +52,12 @@ class Router:
         seed: int | None = None,
         log: DecisionLog | None = None,
         shadow: Router | None = None,
+        guard: LiveGuard | None = None,
     ):
         if not 0 <= explore <= 1:
             raise UsageError(f"explore {explore:g}", hint="a share of the decisions, between 0 and 1, such as 0.02")
         self.run, self.agents, self.explore, self.log, self.shadow = run, run.agents, explore, log, shadow
+        self.guard = guard
         self.encoder = RowEncoder(run.looks_at, len(run.mean))
         self.columns = self.encoder.columns
         prices = run.facts.get("prices") or [None] * len(self.agents)
@@ -147,7 +153,9 @@ class Router:
             UsageError: there is no log, or no such decision, or no such task, or a value is no cost.
         """
         identity = decision if isinstance(decision, str) else decision.id
-        write_outcome(self.log, identity, cost, self.run.facts["point"]["weights"], paid=paid, seconds=seconds)
+        told = write_outcome(self.log, identity, cost, self.run.facts["point"]["weights"], paid=paid, seconds=seconds)
+        if self.guard is not None and identity is not None:
+            self.guard.see(identity, told, paid)
 
     def next(
         self, decision: Decision, answer: Any, *, sure: float | None = None, paid: float | None = None
@@ -191,6 +199,10 @@ class Router:
         if cap is not None:
             there = there & self._within(cap, paid)
         order = self._order(scores, there)
+        fallen = self.guard is not None and self.guard.fallen is not None
+        if fallen and self.guard is not None and self.guard.constant in order:
+            order.remove(self.guard.constant)
+            order.insert(0, self.guard.constant)
         greedy = order[0] if order else None
         chosen, propensity, explored = greedy, 1.0, False
         if self.explore and len(order) > 1:
@@ -216,7 +228,7 @@ class Router:
             greedy=None if greedy is None else names[greedy],
             seconds=time.perf_counter() - started,
             _why=self._reasons,
-            _constant=self._constant,
+            _constant=self.guard.words if fallen and self.guard is not None else self._constant,
         )
 
     def _order(self, scores: np.ndarray, there: np.ndarray) -> list[int]:
@@ -262,6 +274,8 @@ class Router:
         assert self._sums is not None
         self._sums.add(decision.features)
         object.__setattr__(decision, "id", self.log.decided(self._record(decision, row, name)))  # not handed out yet
+        if self.guard is not None:
+            self.guard.decided(decision)
         return decision
 
     def _record(self, decision: Decision, row: Row, name: str | None) -> dict[str, Any]:
@@ -325,6 +339,7 @@ def load_router(
     log: DecisionLog | Path | str | None = None,
     keep_inputs: bool = False,
     shadow: Any = None,
+    guard: float | None = None,
 ) -> Router:
     """A run, or a saved policy that may ask several agents, ready to decide about single inputs.
 
@@ -342,6 +357,8 @@ def load_router(
         log: a folder, in which decisions and outcomes are written down.
         keep_inputs: write inputs down too.
         shadow: a second run, which decides silently; its choices are logged.
+        guard: fall back to the best constant agent when outcomes say that choosing costs more; this is the chance that
+            it ever does so wrongly, such as 0.01. Needs ``log`` and ``explore``.
 
     Raises:
         UsageError: there is no run or several, or an argument is wrong.
@@ -350,10 +367,10 @@ def load_router(
     from l2d.rejector.serving.asking import PolicyRouter, names_policy, open_policy
 
     if names_policy(run if policy is None else policy):
-        if explore or shadow is not None:
+        if explore or shadow is not None or guard is not None:
             raise UsageError(
-                "a policy that asks several agents is neither drawn at random nor shadowed",
-                hint="explore, or have a shadow, with a run",
+                "a policy that asks several agents is neither drawn at random nor shadowed nor guarded",
+                hint="explore, or have a shadow or a guard, with a run",
             )
         if beta is not None or weights is not None:
             raise UsageError("a policy has the setting that it was made at", hint="make it at this one: l2d policy")
@@ -367,7 +384,8 @@ def load_router(
         raise UsageError("a shadow decides silently: without a log it is not heard", hint="give log as well")
     book = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
     silent = None if shadow is None else load_router(shadow)
-    return Router(served, explore=explore, seed=seed, log=book, shadow=silent)
+    watching = None if guard is None else guard_of(served, one_run(_folder(run)), book, explore=explore, alpha=guard)
+    return Router(served, explore=explore, seed=seed, log=book, shadow=silent, guard=watching)
 
 
 def _folder(run: Any) -> Path:

@@ -115,6 +115,8 @@ class Service:
         async with self._reloading:
             fresh = await asyncio.to_thread(self._open)
             old, self.router = self.router, fresh
+            if old.guard is not None and fresh.guard is not None and old.run.digest == fresh.run.digest:
+                fresh.guard = old.guard  # it knows decisions whose outcomes are still to come
             self.metrics.know(fresh.agents)
             old.close()
             self.metrics.reloads.inc()

@@ -46,7 +46,7 @@ def test_an_encoder_gives_the_same_features_either_way():
         NumericFeature(expression="x", name="x", median=1.0, indicator=False),
     ]
     whole = FeatureEncoder(features, {"x": "Float64"})
-    encoder = RowEncoder(InputRecord("features", whole.to_json()), 3)
+    encoder = RowEncoder(InputRecord(column="features", made=whole.to_json()), 3)
     assert encoder._formulas
     for value in (3.5, 0.0, -1.0, -5.0, 10**11, 4, None, math.nan, math.inf):
         frame = pl.DataFrame({"x": [value]}, schema={"x": pl.Int64 if isinstance(value, int) else pl.Float64})

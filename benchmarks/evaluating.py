@@ -25,6 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from targets import print_targets
 
 WIDTH, RESAMPLES, NORMAL_FROM = 8, 10_000, 200_000
 
@@ -158,7 +159,7 @@ def main() -> None:
 
     sizes = [(options.samples, int(agents)) for agents in options.agents.split(",")]
     sizes += [(options.long, 4)] if options.long else []
-    rows, ratios, cpu = [], {}, {}
+    rows, ratios, cpu, report_mib = [], {}, {}, 0.0
     for samples, agents in sizes:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -172,6 +173,7 @@ def main() -> None:
             middle = {key: statistics.median(found[step][key] for found in rounds) for key in ("cpu", "wall", "mib")}
             ratio = statistics.median(found[step]["cpu"] / found["plain"]["cpu"] for found in rounds)
             cpu[step, samples, agents] = middle["cpu"]
+            report_mib = middle["mib"] if step == "report" else report_mib
             ratios[f"{step}, {samples} x {agents}, CPU by plain's"] = round(ratio, 2)
             rows.append(
                 {"step": step, "rows": f"{samples:,}", "agents": str(agents), "CPU s": f"{middle['cpu']:.1f}",
@@ -184,6 +186,26 @@ def main() -> None:
         growth = cpu[step, options.samples, counts[-1]] / cpu[step, options.samples, counts[0]]
         ratios[f"{step}, growth for {counts[-1] / counts[0]:g}x the agents"] = round(growth, 2)
     print_rows(rows, title="Evaluating")
+    grown = ratios[f"evaluate, growth for {counts[-1] / counts[0]:g}x the agents"]
+    of_many = cpu["evaluate", options.samples, counts[-1]]
+    lines = [
+        (
+            f"evaluate, {counts[0]} -> {counts[-1]} agents",
+            "processor, times",
+            grown,
+            "<=",
+            1.1 * counts[-1] / counts[0],
+        ),
+        (f"evaluate, {counts[-1]} agents", "processor, s", of_many, "<=", 4.0),
+    ]
+    if options.long:
+        lines += [
+            (f"evaluate, {options.long:,} rows", "processor, s", cpu["evaluate", options.long, 4], "<=", 10.0),
+            (f"report, {options.long:,} rows, 2 runs", "processor, s", cpu["report", options.long, 4], "<=", 20.0),
+            (f"report, {options.long:,} rows, 2 runs", "MiB", report_mib, "<=", 1024.0),
+            ("report, its page", "MB", ratios["page, MB"], "<=", 1.5),
+        ]
+    print_targets(lines)
     print(json.dumps(ratios))
 
 

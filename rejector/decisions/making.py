@@ -140,7 +140,7 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
     if left_out:
         notes.append(f"{len(left_out)} of {read.fit.num_agents} agents add least to the router and are not looked at")
     if search.combining is None:
-        notes.append("answers of this cache cannot be combined (boxes), so one agent's answer is taken as it is")
+        notes.append("answers of this cache cannot be combined, so one agent's answer is taken as it is")
     if read.fitted_on == (VALIDATION,):
         notes.append("rules are fitted on validation alone")
     validation = read.worlds[VALIDATION]

@@ -6,9 +6,10 @@ known), with which the same command gives the next round, until no input asks fo
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import pyarrow as pa
 from l2d.data.cache import store
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.results import Shown
+from l2d.data.samples.boxes import Boxes
 from l2d.rejector.decisions.combine import RULES, combine
-from l2d.rejector.decisions.online import answer_of, load_policy, unanswered, with_answer
+from l2d.rejector.decisions.online import answer_of, load_policy, one_image, unanswered, with_answer
 from l2d.rejector.decisions.rule import ABSTAIN, STOP
+from l2d.rejector.decisions.states import sure_of_boxes
 from l2d.rejector.decisions.world import Known
 from l2d.rejector.rows.unlabelled import open_inputs
 
@@ -176,6 +179,7 @@ def _decided(work: Any, names: list[str], features: np.ndarray, available: np.nd
     n, rule = len(names), work.rule
     predicted, right = work.predictions(features)
     answers = unanswered(rule, n, work.classes)
+    images = [[Boxes.empty(1)] * n for _ in work.agents] if rule.looks.boxes else []
     states: list[tuple[int, ...]] = [()] * n
     orders = [""] * n
     for row, name in enumerate(names):
@@ -184,11 +188,20 @@ def _decided(work: Any, names: list[str], features: np.ndarray, available: np.nd
             if answer is None or answer == "":
                 available[row, agent] = False
                 continue
+            if images:
+                image = one_image(answer, work.classes)
+                images[agent][row] = image
+                assert answers.sure is not None
+                answers.sure[row, agent] = sure_of_boxes(image)[0] if sure is None else sure
+                order.append(agent)
+                continue
             answers = with_answer(
                 answers, row, agent, _typed(answer, rule.looks), work.classes, sure=sure, paid=paid, in_place=True
             )
             order.append(agent)
         states[row], orders[row] = tuple(sorted(set(order))), " > ".join(work.agents[agent] for agent in order)
+    if images:
+        answers = replace(answers, boxes=tuple(Boxes.concatenate(each) for each in images))
     known = Known(predicted=predicted, right=right, available=available, answers=answers)
     action, agent = np.full(n, ACTIONS[2], object), np.full(n, None, object)
     answer, expected = np.full(n, None, object), np.full(n, np.nan)
@@ -224,7 +237,8 @@ def _said(work: Any, known: Known, row: int, state: tuple[int, ...], code: int, 
         return str(next(answer for agent, answer, *_ in reversed(given) if agent == code))
     some = known.take(np.array([row]))
     found = combine(some, state, RULES[code - len(work.agents)], work.rule.looks.num_classes)
-    return str(answer_of(found, 0, work.classes))
+    said = answer_of(found, 0, work.classes)
+    return json.dumps(said) if "pred_boxes" in found else str(said)
 
 
 def _typed(answer: Any, looks: Any) -> Any:

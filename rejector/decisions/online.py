@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,19 @@ class PolicyAtWork:
         self.kind: str = saved.facts["result"]["kind"]
         self.classes: list[str] = saved.facts["classes"]
         self.looks_at, self.predictions, self.width = open_predictions(saved, run_path)
+        self._lock = Lock()
+        self._room: dict[int, int] = {}
+        if self.rule.capacities and self.rule.batch:
+            self.begin_batch(self.rule.batch)
+
+    def begin_batch(self, inputs: int) -> None:
+        """Begin another batch of inputs: agents have their whole capacity again.
+
+        Input by input it is not known which of a batch gain most by a scarce agent, so the first that want it have it,
+        and the others go elsewhere. ``l2d route`` takes a batch together.
+        """
+        with self._lock:
+            self._room = {each.agent: each.of(inputs) for each in self.rule.capacities}
 
     def start(self, row: Mapping[str, Any] | Sequence[float] | np.ndarray, *, without: Collection[str] = ()) -> Step:
         """Begin with an input.
@@ -119,8 +133,14 @@ class PolicyAtWork:
 
     def _decided(self, known: Known, given: Mapping[int, Any], asked: tuple[str, ...]) -> Step:
         state = tuple(sorted(given))
-        decision = self.rule.decide(state, known)
-        ask, code, expected = int(decision.ask[0]), int(decision.answer[0]), float(decision.expected[0])
+        while True:
+            decision = self.rule.decide(state, known)
+            ask, code, expected = int(decision.ask[0]), int(decision.answer[0]), float(decision.expected[0])
+            if ask == STOP or self._taken(ask):
+                break
+            available = known.available.copy()
+            available[0, ask] = False
+            known = replace(known, available=available)
         if ask != STOP:
             return Step(self.agents[ask], None, None, expected, asked, known, given)
         if code == ABSTAIN:
@@ -131,6 +151,14 @@ class PolicyAtWork:
             said = answer_of(combine(known, state, RULES[code - len(self.agents)], self.rule.looks.num_classes), 0,
                              self.classes)  # fmt: skip
         return Step(None, said, self.rule.name_of(code), expected, asked, known, given)
+
+    def _taken(self, agent: int) -> bool:
+        """Whether the agent can answer another input of this batch, which is then counted."""
+        with self._lock:
+            left = self._room.get(agent)
+            if left is not None:
+                self._room[agent] = max(0, left - 1)
+            return left is None or left > 0
 
     def _position(self, name: str) -> int:
         if name not in self.agents:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 
 import l2d
+from l2d.data.cache import store
 from l2d.data.costs.detection import DetectionCost
 from l2d.data.errors import DataError
 from l2d.data.samples.boxes import Boxes
@@ -158,9 +159,9 @@ def saved(detection_runs, tmp_path_factory):
     run = detection_runs[1]["mlp"]
     l2d.policy(run, ask="committee", depth=2, combine="mean", save=folder / "committee")
     file = folder / "committee" / "policy.json"
-    facts = json.loads(file.read_text(encoding="utf-8"))
+    facts = store.read_json(file)
     facts["rule"]["members"] = [1, 2]
-    file.write_text(json.dumps(facts), encoding="utf-8")
+    store.commit_json(file, facts, replace=True)
     return run, folder
 
 
@@ -180,7 +181,7 @@ def test_a_saved_policy_fuses_online_and_in_rounds(saved, tmp_path, detection_ru
     out, given, rounds = tmp_path / "round.csv", tmp_path / "answers.csv", []
     l2d.route(run, detection_runs[0], out, policy=folder / "committee", overwrite=True)
     place = {name: row for row, name in enumerate(world.ids)}
-    asked = pl.read_csv(out).filter(pl.col("sample_id").is_in(list(world.ids)), pl.col("action") == "ask")
+    asked = pl.read_csv(out, infer_schema=False).filter(pl.col("sample_id").is_in(list(world.ids)), pl.col("action") == "ask")
     assert len(asked) == len(world)
     for one in rule.members:
         rounds += [
@@ -190,7 +191,7 @@ def test_a_saved_policy_fuses_online_and_in_rounds(saved, tmp_path, detection_ru
         ]  # fmt: skip
     pl.DataFrame(rounds).write_csv(given)
     l2d.route(run, detection_runs[0], out, policy=folder / "committee", answers=given, overwrite=True)
-    done = pl.read_csv(out).filter(pl.col("sample_id").is_in(list(world.ids)))
+    done = pl.read_csv(out, infer_schema=False).filter(pl.col("sample_id").is_in(list(world.ids)))
     assert done["action"].unique().to_list() == ["answer"]
     said = {row["sample_id"]: json.loads(row["answer"]) for row in done.iter_rows(named=True)}
     for name in list(world.ids)[:6]:

@@ -64,16 +64,18 @@ class PolicyAtWork:
         agents: their names.
         kind: what it is, such as ``cascade``.
         saved: its files.
+        run_path: where its run lies.
     """
 
     def __init__(self, saved: SavedPolicy, run_path: Path):
-        self.saved, self.rule = saved, saved.rule
+        self.saved, self.rule, self.run_path = saved, saved.rule, run_path
         self.agents: list[str] = saved.rule.agents
         self.kind: str = saved.facts["result"]["kind"]
         self.classes: list[str] = saved.facts["classes"]
         self.looks_at, self.predictions, self.width = open_predictions(saved, run_path)
         self._lock = Lock()
         self._room: dict[int, int] = {}
+        self._begun = 0  # inputs of this batch
         if self.rule.capacities and self.rule.batch:
             self.begin_batch(self.rule.batch)
 
@@ -81,9 +83,11 @@ class PolicyAtWork:
         """Begin another batch of inputs: agents have their whole capacity again.
 
         Input by input it is not known which of a batch gain most by a scarce agent, so the first that want it have it,
-        and the others go elsewhere. ``l2d route`` takes a batch together.
+        and the others go elsewhere. ``l2d route`` takes a batch together. After as many inputs as the policy's batches
+        have, the next one begins by itself.
         """
         with self._lock:
+            self._begun = 0
             self._room = {each.agent: each.of(inputs) for each in self.rule.capacities}
 
     def start(self, row: Mapping[str, Any] | Sequence[float] | np.ndarray, *, without: Collection[str] = ()) -> Step:
@@ -98,6 +102,11 @@ class PolicyAtWork:
             UsageError: ``without`` names an unknown agent.
         """
         predicted, right = self.predictions(self._features(row)[None])
+        if self.rule.capacities and self.rule.batch:
+            if self._begun >= self.rule.batch:
+                self.begin_batch(self.rule.batch)
+            with self._lock:
+                self._begun += 1
         available = np.ones((1, len(self.agents)), bool)
         for name in without:
             available[0, self._position(name)] = False

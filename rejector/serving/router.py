@@ -296,6 +296,7 @@ class Router:
             "cost": point.get("cost"),
             "costs": self.run.costs,
             "guard": self.run.guard,
+            "calibration": self.run.calibration and self.run.calibration.facts(self.agents),
             "weights_digest": self.run.facts["digests"][WEIGHTS_FILE],
         }
 
@@ -340,6 +341,7 @@ def load_router(
     log: DecisionLog | Path | str | None = None,
     keep_inputs: bool = False,
     shadow: Any = None,
+    calibration: Path | str | None = None,
 ) -> Router:
     """A run ready to decide about single inputs.
 
@@ -356,13 +358,18 @@ def load_router(
         log: a folder, in which decisions and outcomes are written down.
         keep_inputs: write inputs down too.
         shadow: a second run, which decides silently; its choices are logged.
+        calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
 
     Raises:
         UsageError: there is no run or several, or an argument is wrong.
         CorruptPart: the run is damaged.
     """
     served = open_served(
-        one_run(_folder(run)), policy=None if policy is None else Path(policy), beta=beta, weights=weights
+        one_run(_folder(run)),
+        policy=None if policy is None else Path(policy),
+        beta=beta,
+        weights=weights,
+        calibration=None if calibration is None else Path(calibration),
     )
     if shadow is not None and log is None:
         raise UsageError("a shadow decides silently: without a log it is not heard", hint="give log as well")

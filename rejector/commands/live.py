@@ -17,7 +17,9 @@ SERVER, LOG, LIMITS = "Server", "Decisions and their log", "Limits"
 
 
 def serve(
-    run: RunArgument,
+    run: Annotated[
+        Path, typer.Argument(help="A run, or a policy that `l2d policy --ask … --save` made.", metavar="RUN")
+    ],
     host: Annotated[
         str,
         typer.Option(help="To listen on. Another than the machine itself needs L2D_API_KEY.", rich_help_panel=SERVER),
@@ -37,7 +39,9 @@ def serve(
     ] = False,
     policy: Annotated[
         Path | None,
-        typer.Option(help="A file of `l2d policy --save`: allocate by its prices.", rich_help_panel=LOG),
+        typer.Option(
+            help="What `l2d policy --save` wrote: prices to allocate by, or whom to ask in turn.", rich_help_panel=LOG
+        ),
     ] = None,
     calibration: CalibrationOption = None,
     seed: Annotated[
@@ -52,8 +56,8 @@ def serve(
 ):
     """Serve a run over HTTP: decisions about single inputs, and feedback on them. Listens on this machine alone.
 
-    POST /route, /route/batch, /feedback, /reload; GET /health, /metrics (Prometheus), /docs (OpenAPI). SIGHUP, too,
-    opens the run again, without dropping a request. Where L2D_API_KEY is set, clients have to send that key.
+    POST /route, /route/batch, /next, /feedback, /reload; GET /health, /metrics (Prometheus), /docs (OpenAPI). SIGHUP,
+    too, opens the run again, without dropping a request. Where L2D_API_KEY is set, clients have to send that key.
     Needs the extra `serve`: pip install 'l2d[serve]'.
 
     Examples:
@@ -63,6 +67,8 @@ def serve(
         l2d serve run --log decisions --shadow new_run --port 9000
 
         l2d serve run --log decisions --calibration calibration.toml
+
+        l2d serve run --policy asks_in_turn --log decisions
     """
     from l2d.rejector.serving.server import serve as run_server
 

@@ -60,10 +60,11 @@ class PolicyAtWork:
         agents: their names.
         kind: what it is, such as ``cascade``.
         saved: its files.
+        run_path: where its run lies.
     """
 
     def __init__(self, saved: SavedPolicy, run_path: Path):
-        self.saved, self.rule = saved, saved.rule
+        self.saved, self.rule, self.run_path = saved, saved.rule, run_path
         self.agents: list[str] = saved.rule.agents
         self.kind: str = saved.facts["result"]["kind"]
         self.classes: list[str] = saved.facts["classes"]

@@ -56,7 +56,7 @@ def serve(
     """Serve a run over HTTP until the process is told to end (SIGTERM, SIGINT); SIGHUP opens the run again.
 
     Args:
-        run: a run, or its folder.
+        run: a run, or its folder; or the folder of a policy that may ask several agents.
         host: to listen on; another than the machine itself takes a key.
         port: 0 for one that is free.
         log, keep_inputs, explore, seed, policy, shadow, calibration: see

@@ -26,13 +26,17 @@ def test_everything_on_the_page_runs(patient_runs, tmp_path, monkeypatch, l2d):
     (tmp_path / "runs").mkdir()
     shutil.copytree(patient_runs / "best", tmp_path / "runs" / "best")
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    alone, several = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     told: dict = {}
     with redirect_stdout(io.StringIO()) as printed:
-        exec(block, told)
+        exec(alone, told)
     assert told["decision"].reason in printed.getvalue()
     (decided,) = library.read_log("decisions").decisions.to_dicts()
     assert (decided["id"], decided["took"]) == (told["decision"].id, 2.5)
+
+    exec(several, later := {"l2d": library})
+    assert later["decision"].answered_by
+    assert library.read_log("answers").steps.height == len(later["decision"].asked)
 
     rows = pl.read_parquet(patient_runs / "patients.parquet").to_dicts()
     shutil.rmtree("decisions")

@@ -40,6 +40,7 @@ def route(
     without: Collection[str] = (),
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
+    calibration: Path | str | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport | PolicyRoute:
@@ -49,10 +50,17 @@ def route(
     ``answers`` are those so far.
 
     ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
+    ``calibration`` is a file of :func:`recalibrate`.
     """
     (folder,) = one_folder(run)
     rule = None if policy is None else Path(policy)
     if rule is not None and is_policy(rule):
+        if calibration is not None:
+            raise UsageError(
+                "--calibration with a policy that looks at answers: it was made of the costs as they were predicted",
+                where=rule,
+                hint="leave it out, or route without the policy",
+            )
         if beta is not None or weights is not None:
             raise UsageError("--policy with --beta or --lambda", where=rule, hint="make the policy at that setting")
         return route_policy(
@@ -79,6 +87,7 @@ def route(
         without=without,
         beta=beta,
         weights=weights,
+        calibration=None if calibration is None else Path(calibration),
         overwrite=overwrite,
         progress=progress,
     )

@@ -154,7 +154,7 @@ class DetectionCosts(Strict):
     @property
     def tasks(self) -> list[str]:
         """The tasks with a cost, in schema order."""
-        return [task for task in TASKS if getattr(self, task) is not None]
+        return [task for task in TASKS if getattr(self, task, None) is not None]
 
     wanted: ClassVar[list[str]] = ["boxes"]
 

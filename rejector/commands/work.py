@@ -21,7 +21,7 @@ from l2d.data.terminal.options import (
     reads_stores,
 )
 from l2d.data.terminal.progress import Bars, quote, say
-from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
+from l2d.rejector.commands.setting import CalibrationOption, OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
 
 
 class Mode(StrEnum):
@@ -87,6 +87,7 @@ def route(
     ] = None,
     beta: OtherBetaOption = None,
     lambda_: OtherLambdaOption = None,
+    calibration: CalibrationOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 where inputs are unlike those of training; they are written.")
     ] = False,
@@ -108,6 +109,8 @@ def route(
         l2d route run new_patients.csv --out allocations.parquet --beta 0.07
 
         l2d route run new_patients.csv --policy cascade --answers answers.csv --out round_2.csv
+
+        l2d route run new_patients.csv --calibration calibration.toml --out allocations.parquet
     """
     from l2d.data.terminal.render import print_result
     from l2d.rejector.decisions.saved import is_policy
@@ -120,7 +123,7 @@ def route(
         with Bars() as bars:
             round_ = by_policy(
                 run, source, out, policy=policy, answers=answers, beta=one_beta(beta), weights=one_lambda(lambda_),
-                progress=lambda rows: bars.start("routing", rows), **options,
+                calibration=calibration, progress=lambda rows: bars.start("routing", rows), **options,
             )  # fmt: skip
         print_result(round_, format.value)
         say(f"wrote {out}; sample ids: {round_.ids}")
@@ -138,12 +141,15 @@ def route(
             policy=policy,
             beta=one_beta(beta),
             weights=one_lambda(lambda_),
+            calibration=calibration,
             progress=lambda rows: bars.start("routing", rows),
             **options,
         )
     print_result(done, format.value)
     if done.setting:
         say(done.setting["guard"])
+    if done.calibration:
+        say(f"{calibration}: {done.calibration}")
     if done.unrouted:
         say(f"{done.unrouted:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")

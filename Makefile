@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: help install demo demo-digits test test-long test-fast fuzz stress bench league lint docs types format clean
+.PHONY: help install demo demo-digits test test-long test-fast fuzz stress bench league lint style pages docs types format clean
 
 help:  ## what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,7 +29,7 @@ test: install  ## the tests, as CI runs them (ten minutes on two cores)
 test-long: install  ## the tests of tests/long.txt, which take five seconds or more each
 	$(BIN)/python -m pytest -n logical --dist load -m long
 
-test-fast: install  ## nine tests of ten
+test-fast: install  ## all but those of tests/slow.txt, which take nearly all of the time: while you work
 	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not long"
 
 FUZZ_ROUNDS ?= 10
@@ -49,16 +49,19 @@ bench: install  ## speed against peers, three benchmarks; prints the tables of b
 league: install  ## which rejector decides best on real tables (20 minutes); the table of benchmarks/README.md
 	$(BIN)/python benchmarks/league.py
 
-lint: install  ## style, spelling, imports going one way, the documentation, and types
+lint: style pages types  ## style, spelling, imports going one way, the documentation, and types
+
+style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/python docs/reference.py --check
-	$(SITE) -b dummy build/site.check
-	$(MAKE) types
 
 SITE = $(BIN)/python -m sphinx --fresh-env --fail-on-warning --keep-going --quiet --conf-dir docs .
+pages: install
+	$(BIN)/python docs/reference.py --check
+	$(SITE) -b dummy build/site.check
+
 docs: install  ## the documentation as a site: build/site/docs/index.html
 	$(SITE) build/site
 

@@ -18,10 +18,6 @@ from l2d.data.errors import UsageError, nearest
 from l2d.data.sources.table import Strict
 
 SHIPPED = Path(__file__).parent / "recipes"
-RELATIVE_PATHS = {"dataset": ("path", "ccs", "image_features"), "agents": ("weights", "file", "path", "expected")}
-DETECTION = ("voc", "coco")  # kinds of datasets whose answers are boxes
-IMAGES = (*DETECTION, "cifar10", "chexpert")
-
 
 NotNegative = Annotated[float, Field(ge=0)]
 
@@ -79,7 +75,7 @@ class Recipe(BaseModel):
                 raise ValueError(f"two agents are called {name!r}: give each a name of its own")
         if self.agents[0].reference:
             raise ValueError(f"agent 0 ({names[0]!r}) is the model and cannot be a reference: put the model first")
-        for task in ("cla", "reg") if self.dataset.kind == "table" else ():
+        for task in ("cla", "reg", "text") if self.dataset.kind == "table" else ():
             has_target = getattr(self.dataset, f"target_{task}") is not None
             has_cost = getattr(self.costs, task) is not None
             if has_cost and not has_target:
@@ -114,7 +110,8 @@ class Recipe(BaseModel):
                 continue
             if task not in self.costs.tasks or "boxes" in self.costs.wanted:
                 raise ValueError(f"{key} of {agent.name!r}: there is no [costs.{task}] of answers that are no boxes")
-            if all(getattr(agent, f"{t}_from") or getattr(agent, f"{t}_cost") is not None for t in self.costs.tasks):
+            keys = {t: (getattr(agent, f"{t}_from"), getattr(agent, f"{t}_cost")) for t in ("cla", "reg")}
+            if all(keys.get(t, (None, None)) != (None, None) for t in self.costs.tasks):
                 raise ValueError(f"{agent.name!r} answers no task itself: leave one of its *_from and *_cost out")
             found = next((one for one in earlier if one.name == lender), None)
             if lender is not None and found is None:
@@ -185,13 +182,14 @@ def parse_recipe(text: str, path: Path, data: Path | None = None) -> Recipe:
             _refuse_kind("dataset", kind, datasets.KINDS, f"{path}, dataset.kind")
         if data is not None:
             values["dataset"]["path"] = str(data.absolute())
-        _resolve(values["dataset"], RELATIVE_PATHS["dataset"], path)
+        config = datasets.dataset_config_class(kind)
+        _resolve(values["dataset"], _paths_of(config), path)
         _resolve_encoders(values["dataset"].get("text"), path)
-        values["dataset"] = _validate(datasets.dataset_config_class(kind), values["dataset"], path, "dataset.")
+        values["dataset"] = _validate(config, values["dataset"], path, "dataset.")
         if isinstance(values.get("costs"), dict):
-            costs = DetectionCosts if kind in DETECTION else CostConfig
+            costs = DetectionCosts if datasets.KINDS[kind].boxes else CostConfig
             values["costs"] = _validate(costs, values["costs"], path, "costs.")
-        shows = kind in IMAGES or getattr(values["dataset"], "image", None) is not None
+        shows = datasets.KINDS[kind].images or getattr(values["dataset"], "image", None) is not None
         if shows and isinstance(values.get("build", {}), dict):
             values["build"] = {**BUILD_IMAGES, **values.get("build", {})}
     if isinstance(values.get("agents"), list):
@@ -214,7 +212,7 @@ def _agents(entry: Any, position: int, path: Path) -> list[AgentConfig]:
     if kind in ("python", "torch"):
         entry.setdefault("path", ".")  # modules beside the recipe can be imported
     names = [key for key, field in config_class(kind).model_fields.items() if str in typing.get_args(field.annotation)]
-    paths = [key for key in RELATIVE_PATHS["agents"] if key not in names or not _is_name(entry.get(key))]
+    paths = [key for key in _paths_of(config_class(kind)) if key not in names or not _is_name(entry.get(key))]
     _resolve(entry, paths, path)
     if kind == "table" and "each" in entry:
         from l2d.cache_builder.agents.annotators import HOLE, expand
@@ -233,6 +231,15 @@ def _is_name(value: object) -> bool:
 
 def _refuse_kind(what: str, kind: object, known: Iterable[str], where: str) -> typing.NoReturn:
     raise UsageError(f"there is no {what} of kind {kind!r}", where=where, hint=nearest(kind, known, "the kinds are"))
+
+
+def _paths_of(config: type[Strict]) -> list[str]:
+    """Keys of a part of a recipe that name files or folders: relative to the recipe's folder."""
+
+    def has_path(annotation: Any) -> bool:
+        return annotation is Path or any(map(has_path, typing.get_args(annotation)))
+
+    return [key for key, field in config.model_fields.items() if has_path(field.annotation)]
 
 
 def _resolve(table: dict, keys: Iterable[str], recipe: Path) -> None:

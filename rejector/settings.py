@@ -23,7 +23,7 @@ Schedule = Literal["cosine", "linear", "constant"]
 Classifier = Literal["cached", "own"]
 Failures = Literal["refuse", "drop", "worst", "mask"]
 
-#: What a network looks at, out of data.schema.INPUT_COLUMNS.
+#: What a network looks at, out of data.cache.schema.INPUT_COLUMNS.
 INPUT_OF: dict[Network, str] = {
     "linear": "features",
     "mlp": "features",

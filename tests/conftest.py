@@ -179,6 +179,17 @@ def l2d_done(l2d):
 # --- stage two ------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_waiting_for_the_disk(request):
+    """A fifth of the time of the tests was spent in fsync. Those of reliability keep it: they say what it is for."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "reliability" not in request.path.parts:
+            from l2d.data.cache import store
+
+            patch.setattr(store, "_fsync", lambda path: None)
+        yield
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_torch_thread():
     """Networks here are so small that a second thread only waits; beside other tests it waits long."""
@@ -383,10 +394,11 @@ def detection_runs(tmp_path_factory) -> tuple[Path, dict[str, Path]]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what ``tests/long.txt`` names: a file, or ``file::test``, with all of its cases."""
-    text = (Path(__file__).parent / "long.txt").read_text(encoding="utf-8")
-    named = {line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")}
-    for item in items:
-        test = item.nodeid.partition("[")[0]
-        if test in named or test.partition("::")[0] in named:
-            item.add_marker(pytest.mark.long)
+    """Mark what ``tests/long.txt`` and ``tests/slow.txt`` name: a file, or ``file::test``, with all of its cases."""
+    for mark in ("long", "slow"):
+        text = (Path(__file__).parent / f"{mark}.txt").read_text(encoding="utf-8")
+        named = {line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")}
+        for item in items:
+            test = item.nodeid.partition("[")[0]
+            if test in named or test.partition("::")[0] in named:
+                item.add_marker(mark)

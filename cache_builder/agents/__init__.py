@@ -1,4 +1,4 @@
-"""The kinds of agents a recipe can name. A new kind is a new module here and a line in each table below."""
+"""The kinds of agents a recipe can name. A new kind is a new module here and a line in the table below."""
 
 from __future__ import annotations
 

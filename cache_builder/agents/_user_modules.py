@@ -33,8 +33,8 @@ def beside(folder: Path) -> Iterator[None]:
     own = _names_in(folder)
     elsewhere = {
         name: module
-        for name, module in sys.modules.items()
-        if name.partition(".")[0] in own and not _lies_in(module, folder) and not _is_installed(module)
+        for name, module in _loaded(own).items()
+        if not _lies_in(module, folder) and not _is_installed(module)
     }
     for name in elsewhere:
         del sys.modules[name]
@@ -44,8 +44,7 @@ def beside(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-        found = {name: module for name, module in sys.modules.items() if _lies_in(module, folder)}
-        _OWN[folder] = {name: module for name, module in found.items() if name.partition(".")[0] in own}
+        _OWN[folder] = {name: module for name, module in _loaded(own).items() if _lies_in(module, folder)}
         replaced = {name.partition(".")[0] for name in elsewhere}
         for name in _OWN[folder]:
             if name.partition(".")[0] in replaced:
@@ -62,6 +61,11 @@ def _names_in(folder: Path) -> set[str]:
         elif entry.name.isidentifier() and entry.is_dir() and any(entry.glob("*.py")):
             found.add(entry.name)
     return found - sys.stdlib_module_names - {"l2d", "__main__"}
+
+
+def _loaded(names: set[str]) -> dict[str, ModuleType]:
+    """Loaded modules of these names and what is in them. This is done around every batch, so it looks at names only."""
+    return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names} if names else {}
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:

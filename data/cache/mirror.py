@@ -171,7 +171,7 @@ class Mirror:
 
     def drop(self, part: Path) -> None:
         """Remove the local copy of a part."""
-        self._known.pop(self._name(part), None)
+        self._forget(self._name(part))
         remove(part)
 
     def kept(self) -> int:
@@ -200,8 +200,14 @@ class Mirror:
             columns = columns_of_copy(self.folder / name, self.pieces[name].sha256)
             if isinstance(columns, bool):
                 return False
-            self._known[name] = known = stamp, columns
+            known = stamp, columns
+            with self._lock:  # which _bring holds while it goes through them
+                self._known[name] = known
         return known[1]
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._known.pop(name, None)
 
     def _bring(self, name: str, columns: Collection[str] | None) -> None:
         piece = self.pieces.get(name)
@@ -224,7 +230,7 @@ class Mirror:
         size = max(0, self.traffic.bytes - before)
         for path in self._room.add(size, self.limit, used=used, pinned=pinned):
             if path.is_relative_to(self.folder):
-                self._known.pop(self._name(path), None)
+                self._forget(self._name(path))
 
     def _fetch_whole(self, piece: Piece) -> None:
         where, path = f"{self.address}/{piece.name}", self.folder / piece.name
@@ -244,7 +250,7 @@ class Mirror:
 
     def _note(self, piece: Piece, columns: Columns) -> None:
         write_down(self.folder / piece.name, piece.sha256, columns)
-        self._known.pop(piece.name, None)
+        self._forget(piece.name)
 
     def _fetch_columns(self, piece: Piece, before: frozenset[str] | None, columns: frozenset[str]) -> None:
         """Fetch ranges of a part; all of it if that is hardly more.

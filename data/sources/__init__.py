@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import NamedTuple
 
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources.table import Strict
 
-#: kind -> (module, configuration class, function that loads it). Modules load when a recipe names them.
+
+class Kind(NamedTuple):
+    """Where a kind of dataset is, and what its samples are. ``load(config, name)`` returns a :class:`Dataset`."""
+
+    module: str
+    config: str
+    load: str
+    #: Agents answer with boxes.
+    boxes: bool = False
+    #: Its samples are images, so that they are asked about in smaller chunks.
+    images: bool = False
+
+
+#: Modules load when a recipe names them.
 KINDS = {
-    "table": ("table", "TableConfig", "load_table"),
-    "voc": ("voc", "VocConfig", "load_voc"),
-    "coco": ("coco", "CocoConfig", "load_coco"),
-    "cifar10": ("cifar10", "Cifar10Config", "load_cifar10"),
-    "chexpert": ("chexpert", "ChexpertConfig", "load_chexpert"),
-    "mimic4": ("mimic4.reader", "Mimic4Config", "load_mimic4"),
+    "table": Kind("table", "TableConfig", "load_table"),
+    "voc": Kind("voc", "VocConfig", "load_voc", boxes=True, images=True),
+    "coco": Kind("coco", "CocoConfig", "load_coco", boxes=True, images=True),
+    "cifar10": Kind("cifar10", "Cifar10Config", "load_cifar10", images=True),
+    "chexpert": Kind("chexpert", "ChexpertConfig", "load_chexpert", images=True),
+    "mimic4": Kind("mimic4.reader", "Mimic4Config", "load_mimic4"),
 }
 
 
 def dataset_config_class(kind: str) -> type[Strict]:
     """The configuration class of a kind of dataset."""
-    module, name, _ = KINDS[kind]
-    return getattr(import_module(f".{module}", __package__), name)
+    found = KINDS[kind]
+    return getattr(import_module(f".{found.module}", __package__), found.config)
 
 
 def load_dataset(config: Strict, name: str) -> Dataset:
@@ -33,5 +47,5 @@ def load_dataset(config: Strict, name: str) -> Dataset:
     Raises:
         DataError: a file cannot be read, or does not hold what the recipe says; the message names it.
     """
-    module, _, function = KINDS[config.kind]
-    return getattr(import_module(f".{module}", __package__), function)(config, name)
+    found = KINDS[config.kind]
+    return getattr(import_module(f".{found.module}", __package__), found.load)(config, name)

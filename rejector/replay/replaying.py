@@ -120,6 +120,12 @@ def replay(
     if not 0 < level < 1:
         raise UsageError(f"level {level:g}", hint="between 0 and 1, such as 0.95")
     _, facts, frame = read_log(log).one_run(run)
+    if "policy" in facts:
+        raise UsageError(
+            f"these decisions are of a {facts['policy']} policy, which may ask several agents",
+            where=log,
+            hint="what a policy would have cost its cache says: l2d evaluate POLICY",
+        )
     decisions = Decisions(facts, frame)
     cost, predicted = decisions.cost, decisions.predicted
     known = 0

@@ -62,7 +62,7 @@ class RejectorInput:
     """What a rejector looks at: which columns of a cache these are, and how they become numbers.
 
     Attributes:
-        name: out of data.schema.INPUT_COLUMNS.
+        name: out of data.cache.schema.INPUT_COLUMNS.
         made: what ``CacheRecord.inputs`` says of it.
     """
 

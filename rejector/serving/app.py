@@ -15,10 +15,12 @@ from fastapi.responses import Response
 
 from l2d.data.errors import DataError, L2DError, UsageError, nearest
 from l2d.rejector.serving import messages
-from l2d.rejector.serving.router import UnknownDecision
+from l2d.rejector.serving.open_decisions import OutOfTurn
+from l2d.rejector.serving.outcomes import UnknownDecision, number
 from l2d.rejector.serving.service import Busy, Service
 
 BODY_SECONDS = 10.0  # that a client has to send a body
+STATUS: dict[type[L2DError], int] = {UnknownDecision: 404, OutOfTurn: 409, DataError: 422}  # others: 400
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -64,7 +66,7 @@ def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 2
                 error = {"what": str(busy), "where": path, "next": "try again in a second"}
                 response = _error(503, error, {"Retry-After": "1"})
             except L2DError as error:
-                status = 404 if isinstance(error, UnknownDecision) else 422 if isinstance(error, DataError) else 400
+                status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 400)
                 response = _error(
                     status, {"what": error.what, "where": str(error.where or path), "next": error.hint or ""}
                 )
@@ -87,6 +89,17 @@ def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 2
         reason = _flag(asked, "reason")
         decisions = await service.decide(rows, **_limits(asked))
         return _found({"decisions": [decision.to_json(reason=reason) for decision in decisions]})
+
+    async def go_on(request: Request) -> Response:
+        asked = await _json(request, max_body, ("id", "answer", "agent", "sure", "paid", "reason"), ("id", "answer"))
+        if not isinstance(asked["id"], str):
+            raise Refused(422, "`id` is a text", where="id", hint="give the id that a decision came with")
+        said = {name: number(asked.get(name), name) for name in ("sure", "paid")}
+        if said["sure"] is not None and said["sure"] > 1:
+            raise UsageError(f"sure is {said['sure']:g}", where="sure", hint="from 0 to 1")
+        reason, agent = _flag(asked, "reason"), _text(asked, "agent")
+        decision = service.next(asked["id"], asked["answer"], agent, **said)
+        return _found(decision.to_json(reason=reason))
 
     async def feedback(request: Request) -> Response:
         asked = await _json(request, max_body, ("id", "cost", "paid", "seconds"), ("id",))
@@ -123,6 +136,7 @@ def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 2
     for path, handler, methods, shown in (
         ("/route", route, ["POST"], messages.ROUTE),
         ("/route/batch", route_batch, ["POST"], messages.BATCH),
+        ("/next", go_on, ["POST"], messages.NEXT),
         ("/feedback", feedback, ["POST"], messages.FEEDBACK),
         ("/health", health, ["GET"], messages.HEALTH),
         ("/metrics", metrics, ["GET"], messages.METRICS),

@@ -28,7 +28,7 @@ from l2d.data.cache import store
 from l2d.data.cache.journal import Journal, left_behind
 from l2d.data.errors import UsageError
 from l2d.rejector.serving import reading
-from l2d.rejector.serving.record import DECISION, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS
+from l2d.rejector.serving.record import DECISION, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS, STEP
 
 ROLL = 20_000  # lines, after which a journal becomes a part
 SYNC_SECONDS = 1.0
@@ -83,6 +83,11 @@ class DecisionLog:
         with self._lock:
             self._append(record)
             self.outcomes += 1
+
+    def step(self, identity: str, record: dict[str, Any]) -> None:
+        """Append where a decision stands after an answer."""
+        with self._lock:
+            self._append({"kind": STEP, "id": identity, "time": _now(), **record})
 
     def inputs(self, statistics: dict[str, Any]) -> None:
         """Append sums over the features of some inputs."""

@@ -29,6 +29,11 @@ _DECISION: dict[str, Any] = {
         "propensity": {"type": "number", "description": "Probability with which this agent was to be chosen."},
         "explored": {"type": "boolean", "description": "Drawn at random."},
         "reason": {"type": "string"},
+        "done": {"type": "boolean", "description": "Of a policy that may ask several agents: the decision is made."},
+        "asked": {"type": "array", "items": {"type": "string"}, "description": "Of a policy: who has answered."},
+        "answer": {"description": "Of a policy: the answer, once the decision is made; null: none is given."},
+        "answered_by": {"type": ["string", "null"], "description": "The agent whose it is, or how several make it."},
+        "expected_cost": {"type": ["number", "null"], "description": "Of the answer, or of all that follows."},
     },
 }
 _ERROR: dict[str, Any] = {
@@ -40,6 +45,8 @@ _ERROR: dict[str, Any] = {
 _REFUSALS = {
     400: "Not JSON, or an argument is wrong.",
     401: "No key.",
+    404: "No such decision.",
+    409: "Another agent is asked now, or none.",
     413: "The body is too large.",
     422: "A column or value cannot be used.",
     503: "Busy: try again.",
@@ -71,6 +78,19 @@ BATCH = _shown(
     {"type": "object", "properties": {"decisions": {"type": "array", "items": _DECISION}}},
     {"inputs": {"type": "array", "items": _INPUT, "minItems": 1}, **_LIMITS},
     ("inputs",),
+)
+NEXT = _shown(
+    "An agent's answer: whom a policy asks next, or what it answers",
+    _DECISION,
+    {
+        "id": {"type": "string", "description": "Of the decision."},
+        "answer": {"description": "A class, class probabilities, a number, or `cla` and `reg`; null: there is none."},
+        "agent": {"type": "string", "description": "Whose answer it is: the same twice changes nothing."},
+        "sure": {"type": "number", "minimum": 0, "maximum": 1, "description": "How sure the agent says it is."},
+        "paid": {"type": "number", "minimum": 0, "description": "Price of the answer, in money."},
+        "reason": _LIMITS["reason"],
+    },
+    ("id", "answer"),
 )
 FEEDBACK = _shown(
     "What the answer of a decision cost",

@@ -24,6 +24,7 @@ class Metrics:
         self.requests = Counter("l2d_requests", "Requests answered.", ["path", "status"], registry=registry)
         self.decisions = Counter("l2d_decisions", "Decisions, by the agent chosen.", ["agent"], registry=registry)
         self.explored = Counter("l2d_explored", "Decisions drawn at random.", registry=registry)
+        self.steps = Counter("l2d_answers", "Answers of agents that a policy went on with.", registry=registry)
         self.feedback = Counter("l2d_feedback", "Outcomes of decisions.", registry=registry)
         self.reloads = Counter("l2d_reloads", "Times that the run was opened again.", registry=registry)
         self.waiting = Gauge("l2d_waiting", "Requests in the queue.", registry=registry)
@@ -50,6 +51,11 @@ class Metrics:
             self.deciding.observe(decision.seconds)
             if decision.explored:
                 self.explored.inc()
+
+    def stepped(self, decision: Decision) -> None:
+        """Count an answer that a policy went on with."""
+        self.steps.inc()
+        self.deciding.observe(decision.seconds)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request."""

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from l2d.data.cache import store
 from l2d.data.cache.journal import lines_of
 from l2d.data.errors import DataError, UsageError
-from l2d.rejector.serving.record import DECISION, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS, SCHEMA
+from l2d.rejector.serving.record import DECISION, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS, SCHEMA, STEP
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,16 @@ class Log:
         )
         found = self.records.filter(pl.col("kind") == DECISION).unique("id", keep="first", maintain_order=True)
         return found.drop("cost", "paid").join(outcomes, on="id", how="left").sort("time", maintain_order=True)
+
+    @cached_property
+    def steps(self) -> pl.DataFrame:
+        """A row an answer to a decision of a policy that may ask several agents, oldest first."""
+        found = self.records.filter(pl.col("kind") == STEP).unique(
+            ["id", "step", "replied"], keep="last", maintain_order=True
+        )
+        columns = ("id", "time", "run", "step", "replied", "silent", "sure", "paid", "asked", "agent", "answered_by",
+                   "expected", "answer")  # fmt: skip
+        return found.sort("time", maintain_order=True).select(columns)
 
     @cached_property
     def inputs(self) -> pl.DataFrame:

@@ -2,7 +2,8 @@
 
 ``decision``: who could be asked about an input, their scores, who was chosen and with what probability. ``outcome``:
 what the answer of a decision turned out to cost. ``inputs``: sums over the features of some hundred inputs, which tell
-of drift and of no single input. No input is kept unless that is asked for: digests tell equal ones.
+of drift and of no single input. ``step``: where a decision of a policy that may ask several agents stands after an
+answer. No input is kept unless that is asked for: digests tell equal ones.
 """
 
 from __future__ import annotations
@@ -35,7 +36,15 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "sums": pl.List(pl.Float64),
     "squares": pl.List(pl.Float64),
     "outside": pl.List(pl.Int64),  # beyond the range of training
+    "step": pl.Int32,  # of a policy that may ask several agents: how many have answered
+    "asked": pl.List(pl.Int32),  # which have, in order; `agent` is to be asked next, null: the decision is made
+    "replied": pl.Int32,  # the agent that was asked before
+    "silent": pl.Boolean,  # it had no answer
+    "sure": pl.Float64,  # it says it is
+    "answered_by": pl.String,  # once the decision is made: an agent, or how answers were combined
+    "expected": pl.Float64,  # cost of that, or of asking and all that follows
+    "answer": pl.String,  # as JSON, if inputs are asked for
 }
-DECISION, OUTCOME, INPUTS = "decision", "outcome", "inputs"
+DECISION, OUTCOME, INPUTS, STEP = "decision", "outcome", "inputs", "step"
 
 PARTS, JOURNALS, RUNS = "parts", "journals", "runs"

@@ -19,6 +19,7 @@ from l2d.rejector.served import Served, open_served
 from l2d.rejector.serving.decision import Decision, Reasons
 from l2d.rejector.serving.encoding import RowEncoder
 from l2d.rejector.serving.log import DecisionLog, FeatureSums
+from l2d.rejector.serving.outcomes import write_outcome
 
 if TYPE_CHECKING:
     from l2d.rejector.runs.elsewhere import Beta
@@ -145,15 +146,22 @@ class Router:
             UsageError: there is no log, or no such decision, or no such task, or a value is no cost.
         """
         identity = decision if isinstance(decision, str) else decision.id
-        if self.log is None:
-            raise UsageError("this router has no log", hint="load_router(run, log=FOLDER)")
-        if identity is None or not self.log.knows(identity):
-            raise UnknownDecision(
-                f"there is no decision {str(identity)[:80]!r}",
-                where=self.log.path,
-                hint="give the `id` that a decision came with, of this log",
-            )
-        self.log.outcome(identity, self._weighted(cost), paid=_cost(paid, "paid"), seconds=_cost(seconds, "seconds"))
+        write_outcome(self.log, identity, cost, self.run.facts["point"]["weights"], paid=paid, seconds=seconds)
+
+    def next(
+        self, decision: Decision, answer: Any, *, sure: float | None = None, paid: float | None = None
+    ) -> Decision:
+        """Go on with an agent's answer, where a policy may ask several; see
+        :meth:`l2d.rejector.serving.asking.PolicyRouter.next`.
+
+        Raises:
+            UsageError: this router decides by a run alone, which asks one agent an input.
+        """
+        raise UsageError(
+            "a run asks one agent, and its answer is the last word",
+            hint="open a policy that may ask several: l2d policy RUN --ask cascade --save FOLDER; where the agent "
+            "is down, the next one is in `ranked`",
+        )
 
     def close(self) -> None:
         """Write down what is left; the log has to be closed by itself."""
@@ -251,6 +259,11 @@ class Router:
     def _logged(self, decision: Decision, row: Row, name: str | None) -> Decision:
         assert self.log is not None
         assert self._sums is not None
+        self._sums.add(decision.features)
+        return replace(decision, id=self.log.decided(self._record(decision, row, name)))
+
+    def _record(self, decision: Decision, row: Row, name: str | None) -> dict[str, Any]:
+        assert self.log is not None
         plain = row.tolist() if isinstance(row, np.ndarray) else row
         text = json.dumps(plain, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
         record: dict[str, Any] = {
@@ -272,8 +285,7 @@ class Router:
             record |= {"shadow_run": self.shadow.run.digest, "shadow": self._silent(row, available)}
         if self.log.keep_inputs:
             record["row"] = text
-        self._sums.add(decision.features)
-        return replace(decision, id=self.log.decided(record))
+        return record
 
     def _silent(self, row: Row, available: list[str]) -> int | None:
         """What the shadow would have chosen of agents that both know and that could be asked."""
@@ -296,43 +308,15 @@ class Router:
             "cost": point.get("cost"),
             "costs": self.run.costs,
             "guard": self.run.guard,
+            "calibration": self.run.calibration and self.run.calibration.facts(self.agents),
             "weights_digest": self.run.facts["digests"][WEIGHTS_FILE],
         }
-
-    def _weighted(self, cost: float | Mapping[str, float] | None) -> float | None:
-        if not isinstance(cost, Mapping):
-            return _cost(cost, "cost")
-        weights = self.run.facts["point"]["weights"]
-        total = 0.0
-        for task, value in cost.items():
-            if task not in weights:
-                raise UsageError(f"cost: there is no task {task!r}", hint=nearest(task, weights))
-            one = _cost(value, f"cost of {task}")
-            if one is None:
-                raise UsageError(f"cost of {task} is missing", hint="give a number, or leave out `cost`")
-            total += weights[task] * one
-        missing = [task for task, weight in weights.items() if weight and task not in cost]
-        if missing:
-            raise UsageError(f"cost: nothing is said of {', '.join(missing)}", hint="give every task that has a weight")
-        return total
-
-
-class UnknownDecision(UsageError):
-    """An outcome is of a decision that the log does not have."""
-
-
-def _cost(value: float | None, what: str) -> float | None:
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise UsageError(f"{what} is {str(value)[:40]}", hint="a finite number, 0 or more")
-    return float(value)
 
 
 def load_router(
     run: Any,
     *,
-    policy: Path | str | None = None,
+    policy: Any = None,
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     explore: float = 0.0,
@@ -340,15 +324,17 @@ def load_router(
     log: DecisionLog | Path | str | None = None,
     keep_inputs: bool = False,
     shadow: Any = None,
+    calibration: Path | str | None = None,
 ) -> Router:
-    """A run ready to decide about single inputs.
+    """A run, or a saved policy that may ask several agents, ready to decide about single inputs.
 
     Runs of method ``best`` and of networks ``linear`` and ``mlp`` at their own setting load no torch. A decision has
     the bits that ``l2d route`` gives the same row of a file.
 
     Args:
-        run: a run, or its folder.
-        policy: a file of ``l2d policy --save``: allocates by its prices.
+        run: a run, or its folder; or the folder of a policy (``l2d policy --ask cascade --save``), or one that
+            :func:`l2d.load_policy` opened: it says whom to ask, and :meth:`Router.next` whom to ask after each answer.
+        policy: such a policy, of this run; or a file of ``l2d policy --save``: allocates by its prices.
         beta, weights: query costs and task weights in place of the run's, where its scores are costs.
         explore: share of the decisions that are drawn at random, each agent that can be asked being as likely as the
             others; what is drawn is never beyond a cap.
@@ -356,13 +342,36 @@ def load_router(
         log: a folder, in which decisions and outcomes are written down.
         keep_inputs: write inputs down too.
         shadow: a second run, which decides silently; its choices are logged.
+        calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
 
     Raises:
         UsageError: there is no run or several, or an argument is wrong.
         CorruptPart: the run is damaged.
     """
+    from l2d.rejector.serving.asking import PolicyRouter, names_policy, open_policy
+
+    if names_policy(run if policy is None else policy):
+        if explore or shadow is not None:
+            raise UsageError(
+                "a policy that asks several agents is neither drawn at random nor shadowed",
+                hint="explore, or have a shadow, with a run",
+            )
+        if calibration is not None:
+            raise UsageError(
+                "a policy that asks several agents was made of the costs as they were predicted",
+                hint="leave out the calibration, or load the run",
+            )
+        if beta is not None or weights is not None:
+            raise UsageError("a policy has the setting that it was made at", hint="make it at this one: l2d policy")
+        work, path = open_policy(run, policy)
+        own = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
+        return PolicyRouter(work, path, log=own)
     served = open_served(
-        one_run(_folder(run)), policy=None if policy is None else Path(policy), beta=beta, weights=weights
+        one_run(_folder(run)),
+        policy=None if policy is None else Path(policy),
+        beta=beta,
+        weights=weights,
+        calibration=None if calibration is None else Path(calibration),
     )
     if shadow is not None and log is None:
         raise UsageError("a shadow decides silently: without a log it is not heard", hint="give log as well")

@@ -8,9 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from l2d.rejector.serving.asking import PolicyRouter
 from l2d.rejector.serving.decision import Decision
 from l2d.rejector.serving.log import DecisionLog
 from l2d.rejector.serving.metrics import Metrics
+from l2d.rejector.serving.open_decisions import OpenDecisions
 from l2d.rejector.serving.router import Router, Row
 
 AT_ONCE = 16  # inputs of a batch, between which others get their turn
@@ -52,6 +54,7 @@ class Service:
         self._open, self.log, self.timeout = open_router, log, timeout
         self.router = open_router()
         self.metrics = Metrics(self.router.agents)
+        self.open = OpenDecisions()
         self.started = time.time()
         self._queue: asyncio.Queue[Job] = asyncio.Queue(queue)
         self._worker: asyncio.Task[None] | None = None
@@ -96,6 +99,12 @@ class Service:
             raise Busy(f"{self._queue.maxsize} requests wait already") from None
         return await job.done
 
+    def next(self, identity: str, answer: Any, agent: str | None, **said: Any) -> Decision:
+        """Go on with a decision of a policy; see :meth:`OpenDecisions.next`."""
+        found = self.open.next(identity, answer, agent, **said)
+        self.metrics.stepped(found)
+        return found
+
     async def reload(self) -> Router:
         """Open the run again. Requests go on being answered, by the old one until the new one is ready."""
         async with self._reloading:
@@ -139,4 +148,7 @@ class Service:
                 found += [router.decide(one, **job.options) for one in encoded[start : start + AT_ONCE]]
                 await asyncio.sleep(0)
         self.metrics.decided(found)
+        if isinstance(router, PolicyRouter):
+            for decision in found:
+                self.open.add(router, decision)
         return found

@@ -6,6 +6,9 @@ import pytest
 from conftest import Workshop, refused
 from recipes import RECIPE
 
+from l2d.cache_builder import agents
+from l2d.cache_builder.recipe import _paths_of
+from l2d.data import sources
 from l2d.data.errors import AgentFailure, DataError, UsageError
 
 
@@ -36,7 +39,7 @@ TEXTS = {
     "list of kinds": ('kind = "column"', 'kind = ["column"]', "kind"),
     "duplicate names": ('name = "cheap"', 'name = "expert"', "two agents are called 'expert'"),
     "name with a line break": ('name = "cheap"', 'name = "che\\nap"', "name", "can be printed"),
-    "no answer": ('prob = "risk_bad"\nreg = "stay_bad"', "", "give cla, prob or reg", "(model)"),
+    "no answer": ('prob = "risk_bad"\nreg = "stay_bad"', "", "give cla, prob, reg or text", "(model)"),
     "no probabilities": ('prob = "risk_bad"', "prob = []", "prob"),
     "cost without target": ('target_reg = "stay"', "", "target_reg"),
     "fractions": ('{ stratify = ["died"] }', "{ train = 0.9 }", "must be 1"),
@@ -128,3 +131,17 @@ def test_a_target_that_is_no_cache_is_left_alone(workshop, out):
     refused(lambda: workshop.build(RECIPE, out=out), UsageError)
     refused(lambda: workshop.build(RECIPE, out=out, overwrite=True), UsageError)
     assert [file.name for file in (workshop.folder / "full").iterdir()] == ["thesis.doc"]
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (sources.dataset_config_class("chexpert"), {"path", "image_features"}),
+        (sources.dataset_config_class("mimic4"), {"path", "ccs"}),
+        (agents.config_class("torchvision_detector"), {"weights", "expected"}),
+        (agents.config_class("python"), {"file", "path", "expected"}),
+        (agents.config_class("column"), set()),
+    ],
+)
+def test_keys_that_are_files_are_relative_to_the_recipe(config, expected):
+    assert set(_paths_of(config)) == expected

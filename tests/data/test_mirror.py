@@ -197,6 +197,25 @@ def test_a_copy_that_is_damaged_or_lacks_what_it_says_is_fetched_again(folder, r
     assert CostCache(URL).samples(1, ["split"]).equals(CostCache(folder / "cache").samples(1, ["split"]))
 
 
+def test_what_threads_note_of_copies_is_written_and_gone_through_under_the_lock(folder, read):
+    cache = CostCache(URL)
+    lock, seen = cache.mirror._lock, set()
+
+    class Guarded(dict):
+        def _held(self, what, *given):
+            assert lock._is_owned(), what
+            seen.add(what)
+            return getattr(dict, what)(self, *given)
+
+    for what in ("__setitem__", "__iter__", "pop"):
+        setattr(Guarded, what, lambda self, *given, what=what: self._held(what, *given))
+    cache.mirror._known = Guarded(cache.mirror._known)
+    for _ in range(2):  # fetched, then found to be there
+        cache.mirror.bring((part, None) for part in cache.parts() if "samples" in str(part))
+    cache.mirror.drop(next(iter(cache.parts())))
+    assert seen == {"__setitem__", "__iter__", "pop"}
+
+
 def test_what_has_been_pushed_since_is_not_mixed_with_what_was_read_before(folder, read, tmp_path):
     assert CostCache(URL).verify() == 28
     shutil.copytree(folder, tmp_path / "other", ignore=shutil.ignore_patterns("cache", "run"))

@@ -26,13 +26,17 @@ def test_everything_on_the_page_runs(patient_runs, tmp_path, monkeypatch, l2d):
     (tmp_path / "runs").mkdir()
     shutil.copytree(patient_runs / "best", tmp_path / "runs" / "best")
     monkeypatch.chdir(tmp_path)
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    alone, several = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
     told: dict = {}
     with redirect_stdout(io.StringIO()) as printed:
-        exec(block, told)
+        exec(alone, told)
     assert told["decision"].reason in printed.getvalue()
     (decided,) = library.read_log("decisions").decisions.to_dicts()
     assert (decided["id"], decided["took"]) == (told["decision"].id, 2.5)
+
+    exec(several, later := {"l2d": library})
+    assert later["decision"].answered_by
+    assert library.read_log("answers").steps.height == len(later["decision"].asked)
 
     rows = pl.read_parquet(patient_runs / "patients.parquet").to_dicts()
     shutil.rmtree("decisions")
@@ -43,9 +47,13 @@ def test_everything_on_the_page_runs(patient_runs, tmp_path, monkeypatch, l2d):
     router.log.close()
     served: list = []
     monkeypatch.setattr("l2d.rejector.serving.server.serve", lambda run, **options: served.append((run, options)))
-    assert [command[0] for command in COMMANDS] == ["serve", "replay", "watch"]
+    assert [command[0] for command in COMMANDS] == ["serve", "replay", "watch", "recalibrate", "serve", "watch"]
     for command in COMMANDS:
         code, _, err = l2d(*command)
+        if "--calibration" in command and command[0] == "watch":  # nothing was decided by it, as serve is not run here
+            assert "no decision of that run" in err
+            continue
         assert code == 0, err
-    ((run, options),) = served
+    assert served[1][1]["calibration"] == Path("calibration.toml")
+    run, options = served[0]
     assert (run, options["log"], options["explore"]) == (Path("runs/best"), Path("decisions"), 0.02)

@@ -133,7 +133,7 @@ def test_what_is_counted_and_shown(client):
     health = client.get("/health").json()
     assert (health["status"], health["columns"]) == ("ok", ["x1", "x2", "ward"])
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/route", "/route/batch", "/feedback", "/health", "/metrics", "/reload"}
+    assert set(paths) == {"/route", "/route/batch", "/next", "/feedback", "/health", "/metrics", "/reload"}
     assert paths["/route"]["post"]["requestBody"]["content"]["application/json"]["schema"]["required"] == ["input"]
     assert client.get("/docs").status_code == 200
 

@@ -12,7 +12,7 @@ from small import World, differences
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("check", "kills"), [(kill_forked, 60), (kill_real, 10)])
+@pytest.mark.parametrize(("check", "kills"), [(kill_forked, 20), (kill_real, 6)])
 def test_a_killed_build_goes_on_and_ends_as_if_undisturbed(check, kills):
     outcome = check(kills)
     assert not outcome.problems, outcome.shown()

@@ -17,10 +17,9 @@ from l2d.cache_builder.importing.source import (
     Source,
     need,
     relative,
-    toml_list,
-    toml_text,
 )
 from l2d.data.errors import DataError, UsageError, nearest
+from l2d.data.toml import toml_list, toml_text
 
 
 class Answers:

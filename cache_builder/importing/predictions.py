@@ -12,8 +12,9 @@ from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.entries import Answers, fill, key_lines, unknown_agent
 from l2d.cache_builder.importing.paid import paid_of
 from l2d.cache_builder.importing.samples import Say, dataset_lines, known_afterwards, made_of_classes, read_samples
-from l2d.cache_builder.importing.source import Source, holes, need, some, toml_list, toml_text
+from l2d.cache_builder.importing.source import Source, holes, need, some
 from l2d.data.errors import DataError, UsageError
+from l2d.data.toml import toml_list, toml_text
 
 #: Names that a column is known by when the command names none.
 LABELS = ("label", "answer", "prediction", "cla", "class", "pred", "vote")

@@ -10,7 +10,7 @@ import polars as pl
 
 from l2d.cache_builder.agents._answer_file import as_text, together
 from l2d.cache_builder.agents._answer_folders import joined, read_parts
-from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
+from l2d.cache_builder.importing.source import Source, need, relative, some
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.cells import first_true
@@ -21,6 +21,7 @@ from l2d.data.samples.splits import split_column
 from l2d.data.sources.text_table import FORMATS as TABLES
 from l2d.data.sources.text_table import TEXT_FORMATS as TEXTS
 from l2d.data.sources.text_table import read_table
+from l2d.data.toml import toml_list, toml_text
 
 Say = Callable[[str], None]
 CHUNK_BY_DEFAULT, LARGE_CHUNK = BuildConfig().chunk_size, 65_536

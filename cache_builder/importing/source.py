@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import overload
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.data.errors import UsageError, nearest
+from l2d.data.toml import toml_text
 
 #: Names that a column is known by when the command names none.
 ANNOTATORS = (
@@ -147,13 +147,3 @@ def some(names: list[str], most: int = 8) -> str:
 def relative(path: Path, folder: Path) -> str:
     """A path as seen from a folder, as a TOML string."""
     return toml_text(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
-
-
-def toml_text(value: str) -> str:
-    """A TOML string."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def toml_list(values: list[str]) -> str:
-    """A TOML list of strings."""
-    return f"[{', '.join(toml_text(value) for value in values)}]"

@@ -95,7 +95,7 @@ class PolicyDecision(Decision):
 
 
 class PolicyRouter(Router):
-    """Decides by a saved policy; see :func:`l2d.rejector.serving.router.load_router`. Safe to use from several threads.
+    """Decides by a saved policy; see :func:`l2d.rejector.serving.opening.load_router`. Safe to use from threads.
 
     Attributes:
         work: the policy.

@@ -7,22 +7,18 @@ import json
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from l2d.data.errors import DataError, UsageError, nearest
-from l2d.rejector.runs.files import WEIGHTS_FILE, one_run
-from l2d.rejector.served import Served, open_served
+from l2d.rejector.runs.files import WEIGHTS_FILE
+from l2d.rejector.served import Served
 from l2d.rejector.serving.decision import Decision, Reasons
 from l2d.rejector.serving.encoding import RowEncoder
-from l2d.rejector.serving.guarding import LiveGuard, guard_of
+from l2d.rejector.serving.guarding import LiveGuard
 from l2d.rejector.serving.log import DecisionLog, FeatureSums
 from l2d.rejector.serving.outcomes import write_outcome
-
-if TYPE_CHECKING:
-    from l2d.rejector.runs.elsewhere import Beta
 
 Row = Mapping[str, Any] | str | np.ndarray
 
@@ -30,7 +26,7 @@ _as_text = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False, sep
 
 
 class Router:
-    """Decides which agent to ask about each input; see :func:`load_router`.
+    """Decides which agent to ask about each input; see :func:`l2d.rejector.serving.opening.load_router`.
 
     Attributes:
         run: what it decides with.
@@ -324,69 +320,6 @@ class Router:
             "cost": point.get("cost"),
             "costs": self.run.costs,
             "guard": self.run.guard,
+            "calibration": self.run.calibration and self.run.calibration.facts(self.agents),
             "weights_digest": self.run.facts["digests"][WEIGHTS_FILE],
         }
-
-
-def load_router(
-    run: Any,
-    *,
-    policy: Any = None,
-    beta: Beta | None = None,
-    weights: dict[str, float] | None = None,
-    explore: float = 0.0,
-    seed: int | None = None,
-    log: DecisionLog | Path | str | None = None,
-    keep_inputs: bool = False,
-    shadow: Any = None,
-    guard: float | None = None,
-) -> Router:
-    """A run, or a saved policy that may ask several agents, ready to decide about single inputs.
-
-    Runs of method ``best`` and of networks ``linear`` and ``mlp`` at their own setting load no torch. A decision has
-    the bits that ``l2d route`` gives the same row of a file.
-
-    Args:
-        run: a run, or its folder; or the folder of a policy (``l2d policy --ask cascade --save``), or one that
-            :func:`l2d.load_policy` opened: it says whom to ask, and :meth:`Router.next` whom to ask after each answer.
-        policy: such a policy, of this run; or a file of ``l2d policy --save``: allocates by its prices.
-        beta, weights: query costs and task weights in place of the run's, where its scores are costs.
-        explore: share of the decisions that are drawn at random, each agent that can be asked being as likely as the
-            others; what is drawn is never beyond a cap.
-        seed: of what is drawn.
-        log: a folder, in which decisions and outcomes are written down.
-        keep_inputs: write inputs down too.
-        shadow: a second run, which decides silently; its choices are logged.
-        guard: fall back to the best constant agent when outcomes say that choosing costs more; this is the chance that
-            it ever does so wrongly, such as 0.01. Needs ``log`` and ``explore``.
-
-    Raises:
-        UsageError: there is no run or several, or an argument is wrong.
-        CorruptPart: the run is damaged.
-    """
-    from l2d.rejector.serving.asking import PolicyRouter, names_policy, open_policy
-
-    if names_policy(run if policy is None else policy):
-        if explore or shadow is not None or guard is not None:
-            raise UsageError(
-                "a policy that asks several agents is neither drawn at random nor shadowed nor guarded",
-                hint="explore, or have a shadow or a guard, with a run",
-            )
-        if beta is not None or weights is not None:
-            raise UsageError("a policy has the setting that it was made at", hint="make it at this one: l2d policy")
-        work, path = open_policy(run, policy)
-        own = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
-        return PolicyRouter(work, path, log=own)
-    served = open_served(
-        one_run(_folder(run)), policy=None if policy is None else Path(policy), beta=beta, weights=weights
-    )
-    if shadow is not None and log is None:
-        raise UsageError("a shadow decides silently: without a log it is not heard", hint="give log as well")
-    book = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
-    silent = None if shadow is None else load_router(shadow)
-    watching = None if guard is None else guard_of(served, one_run(_folder(run)), book, explore=explore, alpha=guard)
-    return Router(served, explore=explore, seed=seed, log=book, shadow=silent, guard=watching)
-
-
-def _folder(run: Any) -> Path:
-    return Path(getattr(run, "path", run))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from l2d.data.errors import L2DError, UsageError
 from l2d.rejector.serving.log import DecisionLog
-from l2d.rejector.serving.router import Router, load_router
+from l2d.rejector.serving.opening import load_router
+from l2d.rejector.serving.router import Router
 
 if TYPE_CHECKING:
     import uvicorn
@@ -47,6 +48,7 @@ def serve(
     policy: Path | str | None = None,
     shadow: Any = None,
     guard: float | None = None,
+    calibration: Path | str | None = None,
     queue: int = 256,
     timeout: float = 2.0,
     max_body: int = 1 << 20,
@@ -59,7 +61,8 @@ def serve(
         run: a run, or its folder; or the folder of a policy that may ask several agents.
         host: to listen on; another than the machine itself takes a key.
         port: 0 for one that is free.
-        log, keep_inputs, explore, seed, policy, shadow, guard: see :func:`l2d.rejector.serving.router.load_router`.
+        log, keep_inputs, explore, seed, policy, shadow, guard, calibration: see
+            :func:`l2d.rejector.serving.opening.load_router`.
         queue: requests that may wait.
         timeout: seconds that one may wait.
         max_body: bytes of a request.
@@ -87,7 +90,16 @@ def serve(
     book = None if log is None else DecisionLog(log, keep_inputs=keep_inputs)
 
     def open_router() -> Router:
-        router = load_router(run, policy=policy, explore=explore, seed=seed, log=book, shadow=shadow, guard=guard)
+        router = load_router(
+            run,
+            policy=policy,
+            explore=explore,
+            seed=seed,
+            log=book,
+            shadow=shadow,
+            guard=guard,
+            calibration=calibration,
+        )
         if router.guard is not None:
             router.guard.say = tell
             if router.guard.fallen is not None:

@@ -23,7 +23,7 @@ import numpy as np
 from small import Outcome, reference, scratch
 
 CLIENTS = 4
-WARM = ["l2d.rejector.serving.server", "l2d.rejector.serving.app", "l2d.rejector.serving.router", "uvicorn", "uvloop",
+WARM = ["l2d.rejector.serving.server", "l2d.rejector.serving.app", "l2d.rejector.serving.opening", "uvicorn", "uvloop",
         "httptools", "safetensors.numpy", "fastapi.openapi.utils", "l2d.rejector.scoring"]  # fmt: skip
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
     from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
+    from l2d.rejector.at_work import add_agent as add_agent
     from l2d.rejector.at_work import export as export
     from l2d.rejector.at_work import policy as policy
     from l2d.rejector.at_work import route as route
@@ -76,7 +77,7 @@ _NAMES = {
     ),
     "l2d.data.library": ("audit", "describe", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
-    "l2d.rejector.at_work": ("export", "policy", "route", "worth"),
+    "l2d.rejector.at_work": ("add_agent", "export", "policy", "route", "worth"),
     "l2d.rejector.decisions.online": ("load_policy",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from l2d.rejector.library import sweep as sweep
     from l2d.rejector.library import theory as theory
     from l2d.rejector.library import train as train
+    from l2d.rejector.recalibration.recalibrating import recalibrate as recalibrate
     from l2d.rejector.replay.replaying import replay as replay
     from l2d.rejector.serving.log import DecisionLog as DecisionLog
     from l2d.rejector.serving.reading import read_log as read_log
@@ -88,6 +89,7 @@ _NAMES = {
         "theory",
         "train",
     ),
+    "l2d.rejector.recalibration.recalibrating": ("recalibrate",),
     "l2d.rejector.replay.replaying": ("replay",),
     "l2d.rejector.serving.log": ("DecisionLog",),
     "l2d.rejector.serving.reading": ("read_log",),

@@ -17,7 +17,7 @@ from l2d.data.terminal.command import Command, closed
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
 from l2d.rejector.commands.judge import choose, evaluate, report, theory, worth
-from l2d.rejector.commands.live import replay, serve, watch
+from l2d.rejector.commands.live import recalibrate, replay, serve, watch
 from l2d.rejector.commands.query import query
 from l2d.rejector.commands.train import sweep, train
 from l2d.rejector.commands.work import export, policy, route
@@ -125,7 +125,7 @@ PANELS = {
         "query": query,
     },
     "Put to work": {"route": route, "policy": policy, "export": export},
-    "At work": {"serve": serve, "replay": replay, "watch": watch},
+    "At work": {"serve": serve, "replay": replay, "watch": watch, "recalibrate": recalibrate},
 }
 PRACTICE = {"prompts": prompts, "digits": digits, "photos": photos, "mimic": mimic}
 

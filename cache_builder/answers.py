@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from l2d.data.cache.columns import dense_array, dense_matrix, number_column, numbers, texts_column
+from l2d.data.cache.columns import dense_array, dense_matrix, number_column, numbers, text_values, texts_column
 from l2d.data.cache.schema import NO_ANSWER
 from l2d.data.errors import AgentFailure
 from l2d.data.samples.boxes import LARGEST, Boxes
@@ -35,6 +35,7 @@ class Answers:
     cla: np.ndarray | None = None  # class index, int (n,)
     prob: np.ndarray | None = None  # class probabilities, float (n, classes)
     reg: np.ndarray | None = None  # value in the target's unit, float (n,)
+    text: np.ndarray | None = None  # an answered text, str or None where there is none, (n,)
     boxes: Boxes | None = None  # detections on n images
     features: np.ndarray | None = None  # float (n, width)
     seconds: np.ndarray | None = None  # how long each answer took, float (n,), NaN where that is not known
@@ -59,6 +60,7 @@ class Answers:
             cla=np.zeros(1, np.int32) if "cla" in wanted else None,
             prob=np.full((1, num_classes), 1 / num_classes, np.float32) if "cla" in wanted else None,
             reg=np.zeros(1, np.float32) if "reg" in wanted else None,
+            text=np.array([None], dtype=object) if "text" in wanted else None,
             boxes=Boxes.empty(1) if "boxes" in wanted else None,
             failure=np.array([reason], dtype=object),
         )
@@ -100,6 +102,10 @@ class Answers:
             if len(np.shape(found[name])) != np.ndim(blanks[name]) + 1 or len(found[name]) != count:
                 return self
             missing |= np.isnan(found[name]).reshape(count, -1).all(axis=1)
+        if self.text is not None and "text" in wanted:
+            if len(self.text) != count:
+                return self
+            missing |= np.array([said is None or said != said for said in self.text])  # NaN, as pandas has it
         if self.failure is not None:
             if len(self.failure) != count:
                 return self
@@ -120,7 +126,8 @@ class Answers:
         return Answers(**{**rest, **found, "failure": reasons})
 
     def __len__(self) -> int:
-        return next(len(v) for v in (self.cla, self.prob, self.reg, self.boxes, self.failure) if v is not None)
+        given = (self.cla, self.prob, self.reg, self.text, self.boxes, self.failure)
+        return next(len(values) for values in given if values is not None)
 
     def rows(self, part: slice) -> Answers:
         """The answers of some samples."""
@@ -132,25 +139,19 @@ class Answers:
         Args:
             agent: name, for messages.
             ids: of the samples that were asked about.
-            wanted: what has to be answered, out of ``cla``, ``reg``, ``boxes`` and ``features``.
+            wanted: what has to be answered, out of ``cla``, ``reg``, ``text``, ``boxes`` and ``features``.
 
         Raises:
             AgentFailure: something wanted is missing, the shape is wrong, a value is not finite, a class is unknown,
                 probabilities or scores are outside [0, 1] or the former do not sum to 1, or a box's corners are the
                 wrong way round. Names agent and first sample.
         """
-        if "cla" in wanted and self.cla is None and self.prob is None:
-            where = f"the batch from sample {ids[0]!r}"
-            raise AgentFailure(f"agent {agent!r} gave no class", where=where, hint="it must answer `cla` or `prob`")
-        if "reg" in wanted and self.reg is None:
-            where = f"the batch from sample {ids[0]!r}"
-            raise AgentFailure(f"agent {agent!r} gave no value", where=where, hint="it must answer `reg`")
-        if "boxes" in wanted and self.boxes is None:
-            where = f"the batch from sample {ids[0]!r}"
-            raise AgentFailure(f"agent {agent!r} gave no detections", where=where, hint="it must answer `boxes`")
-        if "features" in wanted and self.features is None:
-            where = f"the batch from sample {ids[0]!r}"
-            raise AgentFailure(f"agent {agent!r} gave no features", where=where, hint="it must answer `features`")
+        for name, what in (("cla", "class"), ("reg", "value"), ("text", "text"), ("boxes", "detections"),
+                           ("features", "features")):  # fmt: skip
+            if name in wanted and getattr(self, name) is None and not (name == "cla" and self.prob is not None):
+                keys = "`cla` or `prob`" if name == "cla" else f"`{name}`"
+                where, hint = f"the batch from sample {ids[0]!r}", f"it must answer {keys}"
+                raise AgentFailure(f"agent {agent!r} gave no {what}", where=where, hint=hint)
         check = _Checker(agent, ids)
         prob = cla = reg = features = None
         if self.prob is not None:
@@ -166,6 +167,8 @@ class Answers:
             with np.errstate(over="ignore"):  # what overflows is refused in the next line
                 reg = check.finite("reg", self.reg, (len(ids),)).astype(np.float32)
             check.all("reg", np.isfinite(reg), self.reg, "does not fit a 32-bit float")
+        if self.text is not None:
+            check.texts(self.text, self.is_failure)
         if self.boxes is not None:
             check.boxes(self.boxes, num_classes)
         if "features" in wanted:
@@ -182,6 +185,7 @@ class Answers:
             cla=None if cla is None else cla.astype(np.int32),
             prob=None if prob is None else prob.astype(np.float32),
             reg=reg,
+            text=None if self.text is None else _objects(self.text),
             boxes=self.boxes,
             features=features,
             failure=self.failure,
@@ -198,6 +202,9 @@ class Answers:
             columns["pred_prob"] = dense_array(self.prob, mask)
         if self.reg is not None:
             columns["pred_reg"] = number_column(self.reg.astype(np.float32, copy=False), mask)
+        if self.text is not None:
+            said = [None if gone else text for text, gone in zip(self.text.tolist(), missing, strict=True)]
+            columns["pred_text"] = texts_column(said)
         if self.boxes is not None:
             columns["pred_boxes"] = self.boxes.to_arrow(mask)
         if self.features is not None:
@@ -227,7 +234,7 @@ class Answers:
         answered = [part for part in parts if not part.is_failure.all()] or parts
         if all(part.boxes is not None for part in parts):
             joined["boxes"] = Boxes.concatenate([part.boxes for part in parts])
-        for name in ("cla", "prob", "reg", "features", *NOTES):
+        for name in ("cla", "prob", "reg", "text", "features", *NOTES):
             given = [getattr(part, name) for part in answered]
             if all(values is not None for values in given):
                 blank = np.zeros_like(given[0][:1])  # stands where a failed part has nothing of this kind
@@ -243,10 +250,16 @@ class Answers:
         return cls(**joined)
 
 
+def _objects(values: Any) -> np.ndarray:
+    """Texts, (n,) of objects, whatever sequence they come in."""
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
 _COLUMNS = (
     ("cla", "pred_cla", numbers),
     ("prob", "pred_prob", dense_matrix),
     ("reg", "pred_reg", numbers),
+    ("text", "pred_text", text_values),
     ("boxes", "pred_boxes", Boxes.from_arrow),
     ("features", "features", dense_matrix),
     *((name, name, lambda column: column.to_numpy()) for name in NOTES),
@@ -303,6 +316,18 @@ class _Checker:
             if not good.all():
                 at = int(good.argmin())
                 self._refuse(int(boxes.image[at]), name, values[at].tolist(), what)
+
+    def texts(self, texts: Any, failed: np.ndarray) -> None:
+        """Every answered text is one, where the agent has not failed."""
+        if isinstance(texts, str) or np.ndim(_objects(texts)) != 1 or len(texts) != len(self.ids):
+            raise AgentFailure(
+                f"agent {self.agent!r} answered `text` with {len(texts)} texts, expected {len(self.ids)}",
+                where=f"the batch from sample {self.ids[0]!r} to {self.ids[-1]!r}",
+                hint="it must answer every sample of the batch once, in order",
+            )
+        for row, text in enumerate(texts):
+            if not isinstance(text, str) and not failed[row]:
+                self._refuse(row, "text", repr(text), "is not a text")
 
     def all(self, name: str, good: np.ndarray, values: np.ndarray, what: str) -> None:
         if not good.all():

@@ -80,6 +80,9 @@ def import_tables(
     ] = None,
     target: Annotated[str | None, typer.Option(help="Column of FEATURES: the true class.")] = None,
     target_reg: Annotated[str | None, typer.Option(help="Column of FEATURES: the true number.")] = None,
+    target_text: Annotated[
+        str | None, typer.Option(help="Column of FEATURES: the true answers, a text or a list of texts.")
+    ] = None,
     annotator: Annotated[str | None, typer.Option(help="Column of ANSWERS that says whose a row is.")] = None,
     agents: Annotated[str | None, typer.Option(help="Agents with columns of their own, by commas.")] = None,
     cla: Annotated[str | None, typer.Option(help="Column of answered classes; {} is an agent's name.")] = None,
@@ -88,6 +91,11 @@ def import_tables(
     ] = None,
     normalise: Annotated[bool, typer.Option("--normalise", help="Divide probabilities by their sum.")] = False,
     reg: Annotated[str | None, typer.Option(help="Column of answered numbers, or of scores.")] = None,
+    answer: Annotated[str | None, typer.Option(help="Column of answered texts.")] = None,
+    abstains: Annotated[
+        list[str] | None,
+        typer.Option(help='A text that says the question has no answer, "" the empty cell; may be repeated.'),
+    ] = None,
     scale: Annotated[str, typer.Option(metavar="WORST,BEST", help="Lowest and highest score.")] = "0,1",
     paid: Annotated[str | None, typer.Option(help="Column of ANSWERS: what each answer cost.")] = None,
     unit_paid: Annotated[str | None, typer.Option(help="Unit of --paid and --prices, such as USD.")] = None,
@@ -216,7 +224,8 @@ def import_tables(
         raise UsageError(f"--scale {scale}", hint="the worst and the best score, such as --scale 0,100")
     source = Source(
         files[0], files[-1], id_column or "", answers_id=answers_id, ids=ids and ids.value, target=target,
-        target_reg=target_reg, annotator=annotator, agents=values(agents, str, "--agents") if agents else [],
+        target_reg=target_reg, target_text=target_text, answer=answer, abstains=abstains or [], annotator=annotator,
+        agents=values(agents, str, "--agents") if agents else [],
         cla=cla, prob=values(prob, str, "--prob") if prob and "," in prob else prob, normalise=normalise, reg=reg,
         scale=(bounds[0], bounds[1]), paid=paid, unit_paid=unit_paid, prices=prices, per=per,
         repeats=repeats.value, model=model,

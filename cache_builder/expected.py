@@ -28,7 +28,7 @@ def compare_expected(asker: Asker, dataset: Dataset, file: Path) -> None:
     Args:
         file: for boxes a file as ``kind = "detections"`` reads it; else a table with the column ``id`` or
             ``sample_id`` (or the dataset's own), and ``cla`` (class names), ``prob`` (of the second of two classes),
-            ``prob_CLASS`` for each class, ``reg``.
+            ``prob_CLASS`` for each class, ``reg``, ``text``.
 
     Raises:
         DataError: it cannot be read, or does not fit the dataset.
@@ -43,19 +43,21 @@ def compare_expected(asker: Asker, dataset: Dataset, file: Path) -> None:
     if column is None:
         raise DataError("has no column with sample ids", where=file, hint=f"call it {' or '.join(IDS)}")
     positions = {name: position for position, name in enumerate(dataset.ids)}
-    names = {"cla", "prob", "reg", *(f"prob_{name}" for name in dataset.classes)} & set(table.columns)
+    names = {"cla", "prob", "reg", "text", *(f"prob_{name}" for name in dataset.classes)} & set(table.columns)
     if not names:
         raise DataError(
-            "has no expected answers", where=file, hint="columns are cla, prob, prob_CLASS for each class, and reg"
+            "has no expected answers", where=file, hint="columns are cla, prob, prob_CLASS for each class, reg and text"
         )
     rows = table.table
-    expected = {name: table.numbers(name, rows) for name in names - {"cla"}}
+    expected = {name: table.numbers(name, rows) for name in names - {"cla", "text"}}
     for row, sample in enumerate(rows[column].to_list()):
         if sample not in positions:
             raise DataError(f"{column} is {sample!r}, which is not a sample", where=table.where(rows[ROW][row]))
         at = positions[sample]
         answers = asker.ask(range(at, at + 1), {})
         found = {} if answers.reg is None else {"reg": float(answers.reg[0])}
+        if "text" in names and answers.text is not None and rows["text"][row] not in (None, answers.text[0]):
+            raise _other(asker, sample, "text", repr(answers.text[0]), repr(rows["text"][row]))
         if dataset.classes and (answers.cla is not None or answers.prob is not None):
             probabilities = answers.probabilities(len(dataset.classes))[0]
             found |= {f"prob_{name}": float(p) for name, p in zip(dataset.classes, probabilities, strict=True)}

@@ -32,7 +32,7 @@ def prepare(
         raise UsageError("this is a file", where=out, hint="give a folder as --out")
     dataset = load_dataset(recipe.dataset, recipe.name) if dataset is None else dataset
     for task in recipe.costs.tasks:
-        if task in ("cla", "reg") and "boxes" not in recipe.costs.wanted and getattr(dataset, f"target_{task}") is None:
+        if task != "map" and "boxes" not in recipe.costs.wanted and getattr(dataset, f"target_{task}") is None:
             raise UsageError(
                 f"[costs.{task}]: a dataset of kind {recipe.dataset.kind!r} has no target_{task}",
                 where=recipe.name,

@@ -75,7 +75,7 @@ class Recipe(BaseModel):
                 raise ValueError(f"two agents are called {name!r}: give each a name of its own")
         if self.agents[0].reference:
             raise ValueError(f"agent 0 ({names[0]!r}) is the model and cannot be a reference: put the model first")
-        for task in ("cla", "reg") if self.dataset.kind == "table" else ():
+        for task in ("cla", "reg", "text") if self.dataset.kind == "table" else ():
             has_target = getattr(self.dataset, f"target_{task}") is not None
             has_cost = getattr(self.costs, task) is not None
             if has_cost and not has_target:
@@ -110,7 +110,8 @@ class Recipe(BaseModel):
                 continue
             if task not in self.costs.tasks or "boxes" in self.costs.wanted:
                 raise ValueError(f"{key} of {agent.name!r}: there is no [costs.{task}] of answers that are no boxes")
-            if all(getattr(agent, f"{t}_from") or getattr(agent, f"{t}_cost") is not None for t in self.costs.tasks):
+            keys = {t: (getattr(agent, f"{t}_from"), getattr(agent, f"{t}_cost")) for t in ("cla", "reg")}
+            if all(keys.get(t, (None, None)) != (None, None) for t in self.costs.tasks):
                 raise ValueError(f"{agent.name!r} answers no task itself: leave one of its *_from and *_cost out")
             found = next((one for one in earlier if one.name == lender), None)
             if lender is not None and found is None:

@@ -30,6 +30,8 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
             columns[name] = number_column(values.astype(NUMBERS[schema.TARGET_TYPES[name]], copy=False))
     if batch.target_boxes is not None:
         columns["target_boxes"] = batch.target_boxes.to_arrow()
+    if batch.target_text is not None:
+        columns["target_text"] = batch.target_text.to_arrow().cast(schema.TEXTS)
     for name in dataset.keep:
         columns[name] = batch.columns[name].to_arrow()
     if batch.features is not None:

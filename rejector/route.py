@@ -34,6 +34,7 @@ class RouteReport(Shown):
 
     ``foreign``: in what the inputs are unlike training's, see :meth:`l2d.rejector.rows.foreign.Foreign.findings`.
     ``setting``: query costs and task weights where they are not the run's, and what the guard says there.
+    ``calibration``: what the file that corrects the predicted costs says of itself.
     """
 
     agents: list[str]
@@ -43,12 +44,14 @@ class RouteReport(Shown):
     unrouted: int = 0
     foreign: list[dict[str, Any]] = field(default_factory=list)
     setting: dict[str, Any] | None = None
+    calibration: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """``agents``: :meth:`rows`; and what else is known, ``unlike_training`` as in rows/foreign.py."""
         return {
             "samples": self.samples, "seconds": self.seconds, "ids": self.ids, "unrouted": self.unrouted,
             "agents": self.rows(), "unlike_training": self.foreign, "setting": self.setting,
+            "calibration": self.calibration,
         }  # fmt: skip
 
     @property
@@ -77,6 +80,7 @@ def route(
     without: Collection[str] = (),
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
+    calibration: Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
@@ -95,6 +99,7 @@ def route(
         without: agents that cannot be asked now; nothing goes to them.
         beta, weights: query costs and task weights in place of the run's, where its scores are costs, see
             :func:`l2d.rejector.runs.elsewhere.at_setting`. A policy has its own.
+        calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
         overwrite: replace ``out`` if it is there.
         progress: called with the number of inputs (None where that is not known); returns a function to be told of
             inputs done.
@@ -118,7 +123,7 @@ def route(
             hint="make it at those: l2d policy RUN --beta … --save FILE",
         )
     started = time.perf_counter()
-    opened = open_served(one_run(run), policy=policy, beta=beta, weights=weights)
+    opened = open_served(one_run(run), policy=policy, beta=beta, weights=weights, calibration=calibration)
     at_hand = _at_hand(opened.agents, without)
     width, looks_at = len(opened.mean), opened.looks_at
     inputs = open_inputs(
@@ -143,7 +148,8 @@ def route(
     *of_agents, unrouted = counts.tolist()
     found = foreign.findings(of_agents if opened.follows_scores and at_hand.all() and not unrouted else None)
     seconds = time.perf_counter() - started
-    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, unrouted, found, opened.setting)
+    advice = None if opened.calibration is None else opened.calibration.advice
+    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, unrouted, found, opened.setting, advice)
 
 
 def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:

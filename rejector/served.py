@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ import numpy as np
 
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.schema import text_file
-from l2d.data.errors import CorruptPart
+from l2d.data.errors import CorruptPart, UsageError
 from l2d.rejector.best.one_row import OneRow
 from l2d.rejector.best.scorer import PAID_MEAN, Scorer, model_of, weights_of
+from l2d.rejector.calibration import MAKE, Calibration, read_calibration
 from l2d.rejector.methods import GRID, METHODS
 from l2d.rejector.rows.unlabelled import InputRecord
 from l2d.rejector.runs.files import RUN_FILE, WEIGHTS_FILE, read_facts
@@ -52,10 +54,12 @@ class Served:
         setting: another setting than that of its files, for people; see :class:`l2d.rejector.route.RouteReport`.
         one: scores of one input.
         facts: of ``run.json``.
-        digest: SHA-256 of ``run.json``, which has those of the other files: the run, and no other.
+        digest: SHA-256 of ``run.json``, which has those of the other files: the run, and no other; of both where there
+            is a calibration or another setting.
         costs: whether scores are negated predicted total costs.
         guard: what the guard says; None without one.
         deviation: of training's features, (width,).
+        calibration: that corrects its predicted costs; None without one.
     """
 
     run_id: str
@@ -75,6 +79,7 @@ class Served:
     costs: bool = False
     guard: dict[str, Any] | None = None
     deviation: np.ndarray | None = None
+    calibration: Calibration | None = None
 
 
 def highest(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
@@ -83,7 +88,12 @@ def highest(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
 
 
 def open_served(
-    path: Path, *, policy: Path | None = None, beta: Beta | None = None, weights: dict[str, float] | None = None
+    path: Path,
+    *,
+    policy: Path | None = None,
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    calibration: Path | None = None,
 ) -> Served:
     """A run ready to route.
 
@@ -91,11 +101,23 @@ def open_served(
         path: the run's folder.
         policy: a file that ``l2d policy`` saved: allocates by predicted cost plus price.
         beta, weights: another setting than the run's own.
+        calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
 
     Raises:
         CorruptPart: the run is damaged.
-        UsageError: it cannot route, or not at that setting; the policy is another run's.
+        UsageError: it cannot route, or not at that setting; the policy or the calibration is another run's, or the
+            calibration is out of date.
     """
+    if calibration is not None:
+        if policy is not None or beta is not None or weights is not None:
+            raise UsageError(
+                "--calibration with --policy, --beta or --lambda: it corrects the costs at the run's own setting",
+                where=calibration,
+                hint="give one of these",
+            )
+        found = read_calibration(calibration)
+        found.check(where=calibration)
+        return calibrated(open_served(path), found, calibration)
     if policy is None and beta is None and weights is None:
         facts = read_facts(path)
         if facts["point"]["method"] == "best" and "input" in facts:
@@ -103,6 +125,47 @@ def open_served(
         if _is_layers(facts) and "input" in facts:
             return _of_layers(path, facts)
     return _of_any(path, policy, beta, weights)
+
+
+def calibrated(run: Served, calibration: Calibration, where: Path | None = None) -> Served:
+    """A run whose predicted costs are corrected.
+
+    Raises:
+        UsageError: the calibration is of another run, or the run's scores are not costs.
+    """
+    if not run.costs:
+        raise UsageError(
+            f"the scores of run {run.run_id} are not predicted costs, so there is nothing to correct",
+            where=where,
+            hint="take a run of method best",
+        )
+    if run.digest != calibration.run:
+        raise UsageError(
+            f"this calibration is of run {calibration.run_id} ({calibration.run[:12]}), not of {run.run_id} "
+            f"({run.digest[:12]})",
+            where=where,
+            hint=MAKE,
+        )
+    agents, scores, one = run.agents, run.scores, run.one
+
+    def corrected(features: np.ndarray) -> np.ndarray:
+        return calibration.correct(scores(features), agents)
+
+    def corrected_one(row: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        found, paid = one(row)
+        return calibration.correct(found, agents), paid
+
+    guard = run.guard
+    if guard is not None and guard["holds"]:  # it sends every input to one agent: the best of the corrected means
+        guard = {**guard, "fallback": int(corrected(np.zeros((1, len(run.mean)), np.float32))[0].argmax())}
+    return replace(
+        run,
+        scores=corrected,
+        one=corrected_one,
+        guard=guard,
+        calibration=calibration,
+        digest=calibration.digest(agents),
+    )
 
 
 def _of_best(path: Path, facts: dict) -> Served:
@@ -183,8 +246,6 @@ def digest_of(path: Path) -> str:
 
 
 def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[str, float] | None) -> Served:
-    from dataclasses import replace
-
     import torch
 
     from l2d.rejector.losses import allocate
@@ -207,6 +268,13 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
             "lambda": dict(opened.point.weights.by_task),
             "guard": guard_in_words(opened),
         }
+
+    facts, digest = read_facts(path), digest_of(path)
+    own, costs = facts["point"], opened.point
+    here = {"query_costs": list(costs.query_costs), "weights": dict(costs.weights.by_task), "paid": costs.paid}
+    if any(own.get(name) != value for name, value in here.items()):  # decisions at another setting are not the run's
+        facts = {**facts, "point": {**own, **here}}
+        digest = hashlib.sha256(json.dumps([digest, here]).encode()).hexdigest()
 
     def parts(features: np.ndarray) -> list[np.ndarray]:
         return [features[start : start + rows_at_once] for start in range(0, len(features), rows_at_once)]
@@ -236,8 +304,8 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         follows_scores=rule is None and not opened.moved,
         setting=setting,
         one=lambda row: (scores(row[None])[0], None),
-        facts=read_facts(path),
-        digest=digest_of(path),
+        facts=facts,
+        digest=digest,
         costs=METHODS[opened.point.method].scores == "costs",
         guard=rejector.guard,
         deviation=np.asarray(rejector.state["feature_std"]) if "feature_std" in rejector.state else None,

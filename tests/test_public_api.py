@@ -24,7 +24,7 @@ NAMES = {
     "FingerprintMismatch", "IncompleteCache", "AgentFailure",
 }  # fmt: skip
 NAMES |= {"import_detections"}
-NAMES |= {"Router", "load_router", "DecisionLog", "read_log", "serve", "replay", "watch"}  # at work
+NAMES |= {"Router", "load_router", "DecisionLog", "read_log", "serve", "replay", "watch", "recalibrate"}  # at work
 
 
 def test_the_promised_names_are_these():

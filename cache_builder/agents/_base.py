@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, model_validator
 
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache.integrity import sha256_of
+from l2d.data.cache.schema import ids_digest
 from l2d.data.samples.dataset import Batch, Dataset
 from l2d.data.sources.table import Strict
 
@@ -72,7 +73,7 @@ class AgentConfig(Strict):
 
 
 #: Keys that came after caches had been built: part of an agent's fingerprint only where they are set.
-LATER_KEYS = ("features", "partial", "factory", "cla_from", "reg_from")
+LATER_KEYS = ("features", "partial", "factory", "cla_from", "reg_from", "text")
 
 
 class Agent(ABC):
@@ -85,7 +86,7 @@ class Agent(ABC):
         config: the agent's recipe entry.
     """
 
-    can_answer: ClassVar[tuple[str, ...]]  # what it can answer, out of cla, reg and boxes
+    can_answer: ClassVar[tuple[str, ...]]  # what it can answer, out of cla, reg, text and boxes
     can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
     repeats: ClassVar[bool] = False  # a frozen model: asked again it has to answer the same, in whatever batch
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
@@ -141,6 +142,11 @@ class Agent(ABC):
         unset = {name for name in LATER_KEYS if not getattr(self.config, name, None)}
         left_out = self.unfingerprinted | unset
         return {**self.config.model_dump(mode="json", exclude=left_out), **read}
+
+
+def texts_digest(texts: list[str | None]) -> str:
+    """SHA-256 of texts in order; a missing one is another than an empty one."""
+    return ids_digest(["" if text is None else f"={text}" for text in texts])
 
 
 def file_digest(path: Path) -> str:

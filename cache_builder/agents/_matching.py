@@ -20,7 +20,7 @@ from l2d.data.samples.cells import first_true
 IdRule = Literal["text", "number"]
 Repeats = Literal["refuse", "first", "last", "mean", "majority"]
 NUMBER = r"^[+-]?\d+(\.0*)?$"
-ANSWERS = ("cla", "prob", "reg")  # the others are notes
+ANSWERS = ("cla", "prob", "reg", "text")  # the others are notes
 
 
 def match_ids(
@@ -169,12 +169,13 @@ def one_row_each(
     A row in which the agent says nothing counts only where it is the sample's only one; so what is noted there, a
     price say, is not that of an answer in another row. With ``refuse`` rows may fill each other's gaps and not
     contradict each other. ``first`` and ``last`` take a row;
-    ``mean`` is that of numbers and probabilities; ``majority`` is that of classes, ties to the class that was answered
-    first, and the mean of numbers. What was paid and how long it took is then summed, since every answer took it.
+    ``mean`` is that of numbers and probabilities; ``majority`` is that of classes or texts, ties to the one that was
+    answered first, and the mean of numbers. What was paid and how long it took is then summed, since every answer took
+    it.
 
     Args:
         table: ``at`` (the sample's position), :data:`ROW`, and the answers, NaN where there are none: ``cla``,
-            ``prob_0`` …, ``reg``, ``paid``, ``seconds``.
+            ``prob_0`` …, ``reg``, ``paid``, ``seconds``; and ``text``, null where there is none.
         where: a row, for messages.
         name_of: a position's sample, for messages.
         whole: the file is this agent's alone.
@@ -185,7 +186,8 @@ def one_row_each(
     if not table["at"].is_duplicated().any():
         return table
     names = [name for name in table.columns if name not in ("at", ROW)]
-    table = table.sort(ROW).with_columns(pl.col(names).fill_nan(None))
+    numeric = [name for name in names if name != "text"]
+    table = table.sort(ROW).with_columns(pl.col(numeric).fill_nan(None))
     said = [name for name in names if name.partition("_")[0] in ANSWERS]
     answers = pl.any_horizontal(pl.col(said).is_not_null())
     table = table.filter(answers | ~answers.any().over("at"))
@@ -212,11 +214,11 @@ def one_row_each(
     elif repeats in ("first", "last"):
         found = table.unique("at", keep=repeats, maintain_order=True)
     else:
-        numbers = [name for name in said if name != "cla"]
+        numbers = [name for name in said if name not in ("cla", "text")]
         notes = [name for name in names if name not in said]
         counted = [pl.col(numbers).mean(), pl.col(ROW).first()]
         counted += [pl.when(pl.col(note).count() > 0).then(pl.col(note).sum()).alias(note) for note in notes]
-        if "cla" in said:
-            counted.append(pl.col("cla").drop_nulls().mode(maintain_order=True).first())
+        for name in {"cla", "text"} & set(said):
+            counted.append(pl.col(name).drop_nulls().mode(maintain_order=True).first())
         found = groups.agg(counted)
-    return found.with_columns(pl.col(names).fill_null(float("nan"))).select(table.columns)
+    return found.with_columns(pl.col(numeric).fill_null(float("nan"))).select(table.columns)

@@ -10,7 +10,7 @@ from l2d.cache_builder.agents._base import MOST_LETTERS
 from l2d.data.errors import UsageError
 
 HOLE = "{}"  # stands for the annotator's name in the names of a wide file's columns
-KEPT = ("file", "labels", "missing")  # keys whose values have no hole
+KEPT = ("file", "labels", "missing", "abstains")  # keys whose values have no hole
 
 
 def expand(entry: dict[str, Any], label: str) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def expand(entry: dict[str, Any], label: str) -> list[dict[str, Any]]:
         names = file.values(file.need(each, "each"))
     else:
         names = [str(one) for one in each]
-        if not any(HOLE in str(entry.get(key)) for key in ("cla", "prob", "reg")):
+        if not any(HOLE in str(entry.get(key)) for key in ("cla", "prob", "reg", "text")):
             raise UsageError(
                 "every annotator would have the same column", where=label, hint='say cla = "{}", where {} is the name'
             )

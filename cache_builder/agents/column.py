@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.agents._base import Agent, AgentConfig, texts_digest
 from l2d.cache_builder.answers import Answers
 from l2d.data.errors import AgentFailure, DataError
 from l2d.data.samples.dataset import Batch, Dataset
@@ -29,19 +29,21 @@ class ColumnConfig(AgentConfig):
     """SQL: probability of the second of two classes; or a list, one expression for each class."""
     reg: str | None = None
     """SQL: the number."""
+    text: str | None = None
+    """SQL: the text, where answers are texts."""
     partial: bool = False
     """Null means that there is no answer, instead of a wrong one."""
 
     @model_validator(mode="after")
     def _answers_something(self):
-        if self.cla is None and self.prob is None and self.reg is None:
-            raise ValueError("give cla, prob or reg")
+        if all(one is None for one in (self.cla, self.prob, self.reg, self.text)):
+            raise ValueError("give cla, prob, reg or text")
         return self
 
 
 class ColumnAgent(Agent):
     config: ColumnConfig
-    can_answer = ("cla", "reg")
+    can_answer = ("cla", "reg", "text")
     repeatable = True
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
@@ -64,6 +66,9 @@ class ColumnAgent(Agent):
                 self.answers.prob = np.stack(columns, axis=1)
             if config.reg is not None:
                 self.answers.reg = self._numbers(dataset, config.reg)
+            if config.text is not None:
+                said = evaluate(dataset.columns, config.text, pl.String)
+                self.answers.text = np.fromiter(said, dtype=object, count=len(said))
         except DataError as error:
             raise DataError(error.what, where=f"agent {config.name!r}", hint=error.hint) from error
 
@@ -94,4 +99,6 @@ class ColumnAgent(Agent):
         self.load(None, dataset, "cpu")
         given = [values for values in (self.answers.cla, self.answers.prob, self.answers.reg) if values is not None]
         content = hashlib.sha256(b"".join(np.ascontiguousarray(values).tobytes() for values in given))
+        if self.answers.text is not None:
+            content.update(texts_digest(self.answers.text.tolist()).encode())
         return {**super().fingerprint(dataset), "answers": content.hexdigest()[:16]}

@@ -33,6 +33,8 @@ from l2d.data.errors import AgentFailure, UsageError, nearest
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.dataset import Batch, Dataset
 
+KEYS = {"cla", "prob", "reg", "text", "boxes", "features", *NOTES}  # of what the function returns
+
 
 class PythonConfig(AgentConfig):
     """``kind = "python"``: ``file`` defines ``function(batch, **options)`` returning a dict of arrays.
@@ -41,13 +43,13 @@ class PythonConfig(AgentConfig):
     that is asked, and loads what takes time. The module is one that is installed, or lies beneath ``path`` (the
     recipe's folder). Files and modules may import others that lie beside them; these count as part of the agent.
 
-    ``batch`` is a :class:`l2d.data.samples.dataset.Batch`; the dict has ``cla`` or ``prob``, and ``reg``, as the tasks
-    require; or, for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,), "scores": (k,)}`` an image,
-    corners in pixels and labels as class indices, as positions in ``labels``, or as names. With ``features =
-    ["features"]`` it also has ``features`` (n, width), the rejector's input; ``["detections"]`` is the summary
-    of its boxes. ``seconds`` and ``paid`` (n,) say how long each answer took and what it cost. With ``partial = true``
-    the agent need not answer every sample: where a value is None or NaN (an image's ``boxes`` None) it has no answer
-    and is unavailable. The file is run, so treat it like any program: use only your own.
+    ``batch`` is a :class:`l2d.data.samples.dataset.Batch`; the dict has ``cla`` or ``prob``, ``reg``, and ``text`` (a
+    list of texts), as the tasks require; or, for images, ``boxes``: a list with one ``{"boxes": (k, 4), "labels": (k,),
+    "scores": (k,)}`` an image, corners in pixels and labels as class indices, as positions in ``labels``, or as names.
+    With ``features = ["features"]`` it also has ``features`` (n, width), the rejector's input; ``["detections"]`` is
+    the summary of its boxes. ``seconds`` and ``paid`` (n,) say how long each answer took and what it cost. With
+    ``partial = true`` the agent need not answer every sample: where a value is None or NaN (an image's ``boxes`` None)
+    it has no answer and is unavailable. The file is run, so treat it like any program: use only your own.
     """
 
     kind: Literal["python"]
@@ -86,10 +88,10 @@ class PythonConfig(AgentConfig):
 class PythonAgent(Agent):
     config: PythonConfig
     timed = True
-    can_answer = ("cla", "reg", "boxes")
+    can_answer = ("cla", "reg", "text", "boxes")
     can_show = ("features", "detections")
     unfingerprinted: ClassVar[set[str]] = Agent.unfingerprinted | {"path"}
-    reads = ("features", "tokens", "target_cla", "target_reg", "target_boxes", "images", "pixels")
+    reads = ("features", "tokens", "target_cla", "target_reg", "target_boxes", "target_text", "images", "pixels")
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         path = self.config.file
@@ -164,12 +166,12 @@ class PythonAgent(Agent):
     def ask(self, batch: Batch) -> Answers:
         with beside(self._folder):  # for imports inside the function
             found = self.function(batch)
-        if not isinstance(found, dict) or not found or set(found) - {"cla", "prob", "reg", "boxes", "features", *NOTES}:
+        if not isinstance(found, dict) or not found or set(found) - KEYS:
             shown = sorted(map(str, found)) if isinstance(found, dict) else type(found).__name__
             raise AgentFailure(
                 f"agent {self.config.name!r} returned {shown}",
                 where=f"the batch from sample {batch.ids[0]!r} to {batch.ids[-1]!r}",
-                hint="return a dict of cla, prob, reg, boxes, features",
+                hint="return a dict of cla, prob, reg, text, boxes, features",
             )
         if "boxes" in found:
             try:

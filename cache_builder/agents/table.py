@@ -12,7 +12,7 @@ import polars as pl
 from pydantic import Field, model_validator
 
 from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
-from l2d.cache_builder.agents._base import Agent, AgentConfig
+from l2d.cache_builder.agents._base import Agent, AgentConfig, texts_digest
 from l2d.cache_builder.agents._matching import IdRule, Repeats, match_ids, one_row_each
 from l2d.cache_builder.agents._tariff import Tariff
 from l2d.cache_builder.answers import Answers
@@ -59,6 +59,10 @@ class TableAnswersConfig(AgentConfig):
     """Column with the probability of the second of two classes; or a list, one column for each class."""
     reg: str | None = None
     """Column with the number."""
+    text: str | None = None
+    """Column with the text, where answers are texts."""
+    abstains: list[str] = []
+    """Texts that say that the question has no answer: `["unanswerable"]`; `""` is the empty cell."""
     seconds: str | None = None
     """Column: how long the answer took."""
     paid: str | Annotated[float, Field(ge=0, allow_inf_nan=False)] | Tariff | None = None
@@ -78,12 +82,15 @@ class TableAnswersConfig(AgentConfig):
 
     @model_validator(mode="after")
     def _answers_something(self):
-        if self.cla is None and self.prob is None and self.reg is None:
-            raise ValueError("give cla, prob or reg: the columns with the answers")
+        if all(one is None for one in (self.cla, self.prob, self.reg, self.text)):
+            raise ValueError("give cla, prob, reg or text: the columns with the answers")
+        if self.abstains and self.text is None:
+            raise ValueError("`abstains` needs `text`, the column with the texts")
         if self.who is not None and self.annotator is None:
             raise ValueError("`who` needs `annotator`, the column that it is a value of")
-        if self.repeats == "mean" and self.cla is not None:
-            raise ValueError('classes have no mean: repeats = "majority", "first" or "last"')
+        if self.repeats == "mean" and (self.cla or self.text) is not None:
+            what = "classes" if self.cla is not None else "texts"
+            raise ValueError(f'{what} have no mean: repeats = "majority", "first" or "last"')
         if self.normalise and not isinstance(self.prob, list):
             raise ValueError("`normalise` is for `prob` with a column for each class")
         return self
@@ -91,13 +98,13 @@ class TableAnswersConfig(AgentConfig):
 
 class TableAnswersAgent(Agent):
     config: TableAnswersConfig
-    can_answer = ("cla", "reg")
+    can_answer = ("cla", "reg", "text")
     repeatable = True
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """The whole file is read and checked, so that what is wrong with it is said at once."""
         config, where = self.config, f"agent {self.config.name!r}"
-        given = {"cla": config.cla or config.prob, "reg": config.reg}
+        given = {"cla": config.cla or config.prob, "reg": config.reg, "text": config.text}
         lacking = [task for task in tasks if not given.get(task)]
         if lacking:
             raise UsageError(
@@ -150,6 +157,8 @@ class TableAnswersAgent(Agent):
             columns["cla"] = self._classes(rows, dataset.classes)
         if config.prob is not None:
             columns |= {f"prob_{k}": one for k, one in enumerate(self._prob(rows, dataset.classes))}
+        if config.text is not None:
+            columns["text"] = self._texts(rows)
         for key in ("reg", "seconds", "paid"):
             if isinstance(getattr(config, key), str):
                 columns[key] = numbers(getattr(config, key), key)
@@ -174,6 +183,9 @@ class TableAnswersAgent(Agent):
         found = {key: spread(table[key].to_numpy()) for key in ("cla", "reg", "seconds", "paid") if key in table}
         if config.prob is not None:
             found["prob"] = spread(table.select(f"prob_{k}" for k in range(len(dataset.classes))).to_numpy())
+        if config.text is not None:
+            found["text"] = np.full(len(dataset), None, dtype=object)
+            found["text"][table["at"].to_numpy()] = np.fromiter(table["text"], dtype=object, count=len(table))
         return Answers(**found)
 
     def _own_rows(self, file: AnswerFile) -> pl.DataFrame:
@@ -230,6 +242,16 @@ class TableAnswersAgent(Agent):
         )
         return found.fill_null(float("nan")).to_numpy()
 
+    def _texts(self, rows: pl.DataFrame) -> pl.Series:
+        """The text of each row, null where there is none."""
+        said = self.file.text(self.file.need(self.config.text, "text"), rows)
+        if not self.config.abstains:
+            return said
+        silent = [text.strip() for text in self.config.abstains]
+        said = said.fill_null("") if "" in silent else said
+        none = pl.when(pl.first().is_in(silent)).then(pl.lit(""))
+        return said.to_frame().select(none.otherwise(pl.first())).to_series()
+
     def _prob(self, rows: pl.DataFrame, classes: tuple[str, ...]) -> list[np.ndarray]:
         """Probability of each class, (n,) each; NaN where a row has none.
 
@@ -274,8 +296,10 @@ class TableAnswersAgent(Agent):
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """The answers alone: the file may move, be written in another form, or gain annotators."""
-        given = [(name, values) for name, values in vars(self.answers).items() if values is not None]
+        given = [(n, v) for n, v in vars(self.answers).items() if v is not None and n != "text"]
         content = hashlib.sha256(b"".join(name.encode() + np.ascontiguousarray(v).tobytes() for name, v in given))
+        if self.answers.text is not None:
+            content.update(texts_digest(self.answers.text.tolist()).encode())
         lent = {f"{task}_from": name for task, name in self.lenders.items()}
         return {"kind": self.config.kind, "answers": content.hexdigest()[:16], **lent}
 

@@ -9,14 +9,16 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import polars as pl
 from pydantic import Field
 
 from l2d.cache_builder.answers import Answers
-from l2d.cache_builder.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
 from l2d.data.cache.schema import TASKS
+from l2d.data.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
 from l2d.data.measures import brier, smooth_l1
 from l2d.data.samples.dataset import Batch
 from l2d.data.sources.table import Strict
+from l2d.data.text_answers import agreements
 
 
 class ClassificationCost(Strict):
@@ -78,6 +80,25 @@ class RegressionCost(Strict):
         return (cost if self.clamp is None else np.minimum(cost, self.clamp)).astype(np.float32)
 
 
+class TextCost(Strict):
+    """``[costs.text]``, in [0, 1]: how far an answered text is from the nearest of the true ones.
+
+    * ``f1``: one minus the F1 of their words. ``exact_match``: 0 if they are equal, else 1.
+
+    Both as the SQuAD 2.0 evaluation script has them (Rajpurkar et al. 2016 and 2018): in small letters, without ASCII
+    punctuation and the words *a*, *an*, *the*. Where a question has no true answer, the empty text costs 0 and any
+    other 1.
+    """
+
+    kind: Literal["f1", "exact_match"] = "f1"
+    """Which cost, see above."""
+
+    def compute(self, answers: Answers, target: pl.Series) -> np.ndarray:
+        """Cost of each answer: float32 (n,), from answered texts and lists of true ones, n each."""
+        assert answers.text is not None  # it was wanted, and answers are checked
+        return (1.0 - agreements(answers.text.tolist(), target.to_list())[self.kind]).astype(np.float32)
+
+
 class CostConfig(Strict):
     """``[costs]``: one cost for each task the dataset has a target for."""
 
@@ -85,11 +106,13 @@ class CostConfig(Strict):
     """Cost of the class, see below."""
     reg: RegressionCost | None = None
     """Cost of the number, see below."""
+    text: TextCost | None = None
+    """Cost of the text, see below."""
 
     @property
     def tasks(self) -> list[str]:
         """The tasks with a cost, in schema order."""
-        return [task for task in ("cla", "reg") if getattr(self, task) is not None]
+        return [task for task in TASKS if getattr(self, task, None) is not None]
 
     def describe(self) -> dict:
         """Plain values; their digest names the cost parts."""
@@ -113,6 +136,8 @@ class CostConfig(Strict):
             costs["cla"] = self.cla.compute(answers, batch.target_cla, num_classes)
         if self.reg is not None and batch.target_reg is not None and "reg" not in costs:
             costs["reg"] = self.reg.compute(answers, batch.target_reg)
+        if self.text is not None and batch.target_text is not None:
+            costs["text"] = self.text.compute(answers, batch.target_text)
         return {task: costs[task] for task in self.tasks}
 
 
@@ -129,7 +154,7 @@ class DetectionCosts(Strict):
     @property
     def tasks(self) -> list[str]:
         """The tasks with a cost, in schema order."""
-        return [task for task in TASKS if getattr(self, task) is not None]
+        return [task for task in TASKS if getattr(self, task, None) is not None]
 
     wanted: ClassVar[list[str]] = ["boxes"]
 

@@ -11,12 +11,13 @@ from l2d.cache_builder.agents._detection_files import DetectionFile, Found
 from l2d.cache_builder.agents.detections import DetectionsAgent
 from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.samples import Say
-from l2d.cache_builder.importing.source import relative, some, toml_list, toml_text
+from l2d.cache_builder.importing.source import relative, some
 from l2d.cache_builder.recipe import Recipe, parse_recipe
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources import load_dataset
 from l2d.data.sources.voc import SUFFIXES, VOC_CLASSES, parse_voc
+from l2d.data.toml import toml_list, toml_text
 
 TEST, VALIDATION = 0.4, 0.2  # shares of images that come without sets; the second is of what the first leaves
 LINE = DetectionsConfig.model_fields["line"].default

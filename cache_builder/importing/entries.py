@@ -17,10 +17,9 @@ from l2d.cache_builder.importing.source import (
     Source,
     need,
     relative,
-    toml_list,
-    toml_text,
 )
 from l2d.data.errors import DataError, UsageError, nearest
+from l2d.data.toml import toml_list, toml_text
 
 
 class Answers:
@@ -66,6 +65,8 @@ class Answers:
             lines.append(f"labels = {{ {pairs} }}")
         if source.missing:
             lines.append(f"missing = {toml_list(source.missing)}")
+        if source.abstains:
+            lines.append(f"abstains = {toml_list(source.abstains)}")
         if source.normalise:
             lines.append("normalise = true")
         if source.repeats != "refuse":
@@ -106,11 +107,10 @@ class Answers:
             return [f"{task}_from = {toml_text(self.source.lent[task])}"]
         if task in self.source.charged:
             return [f"{task}_cost = {self.source.charged[task]!r}"]
-        raise DataError(
-            f"{name} does not answer the task {task!r}",
-            where=self.source.answers,
-            hint=f"--{task}-from AGENT uses that one's answer, --{task}-cost NUMBER charges a cost",
-        )
+        hint = f"--{task}-from AGENT uses that one's answer, --{task}-cost NUMBER charges a cost"
+        if task == "text":
+            hint = "leave it out with --agents, or import without --target-text"
+        raise DataError(f"{name} does not answer the task {task!r}", where=self.source.answers, hint=hint)
 
 
 def key_lines(columns: dict[str, str | list[str]], name: str = HOLE) -> list[str]:

@@ -11,9 +11,10 @@ import polars as pl
 from l2d.cache_builder.agents._answer_file import AnswerFile
 from l2d.cache_builder.agents._tariff import Tariff, said
 from l2d.cache_builder.agents.annotators import HOLE
-from l2d.cache_builder.importing.source import Source, toml_text
+from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.importing.tariffs import read_tariffs
 from l2d.data.errors import UsageError
+from l2d.data.toml import toml_text
 
 PIPE = "{}|total_cost"  # RouterBench's column with what a model's answer cost
 DOLLARS = {"usd", "dollar", "dollars"}

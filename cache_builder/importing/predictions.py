@@ -12,16 +12,21 @@ from l2d.cache_builder.importing.draft import Draft
 from l2d.cache_builder.importing.entries import Answers, fill, key_lines, unknown_agent
 from l2d.cache_builder.importing.paid import paid_of
 from l2d.cache_builder.importing.samples import Say, dataset_lines, known_afterwards, made_of_classes, read_samples
-from l2d.cache_builder.importing.source import Source, holes, need, some, toml_list, toml_text
+from l2d.cache_builder.importing.source import Source, holes, need, some
 from l2d.data.errors import DataError, UsageError
+from l2d.data.toml import toml_list, toml_text
 
 #: Names that a column is known by when the command names none.
 LABELS = ("label", "answer", "prediction", "cla", "class", "pred", "vote")
 VALUES = ("value", "estimate", "reg", "answer", "prediction")
+TEXTS = ("answer", "prediction", "text", "response", "output", "prediction_text", "generated_answer", "generated_text")
+KNOWN = {"cla": LABELS, "reg": VALUES, "text": TEXTS}
+OPTIONS = {"cla": "--target", "reg": "--target-reg", "text": "--target-text"}
+ASKED = {"cla": "--cla", "prob": "--prob", "reg": "--reg", "text": "--answer"}
 
 
 def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft:
-    """A recipe for answers of several agents to a classification or regression task, or to both.
+    """A recipe for answers of several agents to a task of classes, of numbers or of texts, or to several of these.
 
     Args:
         folder: where the recipe will lie; paths are relative to it.
@@ -32,16 +37,16 @@ def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft
         UsageError: a column that the command names is not there.
         DataError: a file cannot be read, or it cannot be told what its columns are.
     """
-    if source.target is None and source.target_reg is None:
+    if not source.targets:
         raise UsageError(
             "where is the truth?",
             where=source.features,
-            hint="--target COLUMN (a class), --target-reg COLUMN (a number), or both",
+            hint="--target COLUMN (a class), --target-reg COLUMN (a number), --target-text COLUMN (texts), or several",
         )
     answers = Answers(source, say)
     table, made = read_samples(source, say, long=source.is_one_file and answers.annotator is not None)
-    for option, column in (("--target", source.target), ("--target-reg", source.target_reg)):
-        need(column, table.columns, option, source.features)
+    for task, column in source.targets.items():
+        need(column, table.columns, OPTIONS[task], source.features)
     if source.target is not None and table[source.target].dtype.is_float():
         values = table[source.target].drop_nulls()
         if (values != values.round(0)).any():
@@ -77,6 +82,8 @@ def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft
         ]
     if source.target_reg is not None:
         lines += ["", "[costs.reg]", 'kind = "smooth_l1"       # or "absolute", "squared"']
+    if source.target_text is not None:
+        lines += ["", "[costs.text]", 'kind = "f1"              # or "exact_match", both as SQuAD has them']
     blocks = _agent_blocks(
         source, answers, columns, names, folder, answers.id_rule(as_text(table[source.id]), say), say
     )
@@ -88,14 +95,14 @@ def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft
 
 def _of_answers(source: Source, answers: Answers, names: list[str], table: pl.DataFrame) -> dict[str, str]:
     """Columns of the samples that are known only once agents have answered -> why."""
-    taken = {source.id, source.target, source.target_reg}
+    taken = {source.id, *source.targets.values()}
     reason = "since it names agents, which is known only afterwards"
     found = dict.fromkeys(known_afterwards(table, names, taken), reason)
     name = source.answers.name
     reason = "of the agents" if source.is_one_file else f"since {name} has answers of that name"
     beside = answers.file.columns
     if source.is_one_file and answers.annotator is None:
-        patterns = [p for p in (source.cla, source.prob, source.reg) if isinstance(p, str)] or [HOLE]
+        patterns = [p for p in source.answered.values() if isinstance(p, str)] or [HOLE]
         patterns = [
             *patterns,
             *(source.prob if isinstance(source.prob, list) else []),
@@ -125,7 +132,7 @@ def _agent_blocks(
         if paid.column
         else ["price = 1.0             # relative: what asking one costs"]
     )
-    tasks = [task for task, target in (("cla", source.target), ("reg", source.target_reg)) if target is not None]
+    tasks = list(source.targets)
     lacking = {name: _unanswered(answers, columns, name, tasks) for name in names}
     if source.model is None and paid.tariffs is None and not any(lacking.values()):
         each = toml_text(answers.annotator) if answers.annotator is not None else toml_list(names)
@@ -165,21 +172,19 @@ def _long_columns(source: Source, answers: Answers, classes: list[str], say: Say
     file = answers.file
     rest = [name for name in file.columns if name not in (answers.id, answers.annotator, source.paid)]
     if source.is_one_file:
-        rest = [name for name in rest if name not in (source.target, source.target_reg, *source.columns)]
+        rest = [name for name in rest if name not in (*source.targets.values(), *source.columns)]
     found: dict[str, str | list[str]] = {}
-    for key, target, known in (("cla", source.target, LABELS), ("reg", source.target_reg, VALUES)):
-        if target is None:
-            continue
+    for key, target in source.targets.items():
         if key == "cla" and source.prob is not None and source.cla is None:
             found["prob"] = source.prob
             for column in [source.prob] if isinstance(source.prob, str) else source.prob:
                 need(column, rest, "--prob", file.path)
             continue
-        given: str | None = getattr(source, key)
-        if given is not None:
-            found[key] = need(given, rest, f"--{key}", file.path)
+        given = source.answered.get(key)
+        if isinstance(given, str):
+            found[key] = need(given, rest, ASKED[key], file.path)
             continue
-        guesses = [name for name in (target, *known) if name in rest and name not in found.values()]
+        guesses = [name for name in (target, *KNOWN[key]) if name in rest and name not in found.values()]
         free = [name for name in rest if name not in found.values()]
         chances = class_columns(rest, classes) if key == "cla" and not guesses else None
         if chances is not None:
@@ -190,9 +195,11 @@ def _long_columns(source: Source, answers: Answers, classes: list[str], say: Say
             raise DataError(
                 f"which column has the answers about {target!r}?",
                 where=file.path,
-                hint=f"--{key} one of {some(rest, 40)}"
+                hint=f"{ASKED[key]} one of {some(rest, 40)}"
                 + (
-                    f", or where no agent answers it: --{key}-from AGENT" if source.target and source.target_reg else ""
+                    f", or where no agent answers it: --{key}-from AGENT"
+                    if len(source.targets) > 1 and key != "text"
+                    else ""
                 ),
             )
     return found
@@ -219,25 +226,25 @@ def class_columns(columns: list[str], classes: list[str]) -> list[str] | None:
 def _wide_columns(source: Source, answers: Answers) -> tuple[dict[str, str | list[str]], list[str]]:
     """Patterns of a wide file's columns, and the agents' names in the file's order."""
     file = answers.file
-    patterns = {key: getattr(source, key) for key in ("cla", "prob", "reg") if getattr(source, key) is not None}
+    patterns = source.answered
     if not patterns:
-        if source.target is not None and source.target_reg is not None and not {**source.lent, **source.charged}:
+        if len(source.targets) > 1 and not {**source.lent, **source.charged}:
             raise DataError(
                 "which column has whose answers? None has the annotators",
                 where=file.path,
                 hint='--annotator COLUMN, or for a column an agent and task: --cla "{}_class" --reg "{}_days"',
             )
         stood_in = {**source.lent, **source.charged}
-        patterns = {"cla" if source.target is not None and "cla" not in stood_in else "reg": HOLE}
+        patterns = {next((task for task in source.targets if task not in stood_in), "reg"): HOLE}
     flat = [(key, one) for key, value in patterns.items() for one in ([value] if isinstance(value, str) else value)]
     for key, pattern in flat:
         if pattern.count(HOLE) != 1:
             raise UsageError(
-                f"--{key} {pattern}: no column of annotators, so `{{}}` has to stand for an agent's name",
+                f"{ASKED[key]} {pattern}: no column of annotators, so `{{}}` has to stand for an agent's name",
                 where=file.path,
-                hint=f'--{key} "{{}}_{pattern}", or --annotator COLUMN',
+                hint=f'{ASKED[key]} "{{}}_{pattern}", or --annotator COLUMN',
             )
-    skipped = {source.id, answers.id, source.target, source.target_reg, source.paid, "split"}
+    skipped = {source.id, answers.id, *source.targets.values(), source.paid, "split"}
     if source.is_one_file:
         skipped |= set(source.columns)
     free = [name for name in file.columns if name not in skipped]

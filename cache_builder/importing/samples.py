@@ -10,7 +10,7 @@ import polars as pl
 
 from l2d.cache_builder.agents._answer_file import as_text, together
 from l2d.cache_builder.agents._answer_folders import joined, read_parts
-from l2d.cache_builder.importing.source import Source, need, relative, some, toml_list, toml_text
+from l2d.cache_builder.importing.source import Source, need, relative, some
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.cells import first_true
@@ -21,6 +21,7 @@ from l2d.data.samples.splits import split_column
 from l2d.data.sources.text_table import FORMATS as TABLES
 from l2d.data.sources.text_table import TEXT_FORMATS as TEXTS
 from l2d.data.sources.text_table import read_table
+from l2d.data.toml import toml_list, toml_text
 
 Say = Callable[[str], None]
 CHUNK_BY_DEFAULT, LARGE_CHUNK = BuildConfig().chunk_size, 65_536
@@ -75,7 +76,7 @@ def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) 
     several = int(table[id_column].is_duplicated().sum())
     say(f"{path}: {several:,} of {len(table):,} rows share their {id_column} with another: merged to {len(differs):,}")
     varying = [name for name in comparable if differs[name].any()]
-    wanted = {source.target, source.target_reg, *source.columns}
+    wanted = {*source.targets.values(), *source.columns}
     read = {name for expression in source.text for name in [expression, *columns_of(expression)]}
     if long:
         left = [name for name in varying if name not in wanted | read]
@@ -165,7 +166,7 @@ def dataset_lines(
         unit_paid: what answers were paid in.
     """
     split = split_column(table)
-    taken = {source.id, source.target, source.target_reg, split}
+    taken = {source.id, *source.targets.values(), split}
     texts = [quoted_if_column(expression, table) for expression in source.text]
     read = {name for expression in texts for name in columns_of(expression)}
     for name in read:
@@ -214,6 +215,8 @@ def dataset_lines(
         lines.append(f"target_reg = {target_reg}")
     elif source.target_reg is not None:
         lines.append(f"target_reg = {toml_text(quoted(source.target_reg))}")
+    if source.target_text is not None:
+        lines.append(f"target_text = {toml_text(quoted(source.target_text))}")
     if features:
         lines += ["features = [", *(f"  {toml_text(feature)}," for feature in features), "]"]
     if texts:
@@ -228,6 +231,10 @@ def dataset_lines(
             )
             listed = f"{{ {', '.join(each)} }}"
         lines.append(f"text = {listed}      # words and lengths; [dataset.text.NAME] has settings")
+    shown = [text for text in source.text if text in table.columns][:1] if source.target_text is not None else []
+    if shown:
+        say(f"{shown[0]} is kept in the cache, as the answers are: reports and SQL show it")
+        lines.append(f"keep = {toml_list(shown)}      # copied into the cache, for reports and SQL")
     if split is not None:
         say(f"the column {split!r} says which split a sample is in")
         lines.append(f"split = {{ column = {toml_text(quoted(split))} }}")

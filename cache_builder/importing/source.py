@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import overload
 from l2d.cache_builder.agents._matching import IdRule, Repeats
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.data.errors import UsageError, nearest
+from l2d.data.toml import toml_text
 
 #: Names that a column is known by when the command names none.
 ANNOTATORS = (
@@ -34,10 +34,11 @@ class Source:
         together: columns that make the id together, whose name is then ``a/b``; both files have them.
         answers_id: column of ``answers`` with them; ``id`` if it is there.
         ids: how ids are compared, see :func:`l2d.cache_builder.agents._matching.match_ids`.
-        target, target_reg: columns of ``features`` with the truth.
+        target, target_reg, target_text: columns of ``features`` with the truth.
         annotator: column of a long file of answers that says whose they are.
-        cla, prob, reg: columns of ``answers``; of a wide file with ``{}`` for the agent's name. ``prob`` may be a
-            column for each class, in order.
+        cla, prob, reg, answer: columns of ``answers``; of a wide file with ``{}`` for the agent's name. ``prob`` may be
+            a column for each class, in order. ``answer`` has texts.
+        abstains: texts that say that a question has no answer.
         paid: column of ``answers`` with what an answer cost, in ``unit_paid``; None: a column of a known name.
         unit_paid: what that is in, such as ``USD``; None: what the column's name says.
         prices: a price list, see :func:`l2d.cache_builder.importing.tariffs.read_tariffs`.
@@ -64,12 +65,15 @@ class Source:
     together: list[str] = field(default_factory=list)
     target: str | None = None
     target_reg: str | None = None
+    target_text: str | None = None
     answers_id: str | None = None
     ids: IdRule | None = None
     annotator: str | None = None
     cla: str | None = None
     prob: str | list[str] | None = None
     reg: str | None = None
+    answer: str | None = None
+    abstains: list[str] = field(default_factory=list)
     paid: str | None = None
     unit_paid: str | None = None
     prices: Path | None = None
@@ -87,6 +91,18 @@ class Source:
     lent: dict[str, str] = field(default_factory=dict)
     charged: dict[str, float] = field(default_factory=dict)
     scale: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def targets(self) -> dict[str, str]:
+        """Task -> column with its truth."""
+        given = {"cla": self.target, "reg": self.target_reg, "text": self.target_text}
+        return {task: column for task, column in given.items() if column is not None}
+
+    @property
+    def answered(self) -> dict[str, str | list[str]]:
+        """Key of an agent -> column or columns with its answers, as far as the user says them."""
+        given = {"cla": self.cla, "prob": self.prob, "reg": self.reg, "text": self.answer}
+        return {key: columns for key, columns in given.items() if columns is not None}
 
     @property
     def is_one_file(self) -> bool:
@@ -131,13 +147,3 @@ def some(names: list[str], most: int = 8) -> str:
 def relative(path: Path, folder: Path) -> str:
     """A path as seen from a folder, as a TOML string."""
     return toml_text(Path(os.path.relpath(path.absolute(), folder.absolute())).as_posix())
-
-
-def toml_text(value: str) -> str:
-    """A TOML string."""
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def toml_list(values: list[str]) -> str:
-    """A TOML list of strings."""
-    return f"[{', '.join(toml_text(value) for value in values)}]"

@@ -76,6 +76,11 @@ def texts_column(values: list[str] | list[str | None]) -> pa.Array:
     return text_of_series(pl.Series(values, dtype=pl.String))
 
 
+def text_values(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """A column of texts, or of lists of texts, as an array of objects (n,), None where one is missing."""
+    return np.fromiter(column.to_pylist(), dtype=object, count=len(column))
+
+
 def text_of_series(series: pl.Series) -> pa.Array:
     """A polars column of text as Arrow's with offsets of 32 bits. Arrow's own cast would import its compute functions.
 

@@ -41,6 +41,11 @@ class Contents:
             raise _wrong("split", f"{unknown[0]!r} is not one of {', '.join(schema.SPLITS)}", where)
         self._check_class(table, "target_cla", where)
         self._check_finite(table, "target_reg", where)
+        if "target_text" in table.column_names:
+            if table["target_text"].type != schema.TEXTS or table["target_text"].null_count:
+                raise _wrong("target_text", "the true answers are not lists of texts", where)
+            if pc.list_flatten(table["target_text"]).null_count:
+                raise _wrong("target_text", "a true answer is not a text", where)
         made = self.record.inputs.get("features")
         if made is not None and made.get("agent") is None:  # an agent's own lie in its predictions
             self._check_dense(table, "features", made.get("width"), where)
@@ -65,6 +70,8 @@ class Contents:
         """
         self._check_class(table, "pred_cla", where)
         self._check_finite(table, "pred_reg", where)
+        if "pred_text" in table.column_names and not pa.types.is_string(table["pred_text"].type):
+            raise _wrong("pred_text", f"it is of type {table['pred_text'].type}", where)
         if "pred_prob" in table.column_names:
             self._check_dense(table, "pred_prob", len(self.record.classes), where)
 

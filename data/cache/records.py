@@ -33,7 +33,7 @@ Name = Annotated[str, Field(min_length=1, max_length=1 << 12)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, le=1 << 53)]
 Number = Annotated[float, Field(ge=0)]
-Task = Annotated[str, Field(pattern="^(cla|reg|map)$")]
+Task = Annotated[str, Field(pattern="^(cla|reg|map|text)$")]
 
 
 class _Encoded(TypedDict, total=False):
@@ -110,8 +110,7 @@ class CacheRecord:
     def cost_digest(self) -> str:
         """Names the cost parts: the cost table, and the targets the costs are taken against."""
         targets = [self.fingerprint.get(name) for name in ("target_cla", "target_reg")]
-        if "target_boxes" in self.fingerprint:
-            targets.append(self.fingerprint["target_boxes"])
+        targets += [self.fingerprint[name] for name in ("target_boxes", "target_text") if name in self.fingerprint]
         return schema.digest([self.costs, targets])
 
     def chunk_rows(self, chunk: int) -> range:

@@ -14,9 +14,9 @@
                                           rows, SHA-256 and skeleton digest of each part of a folder, once all are there
 
 A predictions part has the columns its agent answers: ``pred_cla`` (int32 class index), ``pred_prob`` (:func:`dense`,
-one number a class), ``pred_reg`` (float32), ``pred_boxes`` (:data:`BOXES`); and ``failure``, why there is no answer, or
-null, which is :data:`NO_ANSWER` where a partial agent is unavailable; where known ``seconds`` and ``paid`` (float64),
-how long the answer took and what it cost.
+one number a class), ``pred_reg`` (float32), ``pred_text`` (text), ``pred_boxes`` (:data:`BOXES`); and ``failure``, why
+there is no answer, or null, which is :data:`NO_ANSWER` where a partial agent is unavailable; where known ``seconds``
+and ``paid`` (float64), how long the answer took and what it cost.
 
 Names are computed, never listed. Chunk ``k`` holds the same samples in the same order for every agent. Costs are raw:
 ``beta`` and ``lambda`` are applied when the table is read. Costs stand apart from predictions so that another cost
@@ -42,8 +42,8 @@ SCHEMA_VERSION = 1
 LONGEST_FOLDER = 160  # letters of an agent's folder; file systems allow 255 bytes
 SPLITS = ("train", "validation", "test")
 
-#: The tasks a cost can belong to, in column order. `cla` and `reg` separate; `map` is the joint detection cost.
-TASKS = ("cla", "reg", "map")
+#: The tasks a cost can belong to, in column order. `map` is the joint detection cost; the others are separate.
+TASKS = ("cla", "reg", "map", "text")
 COST_COLUMNS = {task: f"cost_{task}" for task in TASKS}
 
 #: One list a sample of what was found (``pred_boxes``) or is there (``target_boxes``, score 1), see data.samples.boxes.
@@ -77,7 +77,9 @@ NO_ANSWER = "no answer"
 #: What a rejector can look at. Each is a column of that name, but for tokens: see :func:`token_column`.
 INPUT_COLUMNS = ("features", "tokens", "image")
 TOKEN_PREFIX = "tokens_"
-TARGET_TYPES = {"target_cla": pa.int32(), "target_reg": pa.float32(), "target_boxes": BOXES}
+#: The true answers of a question: a list of texts, empty where it has none.
+TEXTS = pa.list_(pa.field("item", pa.string()))
+TARGET_TYPES = {"target_cla": pa.int32(), "target_reg": pa.float32(), "target_boxes": BOXES, "target_text": TEXTS}
 
 
 def token_column(field: str) -> str:

@@ -27,7 +27,7 @@ from l2d.data.samples.tokens import FIELD_NAME, Tokens
 class Batch:
     """Consecutive samples handed to an agent.
 
-    ``target_cla`` and ``target_reg`` are there for simulated experts, whose competence is defined by the truth; a real
+    The targets are there for simulated experts, whose competence is defined by the truth; a real
     agent has no business reading them. ``answers`` holds the cached answers of the agents named in
     :attr:`Agent.needs`, as Parquet columns.
     """
@@ -39,6 +39,7 @@ class Batch:
     target_cla: np.ndarray | None  # int32 (batch,)
     target_reg: np.ndarray | None  # float32 (batch,)
     target_boxes: Boxes | None
+    target_text: pl.Series | None  # lists of texts (batch,)
     images: list[Path] | None  # image files; width and height in pixels are columns
     answers: dict[str, Any]
     tokens: dict[str, Tokens] | None = None  # token lists by field
@@ -62,6 +63,7 @@ class Dataset:
     target_cla: np.ndarray | None = None  # int32 (n,): index into classes
     target_reg: np.ndarray | None = None  # float32 (n,)
     target_boxes: Boxes | None = None  # n images
+    target_text: pl.Series | None = None  # lists of texts (n,), the true answers of each question
     images: tuple[Path, ...] | None = None  # an image file a sample; `columns` has their width and height
     pixels: np.ndarray | None = None  # uint8 RGB (n, 3, side, side), where the images are no files of their own
     tokens: dict[str, Tokens] | None = None  # by field; data.tokens.token_inputs says what `inputs` holds of them
@@ -101,8 +103,9 @@ class Dataset:
                     where=self.name,
                     hint="every sample has a list of every field; it may be empty",
                 )
-        if self.target_cla is None and self.target_reg is None and self.target_boxes is None:
-            raise DataError("there is no target", where=self.name, hint="give target_cla, target_reg or both")
+        if all(one is None for one in (self.target_cla, self.target_reg, self.target_boxes, self.target_text)):
+            hint = "give one or more of target_cla, target_reg and target_text"
+            raise DataError("there is no target", where=self.name, hint=hint)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -139,6 +142,7 @@ class Dataset:
             target_cla=None if self.target_cla is None else self.target_cla[part],
             target_reg=None if self.target_reg is None else self.target_reg[part],
             target_boxes=None if self.target_boxes is None else self.target_boxes[part],
+            target_text=None if self.target_text is None else self.target_text[part],
             images=None if self.images is None else list(self.images[part]),
             answers=answers or {},
             pixels=None if self.pixels is None else self.pixels[part],
@@ -164,6 +168,8 @@ class Dataset:
             found[f"column {name}"] = lambda name=name: column_digest(self.columns[name])
         if self.target_boxes is not None:
             found["target_boxes"] = lambda: schema.digest([_content(v) for v in vars(self.target_boxes).values()])
+        if self.target_text is not None:
+            found["target_text"] = lambda: column_digest(self.target_text)
         if self.tokens is not None:
             found["tokens"] = lambda: schema.digest({name: lists.digest for name, lists in self.tokens.items()})
         if self.pixels is not None:

@@ -50,6 +50,9 @@ def column_digest(column: pl.Series) -> str:
         exact = pl.String
     elif isinstance(kind, pl.List | pl.Array) and kind.inner.is_numeric():
         exact = pl.List(pl.Float64)
+    elif kind == pl.List(pl.String):
+        texts = column.explode(empty_as_null=False)
+        return schema.digest([column_digest(column.list.len()), column_digest(texts)])
     if exact is None or exact == pl.Int128:
         return schema.ids_digest(["\0" if value is None else repr(value) for value in column.to_list()])[:16]
     if isinstance(kind, pl.Datetime) and kind.time_zone is not None:

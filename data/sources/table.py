@@ -23,6 +23,7 @@ from l2d.data.samples.splits import hash_split, named_splits, require_all_splits
 from l2d.data.samples.standardise import standardisation
 from l2d.data.samples.text import TextSettings
 from l2d.data.samples.token_columns import TokenEncoder
+from l2d.data.samples.true_texts import true_texts
 from l2d.data.sources.text_table import Reading, read_table
 
 
@@ -129,6 +130,8 @@ class TableConfig(Strict):
     """Column or SQL: the sample's id, unique."""
     where: str | None = None
     """SQL: rows to keep."""
+    target_text: str | None = None
+    """SQL: the true answers of a question, a text or a list of texts, of which the nearest counts."""
     target_cla: str | None = None
     """SQL: the class. At most 10,000 classes; 1,000 where they are decimals or more than half as many as rows."""
     classes: list[str] | None = None
@@ -201,7 +204,7 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
             names the file.
     """
-    as_text = [config.id, *(settings.expression for settings in config.texts.values())]
+    as_text = [config.id, config.target_text or "", *(settings.expression for settings in config.texts.values())]
     as_text = [column_named(expression) or "" for expression in as_text]
     table, reading = read_table(config.path, text=as_text, missing=config.missing)
     try:
@@ -237,6 +240,10 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         target_reg = values.to_numpy().copy()  # torch wants memory it may write to
 
     split, notes = _split(table, config.split, ids)
+    target_text = None
+    if config.target_text is not None:
+        target_text, told = true_texts(table, config.target_text)
+        notes += told
     train = split == "train"
 
     encoder, features, tokens, inputs, how = None, None, None, {}, reading.to_json(config.missing)
@@ -287,7 +294,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         left_out.add("tokens")  # caches of before there were any say nothing of them
     if not config.text:
         left_out.add("text")
-    left_out |= {name for name in ("missing", "image", "image_size") if getattr(config, name) is None}
+    left_out |= {name for name in ("missing", "image", "image_size", "target_text") if getattr(config, name) is None}
     described = config.model_dump(mode="json", exclude=left_out)
     for feature in encoder.features if encoder is not None and isinstance(described.get("text"), dict) else ():
         if feature.name in described["text"]:
@@ -306,6 +313,7 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         columns=table,
         target_cla=target_cla,
         target_reg=target_reg,
+        target_text=target_text,
         classes=classes,
         keep=tuple(dict.fromkeys(keep)),
         inputs=inputs,
@@ -316,7 +324,8 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
 
 def _expressions(config: TableConfig) -> list[str]:
     """What a recipe says in SQL, but for features and `where`."""
-    named = [config.id, config.target_cla, config.target_reg, config.image, config.split.column, *config.split.stratify]
+    named = [config.id, config.target_cla, config.target_reg, config.target_text, config.image, config.split.column]
+    named += config.split.stratify
     clusters = config.clusters.features if config.clusters is not None else []
     found = [*named, *clusters, *(field.column for field in config.tokens.values())]
     found += [settings.expression for settings in config.texts.values()]

@@ -1,4 +1,4 @@
-"""Commands for a router at work: serve, replay, watch."""
+"""Commands for a router at work: serve, replay, watch, recalibrate."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from l2d.data.errors import DataError
-from l2d.data.terminal.options import Format, FormatOption, RunArgument
-from l2d.data.terminal.progress import say
+from l2d.data.terminal.options import Format, FormatOption, ReplaceOption, RunArgument
+from l2d.data.terminal.progress import quote, say
+from l2d.rejector.commands.setting import CalibrationOption
 
 LogArgument = Annotated[Path, typer.Argument(help="A decision log: the folder of `l2d serve --log`.", metavar="LOG")]
 SERVER, LOG, LIMITS = "Server", "Decisions and their log", "Limits"
@@ -42,6 +43,7 @@ def serve(
             help="What `l2d policy --save` wrote: prices to allocate by, or whom to ask in turn.", rich_help_panel=LOG
         ),
     ] = None,
+    calibration: CalibrationOption = None,
     seed: Annotated[
         int | None, typer.Option(help="Of what is drawn. Default: another each time.", rich_help_panel=LOG)
     ] = None,
@@ -64,6 +66,8 @@ def serve(
 
         l2d serve run --log decisions --shadow new_run --port 9000
 
+        l2d serve run --log decisions --calibration calibration.toml
+
         l2d serve run --policy asks_in_turn --log decisions
     """
     from l2d.rejector.serving.server import serve as run_server
@@ -78,6 +82,7 @@ def serve(
         seed=seed,
         policy=policy,
         shadow=shadow,
+        calibration=calibration,
         queue=queue,
         timeout=timeout,
         max_body=max_body,
@@ -132,6 +137,7 @@ def watch(
     alpha: Annotated[
         float, typer.Option(min=1e-6, max=0.5, help="Chance that something is said to have moved which has not.")
     ] = 0.01,
+    calibration: CalibrationOption = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 where something has moved.")] = False,
     format: FormatOption = Format.table,
 ):
@@ -149,9 +155,51 @@ def watch(
     from l2d.data.terminal.render import print_result
     from l2d.rejector.watch.watching import watch as run_watch
 
-    found = run_watch(log, run, alpha=alpha)
+    found = run_watch(log, run, alpha=alpha, calibration=calibration)
     print_result(found, format.value)
     for line in found.notes():
         say(line)
     if strict and found.moved:
         raise DataError(f"--strict: {len(found.moved)} things have moved", where=log, hint="see above what to do")
+
+
+def recalibrate(
+    log: LogArgument,
+    run: RunArgument,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The calibration: a TOML file to review and edit.")],
+    since: Annotated[
+        str | None, typer.Option(help="Leave out decisions before this date or time (UTC).", metavar="TIME")
+    ] = None,
+    least: Annotated[int, typer.Option(min=2, help="Earlier outcomes of an agent, below which it is left alone.")] = 50,
+    days: Annotated[float, typer.Option(min=0.001, help="For which the file is valid.")] = 90.0,
+    level: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals.")] = 0.95,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 3 where no improvement is shown; the file is written.")
+    ] = False,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Correct predicted costs by logged outcomes: a file to review, with evidence and a date. It applies nothing.
+
+    Each agent's correction is a line, fitted on the first two thirds of the outcomes and shrunk towards none; the last
+    third judges: squared error, and what decisions would have cost. Where no improvement is shown, it advises against.
+
+    Examples:
+
+        l2d recalibrate decisions run --out calibration.toml
+
+        l2d recalibrate decisions run --out calibration.toml --since 2026-11-01 --days 30
+
+        l2d serve run --log decisions --calibration calibration.toml
+    """
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.recalibration.recalibrating import recalibrate as run_recalibrate
+
+    found = run_recalibrate(log, run, out, since=since, least=least, days=days, level=level, overwrite=overwrite)
+    print_result(found, format.value)
+    for line in found.notes():
+        say(line)
+    until = found.calibration.valid_until.strftime("%Y-%m-%d")
+    say(f"wrote {out}, valid until {until}; read it, then give it to route, serve, watch: --calibration {quote(out)}")
+    if strict and not found.improves:
+        raise DataError("--strict: no improvement is shown", where=out, hint="log more outcomes, or see the advice")

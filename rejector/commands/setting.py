@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,10 @@ ELSEWHERE = "In place of the run's, without training again (method best)."
 OtherBetaOption = Annotated[str | None, typer.Option("--beta", help=f"{BETA_HELP} {ELSEWHERE}")]
 OtherLambdaOption = Annotated[
     str | None, typer.Option("--lambda", help=f"Task weights, such as cla=1,reg=0.2. {ELSEWHERE}")
+]
+
+CalibrationOption = Annotated[
+    Path | None, typer.Option(help="A file of `l2d recalibrate`: correct the predicted costs by it.", metavar="FILE")
 ]
 
 

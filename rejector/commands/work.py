@@ -21,7 +21,7 @@ from l2d.data.terminal.options import (
     reads_stores,
 )
 from l2d.data.terminal.progress import Bars, quote, say
-from l2d.rejector.commands.setting import OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
+from l2d.rejector.commands.setting import CalibrationOption, OtherBetaOption, OtherLambdaOption, one_beta, one_lambda
 
 
 class Mode(StrEnum):
@@ -87,6 +87,7 @@ def route(
     ] = None,
     beta: OtherBetaOption = None,
     lambda_: OtherLambdaOption = None,
+    calibration: CalibrationOption = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 where inputs are unlike those of training; they are written.")
     ] = False,
@@ -108,6 +109,8 @@ def route(
         l2d route run new_patients.csv --out allocations.parquet --beta 0.07
 
         l2d route run new_patients.csv --policy cascade --answers answers.csv --out round_2.csv
+
+        l2d route run new_patients.csv --calibration calibration.toml --out allocations.parquet
     """
     from l2d.data.terminal.render import print_result
     from l2d.rejector.decisions.saved import is_policy
@@ -120,7 +123,7 @@ def route(
         with Bars() as bars:
             round_ = by_policy(
                 run, source, out, policy=policy, answers=answers, beta=one_beta(beta), weights=one_lambda(lambda_),
-                progress=lambda rows: bars.start("routing", rows), **options,
+                calibration=calibration, progress=lambda rows: bars.start("routing", rows), **options,
             )  # fmt: skip
         print_result(round_, format.value)
         say(f"wrote {out}; sample ids: {round_.ids}")
@@ -138,12 +141,15 @@ def route(
             policy=policy,
             beta=one_beta(beta),
             weights=one_lambda(lambda_),
+            calibration=calibration,
             progress=lambda rows: bars.start("routing", rows),
             **options,
         )
     print_result(done, format.value)
     if done.setting:
         say(done.setting["guard"])
+    if done.calibration:
+        say(f"{calibration}: {done.calibration}")
     if done.unrouted:
         say(f"{done.unrouted:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")
@@ -164,7 +170,8 @@ def policy(
     gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
     coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
     capacity: Annotated[
-        str | None, typer.Option(help="The most an agent may get: expert_1=0.3 (a share), expert_2=100 (samples).")
+        str | None,
+        typer.Option(help="The most an agent may get of a batch: a=0.3 (a share), b=100 (samples), c=60/minute."),
     ] = None,
     beta: OtherBetaOption = None,
     lambda_: OtherLambdaOption = None,
@@ -200,6 +207,14 @@ def policy(
     ] = None,
     queue: Annotated[
         Path | None, typer.Option(help="Write the inputs without an answer, most urgent first.", rich_help_panel=BEYOND)
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option(help="Seconds from batch to batch, for capacities that are rates.", rich_help_panel=BEYOND),
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(help="Cost of waiting a batch for a full agent; else none waits.", rich_help_panel=BEYOND),
     ] = None,
     risk: Annotated[
         list[str] | None,
@@ -267,6 +282,8 @@ def policy(
         family=None if family is None else family.value,
         by=by,
         queue=queue,
+        every=every,
+        wait=wait,
     )
     print_result(done, format.value)
     for line in done.notes():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from l2d.data.measures import brier, smooth_l1
+from l2d.data.text_answers import agreements
 from l2d.rejector.evaluation.detection_metrics import mixed_detections, system_map
 from l2d.rejector.rows.table import CostTable
 
@@ -23,7 +24,8 @@ def task_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], 
         ``auroc`` (of more than two classes the mean of each against the rest) and, with two, ``average_precision``;
         ``smooth_l1`` as configured in ``[costs.reg]``, clamp included;
         ``mean_absolute_error`` in the target's unit, or, of imported scores, whose target is always 1, the mean
-        ``score``; ``map`` and ``map_50`` of the detections on all images together.
+        ``score``; ``exact_match`` and ``f1`` of texts, in [0, 1]; ``map`` and ``map_50`` of the detections on all
+        images together.
         Where failures are recorded: ``answered``, the share of samples
         that got an answer, and the others over these alone.
     """
@@ -83,6 +85,9 @@ def _of_samples(
             found["score"] = value  # imported scores: the cost of one is its distance from the best, 1
         else:
             found["mean_absolute_error"] = np.abs(error)
+    if "target_text" in table.targets and all("pred_text" in answer for answer in answers):
+        said = _of_chosen("pred_text", table, rows, chosen, names)
+        found |= agreements(said.tolist(), table.targets["target_text"][rows].tolist())
     return found
 
 

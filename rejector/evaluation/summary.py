@@ -55,6 +55,8 @@ METRIC_TITLES = {
     "smooth_l1": ("sL1", 1.0, 3),
     "mean_absolute_error": ("MAE", 1.0, 3),
     "score": ("score", 1.0, 4),
+    "f1": ("F1 %", 100.0, 1),
+    "exact_match": ("EM %", 100.0, 1),
 }
 
 

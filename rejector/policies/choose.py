@@ -20,7 +20,7 @@ from l2d.rejector.evaluation.evaluation import Evaluation, by_setting
 RESOURCES = ("budget", "gflops", "coverage")
 HIGHER_IS_BETTER = {
     "coverage", "accuracy", "balanced_accuracy", "auroc", "average_precision", "ap", "map", "map_50", "answered",
-    "score",
+    "score", "f1", "exact_match",
 }  # fmt: skip
 
 

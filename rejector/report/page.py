@@ -6,14 +6,13 @@ Figures are Vega-Lite specifications that the page draws itself, with the librar
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from l2d.data.cache import store
-from l2d.data.cache.reader import AgentRecord, CacheRecord
+from l2d.data.cache.reader import AgentRecord
 from l2d.data.terminal.layout import format_value
 from l2d.rejector.decisions.saved import SavedPolicy, place
 from l2d.rejector.evaluation.evaluation import Evaluation
@@ -23,8 +22,7 @@ from l2d.rejector.evaluation.router_metrics import router_tables
 from l2d.rejector.evaluation.settings import corrected, difference_text, verdict
 from l2d.rejector.evaluation.summary import headline, paper_table, regret_table
 from l2d.rejector.report.allocations import Decisions, decisions_of, sample_columns
-from l2d.rejector.report.cast import Cast
-from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show, choose, with_answers
+from l2d.rejector.report.examples import LEAST_SCORE, choose, with_answers
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.cost_quality import quality_for_cost
 from l2d.rejector.report.figures.costs import importance, reliability
@@ -35,6 +33,7 @@ from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
 from l2d.rejector.report.groups import bins_by, most_telling
 from l2d.rejector.report.reproduce import commands
 from l2d.rejector.report.shown import Layout, labels_of, lay_out
+from l2d.rejector.report.tiles import tiles_of
 from l2d.rejector.runs.files import read_facts
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
@@ -207,7 +206,7 @@ def _section(
         "figures": figures,
         "theory": tables,
         "examples": [
-            (cast.slot(agent), agent, [_example(e, record, cast) for e in examples if e.chosen == position])
+            (cast.slot(agent), agent, [tiles_of(e, record, cast) for e in examples if e.chosen == position])
             for position, agent in enumerate(layout.focus[0].measured.names)
             if agent in cast.named
         ],
@@ -273,67 +272,6 @@ def _cards(layout: Layout) -> list[tuple[str, str, str]]:
             more = "it costs more than the best constant agent"
         cards.append(("Gap closed", f"{100 * closed:.0f} %" if closed > 0 else "none", more))
     return cards
-
-
-def _example(example: Example, record: CacheRecord, cast: Cast) -> dict[str, Any]:
-    names = list(example.costs)
-    chosen = names[example.chosen]
-    if example.kind == "gain":
-        why = f"every other agent costs at least {example.by:.3g} more"
-    else:
-        why = f"{example.cheapest} costs {example.by:.3g} less"
-    shown = agents_to_show(example)
-    costs = {name: cost if math.isfinite(cost) else None for name, cost in example.costs.items()}  # None: unavailable
-    rows: list[dict[str, Any]]
-    rows = [{"agent": name, "slot": cast.slot(name), "cost": costs[name], "chosen": name == chosen,
-             "cheapest": example.costs[name] == min(example.costs.values()),
-             "answer": _answer(example.answers.get(name, {}), record, "pred")} for name in shown]  # fmt: skip
-    truth = _answer(example.answers["target"], record, "target")
-    tiles: list[dict[str, Any]] = []
-    if example.size[0]:
-        boxes = _boxes(example.answers["target"], "target", record)
-        tiles.append({"title": "truth", "slot": None, "chosen": False, "boxes": boxes})
-        for row in rows:
-            boxes = _boxes(example.answers.get(row["agent"], {}), "pred", record)
-            tiles.append({"title": row["agent"], "boxes": boxes, **row})
-    return {"example": example, "why": why, "rows": rows, "truth": truth, "tiles": tiles}
-
-
-def _answer(values: dict[str, Any], record: CacheRecord, prefix: str) -> str:
-    """An answer, or the truth, in words."""
-    if values.get("failure"):
-        return "no answer"
-    parts = []
-    label, chances, number = (values.get(f"{prefix}_{name}") for name in ("cla", "prob", "reg"))
-    if label is not None:
-        name = record.classes[label] if label < len(record.classes) else str(label)
-        parts.append(f"{name} ({100 * chances[label]:.0f} %)" if chances else name)
-    if number is not None:
-        parts.append(f"{number:.3g}")
-    if values.get(f"{prefix}_boxes") is not None:
-        parts.append(f"{len(_boxes(values, prefix, record))} boxes")
-    return ", ".join(parts)
-
-
-def _boxes(values: dict[str, Any], prefix: str, record: CacheRecord) -> list[dict[str, Any]]:
-    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, so that it can be named."""
-    found = [box for box in values.get(f"{prefix}_boxes") or [] if box["score"] >= LEAST_SCORE]
-    found.sort(key=lambda box: box["score"])
-    for number, box in enumerate(found):
-        name = record.classes[box["label"]] if box["label"] < len(record.classes) else str(box["label"])
-        box["text"] = name if prefix == "target" else f"{name} {100 * box['score']:.0f}"
-        box["clear"] = all(_overlap(box, surer) < 0.35 for surer in found[number + 1 :])
-    return found
-
-
-def _overlap(one: dict[str, float], other: dict[str, float]) -> float:
-    """Intersection over union."""
-    width = min(one["x2"], other["x2"]) - max(one["x1"], other["x1"])
-    height = min(one["y2"], other["y2"]) - max(one["y1"], other["y1"])
-    if width <= 0 or height <= 0:
-        return 0.0
-    areas = [(box["x2"] - box["x1"]) * (box["y2"] - box["y1"]) for box in (one, other)]
-    return width * height / (sum(areas) - width * height)
 
 
 def _run_rows(evaluations: list[Evaluation]) -> list[dict[str, str]]:

@@ -18,7 +18,8 @@ METRIC_NAMES = {
     "map": "mAP (%)", "map_50": "mAP50 (%)", "accuracy": "accuracy (%)", "balanced_accuracy": "balanced accuracy (%)",
     "brier": "Brier score", "auroc": "AUROC", "average_precision": "average precision", "smooth_l1": "smooth L1",
     "mean_absolute_error": "mean absolute error",
-    "score": "mean score", "answered": "answered (%)", "task_loss": "loss without query costs",
+    "score": "mean score", "f1": "F1 of texts (%)", "exact_match": "exact matches (%)",
+    "answered": "answered (%)", "task_loss": "loss without query costs",
 }  # fmt: skip
 
 
@@ -98,7 +99,8 @@ def main_metrics(members: Group) -> list[str]:
         return ["map"]
     found = []
     by_class = ["brier", "accuracy"] if costs.get("cla", {}).get("kind") == "brier" else ["accuracy", "brier"]
-    for wanted in (by_class, ["smooth_l1", "mean_absolute_error", "score"]):
+    by_text = ["exact_match", "f1"] if costs.get("text", {}).get("kind") == "exact_match" else ["f1", "exact_match"]
+    for wanted in (by_class, ["smooth_l1", "mean_absolute_error", "score"], by_text):
         found += [name for name in wanted if name in metrics][:1]
     return found
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import dense_matrix, numbers
+from l2d.data.cache.columns import dense_matrix, numbers, text_values
 from l2d.data.cache.paid import PAID, prices_of
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.standardise import standardisation
@@ -123,8 +123,9 @@ def load_tables(
 
 
 #: column -> how it is read
-TARGETS = {"target_cla": numbers, "target_reg": numbers, "target_boxes": Boxes.from_arrow}
-PREDICTIONS = {"pred_cla": numbers, "pred_prob": dense_matrix, "pred_reg": numbers, "pred_boxes": Boxes.from_arrow}
+_READ = {"cla": numbers, "reg": numbers, "boxes": Boxes.from_arrow, "text": text_values}
+TARGETS = {f"target_{what}": read for what, read in _READ.items()}
+PREDICTIONS = {f"pred_{what}": read for what, read in {**_READ, "prob": dense_matrix}.items()}
 
 
 def _inputs(looks_at: RejectorInput, are_here: bool) -> tuple[str, ...]:

@@ -308,6 +308,7 @@ class Router:
             "cost": point.get("cost"),
             "costs": self.run.costs,
             "guard": self.run.guard,
+            "calibration": self.run.calibration and self.run.calibration.facts(self.agents),
             "weights_digest": self.run.facts["digests"][WEIGHTS_FILE],
         }
 
@@ -323,6 +324,7 @@ def load_router(
     log: DecisionLog | Path | str | None = None,
     keep_inputs: bool = False,
     shadow: Any = None,
+    calibration: Path | str | None = None,
 ) -> Router:
     """A run, or a saved policy that may ask several agents, ready to decide about single inputs.
 
@@ -340,6 +342,7 @@ def load_router(
         log: a folder, in which decisions and outcomes are written down.
         keep_inputs: write inputs down too.
         shadow: a second run, which decides silently; its choices are logged.
+        calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
 
     Raises:
         UsageError: there is no run or several, or an argument is wrong.
@@ -353,13 +356,22 @@ def load_router(
                 "a policy that asks several agents is neither drawn at random nor shadowed",
                 hint="explore, or have a shadow, with a run",
             )
+        if calibration is not None:
+            raise UsageError(
+                "a policy that asks several agents was made of the costs as they were predicted",
+                hint="leave out the calibration, or load the run",
+            )
         if beta is not None or weights is not None:
             raise UsageError("a policy has the setting that it was made at", hint="make it at this one: l2d policy")
         work, path = open_policy(run, policy)
         own = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
         return PolicyRouter(work, path, log=own)
     served = open_served(
-        one_run(_folder(run)), policy=None if policy is None else Path(policy), beta=beta, weights=weights
+        one_run(_folder(run)),
+        policy=None if policy is None else Path(policy),
+        beta=beta,
+        weights=weights,
+        calibration=None if calibration is None else Path(calibration),
     )
     if shadow is not None and log is None:
         raise UsageError("a shadow decides silently: without a log it is not heard", hint="give log as well")

@@ -46,6 +46,7 @@ def serve(
     seed: int | None = None,
     policy: Path | str | None = None,
     shadow: Any = None,
+    calibration: Path | str | None = None,
     queue: int = 256,
     timeout: float = 2.0,
     max_body: int = 1 << 20,
@@ -58,7 +59,8 @@ def serve(
         run: a run, or its folder; or the folder of a policy that may ask several agents.
         host: to listen on; another than the machine itself takes a key.
         port: 0 for one that is free.
-        log, keep_inputs, explore, seed, policy, shadow: see :func:`l2d.rejector.serving.router.load_router`.
+        log, keep_inputs, explore, seed, policy, shadow, calibration: see
+            :func:`l2d.rejector.serving.router.load_router`.
         queue: requests that may wait.
         timeout: seconds that one may wait.
         max_body: bytes of a request.
@@ -86,7 +88,9 @@ def serve(
     book = None if log is None else DecisionLog(log, keep_inputs=keep_inputs)
 
     def open_router() -> Router:
-        return load_router(run, policy=policy, explore=explore, seed=seed, log=book, shadow=shadow)
+        return load_router(
+            run, policy=policy, explore=explore, seed=seed, log=book, shadow=shadow, calibration=calibration
+        )
 
     service = Service(open_router, log=book, queue=queue, timeout=timeout)
     app = make_app(service, key=key, max_body=max_body, max_batch=max_batch)

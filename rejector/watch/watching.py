@@ -14,15 +14,17 @@ from scipy.stats import norm
 from l2d.data.errors import UsageError
 from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
+from l2d.rejector.calibration import read_calibration
 from l2d.rejector.replay.policies import Decisions
 from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.runs.files import one_run
-from l2d.rejector.served import Served, open_served
+from l2d.rejector.served import Served, calibrated, open_served
 from l2d.rejector.serving.reading import Log, read_log
 from l2d.rejector.watch.baseline import Baseline, baselines
 from l2d.rejector.watch.betting import Betting
 
 SHIFT = 0.1  # standard deviations, below which a feature's mean has not moved to speak of
+MOST = 1e6  # of capital that is shown
 FEWEST = 30  # test samples of an agent that it can be compared with
 
 
@@ -34,7 +36,7 @@ class Moved:
         what: input, share, agent, price.
         name: of the feature or agent.
         then, now: what it was in training or test, and what it is in the log.
-        evidence: how far from chance: standard errors, of an agent the test's capital.
+        evidence: how far from chance: standard errors, of an agent the test's capital, a million at most.
         moved: whether it has.
         do: what to do, where it has; else what it rests on.
     """
@@ -79,7 +81,7 @@ class Watch(Shown):
         return [f"{one.what} {one.name}: {one.then:.4g} then, {one.now:.4g} now; {one.do}" for one in self.moved]
 
 
-def watch(log: Path | str, run: Any, *, alpha: float = 0.01) -> Watch:
+def watch(log: Path | str, run: Any, *, alpha: float = 0.01, calibration: Path | str | None = None) -> Watch:
     """Compare a log with the run that decided.
 
     Inputs and shares are compared with training's and validation's. Each agent's costs, less what was predicted, are
@@ -90,6 +92,8 @@ def watch(log: Path | str, run: Any, *, alpha: float = 0.01) -> Watch:
         log: its folder.
         run: a run, or its folder.
         alpha: chance of a false alarm, a third each for inputs, shares and agents.
+        calibration: a file of ``l2d recalibrate`` by which it was decided. Costs are then compared with the outcomes
+            that judged it, for the agents that it corrects.
 
     Raises:
         UsageError: the run has decided nothing in this log.
@@ -98,10 +102,13 @@ def watch(log: Path | str, run: Any, *, alpha: float = 0.01) -> Watch:
         raise UsageError(f"alpha {alpha:g}", hint="a chance of a false alarm, such as 0.01")
     folder = one_run(Path(getattr(run, "path", run)))
     served, book = open_served(folder), read_log(log)
+    if calibration is not None:
+        served = calibrated(served, read_calibration(calibration), Path(calibration))
     _, facts, frame = book.one_run(served.digest)
     decisions, each = Decisions(facts, frame), alpha / 3
     found = _inputs(book, served, each) + _shares(decisions, served, each) + _prices(decisions)
-    found += _agents(decisions, baselines(folder, served.agents, costs=served.costs), each)
+    then = baselines(folder, served.agents, costs=served.costs, calibration=served.calibration)
+    found += _agents(decisions, then, each)
     found.sort(key=lambda one: not one.moved)
     outcomes = int((~np.isnan(decisions.cost)).sum())
     return Watch(served.run_id, len(decisions), outcomes, alpha, found)
@@ -178,7 +185,7 @@ def _agents(decisions: Decisions, then: list[Baseline], alpha: float) -> list[Mo
         values = (cost - expected)[own & (decisions.agent == index)]
         now = float(values.mean()) if len(values) else float("nan")
         if before.samples < FEWEST:
-            do = f"{before.samples} test samples are too few to compare with"
+            do = f"{before.samples} {before.of} are too few to compare with"
             found.append(Moved("agent", name, before.mean, now, 0.0, False, do))
             continue
         test = Betting(before.least, before.most, *before.interval)
@@ -194,5 +201,5 @@ def _agents(decisions: Decisions, then: list[Baseline], alpha: float) -> list[Mo
                 f"it costs {more} than predicted since at most {alarm[0]:,} of {len(values):,} outcomes: see whether "
                 "another agent answers under this name; recalibrate, or ask it again and train again"
             )
-        found.append(Moved("agent", name, before.mean, now, test.peak, alarm is not None, do))
+        found.append(Moved("agent", name, before.mean, now, min(test.peak, MOST), alarm is not None, do))
     return found

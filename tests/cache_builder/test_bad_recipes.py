@@ -39,7 +39,7 @@ TEXTS = {
     "list of kinds": ('kind = "column"', 'kind = ["column"]', "kind"),
     "duplicate names": ('name = "cheap"', 'name = "expert"', "two agents are called 'expert'"),
     "name with a line break": ('name = "cheap"', 'name = "che\\nap"', "name", "can be printed"),
-    "no answer": ('prob = "risk_bad"\nreg = "stay_bad"', "", "give cla, prob or reg", "(model)"),
+    "no answer": ('prob = "risk_bad"\nreg = "stay_bad"', "", "give cla, prob, reg or text", "(model)"),
     "no probabilities": ('prob = "risk_bad"', "prob = []", "prob"),
     "cost without target": ('target_reg = "stay"', "", "target_reg"),
     "fractions": ('{ stratify = ["died"] }', "{ train = 0.9 }", "must be 1"),

@@ -142,7 +142,7 @@ def test_an_agent_that_answers_what_it_should_not_is_refused(workshop):
         ({"reg_cost": 1.0}, UsageError, ["reg_from and reg_cost"]),
         ({"reg": "stay"}, UsageError, ["reg and reg_from"]),
         ({"reg_from": None, "reg_cost": -1.0}, UsageError, ["reg_cost"]),
-        ({"prob": None, "cla_cost": 1.0}, UsageError, ["give cla, prob or reg"]),
+        ({"prob": None, "cla_cost": 1.0}, UsageError, ["give cla, prob, reg or text"]),
     ],
 )
 def test_a_recipe_in_which_something_counts_twice_or_nothing_is_refused(workshop, changes, kind, words):

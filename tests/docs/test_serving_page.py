@@ -47,9 +47,13 @@ def test_everything_on_the_page_runs(patient_runs, tmp_path, monkeypatch, l2d):
     router.log.close()
     served: list = []
     monkeypatch.setattr("l2d.rejector.serving.server.serve", lambda run, **options: served.append((run, options)))
-    assert [command[0] for command in COMMANDS] == ["serve", "replay", "watch"]
+    assert [command[0] for command in COMMANDS] == ["serve", "replay", "watch", "recalibrate", "serve", "watch"]
     for command in COMMANDS:
         code, _, err = l2d(*command)
+        if "--calibration" in command and command[0] == "watch":  # nothing was decided by it, as serve is not run here
+            assert "no decision of that run" in err
+            continue
         assert code == 0, err
-    ((run, options),) = served
+    assert served[1][1]["calibration"] == Path("calibration.toml")
+    run, options = served[0]
     assert (run, options["log"], options["explore"]) == (Path("runs/best"), Path("decisions"), 0.02)

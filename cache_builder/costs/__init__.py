@@ -13,8 +13,8 @@ import polars as pl
 from pydantic import Field
 
 from l2d.cache_builder.answers import Answers
-from l2d.cache_builder.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
 from l2d.data.cache.schema import TASKS
+from l2d.data.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
 from l2d.data.measures import brier, smooth_l1
 from l2d.data.samples.dataset import Batch
 from l2d.data.sources.table import Strict
@@ -154,7 +154,7 @@ class DetectionCosts(Strict):
     @property
     def tasks(self) -> list[str]:
         """The tasks with a cost, in schema order."""
-        return [task for task in TASKS if getattr(self, task) is not None]
+        return [task for task in TASKS if getattr(self, task, None) is not None]
 
     wanted: ClassVar[list[str]] = ["boxes"]
 

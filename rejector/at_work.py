@@ -25,6 +25,7 @@ from l2d.rejector.policies.policy import PolicyReport, written_policy
 from l2d.rejector.results import one_folder
 from l2d.rejector.route import RouteReport
 from l2d.rejector.route import route as route_inputs
+from l2d.rejector.rows.photographs import Showing
 from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import load_run, open_cache
 
@@ -41,17 +42,11 @@ def route(
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     calibration: Path | str | None = None,
+    showing: Showing | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport | PolicyRoute:
-    """Allocate new inputs; see :func:`l2d.rejector.route.route`.
-
-    With a policy of the decision engine a round of it, see :func:`l2d.rejector.decisions.routing.route_policy`:
-    ``answers`` are those so far.
-
-    ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
-    ``calibration`` is a file of :func:`recalibrate`.
-    """
+    """As :func:`l2d.route`; ``showing`` is how an agent is run on photographs."""
     (folder,) = one_folder(run)
     rule = None if policy is None else Path(policy)
     if rule is not None and is_policy(rule):
@@ -88,6 +83,7 @@ def route(
         beta=beta,
         weights=weights,
         calibration=None if calibration is None else Path(calibration),
+        showing=showing,
         overwrite=overwrite,
         progress=progress,
     )

@@ -27,7 +27,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from l2d.cache_builder.costs.average_precision import average_precision
+from l2d.data.costs.average_precision import average_precision
 from l2d.data.samples.boxes import Boxes
 
 IMAGES, LOOPED = 2000, 60

@@ -134,8 +134,8 @@ def costs(setting: Setting) -> Iterator[Line]:
     import numpy as np
 
     from l2d.cache_builder.agents import make_agent
-    from l2d.cache_builder.costs.average_precision import average_precision, detection_cost
     from l2d.cache_builder.recipe import load_recipe
+    from l2d.data.costs.average_precision import average_precision, detection_cost
     from l2d.data.sources import load_dataset
     from l2d.data.sources.digits import write_digits
 

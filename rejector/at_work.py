@@ -95,7 +95,7 @@ def policy(
     budget: float | None = None,
     gflops: float | None = None,
     coverage: float | None = None,
-    capacity: dict[str, float | int] | str | None = None,
+    capacity: dict[str, float | int | str] | str | None = None,
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     split: str = "test",
@@ -116,11 +116,14 @@ def policy(
     family: str | None = None,
     by: str | None = None,
     queue: Path | str | None = None,
+    every: float | None = None,
+    wait: float | None = None,
 ) -> PolicyReport | DecisionReport:
     """Allocate under constraints; or go beyond one agent: committees, cascades, no answer at all, promises.
 
-    With any of ``ask``, ``depth``, ``combine``, ``abstain``, ``cap``, ``risk`` the decision engine makes the policy
-    (docs/beyond_one_agent.md); else inputs are allocated to one agent each by prices (docs/policies.md).
+    With any of ``ask``, ``depth``, ``combine``, ``abstain``, ``cap``, ``risk``, ``every`` or ``wait`` the decision
+    engine makes the policy (docs/beyond_one_agent.md); else inputs are allocated to one agent each by prices
+    (docs/policies.md).
 
     Args:
         run: a run, or its path.
@@ -128,7 +131,8 @@ def policy(
             relative prices.
         gflops: mean GFLOPs per input, of the agent that answers.
         coverage: share that the model keeps.
-        capacity: agent -> the most it may get: a float is a share, an int a number of samples; or ``a=0.3,b=40``.
+        capacity: agent -> the most it may get of a batch: a float is a share, an int a number of samples; or
+            ``a=0.3,b=40``. Of the engine also a rate: ``c=60/minute``.
         beta, weights: query costs and task weights in place of the run's; a run of method ``best`` takes others.
         split, mode, batch_size, calibration: see :func:`l2d.rejector.policies.policy.run_policy`.
         out: a Parquet file for the allocations.
@@ -144,6 +148,9 @@ def policy(
         family: how tests of several thresholds are corrected: fixed-sequence or bonferroni.
         by: a kept column: the promise holds in each of its groups.
         queue: a file for the inputs without an answer, the one to look at first on top.
+        every: seconds from one batch (``batch_size`` inputs) to the next, for capacities that are rates.
+        wait: what waiting for the next batch costs, in units of loss: an input that finds an agent full waits where
+            that gains more; None: it goes elsewhere.
 
     Raises:
         UsageError: constraints cannot be met, a promise cannot be made, an option is wrong, or a file exists.
@@ -152,10 +159,11 @@ def policy(
     opened_run = at_setting(load_run(folder), beta, weights)
     wanted = wanted_of(
         ask=ask, depth=depth, combine=combine, abstain=abstain, budget=budget, cap=cap, risk=risk,
-        confidence=confidence, on_average=on_average, family=family,
+        confidence=confidence, on_average=on_average, family=family, capacity=capacity, batch=batch_size, every=every,
+        wait=wait,
     )  # fmt: skip
     if wanted is not None:
-        only_prices = {"gflops": gflops, "coverage": coverage, "capacity": capacity, "batch-size": batch_size}
+        only_prices = {"gflops": gflops, "coverage": coverage}
         for name, value in only_prices.items():
             if value is not None:
                 raise UsageError(

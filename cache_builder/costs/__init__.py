@@ -13,8 +13,8 @@ import polars as pl
 from pydantic import Field
 
 from l2d.cache_builder.answers import Answers
-from l2d.cache_builder.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
 from l2d.data.cache.schema import TASKS
+from l2d.data.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
 from l2d.data.measures import brier, smooth_l1
 from l2d.data.samples.dataset import Batch
 from l2d.data.sources.table import Strict

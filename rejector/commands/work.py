@@ -185,7 +185,8 @@ def policy(
     gflops: Annotated[float | None, typer.Option(help="Mean GFLOPs per input, of the agent that answers.")] = None,
     coverage: Annotated[float | None, typer.Option(help="Share that the model keeps, met exactly.")] = None,
     capacity: Annotated[
-        str | None, typer.Option(help="The most an agent may get: expert_1=0.3 (a share), expert_2=100 (samples).")
+        str | None,
+        typer.Option(help="The most an agent may get of a batch: a=0.3 (a share), b=100 (samples), c=60/minute."),
     ] = None,
     beta: OtherBetaOption = None,
     lambda_: OtherLambdaOption = None,
@@ -221,6 +222,14 @@ def policy(
     ] = None,
     queue: Annotated[
         Path | None, typer.Option(help="Write the inputs without an answer, most urgent first.", rich_help_panel=BEYOND)
+    ] = None,
+    every: Annotated[
+        float | None,
+        typer.Option(help="Seconds from batch to batch, for capacities that are rates.", rich_help_panel=BEYOND),
+    ] = None,
+    wait: Annotated[
+        float | None,
+        typer.Option(help="Cost of waiting a batch for a full agent; else none waits.", rich_help_panel=BEYOND),
     ] = None,
     risk: Annotated[
         list[str] | None,
@@ -288,6 +297,8 @@ def policy(
         family=None if family is None else family.value,
         by=by,
         queue=queue,
+        every=every,
+        wait=wait,
     )
     print_result(done, format.value)
     for line in done.notes():

@@ -1,8 +1,9 @@
-"""A mean budget: the least worth of money at which the rules of a class keep to it."""
+"""A mean budget and capacities: what money, or asking a scarce agent, has to be worth for a rule to keep to them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -56,3 +57,54 @@ def best_worth(
         else:
             low = middle
     return best
+
+
+def within_capacities(
+    search: Search, make: Callable[[], tuple[Rule, float]], world: World, *, steps: int = 4
+) -> tuple[Rule, float]:
+    """The rule that costs least on average once agents are full: with or without a toll on scarce agents.
+
+    A toll is what asking an agent takes besides, just enough that on average no more inputs ask it than it can answer.
+    Without one a rule sends too many to it, and those that lose least are turned away.
+
+    Args:
+        make: gives a rule at the tolls of the search, and the worth of money with it.
+        world: on which rules are compared, each sample decided by models that have not seen it.
+    """
+    limited = {each.agent: each.of(search.batch or len(world)) / (search.batch or len(world)) for each in
+               search.capacities}  # fmt: skip
+    finite = np.isfinite(search.world.costs)
+    most = 2 * float(search.world.costs[finite].max() - search.world.costs[finite].min()) or 1.0
+    tolls = np.zeros(search.world.num_agents)
+
+    def at(values: np.ndarray) -> tuple[Rule, float]:
+        search.tolls = values.copy()
+        return make()
+
+    def share(rule: Rule, agent: int) -> float:
+        return float((walk(replace(rule, capacities=()), world, held_out=True).path == agent).any(axis=1).mean())
+
+    tried = [at(tolls)]
+    for _ in range(2 if len(limited) > 1 else 1):
+        for agent, limit in limited.items():
+            tolls[agent] = 0.0
+            found = at(tolls) if tolls.any() else tried[0]
+            if share(found[0], agent) <= limit:
+                continue
+            low, high = 0.0, most
+            for _ in range(steps):
+                tolls[agent] = (low + high) / 2
+                found = at(tolls)
+                low, high = (low, tolls[agent]) if share(found[0], agent) <= limit else (tolls[agent], high)
+            tolls[agent] = high
+        if tolls.any():
+            tried.append(at(tolls))
+        else:
+            break
+    search.tolls = None
+    return min(tried, key=lambda each: _mean_loss(each[0], world))
+
+
+def _mean_loss(rule: Rule, world: World) -> float:
+    loss = walk(rule, world, held_out=True).loss
+    return float(np.where(np.isfinite(loss), loss, np.inf).mean())

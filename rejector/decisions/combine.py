@@ -8,9 +8,11 @@ with K classes ``log((K - 1) p / (1 - p))``).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from l2d.rejector.decisions.fusion import fuse, keep_best
 from l2d.rejector.decisions.world import Known
 
 RULES = ("vote", "mean", "weighted")
@@ -45,7 +47,7 @@ def posterior(votes: np.ndarray, weights: np.ndarray, num_classes: int) -> np.nd
     return speaks / total[:, None]
 
 
-def combine(known: Known, members: Sequence[int], rule: str, num_classes: int) -> dict[str, np.ndarray]:
+def combine(known: Known, members: Sequence[int], rule: str, num_classes: int) -> dict[str, Any]:
     """The committee's answer to each input.
 
     Args:
@@ -53,14 +55,17 @@ def combine(known: Known, members: Sequence[int], rule: str, num_classes: int) -
         members: positions of the agents.
         rule: out of :data:`RULES`. ``vote``: the class that most gave, a tie to the one that more speaks for, and the
             median number. ``mean``: mean probabilities (a class alone counts as sure) and mean number. ``weighted``:
-            probabilities weighted by log-odds of being right, numbers by one over the predicted cost.
+            probabilities weighted by log-odds of being right, numbers by one over the predicted cost. Of boxes ``vote``
+            keeps the best of those that overlap (non-maximum suppression), ``mean`` is weighted boxes fusion of equal
+            detectors, and ``weighted`` weighs each by one over its predicted cost.
 
     Returns:
-        ``pred_cla`` and ``pred_prob`` where there are classes, ``pred_reg`` where there are numbers.
+        ``pred_cla`` and ``pred_prob`` where there are classes, ``pred_reg`` where there are numbers, ``pred_boxes``
+        (:class:`~l2d.data.samples.boxes.Boxes`) where there are boxes.
     """
     who, answers = list(members), known.answers
     n = len(known)
-    found: dict[str, np.ndarray] = {}
+    found: dict[str, Any] = {}
     if answers.classes is not None:
         votes = answers.classes[:, who]
         right = np.full((n, len(who)), 0.7) if known.right is None else known.right[:, who]
@@ -87,6 +92,13 @@ def combine(known: Known, members: Sequence[int], rule: str, num_classes: int) -
         else:
             weights = 1 / np.maximum(known.predicted[:, who], 1e-3)
             found["pred_reg"] = (weights * numbers).sum(axis=1) / weights.sum(axis=1)
+    if answers.boxes is not None:
+        some = [answers.boxes[agent] for agent in who]
+        if rule == "vote":
+            found["pred_boxes"] = keep_best(some)
+        else:
+            weights = np.ones((n, len(who))) if rule == "mean" else 1 / np.maximum(known.predicted[:, who], 1e-2)
+            found["pred_boxes"] = fuse(some, weights)
     return found
 
 

@@ -44,6 +44,9 @@ def decision_table(
         "loss": _numbers(loss),
         "wrong": pa.array([None] * len(ids) if walked.wrong is None else walked.wrong, pa.bool_(),
                           mask=~walked.answered if walked.wrong is not None else None),
+        "batch": pa.array(walked.batch, pa.int32()),
+        "waited": pa.array(walked.waited, pa.int32()),
+        "turned_away": pa.array(walked.turned, pa.bool_()),
         "rank": pa.array(queue_ranks(walked), pa.int32(), mask=walked.answered),
     }  # fmt: skip
     columns |= {name: _numbers(values) for name, values in baselines.items()}
@@ -111,6 +114,8 @@ class DecisionReport(Shown):
 
         title = f"{self.result['run_id']}: {self.result['num_samples']:,} {self.result['split']} samples"
         parts = [table_text(self.rows(), title=title)]
+        if self.result["capacities"]:
+            parts.append(table_text(self.result["capacities"], title="agents that can be full"))
         if self.result["promise"] is not None:
             parts.append(table_text(self.result["promise"]["kept"], title="promised, and what came of it"))
         return "\n\n".join(parts)
@@ -158,9 +163,10 @@ def report_of(made: Made, split: str) -> DecisionReport:
     result = {
         "run_id": made.read.run.point.run_id, "split": split, "num_samples": len(world), **facts_of(made), "ways": ways,
         "allocation": answered_by(made.policy, policy), "asks": asks(made.policy, policy),
-        "looking": looking(made, policy), "promise": promise, "notes": [],
+        "looking": looking(made, policy), "capacities": capacities_of(made.policy, policy), "promise": promise,
+        "notes": [],
     }  # fmt: skip
-    result["notes"] = [*made.notes, *words(made, result, gaps)]
+    result["notes"] = [*made.notes, *words(made, result, gaps, policy)]
     tables = tables_of(made, [split])
     return DecisionReport(result, made, tables)
 
@@ -196,6 +202,23 @@ def answered_by(rule: Rule, walked: Walked) -> dict[str, float]:
 def asks(rule: Rule, walked: Walked) -> dict[str, float]:
     """Agent -> how many times an input is sent to it, on average."""
     return {name: float((walked.path == j).any(axis=1).mean()) for j, name in enumerate(rule.agents)}
+
+
+def capacities_of(rule: Rule, walked: Walked) -> list[dict[str, Any]]:
+    """A row for each agent with a capacity: how many inputs of a batch ask it on average and at most, and the limit."""
+    rows, batches = [], np.bincount(walked.batch)
+    for each in rule.capacities:
+        asked = np.bincount(walked.batch[(walked.path == each.agent).any(axis=1)], minlength=len(batches))
+        rows.append(
+            {
+                "agent": rule.agents[each.agent],
+                "capacity of a batch": each.of(rule.batch or len(walked)),
+                "asked in a batch, mean": float(asked.mean()),
+                "asked in a batch, most": int(asked.max(initial=0)),
+                "batches": len(batches),
+            }
+        )
+    return rows
 
 
 def looking(made: Made, walked: Walked) -> list[dict[str, Any]]:
@@ -250,7 +273,7 @@ def kept(made: Made, walked: Walked, split: str) -> list[dict[str, Any]]:
     return rows
 
 
-def words(made: Made, result: dict[str, Any], gaps: dict[str, Any]) -> list[str]:
+def words(made: Made, result: dict[str, Any], gaps: dict[str, Any], policy: Walked) -> list[str]:
     """What is to be said: whether the policy beats the router, and how far it is from what could be had."""
     lines, split = [], result["split"]
     name = f"policy ({made.chosen})"
@@ -270,6 +293,12 @@ def words(made: Made, result: dict[str, Any], gaps: dict[str, Any]) -> list[str]
     order = getattr(made.policy, "order", ())
     if order:
         lines.append("order: " + " > ".join(made.read.fit.agents[agent] for agent in order))
+    if made.policy.capacities:
+        turned, waited = policy.turned, policy.waited
+        lines.append(
+            f"{100 * turned.mean():.1f} % of {split} found an agent full; {100 * (waited > 0).mean():.1f} % waited, "
+            f"{waited[waited > 0].mean() if (waited > 0).any() else 0:.3g} batches on average"
+        )
     members = getattr(made.policy, "members", ())
     if members:
         lines.append("members: " + ", ".join(made.read.fit.agents[agent] for agent in members))

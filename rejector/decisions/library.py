@@ -96,9 +96,13 @@ def wanted_of(
     confidence: float | None = None,
     on_average: bool = False,
     family: str | None = None,
+    capacity: Any = None,
+    batch: int | None = None,
+    every: float | None = None,
+    wait: float | None = None,
 ) -> Wanted | None:
     """What is asked of the engine; None where nothing is: then a policy only allocates, by prices."""
-    given = (ask, depth, combine, abstain, cap, risk, family)
+    given = (ask, depth, combine, abstain, cap, risk, family, every, wait)
     if all(value is None for value in given) and not on_average and confidence is None:
         return None
     if (confidence is not None or on_average or family is not None) and risk is None:
@@ -114,6 +118,7 @@ def wanted_of(
     return Wanted(
         **plain, abstain=abstain, budget=budget, caps=dict(cap or {}), risks=parse_risks(risk),
         confidence=None if on_average else confidence or 0.95,
+        capacity=capacity, batch=batch, every=every, wait=wait,
     )  # fmt: skip
 
 

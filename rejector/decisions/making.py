@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from l2d.data.errors import UsageError, nearest
-from l2d.rejector.decisions.budget import best_worth
+from l2d.rejector.decisions.budget import best_worth, within_capacities
+from l2d.rejector.decisions.capacity import parse_capacities
 from l2d.rejector.decisions.combine import RULES
 from l2d.rejector.decisions.promises import (
     FAMILIES,
@@ -55,6 +56,10 @@ class Wanted:
         abstain: cost of giving no answer, in units of loss; None: an answer is always given, a promise aside.
         budget: mean price of an input's path, at most.
         caps: quantity out of CAPS -> the most that one input may take.
+        capacity: of agents in a batch, as :func:`l2d.rejector.decisions.capacity.parse_capacities` takes it.
+        batch: inputs of one batch; None: all that are decided together.
+        every: seconds from one batch to the next, for capacities that are rates.
+        wait: what waiting for the next batch costs, in units of loss; None: inputs do not wait.
         risks: promises.
         confidence: of promises; None: on average.
         family: out of :data:`l2d.rejector.decisions.promises.FAMILIES`.
@@ -66,6 +71,10 @@ class Wanted:
     abstain: float | None = None
     budget: float | None = None
     caps: dict[str, float] = field(default_factory=dict)
+    capacity: str | Mapping[str, float | int | str] | None = None
+    batch: int | None = None
+    every: float | None = None
+    wait: float | None = None
     risks: tuple[Risk, ...] = ()
     confidence: float | None = 0.95
     family: str = FAMILIES[0]
@@ -79,9 +88,16 @@ class Wanted:
                 raise UsageError(f"--{name} {value}", hint=nearest(value, known))
         if not 1 <= self.depth <= 5:
             raise UsageError(f"--depth {self.depth}", hint="agents for one input, from 1 to 5")
-        for name, number in {"abstain": self.abstain, "budget": self.budget, **self.caps}.items():
+        for name, number in {"abstain": self.abstain, "budget": self.budget, "wait": self.wait, **self.caps}.items():
             if number is not None and not (math.isfinite(number) and number >= 0):
                 raise UsageError(f"--{name} {number}", hint="a number >= 0")
+        if self.capacity is None and (self.batch, self.every, self.wait) != (None, None, None):
+            raise UsageError("--batch-size, --every and --wait are about agents that are full",
+                             hint="give --capacity expert_1=100")  # fmt: skip
+        if self.every is not None and not (math.isfinite(self.every) and self.every > 0):
+            raise UsageError(f"--every {self.every}", hint="seconds from one batch to the next, above 0")
+        if self.capacity is not None and self.risks:
+            raise UsageError("--risk with --capacity", hint="give one: full agents make inputs hang together")
         for name in self.caps:
             if name not in CAPS:
                 raise UsageError(f"--cap names {name!r}", hint=nearest(name, CAPS, "caps are"))
@@ -132,7 +148,10 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
     caps = _caps(read, wanted)
     search = Search(
         read.fit, depth=min(wanted.depth, read.fit.num_agents), combining=wanted.combining, abstain=wanted.abstain,
-        caps=caps,
+        caps=caps, batch=wanted.batch, wait=wanted.wait,
+        capacities=() if wanted.capacity is None else parse_capacities(
+            wanted.capacity, read.fit.agents, every=wanted.every
+        ),
     )  # fmt: skip
     only = fewer_agents(search)
     search.only = only
@@ -140,7 +159,7 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
     if left_out:
         notes.append(f"{len(left_out)} of {read.fit.num_agents} agents add least to the router and are not looked at")
     if search.combining is None:
-        notes.append("answers of this cache cannot be combined (boxes), so one agent's answer is taken as it is")
+        notes.append("answers of this cache cannot be combined, so one agent's answer is taken as it is")
     if read.fitted_on == (VALIDATION,):
         notes.append("rules are fitted on validation alone")
     validation = read.worlds[VALIDATION]
@@ -158,7 +177,7 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
     for kind in dict.fromkeys(("router", *wish, *kinds)):
         if kind == "topk" and search.combining is None:
             continue
-        rules[kind], worth[kind] = _at_budget(search, makers[kind], wanted, validation, kind)
+        rules[kind], worth[kind] = _at_limits(search, makers[kind], wanted, validation, kind)
     held = {kind: walk(rule, validation, held_out=True) for kind, rule in rules.items()}
     chosen = wanted.ask if wanted.ask != AUTO else simplest(held, notes)
     if chosen not in rules:
@@ -173,6 +192,14 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
         read=read, wanted=wanted, rules=rules, worth=worth, held=held, chosen=chosen, policy=policy, promise=promise,
         left_out=left_out, notes=notes,
     )  # fmt: skip
+
+
+def _at_limits(
+    search: Search, maker: Callable[[Search], Rule], wanted: Wanted, validation: World, kind: str
+) -> tuple[Rule, float]:
+    if not search.capacities:
+        return _at_budget(search, maker, wanted, validation, kind)
+    return within_capacities(search, lambda: _at_budget(search, maker, wanted, validation, kind), validation)
 
 
 def _at_budget(
@@ -357,6 +384,7 @@ def facts_of(made: Made) -> dict[str, Any]:
     return {
         "ask": wanted.ask, "kind": made.chosen, "depth": wanted.depth, "combine": wanted.combining,
         "abstain": wanted.abstain, "budget": wanted.budget, "unit": made.read.unit, "caps": dict(wanted.caps),
+        "batch": wanted.batch, "every": wanted.every, "wait": wanted.wait,
         "risks": [str(risk) for risk in wanted.risks], "confidence": wanted.confidence if wanted.risks else None,
         "worth": made.worth[made.chosen], "fitted_on": list(made.read.fitted_on), "left_out": made.left_out,
     }  # fmt: skip

@@ -5,17 +5,21 @@ Of a run of method ``best`` this loads numpy and not torch.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
 
 from l2d.data.errors import DataError, UsageError, nearest
+from l2d.data.samples.boxes import Boxes
 from l2d.rejector.decisions.combine import RULES, combine
 from l2d.rejector.decisions.rule import ABSTAIN, STOP, Rule
 from l2d.rejector.decisions.saved import SavedPolicy, check_run, read_saved
+from l2d.rejector.decisions.states import sure_of_boxes
 from l2d.rejector.decisions.world import Answers, Known
 from l2d.rejector.rows.unlabelled import InputRecord
 
@@ -69,6 +73,22 @@ class PolicyAtWork:
         self.kind: str = saved.facts["result"]["kind"]
         self.classes: list[str] = saved.facts["classes"]
         self.looks_at, self.predictions, self.width = open_predictions(saved, run_path)
+        self._lock = Lock()
+        self._room: dict[int, int] = {}
+        self._begun = 0  # inputs of this batch
+        if self.rule.capacities and self.rule.batch:
+            self.begin_batch(self.rule.batch)
+
+    def begin_batch(self, inputs: int) -> None:
+        """Begin another batch of inputs: agents have their whole capacity again.
+
+        Input by input it is not known which of a batch gain most by a scarce agent, so the first that want it have it,
+        and the others go elsewhere. ``l2d route`` takes a batch together. After as many inputs as the policy's batches
+        have, the next one begins by itself.
+        """
+        with self._lock:
+            self._begun = 0
+            self._room = {each.agent: each.of(inputs) for each in self.rule.capacities}
 
     def start(self, row: Mapping[str, Any] | Sequence[float] | np.ndarray, *, without: Collection[str] = ()) -> Step:
         """Begin with an input.
@@ -82,6 +102,11 @@ class PolicyAtWork:
             UsageError: ``without`` names an unknown agent.
         """
         predicted, right = self.predictions(self._features(row)[None])
+        if self.rule.capacities and self.rule.batch:
+            if self._begun >= self.rule.batch:
+                self.begin_batch(self.rule.batch)
+            with self._lock:
+                self._begun += 1
         available = np.ones((1, len(self.agents)), bool)
         for name in without:
             available[0, self._position(name)] = False
@@ -94,7 +119,8 @@ class PolicyAtWork:
 
         Args:
             answer: a class (its name, or its index), class probabilities (classes,), a number; a dictionary of ``cla``
-                and ``reg`` where an answer is both; anything where answers are boxes. None: the agent has no answer.
+                and ``reg`` where an answer is both; of ``boxes``, ``labels`` and ``scores`` where answers are boxes.
+                None: the agent has no answer.
             sure: how sure it says it is, from 0 to 1; probabilities say it themselves.
             paid: what the answer was paid.
 
@@ -116,8 +142,14 @@ class PolicyAtWork:
 
     def _decided(self, known: Known, given: Mapping[int, Any], asked: tuple[str, ...]) -> Step:
         state = tuple(sorted(given))
-        decision = self.rule.decide(state, known)
-        ask, code, expected = int(decision.ask[0]), int(decision.answer[0]), float(decision.expected[0])
+        while True:
+            decision = self.rule.decide(state, known)
+            ask, code, expected = int(decision.ask[0]), int(decision.answer[0]), float(decision.expected[0])
+            if ask == STOP or self._taken(ask):
+                break
+            available = known.available.copy()
+            available[0, ask] = False
+            known = replace(known, available=available)
         if ask != STOP:
             return Step(self.agents[ask], None, None, expected, asked, known, given)
         if code == ABSTAIN:
@@ -128,6 +160,14 @@ class PolicyAtWork:
             said = answer_of(combine(known, state, RULES[code - len(self.agents)], self.rule.looks.num_classes), 0,
                              self.classes)  # fmt: skip
         return Step(None, said, self.rule.name_of(code), expected, asked, known, given)
+
+    def _taken(self, agent: int) -> bool:
+        """Whether the agent can answer another input of this batch, which is then counted."""
+        with self._lock:
+            left = self._room.get(agent)
+            if left is not None:
+                self._room[agent] = max(0, left - 1)
+            return left is None or left > 0
 
     def _position(self, name: str) -> int:
         if name not in self.agents:
@@ -240,6 +280,7 @@ def unanswered(rule: Rule, n: int, classes: Sequence[str]) -> Answers:
         numbers=np.full(shape, np.nan) if looks.numbers else None,
         sure=np.full(shape, np.nan) if looks.sure else None,
         paid=np.full(shape, np.nan) if looks.paid else None,
+        boxes=tuple(Boxes.empty(n) for _ in rule.agents) if looks.boxes else None,
     )
 
 
@@ -276,11 +317,41 @@ def with_answer(
         if not isinstance(number, int | float | np.number) or not np.isfinite(number):
             raise DataError(f"an answer without a number: {answer!r}", hint="give a finite number")
         found.numbers[row, agent] = float(number)
+    if found.boxes is not None:
+        image = one_image(answer, classes)
+        sure = float(sure_of_boxes(image)[0]) if sure is None else sure
+        found = replace(found, boxes=tuple(
+            _with_image(boxes, row, image) if position == agent else boxes for position, boxes in enumerate(found.boxes)
+        ))  # fmt: skip
     if found.sure is not None and sure is not None:
         found.sure[row, agent] = sure
     if found.paid is not None and paid is not None:
         found.paid[row, agent] = paid
     return found
+
+
+def one_image(answer: Any, classes: Sequence[str]) -> Boxes:
+    """The boxes of a detector's answer: a mapping of ``boxes`` (k, 4), ``labels`` and ``scores``, or that as JSON.
+
+    Raises:
+        DataError: it is none.
+    """
+    hint = 'give {"boxes": [[x1, y1, x2, y2], ...], "labels": [...], "scores": [...]}'
+    try:
+        parts = json.loads(answer) if isinstance(answer, str) else answer
+        labels = [class_index(label, classes) for label in parts["labels"]]
+        image = {"boxes": np.asarray(parts["boxes"], np.float64).reshape(-1, 4), "labels": labels}
+        found = Boxes.from_images([image | {"scores": np.asarray(parts["scores"], np.float64)}])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"an answer that is not boxes: {str(answer)[:80]!r}", hint=hint) from error
+    if not (np.isfinite(found.xyxy).all() and np.isfinite(found.score).all() and (found.score >= 0).all()):
+        raise DataError("a box or score that is not a number", hint=hint)
+    return found
+
+
+def _with_image(boxes: Boxes, row: int, image: Boxes) -> Boxes:
+    """The same images with other boxes on one of them."""
+    return Boxes.concatenate([boxes.take(slice(0, row)), image, boxes.take(slice(row + 1, None))])
 
 
 def class_index(answer: Any, classes: Sequence[str]) -> int:
@@ -296,8 +367,12 @@ def class_index(answer: Any, classes: Sequence[str]) -> int:
     raise DataError(f"there is no class {answer!r}", hint=nearest(str(answer), classes, "the classes are"))
 
 
-def answer_of(found: dict[str, np.ndarray], row: int, classes: Sequence[str]) -> Any:
+def answer_of(found: dict[str, Any], row: int, classes: Sequence[str]) -> Any:
     """A combined answer as agents give theirs."""
+    if "pred_boxes" in found:
+        image = found["pred_boxes"].of(row)
+        names = [classes[label] if label < len(classes) else label for label in image["labels"].tolist()]
+        return {"boxes": image["boxes"].tolist(), "labels": names, "scores": image["scores"].tolist()}
     chosen = None
     if "pred_cla" in found:
         index = int(found["pred_cla"][row])
@@ -309,5 +384,5 @@ def answer_of(found: dict[str, np.ndarray], row: int, classes: Sequence[str]) ->
 
 
 def _copied(answers: Answers) -> Answers:
-    parts = {name: None if value is None else value.copy() for name, value in vars(answers).items()}
-    return Answers(**parts)
+    parts = {name: None if value is None else value.copy() for name, value in vars(answers).items() if name != "boxes"}
+    return Answers(**parts, boxes=answers.boxes)

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from l2d.data.cache.reader import CostCache
+from l2d.data.costs.detection import DETECTION_COSTS
 from l2d.data.errors import UsageError
 from l2d.data.samples.boxes import Boxes
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.trained import TrainedBest
 from l2d.rejector.decisions.search import FOLDS
+from l2d.rejector.decisions.states import sure_of_boxes
 from l2d.rejector.decisions.world import Answers, CostOf, Known, World
 from l2d.rejector.evaluation.baselines import averaged_costs
 from l2d.rejector.evaluation.groups import read_groups
@@ -177,7 +179,7 @@ def answers_of(table: CostTable, names: list[str], available: np.ndarray, *, mon
     """What agents answered to the samples of a table."""
     each = [table.predictions[name] for name in names]
     shape = available.shape
-    classes = chances = numbers = sure = None
+    classes = chances = numbers = sure = boxes = None
     if all("pred_cla" in answer or "pred_prob" in answer for answer in each):
         classes, sure = np.full(shape, -1), np.full(shape, np.nan)
         widths = {np.asarray(answer["pred_prob"]).shape[1] for answer in each if "pred_prob" in answer}
@@ -196,35 +198,34 @@ def answers_of(table: CostTable, names: list[str], available: np.ndarray, *, mon
         numbers = np.stack([np.asarray(answer["pred_reg"], np.float64) for answer in each], axis=1)
         numbers[~available] = np.nan
     if all("pred_boxes" in answer for answer in each):
-        sure = np.stack([_of_boxes(answer["pred_boxes"]) for answer in each], axis=1)
+        boxes = tuple(answer["pred_boxes"] for answer in each)  # type: ignore[misc]
+        sure = np.stack([sure_of_boxes(some) for some in boxes], axis=1)
         sure[~available] = np.nan
     paid = None
     if money and table.paid is not None and bool((np.nanstd(table.paid, axis=0) > 0).any()):
         paid = np.where(available, table.paid, np.nan)
-    return Answers(classes=classes, chances=chances, numbers=numbers, sure=sure, paid=paid)
-
-
-def _of_boxes(boxes: np.ndarray | Boxes) -> np.ndarray:
-    """How sure a detector is of an image: mean score of boxes above one half, half of the best one's without any."""
-    assert isinstance(boxes, Boxes)
-    image = np.repeat(np.arange(len(boxes)), boxes.counts)
-    clear = boxes.score >= 0.5
-    count = np.bincount(image[clear], minlength=len(boxes))
-    total = np.bincount(image[clear], weights=boxes.score[clear], minlength=len(boxes))
-    best = np.zeros(len(boxes))
-    np.maximum.at(best, image, boxes.score)
-    return np.where(count > 0, total / np.maximum(count, 1), best / 2)
+    return Answers(classes=classes, chances=chances, numbers=numbers, sure=sure, paid=paid, boxes=boxes)
 
 
 def _cost_of(run: Run, cache: CostCache, table: CostTable) -> CostOf | None:
-    """What combined answers cost; None where answers are boxes, or numbers that the cache does not say how to judge."""
+    """What combined answers cost; None where the cache does not say how to judge them."""
     tasks, costs = cache.record.tasks, cache.record.costs
-    if not set(tasks) <= {"cla", "reg"}:
-        return None
     free = replace(run.point, query_costs=(0.0,), paid=None)
+    truth = table.targets.get("target_boxes")
+    if isinstance(truth, Boxes):
+        judges = [DETECTION_COSTS[task](**costs[task]) for task in tasks]
+
+        def cost_of_boxes(found: dict[str, Any], rows: np.ndarray) -> np.ndarray:
+            some = truth.take(rows)
+            raw = np.stack([judge.compute(found["pred_boxes"], some) for judge in judges], axis=1)
+            return free.total_costs(torch.from_numpy(raw)[:, None], tasks, free=True)[:, 0].double().numpy()
+
+        return cost_of_boxes
+    if not set(tasks) <= {"cla", "reg"} or not set(tasks) <= set(costs):
+        return None
     targets = {name: np.asarray(values) for name, values in table.targets.items()}
 
-    def cost_of(found: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    def cost_of(found: dict[str, Any], rows: np.ndarray) -> np.ndarray:
         raw = averaged_costs(found, {name: values[rows] for name, values in targets.items()}, tasks, costs)
         return free.total_costs(torch.from_numpy(raw)[:, None], tasks, free=True)[:, 0].double().numpy()
 
@@ -266,7 +267,7 @@ def joined(worlds: list[World]) -> World:
 
     first, edges = worlds[0], np.cumsum([0, *map(len, worlds)])
 
-    def cost_of(found: dict[str, np.ndarray], rows: np.ndarray) -> np.ndarray:
+    def cost_of(found: dict[str, Any], rows: np.ndarray) -> np.ndarray:
         result = np.empty(len(rows))
         for world, start, stop in zip(worlds, edges[:-1], edges[1:], strict=True):
             some = np.flatnonzero((rows >= start) & (rows < stop))
@@ -276,7 +277,10 @@ def joined(worlds: list[World]) -> World:
         return result
 
     names = ("classes", "chances", "numbers", "sure", "paid")
-    answers = {name: all_of([getattr(w.known.answers, name) for w in worlds]) for name in names}
+    answers: dict[str, Any] = {name: all_of([getattr(w.known.answers, name) for w in worlds]) for name in names}
+    given = [w.known.answers.boxes for w in worlds]
+    if all(boxes is not None for boxes in given):
+        answers["boxes"] = tuple(Boxes.concatenate(list(some)) for some in zip(*given, strict=True))  # type: ignore[arg-type]
     return World(
         ids=[name for world in worlds for name in world.ids],
         agents=first.agents,

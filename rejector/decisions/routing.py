@@ -6,9 +6,10 @@ known), with which the same command gives the next round, until no input asks fo
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ import pyarrow as pa
 from l2d.data.cache import store
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.results import Shown
+from l2d.data.samples.boxes import Boxes
+from l2d.rejector.decisions.capacity import Queue
 from l2d.rejector.decisions.combine import RULES, combine
-from l2d.rejector.decisions.online import answer_of, load_policy, unanswered, with_answer
-from l2d.rejector.decisions.rule import ABSTAIN, STOP
+from l2d.rejector.decisions.online import answer_of, load_policy, one_image, unanswered, with_answer
+from l2d.rejector.decisions.rule import ABSTAIN, STOP, Decision, Rule
+from l2d.rejector.decisions.states import sure_of_boxes
 from l2d.rejector.decisions.world import Known
 from l2d.rejector.rows.unlabelled import open_inputs
 
@@ -30,7 +34,7 @@ SCHEMA = pa.schema(
     [("sample_id", pa.string()), ("action", pa.string()), ("agent", pa.string()), ("answer", pa.string()),
      ("expected_cost", pa.float64()), ("asked", pa.string()), ("rank", pa.int32())]
 )  # fmt: skip
-ACTIONS = ("ask", "answer", "no answer")
+ACTIONS = ("ask", "answer", "no answer", "wait")
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,8 @@ def route_policy(
         run: the policy's run.
         source: as of :func:`l2d.rejector.route.route`.
         out: a .parquet or .csv file: ``sample_id, action, agent, answer, expected_cost, asked, rank``. ``action`` is
-            ``ask`` (this agent, next), ``answer`` (``agent`` says whose) or ``no answer``, with the place in the queue.
+            ``ask`` (this agent, next), ``answer`` (``agent`` says whose), ``no answer`` (with its place in the queue),
+            or ``wait`` (this agent is full: give the input again with the next batch).
         answers: a table of answers so far.
         without: agents that cannot be asked now.
 
@@ -118,7 +123,7 @@ def route_policy(
     advance = progress(inputs.samples) if progress else lambda done: None
     tables: list[pa.Table] = []
     used: set[str] = set()
-    for ids, features, answering in inputs.batches:
+    for ids, features, answering in _batches(inputs.batches, work.rule):
         names = ids.to_pylist()
         available = np.tile(at_hand, (len(names), 1)) if answering is None else answering & at_hand
         used.update(name for name in names if name in given)
@@ -176,6 +181,7 @@ def _decided(work: Any, names: list[str], features: np.ndarray, available: np.nd
     n, rule = len(names), work.rule
     predicted, right = work.predictions(features)
     answers = unanswered(rule, n, work.classes)
+    images = [[Boxes.empty(1)] * n for _ in work.agents] if rule.looks.boxes else []
     states: list[tuple[int, ...]] = [()] * n
     orders = [""] * n
     for row, name in enumerate(names):
@@ -184,26 +190,27 @@ def _decided(work: Any, names: list[str], features: np.ndarray, available: np.nd
             if answer is None or answer == "":
                 available[row, agent] = False
                 continue
+            if images:
+                image = one_image(answer, work.classes)
+                images[agent][row] = image
+                assert answers.sure is not None
+                answers.sure[row, agent] = sure_of_boxes(image)[0] if sure is None else sure
+                order.append(agent)
+                continue
             answers = with_answer(
                 answers, row, agent, _typed(answer, rule.looks), work.classes, sure=sure, paid=paid, in_place=True
             )
             order.append(agent)
         states[row], orders[row] = tuple(sorted(set(order))), " > ".join(work.agents[agent] for agent in order)
+    if images:
+        answers = replace(answers, boxes=tuple(Boxes.concatenate(each) for each in images))
     known = Known(predicted=predicted, right=right, available=available, answers=answers)
     action, agent = np.full(n, ACTIONS[2], object), np.full(n, None, object)
     answer, expected = np.full(n, None, object), np.full(n, np.nan)
-    for state in sorted(set(states)):
-        rows = np.array([row for row, own in enumerate(states) if own == state])
-        some = known.take(rows)
-        try:
-            decision = rule.decide(state, some)
-        except KeyError:
-            who = ", ".join(work.agents[each] for each in state)
-            raise DataError(
-                f"{names[rows[0]]!r} has answers of {who}, which this policy never asks together",
-                hint="give answers of agents that it asked for",
-            ) from None
+    parked = np.full(n, STOP)
+    for state, rows, decision in _decisions(rule, states, known, names, parked):
         expected[rows] = decision.expected
+        some = known.take(rows)
         for position, row in enumerate(rows.tolist()):
             code = int(decision.answer[position])
             if decision.ask[position] != STOP:
@@ -211,6 +218,8 @@ def _decided(work: Any, names: list[str], features: np.ndarray, available: np.nd
             elif code != ABSTAIN:
                 action[row], agent[row] = ACTIONS[1], rule.name_of(code)
                 answer[row] = _said(work, some, position, state, code, given.get(names[row], ()))
+    for row in np.flatnonzero(parked != STOP).tolist():
+        action[row], agent[row] = ACTIONS[3], work.agents[int(parked[row])]
     columns = [names, action.tolist(), agent.tolist(), answer.tolist()]
     return pa.table(
         [pa.array(values, pa.string()) for values in columns]
@@ -219,12 +228,60 @@ def _decided(work: Any, names: list[str], features: np.ndarray, available: np.nd
     )
 
 
+def _decisions(
+    rule: Rule, states: list[tuple[int, ...]], known: Known, names: list[str], parked: np.ndarray
+) -> Iterator[tuple[tuple[int, ...], np.ndarray, Decision]]:
+    """What to do with inputs, those of the same answers together; where agents can be full, with a whole batch.
+
+    Args:
+        parked: for which agent an input waits, int (n,); filled in.
+    """
+    by_state = {state: np.array([r for r, own in enumerate(states) if own == state]) for state in sorted(set(states))}
+    try:
+        if not rule.capacities:
+            yield from ((state, rows, rule.decide(state, known.take(rows))) for state, rows in by_state.items())
+            return
+        queue = Queue(rule, len(states))
+        most = queue.room(len(states))
+        room = most - np.bincount([agent for state in states for agent in state], minlength=len(most))
+        full = np.zeros((len(states), len(most)), bool)
+        settled = queue.settle(by_state, known, np.maximum(room, 0), full, most)
+        parked[:] = queue.parked_for
+        yield from ((state, rows, decision) for state, (rows, decision) in settled.items())
+    except KeyError as error:
+        state = error.args[0]
+        who = ", ".join(rule.agents[each] for each in state)
+        raise DataError(
+            f"{names[by_state[state][0]]!r} has answers of {who}, which this policy never asks together",
+            hint="give answers of agents that it asked for",
+        ) from None
+
+
+def _batches(batches: Iterable[tuple[Any, np.ndarray, Any]], rule: Rule) -> Iterator[tuple[Any, np.ndarray, Any]]:
+    """Inputs as they come; where agents can be full, by the rule's batches, or all of them together."""
+    if not rule.capacities:
+        yield from batches
+        return
+    parts = list(batches)
+    if not parts:
+        return
+    ids = pa.chunked_array([pa.array(part[0]) if not isinstance(part[0], pa.ChunkedArray) else part[0].combine_chunks()
+                            for part in parts]).combine_chunks()  # fmt: skip
+    features = np.concatenate([part[1] for part in parts])
+    answering = None if parts[0][2] is None else np.concatenate([part[2] for part in parts])
+    size = rule.batch or len(ids)
+    for start in range(0, len(ids), size):
+        rows = slice(start, start + size)
+        yield ids[rows], features[rows], None if answering is None else answering[rows]
+
+
 def _said(work: Any, known: Known, row: int, state: tuple[int, ...], code: int, given: Any) -> str:
     if code < len(work.agents):
         return str(next(answer for agent, answer, *_ in reversed(given) if agent == code))
     some = known.take(np.array([row]))
     found = combine(some, state, RULES[code - len(work.agents)], work.rule.looks.num_classes)
-    return str(answer_of(found, 0, work.classes))
+    said = answer_of(found, 0, work.classes)
+    return json.dumps(said) if "pred_boxes" in found else str(said)
 
 
 def _typed(answer: Any, looks: Any) -> Any:

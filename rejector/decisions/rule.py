@@ -54,6 +54,19 @@ class Cap:
         return spent[:, None] + most <= self.limit * (1 + 1e-12)
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """How many inputs of a batch an agent answers at most: a share of them, or a count."""
+
+    agent: int
+    share: float | None = None
+    count: int | None = None
+
+    def of(self, inputs: int) -> int:
+        """In a batch of this many inputs."""
+        return self.count if self.count is not None else int((self.share or 0.0) * inputs + 1e-9)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rule:
     """What all rules have.
@@ -65,6 +78,10 @@ class Rule:
         abstain: cost of giving no answer, in units of loss; None where an answer is always given.
         above: an answer that is expected to cost more is not given; None: no such limit. Promises are made by it.
         caps: limits for every input.
+        capacities: of agents, in each batch.
+        batch: inputs of one batch; None: all that are decided together.
+        wait: what waiting for the next batch costs, in units of loss; None: inputs do not wait.
+        charges: what asking each agent is expected to take, in units of loss, (agents,); empty: nothing.
     """
 
     kind: ClassVar[str]
@@ -74,6 +91,10 @@ class Rule:
     abstain: float | None = None
     above: float | None = None
     caps: tuple[Cap, ...] = ()
+    capacities: tuple[Capacity, ...] = ()
+    batch: int | None = None
+    wait: float | None = None
+    charges: tuple[float, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -102,6 +123,16 @@ class Rule:
     def promising(self, above: float | None) -> Rule:
         """The same rule that withholds answers expected to cost more."""
         return replace(self, above=above)
+
+    def _alone(self, known: Known) -> np.ndarray:
+        """What each agent's answer is expected to cost with asking it, (n, agents)."""
+        return known.predicted + np.array(self.charges) if self.charges else known.predicted
+
+    def _plain(self, asked: Asked, known: Known) -> tuple[np.ndarray, np.ndarray]:
+        """The answer of agents that were asked because others were full, and what it is expected to cost."""
+        code = ABSTAIN if not asked else asked[0] if len(asked) == 1 else self.combined_code()
+        least = known.predicted[:, list(asked)].min(axis=1) if asked else np.full(len(known), np.inf)
+        return np.full(len(known), code), least
 
     def combined_code(self) -> int:
         return len(self.agents) + RULES.index(self.combining)
@@ -149,6 +180,8 @@ class Tree(Rule):
 
     def _decide(self, asked: Asked, known: Known) -> Decision:
         n, free = len(known), self.can_ask(asked, known)
+        if self.capacities and asked not in self.states:  # an agent answered that stood in for a full one
+            return Decision(np.full(n, STOP), *self._plain(asked, known))
         state = self.states[asked]
         columns = None
         answer, expected = np.full(n, ABSTAIN), np.full(n, np.inf)
@@ -164,7 +197,12 @@ class Tree(Rule):
             expected = np.where(better, least, expected)
         ask = np.full(n, STOP)
         if not asked and self.first is not None:
-            ask[:] = np.where(free[:, self.first], self.first, self._instead(free, known))
+            others, least = self._instead(free, known)
+            ask[:] = np.where(free[:, self.first], self.first, others)
+            if state.then:
+                going = applied(self.looks.columns((), known), state.go, known.fold)[:, 0]
+                least = np.where(free[:, self.first], going, least)
+            expected = np.where(ask == STOP, expected, least)
         elif state.then:
             columns = self.looks.columns(asked, known) if columns is None else columns
             costs = np.where(free[:, list(state.then)], applied(columns, state.go, known.fold), np.inf)
@@ -175,15 +213,20 @@ class Tree(Rule):
             expected = np.where(go, least, expected)
         lost = (ask == STOP) & (answer == ABSTAIN) & (expected == np.inf)  # nobody has answered and none of these can
         if not asked and lost.any():
-            ask = np.where(lost, self._instead(free, known), ask)
+            others, least = self._instead(free, known)
+            ask, expected = np.where(lost, others, ask), np.where(lost, least, expected)
         return Decision(ask, answer, expected)
 
-    def _instead(self, free: np.ndarray, known: Known) -> np.ndarray:
-        """The agent of lowest predicted cost among those that can be asked and that a state knows; STOP without any."""
-        known_states = np.zeros(len(self.agents), bool)
+    def _instead(self, free: np.ndarray, known: Known) -> tuple[np.ndarray, np.ndarray]:
+        """The agent of lowest predicted cost among those that can be asked and that a state knows; STOP without any.
+
+        Where agents may be full, any agent. And what that costs, infinite without any.
+        """
+        known_states = np.full(len(self.agents), bool(self.capacities))
         known_states[[asked[0] for asked in self.states if len(asked) == 1]] = True
-        costs = np.where(free & known_states, known.predicted, np.inf)
-        return np.where(np.isfinite(costs).any(axis=1), costs.argmin(axis=1), STOP)
+        costs = np.where(free & known_states, self._alone(known), np.inf)
+        least = costs.min(axis=1)
+        return np.where(np.isfinite(least), costs.argmin(axis=1), STOP), least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,14 +236,12 @@ class Ranked(Rule):
     The paper's surrogate does not depend on k, so scores that rank agents serve every k; ``one`` is the router.
 
     Attributes:
-        charges: what asking each agent is expected to take, in units of loss, (agents,).
         most: agents for each input.
         sizes: weights of what asking the k best is expected to cost, (folds + 1, width, most), from which k is chosen
             for each input: top-k(x); None: always ``most``.
     """
 
     kind: ClassVar[str] = "ranked"
-    charges: tuple[float, ...] = ()
     most: int = 1
     sizes: np.ndarray | None = None
 
@@ -216,8 +257,7 @@ class Ranked(Rule):
 
     def _decide(self, asked: Asked, known: Known) -> Decision:
         n, free = len(known), self.can_ask(asked, known)
-        total = known.predicted + np.array(self.charges)
-        costs = np.where(free, total, np.inf)
+        costs = np.where(free, self._alone(known), np.inf)
         more = (len(asked) < self.size(known)) & np.isfinite(costs).any(axis=1)
         best = costs.argmin(axis=1)
         if not asked:
@@ -243,8 +283,16 @@ class Committee(Rule):
         return len(self.members)
 
     def _decide(self, asked: Asked, known: Known) -> Decision:
-        free = self.can_ask(asked, known)[:, list(self.members)]
+        can = self.can_ask(asked, known)
+        free = can[:, list(self.members)]
         ask = np.where(free.any(axis=1), np.array(self.members)[free.argmax(axis=1)], STOP)
+        if self.capacities and not asked:
+            alone = self._alone(known)
+            others = np.where(can, alone, np.inf)  # one stands in where all members are full
+            ask = np.where((ask == STOP) & np.isfinite(others).any(axis=1), others.argmin(axis=1), ask)
+            mine = np.where(free, alone[:, list(self.members)], np.inf).min(axis=1)
+            expected = np.where(free.any(axis=1), mine, others.min(axis=1))
+            return Decision(ask, np.full(len(known), ABSTAIN), expected)
         code = ABSTAIN if not asked else asked[0] if len(asked) == 1 else self.combined_code()
         expected = known.predicted[:, list(asked or self.members)].min(axis=1)
         return Decision(ask, np.full(len(known), code), expected)
@@ -277,6 +325,8 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
         "kind": rule.kind, "agents": rule.agents, "looks": rule.looks.to_json(), "combining": rule.combining,
         "abstain": rule.abstain, "above": rule.above,
         "caps": [dict(vars(cap)) for cap in rule.caps],
+        "capacities": [dict(vars(capacity)) for capacity in rule.capacities],
+        "batch": rule.batch, "wait": rule.wait, "charges": list(rule.charges),
     }  # fmt: skip
     if isinstance(rule, Tree):
         found |= {"first": rule.first, "order": list(rule.order)}
@@ -287,7 +337,7 @@ def rule_to_json(rule: Rule) -> dict[str, Any]:
         ]  # fmt: skip
     elif isinstance(rule, Ranked):
         sizes = None if rule.sizes is None else packed(rule.sizes[-1:])
-        found |= {"charges": list(rule.charges), "most": rule.most, "sizes": sizes}
+        found |= {"most": rule.most, "sizes": sizes}
     elif isinstance(rule, Committee):
         found["members"] = list(rule.members)
     return found
@@ -304,6 +354,8 @@ def rule_from_json(value: dict[str, Any]) -> Rule:
         "agents": list(value["agents"]), "combining": value["combining"], "abstain": value["abstain"],
         "looks": Looks(**{**looks, "paid_mean": tuple(looks["paid_mean"])}), "above": value["above"],
         "caps": tuple(Cap(**{**cap, "uses": tuple(cap["uses"])}) for cap in value["caps"]),
+        "capacities": tuple(Capacity(**each) for each in value.get("capacities", ())),
+        "batch": value.get("batch"), "wait": value.get("wait"), "charges": tuple(value.get("charges", ())),
     }  # fmt: skip
     if common["combining"] not in RULES:
         raise ValueError(f"answers are combined by {common['combining']!r}")
@@ -315,7 +367,7 @@ def rule_from_json(value: dict[str, Any]) -> Rule:
         return Tree(**common, states=states, first=value["first"], order=tuple(value["order"]))
     if value["kind"] == Ranked.kind:
         sizes = None if value["sizes"] is None else unpacked(value["sizes"])
-        return Ranked(**common, charges=tuple(value["charges"]), most=value["most"], sizes=sizes)
+        return Ranked(**common, most=value["most"], sizes=sizes)
     if value["kind"] == Committee.kind:
         return Committee(**common, members=tuple(value["members"]))
     raise ValueError(f"a rule of kind {value['kind']!r}")

@@ -16,7 +16,7 @@ import numpy as np
 
 from l2d.rejector.decisions.combine import RULES, combine
 from l2d.rejector.decisions.fitting import Gram, applied, cross_products
-from l2d.rejector.decisions.rule import Cap, Committee, Ranked, State, Tree
+from l2d.rejector.decisions.rule import Cap, Capacity, Committee, Ranked, State, Tree
 from l2d.rejector.decisions.states import Asked, Looks
 from l2d.rejector.decisions.world import World
 
@@ -49,6 +49,8 @@ class Search:
         worth: units of loss for a unit of ``world.price``.
         caps: for every input.
         only: positions of the agents to choose from; None: all.
+        capacities, batch, wait: of the rules that are found, see :class:`l2d.rejector.decisions.rule.Rule`.
+        tolls: what asking each agent takes besides, in units of loss, since it is scarce, (agents,); None: nothing.
     """
 
     world: World
@@ -58,6 +60,10 @@ class Search:
     worth: float = 0.0
     caps: tuple[Cap, ...] = ()
     only: Sequence[int] | None = None
+    capacities: tuple[Capacity, ...] = ()
+    batch: int | None = None
+    wait: float | None = None
+    tolls: np.ndarray | None = None
     looks: Looks = field(init=False)
 
     def __post_init__(self) -> None:
@@ -88,6 +94,8 @@ class Search:
         """What asking each agent takes, in units of loss, float64 (n, agents)."""
         if self._asking is None:
             self._asking = self.world.charges + self.worth * self.world.price
+            if self.tolls is not None:
+                self._asking = self._asking + self.tolls
         return self._asking
 
     def _columns(self, asked: Asked, fitted: _Fitted) -> np.ndarray:
@@ -195,7 +203,8 @@ class Search:
     def _common(self) -> dict:
         return {
             "agents": self.world.agents, "looks": self.looks, "combining": self.combining or RULES[0],
-            "abstain": self.abstain, "caps": self.caps,
+            "abstain": self.abstain, "caps": self.caps, "capacities": self.capacities, "batch": self.batch,
+            "wait": self.wait, "charges": tuple(self.asking.mean(axis=0).tolist()),
         }  # fmt: skip
 
     def adaptive(self) -> Tree:
@@ -238,7 +247,8 @@ class Search:
         for size in range(len(order), 0, -1):
             asked = tuple(sorted(order[:size]))
             cost, states[asked] = self._stop_or_go(asked, order[size] if size < len(order) else None, cost)
-        states[()] = self._state_of(())
+        assert cost is not None
+        states[()] = self._state_of((), order[:1], self._go((), list(order[:1]), [cost])[0])
         return Tree(**self._common(), states=states, first=order[0], order=tuple(order))
 
     def _stop_or_go(self, asked: Asked, agent: int | None, later: np.ndarray | None) -> tuple[np.ndarray, State]:
@@ -288,8 +298,9 @@ class Search:
         return found
 
     def _tails_of(self, asked: Asked) -> dict[tuple[int, ...], np.ndarray]:
-        if not hasattr(self, "_orders") or self._orders[0] != self.worth:
+        if self._asking is None or getattr(self, "_orders_of", None) is not self._asking:
             self._orders: tuple[float, dict] = (self.worth, {})
+            self._orders_of = self.asking  # costs of going on hold for these
         known = self._orders[1]
         if asked not in known:
             known[asked] = self._tails(asked)
@@ -319,8 +330,7 @@ class Search:
 
     def ranked(self, most: int = 1, *, chosen: bool = False) -> Ranked:
         """Each input's ``most`` agents of lowest expected cost; ``chosen``: as many of these as pay, by input."""
-        charges = tuple(self.asking.mean(axis=0).tolist())
-        plain = Ranked(**self._common(), charges=charges, most=most)
+        plain = Ranked(**self._common(), most=most)
         if not chosen or most == 1:
             return plain
         from dataclasses import replace
@@ -330,7 +340,7 @@ class Search:
         fitted = self._state(())
         columns = self._columns((), fitted)
         whole = replace(self.world, charges=self.asking)
-        costs = [walk(replace(plain, most=k), whole, held_out=True).loss for k in range(1, most + 1)]
+        costs = [walk(replace(plain, most=k, capacities=()), whole, held_out=True).loss for k in range(1, most + 1)]
         fold = self.world.known.fold
         assert fold is not None
         weights = fitted.gram.weights(*cross_products(columns, np.stack(costs, axis=1), fold, FOLDS))

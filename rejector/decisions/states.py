@@ -2,7 +2,8 @@
 
 A state is a set of agents that have answered. Its columns are what was predicted beforehand and what the answers say:
 who agrees with whom, how likely the leading answer is to be right, how sure agents say they are, how far numbers lie
-apart, what was paid. Nothing of an agent that has not been asked enters except what was predicted of it.
+apart, how many boxes there are, what was paid. Nothing of an agent that has not been asked enters except what was
+predicted of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from l2d.data.samples.boxes import Boxes
 from l2d.rejector.decisions.combine import log_odds, posterior
 from l2d.rejector.decisions.world import Known, World
 
@@ -20,6 +22,8 @@ Asked = tuple[int, ...]  # positions in rising order
 
 FEW_CLASSES = 12  # of which each is a column
 WHO_AGREES = 3  # agents of which every pattern of agreement has costs of its own; of more only its sizes
+ROWS_AT_ONCE = 4096
+CLEAR = 0.5  # score from which a detector means a box
 MOST_SURE = 5.0  # log-odds of what agents say of themselves are cut here
 
 
@@ -29,7 +33,7 @@ class Looks:
 
     Attributes:
         num_agents, num_classes: of the table.
-        classes, numbers, sure, paid: whether answers have these.
+        classes, numbers, sure, paid, boxes: whether answers have these.
         scale: standard deviation of the numbers, by which they are divided; with ``middle``, their mean.
         paid_mean: mean paid to each agent.
     """
@@ -43,6 +47,7 @@ class Looks:
     middle: float = 0.0
     scale: float = 1.0
     paid_mean: tuple[float, ...] = ()
+    boxes: bool = False
 
     @classmethod
     def of(cls, world: World) -> Looks:
@@ -59,6 +64,7 @@ class Looks:
             paid=paid is not None,
             middle=float(numbers.mean()) if numbers is not None and len(numbers) else 0.0,
             scale=float(numbers.std()) or 1.0 if numbers is not None and len(numbers) else 1.0,
+            boxes=answers.boxes is not None,
             paid_mean=() if paid is None else tuple(np.maximum(np.nanmean(paid, axis=0), 1e-12).tolist()),
         )
 
@@ -72,6 +78,18 @@ class Looks:
             asked: who has answered.
             known: of inputs in that state.
         """
+        if len(known) <= ROWS_AT_ONCE:
+            return self._columns(asked, known)
+        blocks = range(0, len(known), ROWS_AT_ONCE)  # what is made on the way stays in the processor's cache
+        first = self._columns(asked, known.take(slice(0, ROWS_AT_ONCE)))
+        found = np.empty((len(known), first.shape[1]), np.float32)
+        found[:ROWS_AT_ONCE] = first
+        for start in blocks[1:]:
+            rows = slice(start, start + ROWS_AT_ONCE)
+            found[rows] = self._columns(asked, known.take(rows))
+        return found
+
+    def _columns(self, asked: Asked, known: Known) -> np.ndarray:
         n, who = len(known), list(asked)
         parts: list[np.ndarray] = [np.ones((n, 1), np.float32), known.predicted]
         if not who:
@@ -92,6 +110,11 @@ class Looks:
             assert known.answers.paid is not None
             paid = np.nan_to_num(known.answers.paid[:, who] / np.array(self.paid_mean)[who], nan=1.0)
             parts.append(np.log1p(paid))
+        if who and self.boxes:
+            assert known.answers.boxes is not None
+            clear = np.stack([clear_boxes(known.answers.boxes[agent]) for agent in who], axis=1)
+            parts.append(np.log1p(clear))
+            parts += [np.abs(clear[:, [i]] - clear[:, [j]]) for i, j in combinations(range(len(who)), 2)]
         found = np.empty((n, sum(part.shape[1] for part in parts)), np.float32)
         at = 0
         for part in parts:
@@ -123,6 +146,24 @@ class Looks:
         inside = np.clip(np.nan_to_num(sure, nan=0.5), 1e-6, 1 - 1e-6)
         odds = np.clip(np.log(inside / (1 - inside)), -MOST_SURE, MOST_SURE)
         return np.concatenate([odds, inside], axis=1)
+
+
+def sure_of_boxes(boxes: Boxes) -> np.ndarray:
+    """How sure a detector is of each image, (n,).
+
+    Mean score of its boxes above one half; half of the best one's score where none is.
+    """
+    image, clear = boxes.image, boxes.score >= CLEAR
+    count = np.bincount(image[clear], minlength=len(boxes))
+    total = np.bincount(image[clear], weights=boxes.score[clear], minlength=len(boxes))
+    best = np.zeros(len(boxes))
+    np.maximum.at(best, image, boxes.score)
+    return np.where(count > 0, total / np.maximum(count, 1), best / 2)
+
+
+def clear_boxes(boxes: Boxes) -> np.ndarray:
+    """How many boxes of each image have a score of at least one half, (n,)."""
+    return np.bincount(boxes.image[boxes.score >= CLEAR], minlength=len(boxes))
 
 
 def agreement(votes: np.ndarray) -> tuple[np.ndarray, int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from l2d.rejector.decisions.capacity import Queue
 from l2d.rejector.decisions.combine import RULES, combine
-from l2d.rejector.decisions.rule import ABSTAIN, STOP, Rule
+from l2d.rejector.decisions.rule import ABSTAIN, STOP, Decision, Rule
 from l2d.rejector.decisions.states import Asked
 from l2d.rejector.decisions.world import World
 
@@ -25,6 +26,9 @@ class Walked:
         charges: what asking took, in units of loss, (n,).
         price: what asking took of a budget, (n,).
         wrong: whether the class is wrong, bool (n,), False where none was given; None without classes.
+        batch: in which each was decided, from 0, (n,).
+        waited: batches that it waited for an agent, (n,).
+        turned: whether an agent that it wanted was full, bool (n,).
     """
 
     path: np.ndarray
@@ -34,6 +38,9 @@ class Walked:
     charges: np.ndarray
     price: np.ndarray
     wrong: np.ndarray | None
+    batch: np.ndarray
+    waited: np.ndarray
+    turned: np.ndarray
 
     def __len__(self) -> int:
         return len(self.answer)
@@ -54,39 +61,70 @@ class Walked:
 
 
 def walk(rule: Rule, world: World, *, held_out: bool = False) -> Walked:
-    """Apply a rule to samples.
+    """Apply a rule to samples; where agents have capacities batch by batch, in the order of the samples.
 
     Args:
         held_out: decide each sample by weights that have not seen it (``world.known.fold``); else by those of all.
     """
-    n, depth = len(world), max(1, rule.depth)
-    path = np.full((n, depth), -1)
-    answer, expected = np.full(n, ABSTAIN), np.full(n, np.nan)
-    task, charges, price = np.full(n, np.nan), np.zeros(n), np.zeros(n)
-    wrong = None if world.truth is None else np.zeros(n, bool)
-    known = world.known if held_out else _by_all(world)
-    waiting: dict[Asked, np.ndarray] = {(): np.arange(n)}
-    while waiting:
-        asked = min(waiting, key=lambda some: (len(some), some))
-        rows = waiting.pop(asked)
-        decision = rule.decide(asked, known.take(rows))
-        for agent in np.unique(decision.ask[decision.ask != STOP]).tolist():
-            some = rows[decision.ask == agent]
-            path[some, len(asked)] = agent
-            charges[some] += world.charges[some, agent]
-            price[some] += world.price[some, agent]
-            following = tuple(sorted((*asked, agent)))
-            others = waiting.get(following)
-            waiting[following] = some if others is None else np.concatenate([others, some])
-        done = rows[decision.ask == STOP]
-        answer[done] = decision.answer[decision.ask == STOP]
-        expected[done] = decision.expected[decision.ask == STOP]
-        for code in np.unique(answer[done]).tolist():
-            some = done[answer[done] == code]
-            task[some], missed = outcome(world, asked, code, some, rule.abstain)
-            if wrong is not None and missed is not None:
-                wrong[some] = missed
-    return Walked(path=path, answer=answer, expected=expected, task=task, charges=charges, price=price, wrong=wrong)
+    n = len(world)
+    walked = _empty(n, max(1, rule.depth), classes=world.truth is not None)
+    known = world.known if held_out else replace(world.known, fold=None)
+    if not rule.capacities:
+        waiting: dict[Asked, np.ndarray] = {(): np.arange(n)}
+        while waiting:
+            asked = min(waiting, key=lambda some: (len(some), some))
+            rows = waiting.pop(asked)
+            _follow(rule, world, walked, waiting, asked, rows, rule.decide(asked, known.take(rows)))
+        return walked
+    queue, size = Queue(rule, n), rule.batch or max(n, 1)
+    start = 0
+    while start < n or queue.parked:
+        new = np.arange(start, min(start + size, n))
+        most = queue.room(len(new) or size)
+        room, full = most.copy(), np.zeros((n, len(rule.agents)), bool)
+        waiting = {asked: np.array(rows) for asked, rows in queue.next_batch().items()}
+        waiting[()] = np.concatenate([waiting.get((), np.zeros(0, np.int64)), new])
+        walked.batch[np.concatenate(list(waiting.values()))] = start // size
+        while waiting:
+            settled = queue.settle(waiting, known, room, full, most)
+            waiting = {}
+            for asked, (rows, decision) in settled.items():
+                _follow(rule, world, walked, waiting, asked, rows, decision)
+        start += size
+    walked.waited[:], walked.turned[:] = queue.waited, queue.turned
+    walked.charges[:] += (rule.wait or 0.0) * queue.waited
+    return walked
+
+
+def _empty(n: int, depth: int, *, classes: bool) -> Walked:
+    return Walked(
+        path=np.full((n, depth), -1), answer=np.full(n, ABSTAIN), expected=np.full(n, np.nan), task=np.full(n, np.nan),
+        charges=np.zeros(n), price=np.zeros(n), wrong=np.zeros(n, bool) if classes else None,
+        batch=np.zeros(n, np.int64), waited=np.zeros(n, np.int64), turned=np.zeros(n, bool),
+    )  # fmt: skip
+
+
+def _follow(
+    rule: Rule, world: World, walked: Walked, waiting: dict[Asked, np.ndarray], asked: Asked, rows: np.ndarray,
+    decision: Decision,
+) -> None:  # fmt: skip
+    """Ask, which leads samples to their next state, or answer."""
+    for agent in np.unique(decision.ask[decision.ask != STOP]).tolist():
+        some = rows[decision.ask == agent]
+        walked.path[some, len(asked)] = agent
+        walked.charges[some] += world.charges[some, agent]
+        walked.price[some] += world.price[some, agent]
+        following = tuple(sorted((*asked, agent)))
+        others = waiting.get(following)
+        waiting[following] = some if others is None else np.concatenate([others, some])
+    stop = decision.ask == STOP
+    done = rows[stop]
+    walked.answer[done], walked.expected[done] = decision.answer[stop], decision.expected[stop]
+    for code in np.unique(walked.answer[done]).tolist():
+        some = done[walked.answer[done] == code]
+        walked.task[some], missed = outcome(world, asked, code, some, rule.abstain)
+        if walked.wrong is not None and missed is not None:
+            walked.wrong[some] = missed
 
 
 def outcome(
@@ -104,9 +142,3 @@ def outcome(
     found = combine(world.known.take(rows), asked, RULES[code - world.num_agents], world.num_classes)
     missed = None if world.truth is None or "pred_cla" not in found else found["pred_cla"] != world.truth[rows]
     return world.cost_of(found, rows), missed
-
-
-def _by_all(world: World):
-    from dataclasses import replace
-
-    return replace(world.known, fold=None)

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from l2d.data.samples.boxes import Boxes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
@@ -22,6 +24,7 @@ class Answers:
         numbers: answers of a regression task, float64 (n, agents), NaN without an answer; None without such a task.
         sure: how sure each agent says it is, in [0, 1], float64 (n, agents), NaN where it does not; None: none does.
         paid: what each answer was paid, float64 (n, agents), NaN where that is not known; None where it does not vary.
+        boxes: of each agent on the n images; none of an image without an answer. None where answers are not boxes.
     """
 
     classes: np.ndarray | None = None
@@ -29,11 +32,14 @@ class Answers:
     numbers: np.ndarray | None = None
     sure: np.ndarray | None = None
     paid: np.ndarray | None = None
+    boxes: tuple[Boxes, ...] | None = None
 
     def take(self, rows: Any) -> Answers:
         """Answers to some of the inputs."""
-        parts = {each.name: getattr(self, each.name) for each in fields(self)}
-        return Answers(**{name: None if values is None else values[rows] for name, values in parts.items()})
+        parts = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "boxes"}
+        boxes = None if self.boxes is None else tuple(each.take(rows) for each in self.boxes)
+        some = {name: None if values is None else values[rows] for name, values in parts.items()}
+        return Answers(**some, boxes=boxes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +81,9 @@ class Known:
         )
 
 
-#: Combined answers -> what they cost without asking, float64 (n,). ``pred_cla``, ``pred_prob``, ``pred_reg`` by name.
-CostOf = Callable[[dict[str, np.ndarray], np.ndarray], np.ndarray]
+#: Combined answers of some rows, by column (see :func:`l2d.rejector.decisions.combine.combine`) -> what they cost
+#: without asking, float64 (rows,).
+CostOf = Callable[[dict[str, Any], np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +97,7 @@ class World:
         costs: task cost of each answer, without asking, float64 (n, agents), infinite where there is none.
         charges: what asking takes, in units of loss, float64 (n, agents).
         price: what asking takes of a budget, in its unit, float64 (n, agents).
-        cost_of: what combined answers of some rows cost; None where answers cannot be combined (boxes).
+        cost_of: what combined answers of some rows cost; None where answers cannot be combined.
         num_classes: 0 without a classification task.
         wrong: whether each answer's class is wrong, bool (n, agents); None without classes.
         group: code of each sample's group, int (n,); None without groups.

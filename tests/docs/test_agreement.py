@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from l2d.cache_builder.costs.average_precision import average_precision
+from l2d.data.costs.average_precision import average_precision
 from l2d.data.samples.boxes import Boxes
 
 PAGE = (Path(__file__).parents[2] / "docs" / "agreement.md").read_text(encoding="utf-8")

@@ -79,6 +79,28 @@ def test_a_promise_holds_at_its_rate(family, limit):
     assert promised > times / 4 or limit < 0.1
 
 
+#: What MAPIE 1.6.0's BinaryClassificationController says of the samples below, the risk being a BinaryRisk of errors
+#: among the answers that are given: threshold -> p-value; and the thresholds that each correction leaves at 95 %.
+MAPIE_P = {
+    0.02: 0.0001248669245853109, 0.05: 6.263116231396352e-06, 0.1: 0.0003116066403635457, 0.15: 0.0007226303590510219,
+    0.2: 0.07031234657124277, 0.25: 0.3595821384062788, 0.3: 0.6404759557687034, 0.4: 0.96904793713932,
+    0.5: 0.9998617170394225, 0.7: 0.9999993353033713, 1.0: 0.9999995533716651,
+}  # fmt: skip
+MAPIE_VALID = {"bonferroni": [0.02, 0.05, 0.1, 0.15], "fixed-sequence": [0.02, 0.05, 0.1, 0.15]}
+
+
+@pytest.mark.parametrize("family", list(MAPIE_VALID))
+def test_thresholds_are_those_of_mapie(family):
+    generator = np.random.default_rng(20)
+    expected = np.round(np.sort(generator.beta(0.5, 3, 800)), 4)
+    wrong = generator.random(800) < 0.6 * expected
+    judged = Judged(expected=expected, wrong=wrong, cost=wrong.astype(float))
+    found = learn_then_test(judged, [Risk("error", 0.05)], np.array(list(MAPIE_P)), family=family)
+    assert {row["threshold"]: row["p"] for row in found.tried} == pytest.approx(MAPIE_P, rel=1e-9)
+    assert [row["threshold"] for row in found.tried if row["promised"]] == MAPIE_VALID[family]
+    assert found.threshold == 0.15
+
+
 def test_conformal_risk_control_promises_the_mean():
     generator, risks, told = np.random.default_rng(5), [], 0.05
     whole, chance = drawn(np.random.default_rng(9), 100_000)

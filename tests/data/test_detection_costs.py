@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from l2d.cache_builder.costs.average_precision import COCO_THRESHOLDS
-from l2d.cache_builder.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
+from l2d.data.costs.average_precision import COCO_THRESHOLDS
+from l2d.data.costs.detection import DetectionCost, ObjectBoxCost, ObjectClassCost
 
 KINDS = ("coco", "voc2007", "voc2012")
 

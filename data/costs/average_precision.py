@@ -1,6 +1,6 @@
 """Average precision of every image by itself, for many images, classes and IoU thresholds at once.
 
-Three protocols. They differ in which ground truth a detection may take (:mod:`l2d.cache_builder.costs.box_matching`)
+Three protocols. They differ in which ground truth a detection may take (:mod:`l2d.data.costs.box_matching`)
 and in how precision is averaged over recall:
 
 * ``coco``: as pycocotools. 101 recall points, at most 100 detections of a class in an image.
@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from l2d.cache_builder.costs.box_matching import Groups, Match, checked_limits, chunks, match_groups
+from l2d.data.costs.box_matching import Groups, Match, checked_limits, chunks, match_groups
 from l2d.data.samples.boxes import Boxes
 
 Protocol = Literal["coco", "voc2012", "voc2007"]

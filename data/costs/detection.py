@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from l2d.cache_builder.costs.average_precision import BoxMatches, average_precision, detection_cost, match_any_class
+from l2d.data.costs.average_precision import BoxMatches, average_precision, detection_cost, match_any_class
 from l2d.data.measures import smooth_l1
 from l2d.data.samples.boxes import Boxes
 from l2d.data.sources.table import Strict
@@ -125,6 +125,14 @@ class ObjectBoxCost(_OfConfidentBoxes):
             offset /= np.tile(targets.size[found], 2)
             cost[found] = np.minimum(smooth_l1(offset, self.beta).sum(axis=1), self.clamp)
         return _mean_over_objects(cost, targets, np.zeros(len(targets)))
+
+
+#: Task -> its cost, where answers are boxes.
+DETECTION_COSTS: dict[str, type[DetectionCost] | type[ObjectClassCost] | type[ObjectBoxCost]] = {
+    "cla": ObjectClassCost,
+    "reg": ObjectBoxCost,
+    "map": DetectionCost,
+}
 
 
 def _mean_over_objects(cost: np.ndarray, targets: Boxes, otherwise: np.ndarray) -> np.ndarray:

@@ -124,8 +124,8 @@ def test_what_cannot_be_routed_is_refused(home, tmp_path):
     changed = home / "changed.toml"
     changed.write_text(RECIPE.replace('features = ["f', 'options = { dark = 1 }\nfeatures = ["f'))
     refused(routed(home / "new", recipe=changed), FingerprintMismatch, "'model'", "whose features", "changed.toml")
-    changed.write_text(RECIPE.replace('name = "model"', 'name = "modell"'))
-    refused(routed(home / "new", recipe=changed), UsageError, "no agent 'model'", "modell")
+    changed.write_text(RECIPE.replace('name = "model"', 'name = "small"'))
+    refused(routed(home / "new", recipe=changed), UsageError, "no agent 'model'", "small")
     with pytest.raises(UsageError, match="photographs are called by their files' names"):
         routed(home / "new", id_column="x")()
     (home / "my.toml").rename(home / "mine.toml")

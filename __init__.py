@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
     from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
+    from l2d.rejector.at_work import add_agent as add_agent
     from l2d.rejector.at_work import export as export
     from l2d.rejector.at_work import policy as policy
     from l2d.rejector.at_work import worth as worth
@@ -77,7 +78,7 @@ _NAMES = {
     ),
     "l2d.data.library": ("audit", "describe", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
-    "l2d.rejector.at_work": ("export", "policy", "worth"),
+    "l2d.rejector.at_work": ("add_agent", "export", "policy", "worth"),
     "l2d.rejector.decisions.online": ("load_policy",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (

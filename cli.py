@@ -17,7 +17,7 @@ from l2d.data.errors import UsageError
 from l2d.data.terminal.command import Command, closed
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
-from l2d.rejector.commands.judge import choose, evaluate, report, theory, worth
+from l2d.rejector.commands.judge import add_agent, choose, evaluate, report, theory, worth
 from l2d.rejector.commands.live import recalibrate, replay, serve, watch
 from l2d.rejector.commands.query import query
 from l2d.rejector.commands.train import sweep, train
@@ -123,6 +123,7 @@ PANELS = {
         "evaluate": evaluate,
         "theory": theory,
         "worth": worth,
+        "add-agent": add_agent,
         "choose": choose,
         "report": report,
         "query": query,

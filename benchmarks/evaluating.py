@@ -25,8 +25,10 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from targets import print_targets
 
 WIDTH, RESAMPLES, NORMAL_FROM = 8, 10_000, 200_000
+SWEPT = (12_000, 29)  # rows and agents of a table on which a sweep's training is set against the rest of it
 
 
 def make(folder: Path, samples: int, agents: int) -> None:
@@ -119,7 +121,17 @@ def report(folder: Path) -> dict[str, float]:
     return {"page_mb": (folder / "report.html").stat().st_size / 1e6}
 
 
-STEPS = {"evaluate": with_l2d, "plain": plainly, "report": report}
+def swept(folder: Path) -> dict[str, float]:
+    """Seven betas by the default method, and the table that a sweep ends with: seconds of training, and of the rest."""
+    from l2d import evaluate, sweep
+
+    begun = time.perf_counter()
+    runs = sweep(folder / "cache", folder / "best", betas=[0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5])
+    evaluate(runs)
+    return {"training": runs.seconds, "rest": time.perf_counter() - begun - runs.seconds}
+
+
+STEPS = {"evaluate": with_l2d, "plain": plainly, "report": report, "sweep": swept}
 
 
 def alone(step: str, folder: Path) -> dict:
@@ -158,7 +170,7 @@ def main() -> None:
 
     sizes = [(options.samples, int(agents)) for agents in options.agents.split(",")]
     sizes += [(options.long, 4)] if options.long else []
-    rows, ratios, cpu = [], {}, {}
+    rows, ratios, cpu, report_mib = [], {}, {}, 0.0
     for samples, agents in sizes:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch)
@@ -172,6 +184,7 @@ def main() -> None:
             middle = {key: statistics.median(found[step][key] for found in rounds) for key in ("cpu", "wall", "mib")}
             ratio = statistics.median(found[step]["cpu"] / found["plain"]["cpu"] for found in rounds)
             cpu[step, samples, agents] = middle["cpu"]
+            report_mib = middle["mib"] if step == "report" else report_mib
             ratios[f"{step}, {samples} x {agents}, CPU by plain's"] = round(ratio, 2)
             rows.append(
                 {"step": step, "rows": f"{samples:,}", "agents": str(agents), "CPU s": f"{middle['cpu']:.1f}",
@@ -184,6 +197,36 @@ def main() -> None:
         growth = cpu[step, options.samples, counts[-1]] / cpu[step, options.samples, counts[0]]
         ratios[f"{step}, growth for {counts[-1] / counts[0]:g}x the agents"] = round(growth, 2)
     print_rows(rows, title="Evaluating")
+    rests = []
+    for _ in range(options.rounds):
+        with tempfile.TemporaryDirectory() as scratch:
+            make(Path(scratch), *SWEPT)
+            found = measure("sweep", Path(scratch))["found"]
+            rests.append(found["rest"] / found["training"])
+            print(
+                f"sweep of 7 betas, {SWEPT[1]} agents: {found['training']:.1f} s training, {found['rest']:.1f} s else"
+            )
+    grown = ratios[f"evaluate, growth for {counts[-1] / counts[0]:g}x the agents"]
+    of_many = cpu["evaluate", options.samples, counts[-1]]
+    lines = [
+        (
+            f"evaluate, {counts[0]} -> {counts[-1]} agents",
+            "processor, times",
+            grown,
+            "<=",
+            1.1 * counts[-1] / counts[0],
+        ),
+        (f"evaluate, {counts[-1]} agents", "processor, s", of_many, "<=", 4.0),
+        (f"sweep, {SWEPT[1]} agents x {SWEPT[0]:,} rows", "all but training / it", statistics.median(rests), "<=", 0.5),
+    ]
+    if options.long:
+        lines += [
+            (f"evaluate, {options.long:,} rows", "processor, s", cpu["evaluate", options.long, 4], "<=", 10.0),
+            (f"report, {options.long:,} rows, 2 runs", "processor, s", cpu["report", options.long, 4], "<=", 20.0),
+            (f"report, {options.long:,} rows, 2 runs", "MiB", report_mib, "<=", 1024.0),
+            ("report, its page", "MB", ratios["page, MB"], "<=", 1.5),
+        ]
+    print_targets(lines)
     print(json.dumps(ratios))
 
 

@@ -28,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from targets import print_targets
 
 AGENTS = ["model", "expert", "cheap"]
 CHUNK = 65_536
@@ -232,6 +233,13 @@ def report(found: dict[tuple[str, str], list[dict]]) -> None:
             print(f"| {query} | {candidate} | {seconds:.2f} | {ratio:.2f} | {mib:,.0f} |")
     opening = statistics.median(m["open"] for (_, c), members in found.items() if c == CANDIDATES[0] for m in members)
     print(f"\nopening, ours: {opening:.2f} s")
+    lines = []
+    for query in QUERIES:
+        memory = {c: statistics.median(one["mib"] for one in found[query, c]) for c in CANDIDATES}
+        for peer, most in (("DuckDB", 1.0), ("polars", 1.3)):
+            lines.append((f"query, {query}", f"seconds / {peer}", ratios[f"{query}: l2d query / {peer}"], "<=", most))
+        lines.append((f"query, {query}", "memory / DuckDB", memory[CANDIDATES[0]] / memory["DuckDB"], "<=", 1.5))
+    print_targets(lines)
     print(json.dumps(ratios))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from l2d.data.cache.addresses import place_of
 from l2d.data.errors import UsageError
+from l2d.rejector.decisions.adding import AddedAgent, add_to_run
 from l2d.rejector.decisions.judged import DecisionReport
 from l2d.rejector.decisions.library import decide, wanted_of
 from l2d.rejector.decisions.new_agent import NewAgent
@@ -26,6 +27,7 @@ from l2d.rejector.policies.policy import PolicyReport, written_policy
 from l2d.rejector.results import one_folder
 from l2d.rejector.route import RouteReport
 from l2d.rejector.route import route as route_inputs
+from l2d.rejector.rows.photographs import Showing
 from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import load_run, open_cache
 
@@ -42,17 +44,11 @@ def route(
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     calibration: Path | str | None = None,
+    showing: Showing | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport | PolicyRoute:
-    """Allocate new inputs; see :func:`l2d.rejector.route.route`.
-
-    With a policy of the decision engine a round of it, see :func:`l2d.rejector.decisions.routing.route_policy`:
-    ``answers`` are those so far.
-
-    ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
-    ``calibration`` is a file of :func:`recalibrate`.
-    """
+    """As :func:`l2d.route`; ``showing`` is how an agent is run on photographs."""
     (folder,) = one_folder(run)
     rule = None if policy is None else Path(policy)
     if rule is not None and is_policy(rule):
@@ -89,6 +85,7 @@ def route(
         beta=beta,
         weights=weights,
         calibration=None if calibration is None else Path(calibration),
+        showing=showing,
         overwrite=overwrite,
         progress=progress,
     )
@@ -270,6 +267,57 @@ def worth(
 
         write_picture(worth_figure(found.result), Path(figure))
     return found
+
+
+def add_agent(
+    run: Any,
+    *,
+    ask: int = 0,
+    out: Path | str | None = None,
+    answers: Any = None,
+    charge: float = 0.0,
+    rest: Path | str | None = None,
+    split: str = "test",
+    name: str = "new",
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> AddedAgent:
+    """Add an agent step by step: what to ask it about, what it is worth by that, and what is left to ask.
+
+    Args:
+        run: a run whose scores say something of costs; its cache has the agents so far.
+        ask: how many samples to name: at first a spread of all, see
+            :func:`l2d.rejector.decisions.first_questions.spread_out`; with ``answers`` those that would tell most next.
+        out: a CSV file for them: ``sample_id`` and the columns that the cache keeps.
+        answers: of the new agent so far: a file, or a frame, of ``sample_id`` and ``cost``, ``correct`` or ``answer``,
+            to 20 samples of the split or more.
+        charge: for an answer of it, in units of loss.
+        rest: a CSV file for all samples of the cache that it has not answered.
+        split: of samples that the run has not seen.
+        name: of the agent, in the recipe's entry.
+        beta, weights: query costs and task weights in place of the run's.
+        seed: of what is drawn.
+        overwrite: replace what is there.
+
+    Raises:
+        UsageError: nothing is asked for, or a file is there.
+        DataError: answers cannot be read, or are too few.
+    """
+    (folder,) = one_folder(run)
+    return add_to_run(
+        at_setting(load_run(folder), beta, weights),
+        ask=ask,
+        out=None if out is None else Path(out),
+        answers=answers,
+        charge=charge,
+        rest=None if rest is None else Path(rest),
+        split=split,
+        name=name,
+        seed=seed,
+        overwrite=overwrite,
+    )
 
 
 def export(

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field, model_validator
 
-from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
+from l2d.cache_builder.agents._answer_file import ROW, AnswerFile, as_text
 from l2d.cache_builder.agents._base import Agent, AgentConfig, texts_digest
 from l2d.cache_builder.agents._matching import IdRule, Repeats, match_ids, one_row_each
 from l2d.cache_builder.agents._tariff import Tariff
@@ -220,11 +220,17 @@ class TableAnswersAgent(Agent):
             DataError: labels that are no class, the first with its row, all of them with how often.
         """
         column = self.file.need(self.config.cla, "cla")
-        labels = self.file.text(column, rows)
-        counts = dict(labels.drop_nulls().value_counts().iter_rows())
-        index = {label: class_of(label, classes, self.config.labels) for label in counts}
+        written = rows[column]
+        if not written.dtype.is_integer():
+            written = self.file.text(column, rows)
+        counted = written.drop_nulls().value_counts()
+        values = counted[column]
+        names = as_text(values).to_list()  # of each different one: rows are many
+        index = {label: class_of(label, classes, self.config.labels) for label in names}
+        counts = dict(zip(names, counted["count"].to_list(), strict=True))
         unknown = Counter({label: count for label, count in counts.items() if index[label] is None})
         if unknown:
+            labels = self.file.text(column, rows)
             position = first_true(labels.is_in(list(unknown)))
             mapped = close_to(labels[position], classes) or classes[0]
             known = nearest(labels[position], classes, "the classes are", most=20)
@@ -237,9 +243,9 @@ class TableAnswersAgent(Agent):
                 f'"{labels[position]}" = "{mapped}" }}, with `l2d import` --label {labels[position]}={mapped}'
                 + ("; or if it means no answer: missing (--missing)" if labels[position] in cells.MARKERS else ""),
             )
-        found = (
-            labels.replace_strict(index, default=None, return_dtype=pl.Float64) if index else labels.cast(pl.Float64)
-        )
+        if not names:
+            return np.full(len(rows), np.nan)
+        found = written.replace_strict(values, [index[name] for name in names], default=None, return_dtype=pl.Float64)
         return found.fill_null(float("nan")).to_numpy()
 
     def _texts(self, rows: pl.DataFrame) -> pl.Series:

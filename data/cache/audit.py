@@ -19,7 +19,7 @@ from l2d.data.cache.audit_answers import ALONE, FEW, compared
 from l2d.data.cache.audit_features import give_aways, row_numbers
 from l2d.data.cache.audit_text import ALIKE, kept_texts, near_duplicates
 from l2d.data.cache.audit_truth import told_truths
-from l2d.data.cache.columns import dense_matrix
+from l2d.data.cache.columns import dense_matrix, split_positions
 from l2d.data.cache.reader import AgentRecord, CostCache
 from l2d.data.errors import UsageError
 
@@ -143,7 +143,7 @@ class _Samples:
             part = cache.samples(chunk, wanted)
             start = len(self.names)
             self.names += part["sample_id"].to_pylist()
-            split.append(np.array([schema.SPLITS.index(name) for name in part["split"].to_pylist()], np.int8))
+            split.append(split_positions(part["split"]).astype(np.int8))
             truth = [name for name in ("target_cla", "target_reg") if name in part.column_names]
             targets.append(_combined([_digests(part[name], start) for name in truth], len(part)))
             for column in columns:

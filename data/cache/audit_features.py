@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import dense_matrix
+from l2d.data.cache.columns import dense_matrix, split_positions
 from l2d.data.cache.reader import CostCache
 
 ROWS = 100_000
@@ -121,7 +121,7 @@ def _sample(cache: CostCache) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         part = cache.samples(chunk, ["features", "split"])
         rows = np.flatnonzero(generator.random(len(part)) < share)
         features.append(dense_matrix(part["features"])[rows])
-        split.append(np.array([schema.SPLITS.index(name) for name in part["split"].to_pylist()])[rows])
+        split.append(split_positions(part["split"])[rows])
         tables = [cache.costs(agent.name, chunk, columns) for agent in cache.agents]
         each = [[table[name].to_numpy().astype(np.float64)[rows] for name in columns] for table in tables]
         costs.append(np.array(each).transpose(2, 0, 1))

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import numbers
+from l2d.data.cache.columns import numbers, split_positions
 from l2d.data.cache.reader import CostCache
 
 
@@ -25,8 +24,8 @@ def status_rows(cache: CostCache) -> list[dict]:
     splits = {}
     for chunk in chunks:
         if cache.has(schema.samples_part(cache.path, chunk)):
-            of_split = np.array(cache.samples(chunk, ["split"])["split"].to_pylist())
-            splits[chunk] = {split: of_split == split for split in schema.SPLITS}
+            of_split = split_positions(cache.samples(chunk, ["split"])["split"])
+            splits[chunk] = {split: of_split == place for place, split in enumerate(schema.SPLITS)}
     rows = []
     row: dict[str, Any]
     for agent in cache.all_agents:
@@ -71,6 +70,8 @@ def status_rows(cache: CostCache) -> list[dict]:
 
 def _of_boxes(columns: list[pa.ChunkedArray]) -> dict[str, Any]:
     """Of a detector's answers: images on which it found nothing, and the lowest score that it gave."""
+    import pyarrow.compute as pc  # here: a tenth of the time of a `status`
+
     counts = [pc.list_value_length(column) for column in columns]
     scores = [pc.min(pc.struct_field(pc.list_flatten(column), "score")).as_py() for column in columns]
     known = [score for score in scores if score is not None]

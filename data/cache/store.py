@@ -8,7 +8,6 @@ the commit, so a killed process leaves either the whole file or nothing, and two
 from __future__ import annotations
 
 import errno
-import gzip
 import io
 import json
 import os
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow.csv import CSVWriter
 
 from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
 from l2d.data.cache.temporary import forget, sweep_beside, temporary_name
@@ -211,6 +209,8 @@ def commit_batches(
     is_csv = path.suffix.lower() == ".csv"
 
     def write(temporary: Path) -> None:
+        from pyarrow.csv import CSVWriter
+
         with CSVWriter(temporary, kind) if is_csv else pq.ParquetWriter(temporary, kind, **layout) as writer:
             for batch in batches:
                 writer.write_batch(batch)
@@ -226,6 +226,8 @@ def csv_gz(path: Path) -> Iterator[Callable[[pl.DataFrame], None]]:
 
     The same frames and the same zlib give the same bytes: no time, no name is written.
     """
+    import gzip
+
     _make_folder(path.parent)
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", compresslevel=4, fileobj=raw, mtime=0) as file:
         begun = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -54,7 +54,9 @@ def is_row_number(column: pl.Series) -> bool:
 
 
 def _are_whole(numbers: pl.Series) -> bool:
-    return bool(numbers.is_finite().all() and (numbers == numbers.round(0)).all())
+    """Of floating numbers without a gap; by numpy, which is done before polars has planned a query."""
+    values = numbers.to_numpy()
+    return bool(np.isfinite(values).all() and (values == np.round(values)).all())
 
 
 def why_not(column: pl.Series) -> str | None:
@@ -74,7 +76,7 @@ def why_not(column: pl.Series) -> str | None:
         return f"of type {kind}"
     if column.null_count() == len(column):
         return "without a value"
-    if column.min() == column.max():  # quicker than to count its values
+    if _has_one_value(column):
         return "one value"
     if is_row_number(column):
         return "row numbers"
@@ -88,6 +90,14 @@ def why_not(column: pl.Series) -> str | None:
         if different > MOST_CATEGORIES:
             return f"{FREE_TEXT} {different:,} values"
     return None
+
+
+def _has_one_value(column: pl.Series) -> bool:
+    """Whether all that is filled is one value; the first rows mostly show that it is not."""
+    first = column.head(FEWEST_ROWS).drop_nulls()
+    if len(first) > 1 and cast(Any, first.min()) < first.max():
+        return False
+    return bool(column.min() == column.max())  # quicker than to count its values
 
 
 def stray_texts(column: pl.Series) -> tuple[str, ...]:

@@ -12,7 +12,9 @@ from l2d.data.errors import DataError
 from l2d.data.samples.cells import first_true
 
 
-def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, float, float], salt: str) -> np.ndarray:
+def hash_split(
+    ids: list[str], strata: list[object] | pl.DataFrame, *, fractions: tuple[float, float, float], salt: str
+) -> np.ndarray:
     """Assign each sample to a split, every stratum in the same proportions.
 
     Within a stratum samples are ranked by ``SHA-256(salt:id)`` and cut at the cumulative fractions, from an offset
@@ -21,7 +23,7 @@ def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, 
 
     Args:
         ids: unique sample ids, length n.
-        strata: hashable stratum of each sample, length n.
+        strata: hashable stratum of each sample, length n; or columns whose rows, as tuples, are the strata.
         fractions: shares of train, validation and test; they sum to 1.
         salt: names the split; another salt draws another one.
 
@@ -44,9 +46,12 @@ def hash_split(ids: list[str], strata: list[object], *, fractions: tuple[float, 
     return splits
 
 
-def _members(strata: list[object]) -> dict[object, np.ndarray]:
-    """Positions of the samples of each stratum, ascending."""
-    numbers: dict[object, int] = {}  # of strata, in the order in which they appear
+def _members(strata: list[object] | pl.DataFrame) -> dict[object, np.ndarray]:
+    """Positions of the samples of each stratum, ascending; strata in the order in which they appear."""
+    if isinstance(strata, pl.DataFrame):
+        groups = strata.with_row_index("").group_by(strata.columns, maintain_order=True).agg("")
+        return {key: at.to_numpy() for key, at in zip(groups.drop("").iter_rows(), groups[""], strict=True)}
+    numbers: dict[object, int] = {}
     found = np.fromiter((numbers.setdefault(stratum, len(numbers)) for stratum in strata), np.int64, len(strata))
     ends = np.cumsum(np.bincount(found, minlength=len(numbers)))
     parts = np.split(np.argsort(found, kind="stable"), ends[:-1])
@@ -55,7 +60,14 @@ def _members(strata: list[object]) -> dict[object, np.ndarray]:
 
 def _hashes(ids: list[str], salt: str) -> np.ndarray:
     """``SHA-256(salt:id)`` of each id as four numbers, the first counting most: uint64 (n, 4)."""
-    joined = b"".join(hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids)
+    begun = hashlib.sha256(f"{salt}:".encode())
+
+    def digest(sample_id: str) -> bytes:
+        state = begun.copy()
+        state.update(sample_id.encode())
+        return state.digest()
+
+    joined = b"".join([digest(sample_id) for sample_id in ids])
     return np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 4)
 
 

@@ -335,8 +335,8 @@ def _expressions(config: TableConfig) -> list[str]:
 def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np.ndarray, list[str]]:
     """The split of each row, and what to say of it."""
     if config.column is None:
-        columns = [evaluate(table, expression, pl.String).to_list() for expression in config.stratify]
-        strata: list[object] = [*zip(*columns, strict=True)] if columns else [()] * len(ids)
+        columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(config.stratify)]
+        strata = pl.DataFrame(columns) if columns else [()] * len(ids)
         split = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
         unused = split_column(table)
         if unused is None:

@@ -21,13 +21,11 @@ from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.errors import CorruptPart, DataError, UsageError
 from l2d.rejector.decisions.rule import Rule, rule_from_json, rule_to_json
-from l2d.rejector.runs.files import RUN_FILE, WEIGHTS_FILE
+from l2d.rejector.runs.files import DECISIONS_FILE, POLICY_FILE, RUN_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from l2d.rejector.decisions.judged import DecisionReport
 
-POLICY_FILE = "policy.json"
-DECISIONS_FILE = "decisions.parquet"
 FORMAT = "l2d policy 1"
 
 

@@ -18,7 +18,6 @@ from l2d.data.results import Shown
 from l2d.rejector.decisions.world import World
 from l2d.rejector.evaluation.intervals import paired_intervals
 
-WORTH_FILE = "worth.json"
 FEW = 12  # agents up to which Shapley values are taken over all sets of them
 
 

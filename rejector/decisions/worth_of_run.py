@@ -12,7 +12,8 @@ from l2d.data.cache import store
 from l2d.data.errors import DataError, UsageError
 from l2d.rejector.decisions.new_agent import NewAgent, judge_new_agent
 from l2d.rejector.decisions.reading import Read, read_worlds
-from l2d.rejector.decisions.worth import WORTH_FILE, Worth, worth_of
+from l2d.rejector.decisions.worth import Worth, worth_of
+from l2d.rejector.runs.files import WORTH_FILE
 from l2d.rejector.runs.run import Run
 
 

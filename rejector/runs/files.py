@@ -16,6 +16,10 @@ RUN_FILE = "run.json"
 WEIGHTS_FILE = "rejector.safetensors"
 ALLOCATIONS_FILE = "allocations.parquet"
 BODY_FILE = "body.safetensors"  # the frozen part of a rejector on pixels
+# What is made of runs, named here since a query looks for it and needs none of what makes it.
+POLICY_FILE = "policy.json"
+DECISIONS_FILE = "decisions.parquet"
+WORTH_FILE = "worth.json"
 
 BATCH_ROWS = 32_768  # allocated and written at once
 

@@ -19,9 +19,17 @@ from l2d.data.cache.known_good import KnownGood, Wanted
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.temporary import TEMPORARY_SUFFIX
 from l2d.data.errors import CorruptPart, UsageError
-from l2d.rejector.decisions.saved import DECISIONS_FILE, POLICY_FILE
-from l2d.rejector.decisions.worth import WORTH_FILE
-from l2d.rejector.runs.files import ALLOCATIONS_FILE, PRICES, RUN_FILE, cache_fingerprint, cache_of, read_facts
+from l2d.rejector.runs.files import (
+    ALLOCATIONS_FILE,
+    DECISIONS_FILE,
+    POLICY_FILE,
+    PRICES,
+    RUN_FILE,
+    WORTH_FILE,
+    cache_fingerprint,
+    cache_of,
+    read_facts,
+)
 from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select
 from l2d.rejector.sql.lent import LentParts
 from l2d.rejector.sql.policies import POLICY_VIEWS, policy_of, worth_rows

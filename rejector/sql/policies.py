@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 
 from l2d.data.cache import store
 from l2d.data.errors import CorruptPart
-from l2d.rejector.decisions.saved import DECISIONS_FILE, read_saved
-from l2d.rejector.decisions.worth import WORTH_FILE
+from l2d.rejector.runs.files import DECISIONS_FILE, WORTH_FILE
 from l2d.rejector.sql.files import Part
 
 _TEXT, _NUMBER = pa.string(), pa.float64()
@@ -38,6 +37,8 @@ POLICY_VIEWS: dict[str, dict[str, pa.DataType]] = {
 
 def policy_of(folder: Path, name: str) -> tuple[dict[str, Any], Part]:
     """The row of a saved policy, and the file of its decisions."""
+    from l2d.rejector.decisions.saved import read_saved  # here, since most folders have no policy
+
     saved = read_saved(folder)
     result = saved.facts["result"]
     own = next(way for way in result["ways"] if way["way"].startswith("policy"))

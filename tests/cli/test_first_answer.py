@@ -10,7 +10,9 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 from conftest import RECIPE, write_table
+from typer.testing import CliRunner
 
+from l2d import cli
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
 from l2d.rejector import served
@@ -31,6 +33,7 @@ try:
 except SystemExit as end:
     assert not end.code, end.code
 heavy = {"torch", "torchvision", "sklearn", "pandas"} & set(sys.modules)
+heavy |= {"pyarrow.compute", "pyarrow.csv", "polars", "duckdb"} & set(sys.modules) if sys.argv[1] == "status" else set()
 assert not heavy, heavy
 """
 
@@ -54,6 +57,26 @@ def test_torch_is_not_imported_where_nothing_is_trained(place, name):
         [sys.executable, "-c", PROGRAM, *COMMANDS[name]], cwd=place, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_a_query_reads_is_found_without_scipy():
+    """A query runs in a process of its own, so the command's own modules do not show it."""
+    program = (
+        "import sys, l2d.rejector.sql.answer\nassert not {'scipy', 'polars', 'torch', 'pandas'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("words", [["status", "--help"], ["route", "run", "--nope"], ["import", "--format", "odd"]])
+def test_a_command_that_is_built_alone_says_what_it_says_among_the_others(words):
+    alone, among = (CliRunner().invoke(app, words, prog_name="l2d") for app in (cli.app_for(words), cli.app))
+    assert (alone.exit_code, alone.output) == (among.exit_code, among.output)
+    assert cli.app_for(words) is not cli.app
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["statsu"], ["data", "prompts"]])
+def test_without_a_command_first_all_of_them_are_there(words):
+    assert cli.app_for(words) is cli.app
 
 
 def test_a_run_that_is_opened_without_torch_scores_as_with_it(place):

@@ -14,6 +14,7 @@ from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.audit import _digests, _digests_of_rows, _mean, audit, leaks
 from l2d.data.cache.audit_features import _explained, binned
+from l2d.data.cache.audit_truth import _class_told, _is_hopeless
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 
@@ -138,6 +139,18 @@ def test_features_that_tell_the_truth_are_found(tmp_path):
     assert "order of the true numbers (rank correlation 1.0000)" in warned["feature hours"]
     assert set(warned) == {"feature code", "feature hours"}
     assert set(warned.values()) <= {finding.what for finding in audit(CostCache(tmp_path / "cache"))}
+
+
+@pytest.mark.parametrize("wrong", [0, 0.002, 0.005, 0.05, 0.2, 0.5])
+def test_a_glance_gives_up_no_feature_that_tells_the_truth(wrong):
+    generator = np.random.default_rng(0)
+    true = generator.integers(0, 3, 40_000)
+    feature = np.where(generator.random(40_000) < wrong, generator.integers(0, 3, 40_000), true)[:, None]
+    everything = feature.astype(np.float32), true.astype(np.float64), (train := generator.random(40_000) < 0.6), ~train
+    share, hopeless = _class_told(*everything), _is_hopeless(*(rows[::5] for rows in everything))
+    right = float((feature[~train, 0] == true[~train]).mean())
+    assert share == (pytest.approx(right) if wrong <= 0.01 else 0)
+    assert hopeless == (wrong >= 0.2)
 
 
 def test_what_a_feature_tells_is_what_scikit_learn_says_its_bins_tell():

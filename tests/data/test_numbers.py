@@ -7,7 +7,16 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from l2d.data.cache.columns import number_column, numbers, text_column, text_of_series, texts_column, truth_column
+from l2d.data.cache.columns import (
+    number_column,
+    numbers,
+    split_positions,
+    text_column,
+    text_of_series,
+    texts_column,
+    truth_column,
+)
+from l2d.data.cache.schema import SPLITS
 from l2d.data.samples.numbers import as_they_lie, median_of, write_columns
 from l2d.data.samples.standardise import LOST, lost_in_32_bits
 
@@ -89,3 +98,12 @@ def test_texts_of_polars_become_those_of_arrow():
             found.validate(full=True)
             assert found.type == pa.string()
             assert found.to_pylist() == part.to_list()
+
+
+def test_splits_are_told_by_their_names():
+    names = ["test", "train", "validation", "train", "test"]
+    column = pa.array(["validation", *names])[1:]
+    assert split_positions(column).tolist() == [SPLITS.index(name) for name in names]
+    assert split_positions(pa.chunked_array([column, column[:0]])).tolist() == [SPLITS.index(name) for name in names]
+    assert split_positions(column[:0]).tolist() == []
+    assert len({len(name) for name in SPLITS}) == len(SPLITS)  # what they are told by

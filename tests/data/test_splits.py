@@ -6,6 +6,7 @@ import hashlib
 from collections import Counter
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ NAMES = ("train", "validation", "test")
 
 
 def split_of(ids, strata=None, fractions=FRACTIONS, salt="l2d"):
-    return hash_split(ids, strata or [()] * len(ids), fractions=fractions, salt=salt)
+    return hash_split(ids, [()] * len(ids) if strata is None else strata, fractions=fractions, salt=salt)
 
 
 def numbered(count: int) -> list[str]:
@@ -113,3 +114,11 @@ def test_an_unknown_split_name_is_refused():
         require_all_splits(np.array(["train", "validation", "test", "dev"]))
     assert "train, validation, test" in caught.value.hint
     require_all_splits(np.array(["train", "validation", "test"]))
+
+
+def test_strata_may_be_columns():
+    """A column each, as a table has them: the split is that of their rows as tuples, a missing value included."""
+    ids = numbered(120)
+    one, two = ["a" if k % 3 else None for k in range(120)], [str(k % 4) for k in range(120)]
+    rows = [*zip(one, two, strict=True)]
+    assert split_of(ids, pl.DataFrame({"one": one, "two": two})).tolist() == split_of(ids, rows).tolist()

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from l2d.both_stages import shown_by_agents
 from l2d.cache_builder.commands import build, photos
 from l2d.cache_builder.commands_import import import_tables
 from l2d.data.commands import audit, describe, digits, fetch, mimic, prompts, push, sign, status, verify
@@ -56,11 +57,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _app(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    context.obj = shown_by_agents  # what commands of the second stage may ask of the first
 
 
 def demo(

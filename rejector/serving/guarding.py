@@ -2,9 +2,9 @@
 
 What an input costs by the run's choice less what it costs by the best constant agent is estimated from each outcome
 with its propensity, doubly robust (Dudik, Langford and Li, ICML 2011): its mean is the true difference whatever the run
-predicts. That the mean is at most 0 is tested by betting (:mod:`l2d.rejector.watch.betting`), which may be looked at
-after every outcome. A new test begins every thousand outcomes, so that a long good time does not hide a bad one; the
-chance of a false alarm is shared among them, ``6 / (pi j)**2`` of it to the j-th, so that it is bounded for all time.
+predicts. That the mean is at most 0 is tested by betting (:mod:`l2d.rejector.evaluation.betting`): one may look after
+every outcome. A new test begins every thousand outcomes, so that a long good time does not hide a bad one; the chance
+of a false alarm is shared among them, ``6 / (pi j)**2`` of it to the j-th, so that it is bounded for all time.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 
 from l2d.data.cache import store
 from l2d.data.errors import UsageError
+from l2d.rejector.evaluation.betting import Betting
 from l2d.rejector.runs.files import ALLOCATIONS_FILE
 from l2d.rejector.served import Served
 from l2d.rejector.serving.decision import Decision
 from l2d.rejector.serving.log import DecisionLog
 from l2d.rejector.serving.reading import Log, read_log
-from l2d.rejector.watch.betting import Betting
 
 BLOCK = 1000  # outcomes, after which another test begins
 BLOCKS = 8  # that a test lasts; the first one lasts for ever

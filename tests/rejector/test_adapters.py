@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -31,8 +33,21 @@ def prompts(tmp_path_factory):
     )  # fmt: skip
     l2d.train(cache, folder / "run", guard=0.0)
     router = l2d.load_router(folder / "run")
+    router.path = folder / "run"
     assert {router.route(text).agent for text in texts} == {"small", "large"}
     return router, texts[:12]
+
+
+def deployments_of(router: l2d.Router) -> list[dict]:
+    """A deployment of each agent, which answers without asking anything."""
+    return [
+        {
+            "model_name": "mine",
+            "litellm_params": {"model": f"openai/{name}", "api_key": "none", "mock_response": f"of {name}"},
+            "model_info": {"id": name},
+        }
+        for name in router.agents
+    ]
 
 
 def test_router_arena_gets_the_names_of_its_models(prompts, tmp_path):
@@ -65,20 +80,32 @@ def test_router_arena_gets_the_names_of_its_models(prompts, tmp_path):
         arena_router(BaseRouter, router, models={"small": "s", "large": "l"})("mine")
 
 
+@pytest.mark.filterwarnings("ignore")  # of the packages
+@pytest.mark.parametrize("package", ["litellm", "mlflow"])
+def test_what_the_page_shows_runs(prompts, tmp_path, monkeypatch, package):
+    pytest.importorskip(package)
+    pytest.importorskip("pandas")
+    router, _ = prompts
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").symlink_to(router.path)
+    page = (Path(__file__).resolve().parents[2] / "docs" / "adapters.md").read_text(encoding="utf-8")
+    (block,) = [one for one in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL) if f"import {package}" in one]
+    told = {"deployments": deployments_of(router)}
+    exec(block, told)
+    if package == "litellm":
+        assert told["answer"].choices[0].message.content == f"of {router.route('why the river').agent}"
+    else:
+        expected = [router.route(text).agent for text in ("why the river", "prove the sum")]
+        assert told["table"]["agent"].tolist() == expected
+
+
 @pytest.mark.filterwarnings("ignore")  # of litellm and what it imports
 def test_litellm_sends_requests_to_the_deployment_of_the_agent(prompts):
     litellm = pytest.importorskip("litellm")
     from l2d.rejector.serving.adapters.litellm_strategy import use_in
 
     router, texts = prompts
-    deployments = [
-        {
-            "model_name": "mine",
-            "litellm_params": {"model": f"openai/{name}", "api_key": "none", "mock_response": f"of {name}"},
-            "model_info": {"id": name},
-        }
-        for name in router.agents
-    ]
+    deployments = deployments_of(router)
     other = {**deployments[0], "model_name": "other", "model_info": {"id": "elsewhere"}}
     asked, told = litellm.Router(model_list=[*deployments, other]), []
     use_in(asked, router, told=told.append)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.responses import Response
 
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.serving import messages
 from l2d.rejector.serving.asgi import TEXT, Answer, Endpoint, Front, Refused, found, read_json
 from l2d.rejector.serving.outcomes import number
 from l2d.rejector.serving.service import Service
+
+DOCS = Path(__file__).with_name("docs.html")
+OWN = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
 def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 20, max_batch: int = 1000) -> Front:
@@ -107,7 +112,15 @@ def _pages(service: Service, endpoints: dict[str, Endpoint]) -> FastAPI:
         yield
         await service.stop()
 
-    pages = FastAPI(title="l2d", summary="Which agent to ask about an input.", lifespan=lifespan, version="1")
+    pages = FastAPI(
+        title="l2d",
+        summary="Which agent to ask about an input.",
+        lifespan=lifespan,
+        version="1",
+        docs_url=None,  # FastAPI's page fetches its script from elsewhere: without the internet it is empty
+        redoc_url=None,
+    )
+    pages.add_api_route("/docs", _docs, include_in_schema=False, response_class=Response, response_model=None)
 
     def described() -> dict[str, Any]:
         if not pages.openapi_schema:
@@ -123,6 +136,10 @@ def _pages(service: Service, endpoints: dict[str, Endpoint]) -> FastAPI:
 
     pages.openapi = described  # type: ignore[method-assign]
     return pages
+
+
+async def _docs() -> Response:
+    return Response(DOCS.read_bytes(), media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": OWN})
 
 
 def _asked(body: bytes, known: tuple[str, ...], needed: tuple[str, ...]) -> dict[str, Any]:

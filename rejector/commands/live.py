@@ -57,6 +57,14 @@ def serve(
     seed: Annotated[
         int | None, typer.Option(help="Of what is drawn. Default: another each time.", rich_help_panel=LOG)
     ] = None,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Send an OpenTelemetry span of each decision where OTEL_EXPORTER_OTLP_ENDPOINT says (extra `otel`).",
+            rich_help_panel=LOG,
+        ),
+    ] = False,
     queue: Annotated[
         int, typer.Option(min=1, help="Requests that may wait; more get 503.", rich_help_panel=LIMITS)
     ] = 256,
@@ -94,6 +102,7 @@ def serve(
         shadow=shadow,
         guard=guard,
         calibration=calibration,
+        trace=trace,
         queue=queue,
         timeout=timeout,
         max_body=max_body,

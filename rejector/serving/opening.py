@@ -12,6 +12,7 @@ from l2d.rejector.serving.asking import PolicyRouter, names_policy, open_policy
 from l2d.rejector.serving.guarding import guard_of
 from l2d.rejector.serving.log import DecisionLog
 from l2d.rejector.serving.router import Router
+from l2d.rejector.serving.spans import Spans
 
 if TYPE_CHECKING:
     from l2d.rejector.runs.elsewhere import Beta
@@ -30,6 +31,7 @@ def load_router(
     shadow: Any = None,
     guard: float | None = None,
     calibration: Path | str | None = None,
+    trace: Any = False,
 ) -> Router:
     """A run, or a saved policy that may ask several agents, ready to decide about single inputs.
 
@@ -50,6 +52,8 @@ def load_router(
         guard: fall back to the best constant agent when outcomes say that choosing costs more; this is the chance that
             it ever does so wrongly, such as 0.01. Needs ``log`` and ``explore``.
         calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
+        trace: make an OpenTelemetry span of each decision, with its input where ``keep_inputs`` is given; True: by the
+            provider that the program has set; or a provider. Needs the extra ``otel``.
 
     Raises:
         UsageError: there is no run or several, or an argument is wrong.
@@ -70,7 +74,7 @@ def load_router(
             raise UsageError("a policy has the setting that it was made at", hint="make it at this one: l2d policy")
         work, path = open_policy(run, policy)
         own = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
-        return PolicyRouter(work, path, log=own)
+        return _traced(PolicyRouter(work, path, log=own), trace, keep_inputs)
     served = open_served(
         one_run(_folder(run)),
         policy=None if policy is None else Path(policy),
@@ -83,7 +87,14 @@ def load_router(
     book = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
     silent = None if shadow is None else load_router(shadow)
     watching = None if guard is None else guard_of(served, one_run(_folder(run)), book, explore=explore, alpha=guard)
-    return Router(served, explore=explore, seed=seed, log=book, shadow=silent, guard=watching)
+    router = Router(served, explore=explore, seed=seed, log=book, shadow=silent, guard=watching)
+    return _traced(router, trace, keep_inputs)
+
+
+def _traced(router: Router, trace: Any, inputs: bool) -> Router:
+    if trace is not False and trace is not None:
+        router.spans = Spans(router.run, inputs=inputs, provider=None if trace is True else trace)
+    return router
 
 
 def _folder(run: Any) -> Path:

@@ -19,6 +19,7 @@ from l2d.rejector.serving.encoding import RowEncoder
 from l2d.rejector.serving.guarding import LiveGuard
 from l2d.rejector.serving.log import DecisionLog, FeatureSums
 from l2d.rejector.serving.outcomes import write_outcome
+from l2d.rejector.serving.spans import Spans
 
 Row = Mapping[str, Any] | str | np.ndarray
 
@@ -36,9 +37,11 @@ class Router:
         log: where decisions are written down; None: nowhere.
         shadow: a second run that decides silently.
         guard: judges with every outcome whether choosing agents still pays; None: no guard.
+        spans: makes an OpenTelemetry span of each decision; None: none.
     """
 
     guard: LiveGuard | None = None
+    spans: Spans | None = None
 
     def __init__(
         self,
@@ -185,7 +188,15 @@ class Router:
         started: float,
     ) -> Decision:
         decision = self._decided(features, available, cap, started)
-        return decision if self.log is None else self._logged(decision, row, name)
+        return self._finished(decision, row, name)
+
+    def _finished(self, decision: Decision, row: Row, name: str | None) -> Decision:
+        """Written down and told of, where that is asked for."""
+        if self.log is not None:
+            decision = self._logged(decision, row, name)
+        if self.spans is not None:
+            self.spans.made(decision, row)
+        return decision
 
     def _decided(
         self, features: np.ndarray, available: Collection[str] | None, cap: float | None, started: float

@@ -14,6 +14,7 @@ from l2d.data.errors import L2DError, UsageError
 from l2d.rejector.serving.log import DecisionLog
 from l2d.rejector.serving.opening import load_router
 from l2d.rejector.serving.router import Router
+from l2d.rejector.serving.spans import exporting_provider
 
 if TYPE_CHECKING:
     import uvicorn
@@ -49,6 +50,7 @@ def serve(
     shadow: Any = None,
     guard: float | None = None,
     calibration: Path | str | None = None,
+    trace: bool = False,
     queue: int = 256,
     timeout: float = 2.0,
     max_body: int = 1 << 20,
@@ -63,6 +65,8 @@ def serve(
         port: 0 for one that is free.
         log, keep_inputs, explore, seed, policy, shadow, guard, calibration: see
             :func:`l2d.rejector.serving.opening.load_router`.
+        trace: send an OpenTelemetry span of each decision where the environment says, such as
+            ``OTEL_EXPORTER_OTLP_ENDPOINT``. Needs the extra ``otel``.
         queue: requests that may wait.
         timeout: seconds that one may wait.
         max_body: bytes of a request.
@@ -86,6 +90,7 @@ def serve(
         )
     if shadow is not None and log is None:
         raise UsageError("--shadow decides silently: without a log it is not heard", hint="give --log as well")
+    provider = exporting_provider() if trace else None
     listening = _listen(host, port)
     book = None if log is None else DecisionLog(log, keep_inputs=keep_inputs)
 
@@ -99,6 +104,8 @@ def serve(
             shadow=shadow,
             guard=guard,
             calibration=calibration,
+            trace=provider,
+            keep_inputs=keep_inputs,
         )
         if router.guard is not None:
             router.guard.say = tell
@@ -114,6 +121,8 @@ def serve(
     tell(f"serving {name} at http://{host}:{bound} (what it understands: /docs); end it with Ctrl-C")
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server, listening, service.reload, tell))
+    if provider is not None:
+        provider.shutdown()
 
 
 async def _run(

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# Empty is unset: lint and tests start hundreds of processes, and bytecode that is kept saves each most of a second.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help install demo demo-digits test test-long test-fast fuzz stress bench league lint style pages docs types format clean
 

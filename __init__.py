@@ -18,6 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from l2d.both_stages import route as route
     from l2d.cache_builder.library import build as build
     from l2d.cache_builder.library import import_detections as import_detections
     from l2d.cache_builder.library import import_table as import_table
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
     from l2d.data.library import status as status
     from l2d.data.library import verify as verify
     from l2d.data.samples.text_transformer import TextFeatures as TextFeatures
+    from l2d.rejector.at_work import add_agent as add_agent
     from l2d.rejector.at_work import export as export
     from l2d.rejector.at_work import policy as policy
-    from l2d.rejector.at_work import route as route
     from l2d.rejector.at_work import worth as worth
     from l2d.rejector.decisions.online import load_policy as load_policy
     from l2d.rejector.estimator import DeferralRejector as DeferralRejector
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 #: Module -> the names that come from it. They are imported when they are asked for: most load torch.
 _NAMES = {
+    "l2d.both_stages": ("route",),
     "l2d.cache_builder.library": ("build", "import_detections", "import_table"),
     "l2d.data.cache.reader": ("CostCache",),
     "l2d.data.errors": (
@@ -76,7 +78,7 @@ _NAMES = {
     ),
     "l2d.data.library": ("audit", "describe", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
-    "l2d.rejector.at_work": ("export", "policy", "route", "worth"),
+    "l2d.rejector.at_work": ("add_agent", "export", "policy", "worth"),
     "l2d.rejector.decisions.online": ("load_policy",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from l2d.both_stages import shown_by_agents
 from l2d.cache_builder.commands import build, photos
 from l2d.cache_builder.commands_import import import_tables
 from l2d.data.commands import audit, describe, digits, fetch, mimic, prompts, push, sign, status, verify
@@ -16,7 +17,7 @@ from l2d.data.errors import UsageError
 from l2d.data.terminal.command import Command, closed
 from l2d.data.terminal.process import run_as_command
 from l2d.data.terminal.progress import quote, say
-from l2d.rejector.commands.judge import choose, evaluate, report, theory, worth
+from l2d.rejector.commands.judge import add_agent, choose, evaluate, report, theory, worth
 from l2d.rejector.commands.live import recalibrate, replay, serve, watch
 from l2d.rejector.commands.query import query
 from l2d.rejector.commands.train import sweep, train
@@ -56,11 +57,12 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _app(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    context.obj = shown_by_agents  # what commands of the second stage may ask of the first
 
 
 def demo(
@@ -121,6 +123,7 @@ PANELS = {
         "evaluate": evaluate,
         "theory": theory,
         "worth": worth,
+        "add-agent": add_agent,
         "choose": choose,
         "report": report,
         "query": query,

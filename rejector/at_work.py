@@ -11,13 +11,15 @@ from typing import Any
 
 from l2d.data.cache.addresses import place_of
 from l2d.data.errors import UsageError
+from l2d.rejector.decisions.adding import AddedAgent, add_to_run
 from l2d.rejector.decisions.judged import DecisionReport
 from l2d.rejector.decisions.library import decide, wanted_of
 from l2d.rejector.decisions.new_agent import NewAgent
 from l2d.rejector.decisions.routing import PolicyRoute, route_policy
-from l2d.rejector.decisions.saved import is_policy
+from l2d.rejector.decisions.saved import is_policy, read_saved
 from l2d.rejector.decisions.worth import Worth
-from l2d.rejector.decisions.worth_of_run import worth_of_run
+from l2d.rejector.decisions.worth_of_policy import worth_of_policy
+from l2d.rejector.decisions.worth_of_run import save_worth, worth_of_run
 from l2d.rejector.export import ExportReport, export_run
 from l2d.rejector.policies.constraints import make_constraints, parse_capacity
 from l2d.rejector.policies.money import money_budget
@@ -25,6 +27,7 @@ from l2d.rejector.policies.policy import PolicyReport, written_policy
 from l2d.rejector.results import one_folder
 from l2d.rejector.route import RouteReport
 from l2d.rejector.route import route as route_inputs
+from l2d.rejector.rows.photographs import Showing
 from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import load_run, open_cache
 
@@ -41,17 +44,11 @@ def route(
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     calibration: Path | str | None = None,
+    showing: Showing | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport | PolicyRoute:
-    """Allocate new inputs; see :func:`l2d.rejector.route.route`.
-
-    With a policy of the decision engine a round of it, see :func:`l2d.rejector.decisions.routing.route_policy`:
-    ``answers`` are those so far.
-
-    ``beta`` and ``weights`` are as in :func:`sweep`: a run of method ``best`` takes others than it was trained at.
-    ``calibration`` is a file of :func:`recalibrate`.
-    """
+    """As :func:`l2d.route`; ``showing`` is how an agent is run on photographs."""
     (folder,) = one_folder(run)
     rule = None if policy is None else Path(policy)
     if rule is not None and is_policy(rule):
@@ -88,6 +85,7 @@ def route(
         beta=beta,
         weights=weights,
         calibration=None if calibration is None else Path(calibration),
+        showing=showing,
         overwrite=overwrite,
         progress=progress,
     )
@@ -223,7 +221,8 @@ def worth(
     """What each agent is worth: what is lost without it, its Shapley share, the charge at which it no longer pays.
 
     Args:
-        run: a run whose scores say something of costs.
+        run: a run whose scores say something of costs; or a policy of the decision engine that was saved: then the
+            policy is searched for again without each agent.
         split: on which it is told.
         group: a kept column: samples of one value are resampled together.
         beta, weights: query costs and task weights in place of the run's.
@@ -235,17 +234,31 @@ def worth(
         save: a folder for the figures, which SQL reads as the view ``agent_values``.
         overwrite: replace what is there.
     """
-    (folder,) = one_folder(run)
-    found = worth_of_run(
-        at_setting(load_run(folder), beta, weights),
-        split=split,
-        group=group,
-        new=new,
-        charge=charge,
-        buy=buy,
-        save=None if save is None else Path(save),
-        overwrite=overwrite,
-    )
+    found: Worth | NewAgent
+    if isinstance(run, str | Path) and is_policy(Path(run)):
+        if beta is not None or weights is not None or new is not None or buy or charge:
+            raise UsageError(
+                "a policy has its setting and its agents",
+                where=run,
+                hint="ask its run: l2d worth RUN --new FILE",
+            )
+        if save is not None and Path(save).exists() and not overwrite:
+            raise UsageError("this is there already", where=save, hint="give another name, or type --overwrite")
+        found = worth_of_policy(read_saved(Path(run)), split=split, group=group)
+        if save is not None:
+            save_worth(found, Path(save), overwrite=overwrite)
+    else:
+        (folder,) = one_folder(run)
+        found = worth_of_run(
+            at_setting(load_run(folder), beta, weights),
+            split=split,
+            group=group,
+            new=new,
+            charge=charge,
+            buy=buy,
+            save=None if save is None else Path(save),
+            overwrite=overwrite,
+        )
     if figure is not None:
         if isinstance(found, NewAgent):
             raise UsageError("--figure with --new", hint="it draws the agents that are in the cache")
@@ -254,6 +267,57 @@ def worth(
 
         write_picture(worth_figure(found.result), Path(figure))
     return found
+
+
+def add_agent(
+    run: Any,
+    *,
+    ask: int = 0,
+    out: Path | str | None = None,
+    answers: Any = None,
+    charge: float = 0.0,
+    rest: Path | str | None = None,
+    split: str = "test",
+    name: str = "new",
+    beta: Beta | None = None,
+    weights: dict[str, float] | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> AddedAgent:
+    """Add an agent step by step: what to ask it about, what it is worth by that, and what is left to ask.
+
+    Args:
+        run: a run whose scores say something of costs; its cache has the agents so far.
+        ask: how many samples to name: at first a spread of all, see
+            :func:`l2d.rejector.decisions.first_questions.spread_out`; with ``answers`` those that would tell most next.
+        out: a CSV file for them: ``sample_id`` and the columns that the cache keeps.
+        answers: of the new agent so far: a file, or a frame, of ``sample_id`` and ``cost``, ``correct`` or ``answer``,
+            to 20 samples of the split or more.
+        charge: for an answer of it, in units of loss.
+        rest: a CSV file for all samples of the cache that it has not answered.
+        split: of samples that the run has not seen.
+        name: of the agent, in the recipe's entry.
+        beta, weights: query costs and task weights in place of the run's.
+        seed: of what is drawn.
+        overwrite: replace what is there.
+
+    Raises:
+        UsageError: nothing is asked for, or a file is there.
+        DataError: answers cannot be read, or are too few.
+    """
+    (folder,) = one_folder(run)
+    return add_to_run(
+        at_setting(load_run(folder), beta, weights),
+        ask=ask,
+        out=None if out is None else Path(out),
+        answers=answers,
+        charge=charge,
+        rest=None if rest is None else Path(rest),
+        split=split,
+        name=name,
+        seed=seed,
+        overwrite=overwrite,
+    )
 
 
 def export(

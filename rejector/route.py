@@ -17,8 +17,9 @@ from l2d.data.errors import UsageError
 from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.rows.foreign import Foreign
+from l2d.rejector.rows.photographs import Showing, open_photographs, photographs_at
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
-from l2d.rejector.runs.files import one_run
+from l2d.rejector.runs.files import cache_of, one_run
 from l2d.rejector.served import Served, open_served
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def route(
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     calibration: Path | None = None,
+    showing: Showing | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
@@ -92,7 +94,8 @@ def route(
 
     Args:
         run: a run's folder; its cache need not be there any more.
-        source: a Parquet or CSV file, or a cost cache, see :func:`l2d.rejector.rows.unlabelled.open_inputs`.
+        source: a Parquet or CSV file, or a cost cache, see :func:`l2d.rejector.rows.unlabelled.open_inputs`; or
+            photographs, see :func:`l2d.rejector.rows.photographs.open_photographs`.
         out: a Parquet file, or a CSV file by its suffix. It appears whole or not at all.
         id_column: whose values are the sample ids.
         policy: a file that ``l2d policy`` saved; allocates by predicted cost plus price in place of the scores alone.
@@ -100,6 +103,7 @@ def route(
         beta, weights: query costs and task weights in place of the run's, where its scores are costs, see
             :func:`l2d.rejector.runs.elsewhere.at_setting`. A policy has its own.
         calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
+        showing: how an agent is run on photographs, where the run looks at what it makes of them.
         overwrite: replace ``out`` if it is there.
         progress: called with the number of inputs (None where that is not known); returns a function to be told of
             inputs done.
@@ -126,16 +130,25 @@ def route(
     opened = open_served(one_run(run), policy=policy, beta=beta, weights=weights, calibration=calibration)
     at_hand = _at_hand(opened.agents, without)
     width, looks_at = len(opened.mean), opened.looks_at
-    inputs = open_inputs(
-        source,
-        looks_at,
-        width,
-        rows_at_once=max(1, min(ROWS_AT_ONCE, READ_AT_ONCE // width)),
-        id_column=id_column,
-        unseen=opened.mean if opened.failures == "worst" else None,
-        agents=opened.agents,
-        failures=opened.failures,
-    )
+    unseen = opened.mean if opened.failures == "worst" else None
+    photographs = photographs_at(source)
+    if photographs is not None:
+        if id_column is not None:
+            raise UsageError(f"--id {id_column}: photographs are called by their files' names", hint="leave it out")
+        lies = cache_of(one_run(run), opened.facts)
+        place = lies if isinstance(lies, Path) else None
+        inputs = open_photographs(*photographs, looks_at, width, cache=place, unseen=unseen, showing=showing)
+    else:
+        inputs = open_inputs(
+            source,
+            looks_at,
+            width,
+            rows_at_once=max(1, min(ROWS_AT_ONCE, READ_AT_ONCE // width)),
+            id_column=id_column,
+            unseen=unseen,
+            agents=opened.agents,
+            failures=opened.failures,
+        )
     encoder = looks_at.encoder if isinstance(looks_at.encoder, FeatureEncoder) else None
     names = encoder.names if encoder else looks_at.made.get("names") or [f"feature {place}" for place in range(width)]
     foreign = Foreign(opened.seen, encoder, names, opened.agents)

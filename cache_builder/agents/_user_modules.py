@@ -6,8 +6,17 @@ import ast
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +29,37 @@ FACTORY = r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_.]*$"  # package.module
 
 #: Modules that agents have imported from each folder. Another folder may have others of these names.
 _OWN: dict[Path, dict[str, ModuleType]] = {}
+
+
+class FromSource(SourceFileLoader):
+    """Compiles a module's file each time. Bytecode that Python keeps is known by size and second of the file alone, so
+    that a model that was changed within a second would have the old one's answers under its own fingerprint.
+    """
+
+    def get_code(self, fullname: str):
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
+class _Finder(FileFinder):
+    """Finds what lies in a folder of the user's."""
+
+
+def _finder(folder: Path, names: set[str]) -> Callable[[str], _Finder]:
+    """A hook that finds modules of these names in a folder, and what is in them."""
+
+    def hook(path: str) -> _Finder:
+        place = Path(path)
+        if place != folder and (folder not in place.parents or place.relative_to(folder).parts[0] not in names):
+            raise ImportError(path)
+        return _Finder(
+            path,
+            (ExtensionFileLoader, EXTENSION_SUFFIXES),
+            (FromSource, SOURCE_SUFFIXES),
+            (SourcelessFileLoader, BYTECODE_SUFFIXES),
+        )
+
+    return hook
 
 
 @contextmanager
@@ -40,9 +80,15 @@ def beside(folder: Path) -> Iterator[None]:
         del sys.modules[name]
     sys.modules.update(_OWN.get(folder, {}))
     sys.path.insert(0, str(folder))
+    hook = _finder(folder, own)
+    sys.path_hooks.insert(0, hook)
+    sys.path_importer_cache.pop(str(folder), None)
     try:
         yield
     finally:
+        sys.path_hooks.remove(hook)
+        for path in [path for path, finder in sys.path_importer_cache.items() if isinstance(finder, _Finder)]:
+            del sys.path_importer_cache[path]
         sys.path.remove(str(folder))
         _OWN[folder] = {name: module for name, module in _loaded(own).items() if _lies_in(module, folder)}
         replaced = {name.partition(".")[0] for name in elsewhere}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib.util
 from collections.abc import Callable
 from functools import partial
@@ -19,6 +18,7 @@ from l2d.cache_builder.agents._options import option_files, require_files, resol
 from l2d.cache_builder.agents._summary import summary_of_detections
 from l2d.cache_builder.agents._user_modules import (
     FACTORY,
+    FromSource,
     beside,
     defines,
     find_factory,
@@ -156,7 +156,7 @@ class PythonAgent(Agent):
     def _defined(self) -> Callable:
         """The function that the file defines, ready to be given a batch."""
         config = self.config
-        loader = importlib.machinery.SourceFileLoader(f"l2d_agent_{config.name}", str(config.file))
+        loader = FromSource(f"l2d_agent_{config.name}", str(config.file))
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(loader.name, loader))
         loader.exec_module(module)
         if not callable(getattr(module, config.function, None)):

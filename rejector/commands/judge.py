@@ -213,11 +213,14 @@ def worth(
 ):
     """What each agent is worth: what is lost without it, its share of the gain, the charge at which it stops paying.
 
+    Of a saved policy, such as a cascade: what each agent adds to the policy, which is searched for again without it.
     With --new: whether an agent that is not in the cache is worth adding, from some of its answers.
 
     Examples:
 
         l2d worth run
+
+        l2d worth cascade --save values
 
         l2d worth run --new answers.csv --charge 0.02 --buy 20
     """
@@ -244,3 +247,63 @@ def worth(
     for file in (figure, save):
         if file is not None:
             say(f"wrote {file}")
+
+
+def add_agent(
+    run: RunArgument,
+    ask: Annotated[int, typer.Option(min=0, help="How many samples to name, that it should answer: 50 to 200.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Write them: a CSV file, with kept columns.")] = None,
+    answers: Annotated[
+        Path | None, typer.Option(help="Its answers so far: sample_id, and cost, correct or answer.")
+    ] = None,
+    charge: Annotated[float, typer.Option(min=0, help="For an answer of it, in units of loss.")] = 0.0,
+    rest: Annotated[
+        Path | None, typer.Option(help="Write the samples of the cache that it has not answered: a CSV file.")
+    ] = None,
+    name: Annotated[str, typer.Option(help="Of the agent, for its entry in the recipe.")] = "new",
+    split: SplitOption = Split.test,
+    beta: OtherBetaOption = None,
+    lambda_: OtherLambdaOption = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 0,
+    overwrite: ReplaceOption = False,
+    format: FormatOption = Format.table,
+):
+    """Add an agent step by step: which samples to ask it about first, what it is worth by that, and what is left.
+
+    First --ask: samples that are spread over what is predicted of the agents so far. Then --answers: whether it is
+    worth adding, before the whole table is paid for; with --ask, which samples would tell most next. If it is, --rest:
+    what it has to answer still, and the entry with which `l2d build` puts its answers into the cache.
+
+    Examples:
+
+        l2d add-agent run --ask 100 --out ask.csv
+
+        l2d add-agent run --answers answers.csv --charge 0.02 --ask 50 --out more.csv
+
+        l2d add-agent run --answers answers.csv --charge 0.02 --rest rest.csv --name large
+    """
+    from l2d.data.terminal.render import print_result
+    from l2d.rejector.at_work import add_agent as add
+
+    found = add(
+        run,
+        ask=ask,
+        out=out,
+        answers=answers,
+        charge=charge,
+        rest=rest,
+        split=split.value,
+        name=name,
+        beta=one_beta(beta),
+        weights=one_lambda(lambda_),
+        seed=seed,
+        overwrite=overwrite,
+    )
+    print_result(found, format.value)
+    if out is not None:
+        say(f"wrote {out}: ask it about these {len(found.asked):,} samples, then give all its answers: --answers FILE")
+    if rest is not None:
+        say(
+            f"wrote {rest}: {found.rest:,} samples that it has not answered. With all its answers in one file, add this"
+        )
+        say(f"to the recipe, and build the cache again; no other agent is asked:\n\n{found.entry}")

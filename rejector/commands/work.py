@@ -50,6 +50,7 @@ class Family(StrEnum):
     bonferroni = "bonferroni"
 
 
+IMAGES = "Images"
 BEYOND = "Beyond one agent"
 PROMISES = "Promises"
 
@@ -63,11 +64,12 @@ class Calibration(StrEnum):
 
 @reads_stores
 def route(
+    context: typer.Context,
     run: RunArgument,
     source: Annotated[
         Path,
         typer.Argument(
-            help="A Parquet or CSV file: the source's columns, or `features`. Or a cache.",
+            help="A Parquet or CSV file: the source's columns, or `features`. A cache, an image, a folder of images.",
             metavar="INPUT",
             parser=place_of,
         ),
@@ -88,6 +90,16 @@ def route(
     beta: OtherBetaOption = None,
     lambda_: OtherLambdaOption = None,
     calibration: CalibrationOption = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the agent is described whose features of images the run looks at. Default: beside its cache.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="What that agent runs on: auto, cpu, cuda, cuda:1 …", rich_help_panel=IMAGES)
+    ] = "auto",
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 where inputs are unlike those of training; they are written.")
     ] = False,
@@ -111,6 +123,7 @@ def route(
         l2d route run new_patients.csv --policy cascade --answers answers.csv --out round_2.csv
 
         l2d route run new_patients.csv --calibration calibration.toml --out allocations.parquet
+        l2d route run new_photos --out allocations.csv
     """
     from l2d.data.terminal.render import print_result
     from l2d.rejector.decisions.saved import is_policy
@@ -132,6 +145,7 @@ def route(
         return
     from l2d.rejector.route import route as run_route
     from l2d.rejector.rows.foreign import sentences
+    from l2d.rejector.rows.photographs import Showing
 
     with Bars() as bars:
         done = run_route(
@@ -142,6 +156,7 @@ def route(
             beta=one_beta(beta),
             weights=one_lambda(lambda_),
             calibration=calibration,
+            showing=Showing(context.obj(device), recipe),
             progress=lambda rows: bars.start("routing", rows),
             **options,
         )

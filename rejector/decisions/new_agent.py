@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,12 @@ class NewAgent(Shown):
 
     Attributes:
         next: ids of samples whose answers would tell most, the best first.
+        asks: which samples of the world would go to it, bool (n,).
     """
 
     result: dict[str, Any]
     next: list[str]
+    asks: np.ndarray = field(repr=False)
 
     def rows(self) -> list[dict[str, Any]]:
         r = self.result
@@ -87,6 +89,7 @@ def judge_new_agent(
     control = np.maximum(0.0, total[rows] - predicted - charge)
     spread = float(control.var())
     slope = float(np.cov(gains, control)[0, 1] / np.var(control, ddof=1)) if spread > 1e-12 else 0.0
+    slope = min(1.0, max(0.0, slope))  # 1: what was hoped for came; beyond, a few answers have drawn the line
     residual = gains - slope * (control - control.mean())
     value = float(gains.mean() + slope * (hoped.mean() - control.mean()))
     error = float(residual.std(ddof=1)) / math.sqrt(len(rows))
@@ -109,7 +112,7 @@ def judge_new_agent(
         "router_loss": float(old.mean()),
     }
     chosen = worth_asking(world, x, rows, told + charge - total, float(np.std(own - predicted)))[:buy] if buy else []
-    return NewAgent(result, [world.ids[row] for row in chosen])
+    return NewAgent(result, [world.ids[row] for row in chosen], told + charge < total)
 
 
 def _columns(world: World) -> np.ndarray:

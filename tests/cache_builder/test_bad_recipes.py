@@ -134,14 +134,20 @@ def test_a_target_that_is_no_cache_is_left_alone(workshop, out):
 
 
 @pytest.mark.parametrize(
-    ("config", "expected"),
+    ("kind", "expected"),
+    [("chexpert", {"path", "image_features"}), ("mimic4", {"path", "ccs"}), ("voc", {"path"})],
+)
+def test_keys_of_datasets_that_are_files_are_relative_to_the_recipe(kind, expected):
+    assert set(_paths_of(sources.dataset_config_class(kind))) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
     [
-        (sources.dataset_config_class("chexpert"), {"path", "image_features"}),
-        (sources.dataset_config_class("mimic4"), {"path", "ccs"}),
-        (agents.config_class("torchvision_detector"), {"weights", "expected"}),
-        (agents.config_class("python"), {"file", "path", "expected"}),
-        (agents.config_class("column"), set()),
+        ("torchvision_detector", {"weights", "expected"}),
+        ("python", {"file", "path", "expected"}),
+        ("column", set()),
     ],
 )
-def test_keys_that_are_files_are_relative_to_the_recipe(config, expected):
-    assert set(_paths_of(config)) == expected
+def test_keys_of_agents_that_are_files_are_relative_to_the_recipe(kind, expected):
+    assert set(_paths_of(agents.config_class(kind))) == expected

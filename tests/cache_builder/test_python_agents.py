@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import numpy as np
@@ -132,3 +133,17 @@ def test_prices_and_seconds_that_an_agent_reports_are_kept_and_may_be_its_price(
     assert modules.build(recipe.but({"agents.api.price": "seconds"})).asked["api"] == 0
     assert modules.cache().agent("api").price == record.seconds
     refused(lambda: modules.build(RECIPE.plus({**FACTORY, "price": "paid"})), UsageError, "'made'", "price = 'paid'")
+
+
+def test_bytecode_that_python_keeps_is_not_taken_for_a_changed_module(modules, monkeypatch):
+    """Python knows bytecode by size and second of the file: both stay here."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = modules.folder / "deep/late.py"
+    old = file.stat()
+    modules.build(RECIPE.plus(FILE))
+    text = file.read_text()
+    file.write_text(text.replace("1", "0"))
+    os.utime(file, ns=(old.st_atime_ns, old.st_mtime_ns))
+    modules.build(RECIPE.plus(FILE), overwrite=True)
+    assert text != file.read_text()
+    assert set(modules.predictions("mine")["pred_cla"]) == {0}

@@ -22,6 +22,7 @@ COMMANDS = [
     "verify",
     "audit",
     "push",
+    "recalibrate",
     "sign",
     "fetch",
     "train",

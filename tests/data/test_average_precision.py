@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import Params
 
-from l2d.cache_builder.costs import box_matching
+from l2d.data.costs import box_matching
 from l2d.data.costs.average_precision import (
     COCO_THRESHOLDS,
     average_precision,

@@ -28,11 +28,12 @@ import numpy as np
 import polars as pl
 
 import l2d
-from l2d.rejector.decisions.making import Wanted, judged, make
+from l2d.rejector.decisions.making import judged, make
 from l2d.rejector.decisions.promises import Judged, Risk, learn_then_test, thresholds_of
 from l2d.rejector.decisions.reading import read_worlds
 from l2d.rejector.decisions.search import Search
 from l2d.rejector.decisions.walk import walk
+from l2d.rejector.decisions.wanted import Wanted
 from l2d.rejector.evaluation.intervals import paired_interval
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,9 +16,10 @@ from l2d.rejector.decisions.judged import DecisionReport
 from l2d.rejector.decisions.library import decide, wanted_of
 from l2d.rejector.decisions.new_agent import NewAgent
 from l2d.rejector.decisions.routing import PolicyRoute, route_policy
-from l2d.rejector.decisions.saved import is_policy
+from l2d.rejector.decisions.saved import is_policy, read_saved
 from l2d.rejector.decisions.worth import Worth
-from l2d.rejector.decisions.worth_of_run import worth_of_run
+from l2d.rejector.decisions.worth_of_policy import worth_of_policy
+from l2d.rejector.decisions.worth_of_run import save_worth, worth_of_run
 from l2d.rejector.export import ExportReport, export_run
 from l2d.rejector.policies.constraints import make_constraints, parse_capacity
 from l2d.rejector.policies.money import money_budget
@@ -220,7 +221,8 @@ def worth(
     """What each agent is worth: what is lost without it, its Shapley share, the charge at which it no longer pays.
 
     Args:
-        run: a run whose scores say something of costs.
+        run: a run whose scores say something of costs; or a policy of the decision engine that was saved: then the
+            policy is searched for again without each agent.
         split: on which it is told.
         group: a kept column: samples of one value are resampled together.
         beta, weights: query costs and task weights in place of the run's.
@@ -232,17 +234,31 @@ def worth(
         save: a folder for the figures, which SQL reads as the view ``agent_values``.
         overwrite: replace what is there.
     """
-    (folder,) = one_folder(run)
-    found = worth_of_run(
-        at_setting(load_run(folder), beta, weights),
-        split=split,
-        group=group,
-        new=new,
-        charge=charge,
-        buy=buy,
-        save=None if save is None else Path(save),
-        overwrite=overwrite,
-    )
+    found: Worth | NewAgent
+    if isinstance(run, str | Path) and is_policy(Path(run)):
+        if beta is not None or weights is not None or new is not None or buy or charge:
+            raise UsageError(
+                "a policy has its setting and its agents",
+                where=run,
+                hint="ask its run: l2d worth RUN --new FILE",
+            )
+        if save is not None and Path(save).exists() and not overwrite:
+            raise UsageError("this is there already", where=save, hint="give another name, or type --overwrite")
+        found = worth_of_policy(read_saved(Path(run)), split=split, group=group)
+        if save is not None:
+            save_worth(found, Path(save), overwrite=overwrite)
+    else:
+        (folder,) = one_folder(run)
+        found = worth_of_run(
+            at_setting(load_run(folder), beta, weights),
+            split=split,
+            group=group,
+            new=new,
+            charge=charge,
+            buy=buy,
+            save=None if save is None else Path(save),
+            overwrite=overwrite,
+        )
     if figure is not None:
         if isinstance(found, NewAgent):
             raise UsageError("--figure with --new", hint="it draws the agents that are in the cache")

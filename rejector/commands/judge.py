@@ -213,11 +213,14 @@ def worth(
 ):
     """What each agent is worth: what is lost without it, its share of the gain, the charge at which it stops paying.
 
+    Of a saved policy, such as a cascade: what each agent adds to the policy, which is searched for again without it.
     With --new: whether an agent that is not in the cache is worth adding, from some of its answers.
 
     Examples:
 
         l2d worth run
+
+        l2d worth cascade --save values
 
         l2d worth run --new answers.csv --charge 0.02 --buy 20
     """

@@ -12,10 +12,10 @@ from l2d.data.cache import store
 from l2d.data.errors import UsageError
 from l2d.rejector.decisions import making
 from l2d.rejector.decisions.judged import DecisionReport, report_of
-from l2d.rejector.decisions.making import KINDS, Wanted
 from l2d.rejector.decisions.promises import Risk
 from l2d.rejector.decisions.reading import read_worlds
 from l2d.rejector.decisions.saved import save as save_policy
+from l2d.rejector.decisions.wanted import AUTO, KINDS, Wanted
 from l2d.rejector.runs.run import Run
 
 
@@ -114,7 +114,7 @@ def wanted_of(
     plain: dict[str, Any] = {"ask": ask, "depth": depth, "combining": combine, "family": family}
     plain = {name: value for name, value in plain.items() if value is not None}
     if ask is None and depth is None and combine is None:
-        plain["ask"] = "router" if risk is not None or abstain is not None else making.AUTO
+        plain["ask"] = "router" if risk is not None or abstain is not None else AUTO
     return Wanted(
         **plain, abstain=abstain, budget=budget, caps=dict(cap or {}), risks=parse_risks(risk),
         confidence=None if on_average else confidence or 0.95,

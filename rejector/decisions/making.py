@@ -3,106 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from l2d.data.errors import UsageError, nearest
-from l2d.rejector.decisions.budget import best_worth, within_capacities
-from l2d.rejector.decisions.capacity import parse_capacities
-from l2d.rejector.decisions.combine import RULES
+from l2d.data.errors import UsageError
+from l2d.rejector.decisions.limits import rule_of, search_of
 from l2d.rejector.decisions.promises import (
-    FAMILIES,
     Judged,
     Promise,
-    Risk,
     conformal_risk_control,
     learn_then_test,
     thresholds_of,
 )
 from l2d.rejector.decisions.reading import VALIDATION, Read
-from l2d.rejector.decisions.rule import Cap, Committee, Rule
+from l2d.rejector.decisions.rule import Committee, Rule
 from l2d.rejector.decisions.search import Search
 from l2d.rejector.decisions.walk import Walked, walk
+from l2d.rejector.decisions.wanted import AUTO, KINDS, Wanted
 from l2d.rejector.decisions.world import World
 
-#: What can be asked for -> what it is, in words.
-KINDS = {
-    "router": "one agent, chosen by the input",
-    "topk": "the k best agents by the input, k chosen too; answers combined",
-    "committee": "the same agents for every input; answers combined",
-    "cascade": "agents in one order; go on or stop by the answers",
-    "adaptive": "the next agent depends on the answers",
-}
-AUTO = "auto"
-MOST_STATES = 400  # sets of agents that are looked at
-CAPS = ("price", "seconds", "gflops")
 AT_LEAST = 1.0  # standard errors by which looking has to pay, for auto
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What a policy is asked for.
-
-    Attributes:
-        ask: out of KINDS, or ``auto``: the simplest that is not beaten beyond chance on validation.
-        depth: agents for one input at most.
-        combining: out of RULES.
-        abstain: cost of giving no answer, in units of loss; None: an answer is always given, a promise aside.
-        budget: mean price of an input's path, at most.
-        caps: quantity out of CAPS -> the most that one input may take.
-        capacity: of agents in a batch, as :func:`l2d.rejector.decisions.capacity.parse_capacities` takes it.
-        batch: inputs of one batch; None: all that are decided together.
-        every: seconds from one batch to the next, for capacities that are rates.
-        wait: what waiting for the next batch costs, in units of loss; None: inputs do not wait.
-        risks: promises.
-        confidence: of promises; None: on average.
-        family: out of :data:`l2d.rejector.decisions.promises.FAMILIES`.
-    """
-
-    ask: str = AUTO
-    depth: int = 2
-    combining: str = "weighted"
-    abstain: float | None = None
-    budget: float | None = None
-    caps: dict[str, float] = field(default_factory=dict)
-    capacity: str | Mapping[str, float | int | str] | None = None
-    batch: int | None = None
-    every: float | None = None
-    wait: float | None = None
-    risks: tuple[Risk, ...] = ()
-    confidence: float | None = 0.95
-    family: str = FAMILIES[0]
-
-    def check(self) -> None:
-        """Refuse values that make no sense."""
-        for name, value, known in (
-            ("ask", self.ask, (*KINDS, AUTO)), ("combine", self.combining, RULES), ("family", self.family, FAMILIES),
-        ):  # fmt: skip
-            if value not in known:
-                raise UsageError(f"--{name} {value}", hint=nearest(value, known))
-        if not 1 <= self.depth <= 5:
-            raise UsageError(f"--depth {self.depth}", hint="agents for one input, from 1 to 5")
-        for name, number in {"abstain": self.abstain, "budget": self.budget, "wait": self.wait, **self.caps}.items():
-            if number is not None and not (math.isfinite(number) and number >= 0):
-                raise UsageError(f"--{name} {number}", hint="a number >= 0")
-        if self.capacity is None and (self.batch, self.every, self.wait) != (None, None, None):
-            raise UsageError("--batch-size, --every and --wait are about agents that are full",
-                             hint="give --capacity expert_1=100")  # fmt: skip
-        if self.every is not None and not (math.isfinite(self.every) and self.every > 0):
-            raise UsageError(f"--every {self.every}", hint="seconds from one batch to the next, above 0")
-        if self.capacity is not None and self.risks:
-            raise UsageError("--risk with --capacity", hint="give one: full agents make inputs hang together")
-        for name in self.caps:
-            if name not in CAPS:
-                raise UsageError(f"--cap names {name!r}", hint=nearest(name, CAPS, "caps are"))
-        if self.confidence is not None and not 0 < self.confidence < 1:
-            raise UsageError(f"--confidence {self.confidence}", hint="a number between 0 and 1, such as 0.95")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,20 +65,9 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
     Raises:
         UsageError: an option is wrong, a budget or cap cannot be met, or the promise cannot be made; says what could.
     """
-    wanted.check()
     notes: list[str] = []
-    if wanted.budget is not None or "price" in wanted.caps:
-        _check_prices(read)
-    caps = _caps(read, wanted)
-    search = Search(
-        read.fit, depth=min(wanted.depth, read.fit.num_agents), combining=wanted.combining, abstain=wanted.abstain,
-        caps=caps, batch=wanted.batch, wait=wanted.wait,
-        capacities=() if wanted.capacity is None else parse_capacities(
-            wanted.capacity, read.fit.agents, every=wanted.every
-        ),
-    )  # fmt: skip
-    only = fewer_agents(search)
-    search.only = only
+    search = search_of(read, wanted)
+    only = search.agents
     left_out = [name for j, name in enumerate(read.fit.agents) if j not in only]
     if left_out:
         notes.append(f"{len(left_out)} of {read.fit.num_agents} agents add least to the router and are not looked at")
@@ -163,21 +76,13 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
     if read.fitted_on == (VALIDATION,):
         notes.append("rules are fitted on validation alone")
     validation = read.worlds[VALIDATION]
-    depth = search.depth
-    makers: dict[str, Callable[[Search], Rule]] = {
-        "router": lambda s: s.ranked(1),
-        "topk": lambda s: s.ranked(depth, chosen=True),
-        "committee": lambda s: s.committee(),
-        "cascade": lambda s: s.cascade(),
-        "adaptive": lambda s: s.adaptive(),
-    }
     wish = [wanted.ask] if wanted.ask != AUTO else []
     rules: dict[str, Rule] = {}
     worth: dict[str, float] = {}
     for kind in dict.fromkeys(("router", *wish, *kinds)):
         if kind == "topk" and search.combining is None:
             continue
-        rules[kind], worth[kind] = _at_limits(search, makers[kind], wanted, validation, kind)
+        rules[kind], worth[kind] = rule_of(search, kind, wanted, validation)
     held = {kind: walk(rule, validation, held_out=True) for kind, rule in rules.items()}
     chosen = wanted.ask if wanted.ask != AUTO else simplest(held, notes)
     if chosen not in rules:
@@ -192,41 +97,6 @@ def make(read: Read, wanted: Wanted, *, kinds: Sequence[str] = tuple(KINDS)) -> 
         read=read, wanted=wanted, rules=rules, worth=worth, held=held, chosen=chosen, policy=policy, promise=promise,
         left_out=left_out, notes=notes,
     )  # fmt: skip
-
-
-def _at_limits(
-    search: Search, maker: Callable[[Search], Rule], wanted: Wanted, validation: World, kind: str
-) -> tuple[Rule, float]:
-    if not search.capacities:
-        return _at_budget(search, maker, wanted, validation, kind)
-    return within_capacities(search, lambda: _at_budget(search, maker, wanted, validation, kind), validation)
-
-
-def _at_budget(
-    search: Search, maker: Callable[[Search], Rule], wanted: Wanted, validation: World, kind: str
-) -> tuple[Rule, float]:
-    if wanted.budget is None:
-        return maker(search.at(0.0)), 0.0
-    orders: dict[tuple[int, ...], None] = {}
-
-    def remembering(some: Search) -> Rule:
-        rule = maker(some)
-        orders[getattr(rule, "order", ())] = None
-        return rule
-
-    try:
-        found = best_worth(search, remembering, wanted.budget, validation, steps=8)
-        tried = [found]
-        for order in list(orders)[-4:] if kind == "cascade" else ():  # the best order jumps as money's worth changes
-            with suppress(ValueError):
-                tried.append(
-                    best_worth(search, partial(Search.cascade, order=order), wanted.budget, validation, steps=8)
-                )
-        return min(tried, key=lambda each: float(walk(each[0], validation, held_out=True).loss.mean()))
-    except ValueError as error:
-        raise UsageError(
-            f"budget <= {wanted.budget:g} cannot be met by a {kind}: {error}", hint="allow more, or give --abstain"
-        ) from error
 
 
 def simplest(held: dict[str, Walked], notes: list[str]) -> str:
@@ -290,61 +160,6 @@ def could(promise: Promise) -> str:
     return f"what could be promised: {'; '.join(parts)}" if parts else "allow more, or calibrate on more samples"
 
 
-def _check_prices(read: Read) -> None:
-    unknown = [name for j, name in enumerate(read.fit.agents) if np.isnan(read.fit.price[:, j]).any()]
-    if unknown:
-        raise UsageError(
-            f"the price of {', '.join(unknown)} is not known", where=read.cache.path, hint="give it in the recipe"
-        )
-
-
-def _caps(read: Read, wanted: Wanted) -> tuple[Cap, ...]:
-    found = []
-    for name, limit in wanted.caps.items():
-        if name == "price":
-            there = np.where(read.fit.known.available, read.fit.price, 0.0)
-            uses = there.max(axis=0)  # what an answer took at most: all that is known before it is asked for
-            found.append(Cap(name, limit, tuple(uses.tolist()), paid=read.money))
-            continue
-        each = read.seconds if name == "seconds" else read.gflops
-        unknown = [agent for agent, value in zip(read.fit.agents, each, strict=True) if value is None]
-        if unknown:
-            raise UsageError(f"--cap {name}: the {name} of {', '.join(unknown)} are not known", where=read.cache.path,
-                             hint="give them in the recipe, or cap the price")  # fmt: skip
-        found.append(Cap(name, limit, tuple(float(value) for value in each if value is not None)))
-    for cap in found:
-        if min(cap.uses) > cap.limit:
-            raise UsageError(
-                f"--cap {cap.name}={cap.limit:g}: every agent takes more", hint=f"the least is {min(cap.uses):g}"
-            )
-    return tuple(found)
-
-
-def fewer_agents(search: Search) -> list[int]:
-    """The agents to look at, where all sets of them are too many: those that gain most for a router, one by one."""
-    count, depth = search.world.num_agents, search.depth
-    most = count
-    while most > 2 and sum(math.comb(most, size) for size in range(depth + 1)) > MOST_STATES:
-        most -= 1
-    if most == count:
-        return list(range(count))
-    world = search.world
-    total = world.known.predicted + search.asking.mean(axis=0)
-    real = np.where(np.isfinite(world.costs), world.costs + search.asking, np.inf)
-    chosen: list[int] = []
-    while len(chosen) < most:
-        means = {}
-        for agent in set(range(count)) - set(chosen):
-            some = [*chosen, agent]
-            best = np.where(np.isfinite(real[:, some]), total[:, some], np.inf).argmin(axis=1)
-            cost = real[np.arange(len(real)), np.array(some)[best]]
-            means[agent] = float(
-                np.where(np.isfinite(cost), cost, np.nanmax(cost[np.isfinite(cost)], initial=1.0)).mean()
-            )
-        chosen.append(min(means, key=means.__getitem__))
-    return sorted(chosen)
-
-
 # --- what it is compared with ----------------------------------------------------------------------------------------
 
 
@@ -384,6 +199,7 @@ def facts_of(made: Made) -> dict[str, Any]:
     return {
         "ask": wanted.ask, "kind": made.chosen, "depth": wanted.depth, "combine": wanted.combining,
         "abstain": wanted.abstain, "budget": wanted.budget, "unit": made.read.unit, "caps": dict(wanted.caps),
+        "capacity": dict(wanted.capacity) if isinstance(wanted.capacity, Mapping) else wanted.capacity,
         "batch": wanted.batch, "every": wanted.every, "wait": wanted.wait,
         "risks": [str(risk) for risk in wanted.risks], "confidence": wanted.confidence if wanted.risks else None,
         "worth": made.worth[made.chosen], "fitted_on": list(made.read.fitted_on), "left_out": made.left_out,

@@ -87,8 +87,10 @@ class PolicyAtWork:
         have, the next one begins by itself.
         """
         with self._lock:
-            self._begun = 0
-            self._room = {each.agent: each.of(inputs) for each in self.rule.capacities}
+            self._refill(inputs)
+
+    def _refill(self, inputs: int) -> None:
+        self._begun, self._room = 0, {each.agent: each.of(inputs) for each in self.rule.capacities}
 
     def start(self, row: Mapping[str, Any] | Sequence[float] | np.ndarray, *, without: Collection[str] = ()) -> Step:
         """Begin with an input.
@@ -103,9 +105,9 @@ class PolicyAtWork:
         """
         predicted, right = self.predictions(self._features(row)[None])
         if self.rule.capacities and self.rule.batch:
-            if self._begun >= self.rule.batch:
-                self.begin_batch(self.rule.batch)
             with self._lock:
+                if self._begun >= self.rule.batch:
+                    self._refill(self.rule.batch)
                 self._begun += 1
         available = np.ones((1, len(self.agents)), bool)
         for name in without:

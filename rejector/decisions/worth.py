@@ -141,17 +141,20 @@ class Worth(Shown):
         return self.result["agents"]
 
     def rows(self) -> list[dict[str, Any]]:
-        unit = self.result["unit"]
+        unit, worth = self.result["unit"], self.result["worth_of_money"]
+        gets = "asked %" if self.result.get("policy") else "gets %"
         found = []
         for row in self.agents:
             told = {
-                "agent": row["agent"], "loss alone": row["alone"], "gets %": round(100 * row["share"], 1),
+                "agent": row["agent"], "loss alone": row["alone"], gets: round(100 * row["share"], 1),
                 "lost without it": _text(row["without"]),
                 "share of the gain": None if row["shapley"] is None else _text(row["shapley"]),
-                "charge now": row["charge"], "break-even charge": row["break_even"],
+                "charge now": row["charge"], "break-even charge": _break_even(row),
             }  # fmt: skip
-            if self.result["worth_of_money"]:
-                told[f"break-even {unit}"] = row["break_even"] / self.result["worth_of_money"]
+            if worth:
+                money = {name: row["without"][name] / worth for name in ("value", "low", "high")}
+                told[f"lost without it, {unit}"] = _text(money)
+                told[f"break-even {unit}"] = _break_even(row, worth)
             found.append(told | {"verdict": row["verdict"]})
         return found
 
@@ -161,14 +164,21 @@ class Worth(Shown):
     def table(self) -> str:
         from l2d.data.terminal.layout import table_text
 
-        title = (
-            f"{self.result['run_id']}: {self.result['num_samples']:,} {self.result['split']} samples, in units of loss"
-        )
+        name, samples = self.result.get("policy") or self.result["run_id"], f"{self.result['num_samples']:,}"
+        title = f"{name}: {samples} {self.result['split']} samples, in units of loss"
         return table_text(self.rows(), title=title)
 
 
 def _text(interval: dict[str, float]) -> str:
     return f"{interval['value']:+.4f} [{interval['low']:+.4f}, {interval['high']:+.4f}]"
+
+
+def _break_even(row: dict[str, Any], unit: float = 1.0) -> float | str:
+    """With its interval where there is one: of a policy, whose askings stay as they are while the charge rises."""
+    if row.get("break_even_low") is None:
+        return row["break_even"] / unit
+    value, low, high = (row[name] / unit for name in ("break_even", "break_even_low", "break_even_high"))
+    return f"{value:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def worth_of(world: World, facts: dict[str, Any]) -> Worth:

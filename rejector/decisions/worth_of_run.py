@@ -43,12 +43,17 @@ def worth_of_run(
     }  # fmt: skip
     found = worth_of(world, facts)
     if save is not None:
-        store.commit_folder(save, lambda folder: _filled(folder, found), replace=overwrite)
+        save_worth(found, save, overwrite=overwrite)
     return found
 
 
-def _filled(folder: Path, found: Worth) -> None:
-    store.commit_json(folder / WORTH_FILE, store.plain(found.result))
+def save_worth(found: Worth, path: Path, *, overwrite: bool = False) -> None:
+    """Keep it for SQL, as a folder."""
+
+    def fill(folder: Path) -> None:
+        store.commit_json(folder / WORTH_FILE, store.plain(found.result))
+
+    store.commit_folder(path, fill, replace=overwrite)
 
 
 def costs_of(new: Any, read: Read) -> dict[str, float]:

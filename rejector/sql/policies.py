@@ -25,9 +25,11 @@ POLICY_VIEWS: dict[str, dict[str, pa.DataType]] = {
     "decisions": {"policy": _CONSTANT, "run_id": _CONSTANT, "sample_id": _TEXT, "split": _TEXT,
                   "asked": pa.list_(_TEXT), "answered_by": _TEXT, "loss": _NUMBER},
     "agent_values": {
-        "run_id": _TEXT, "cache": _TEXT, "split": _TEXT, "agent": _TEXT, "alone": _NUMBER, "share": _NUMBER,
+        "run_id": _TEXT, "policy": _TEXT, "cache": _TEXT, "split": _TEXT, "agent": _TEXT, "alone": _NUMBER,
+        "share": _NUMBER,
         "charge": _NUMBER, "without": _NUMBER, "without_low": _NUMBER, "without_high": _NUMBER, "shapley": _NUMBER,
-        "shapley_low": _NUMBER, "shapley_high": _NUMBER, "break_even": _NUMBER,
+        "shapley_low": _NUMBER, "shapley_high": _NUMBER, "break_even": _NUMBER, "break_even_low": _NUMBER,
+        "break_even_high": _NUMBER,
         "break_even_money": _NUMBER, "verdict": _TEXT,
     },
 }  # fmt: skip
@@ -66,7 +68,12 @@ def worth_rows(folder: Path) -> list[dict[str, Any]]:
     try:
         rows = []
         for agent in found["agents"]:
-            row = {"run_id": found["run_id"], "cache": found["cache"], "split": found["split"]}
+            row = {
+                "run_id": found["run_id"],
+                "policy": found.get("policy"),
+                "cache": found["cache"],
+                "split": found["split"],
+            }
             row |= {name: agent[name] for name in ("agent", "alone", "share", "charge", "break_even", "verdict")}
             for name in ("without", "shapley"):
                 interval = agent[name] or {}
@@ -75,6 +82,7 @@ def worth_rows(folder: Path) -> list[dict[str, Any]]:
                     f"{name}_low": interval.get("low"),
                     f"{name}_high": interval.get("high"),
                 }
+            row |= {name: agent.get(name) for name in ("break_even_low", "break_even_high")}
             worth = found["worth_of_money"]
             row["break_even_money"] = row["break_even"] / worth if worth else None
             rows.append(row)

@@ -12,9 +12,15 @@ import pytest
 from decision_worlds import right_by_type, world_of
 
 import l2d as library
-from l2d.data.errors import DataError
+from l2d.data.errors import DataError, UsageError
+from l2d.rejector.decisions.limits import rule_of, search_of
 from l2d.rejector.decisions.new_agent import judge_new_agent
+from l2d.rejector.decisions.reading import read_worlds
+from l2d.rejector.decisions.saved import read_saved
+from l2d.rejector.decisions.walk import walk
 from l2d.rejector.decisions.worth import PriceCurve, losses_of, shapley, without_each, worth_of
+from l2d.rejector.decisions.worth_of_policy import shapley_of, wanted_of
+from l2d.rejector.runs.run import load_run
 
 CHARGES = (0.01, 0.03, 0.05, 0.08)
 
@@ -142,3 +148,40 @@ def test_the_command_and_sql(patient_runs, tmp_path, l2d, l2d_done):
         code, _, err = l2d("worth", run, *wrong)
         assert code in (2, 3)
         assert words in err
+
+
+def test_what_agents_add_to_a_policy(patient_runs, tmp_path, l2d_done):
+    """Against the search among the agents that are left, and Shapley values that add up to the whole gain."""
+    run, saved = patient_runs / "best", tmp_path / "cascade"
+    library.policy(run, ask="cascade", depth=2, save=saved)
+    result = library.worth(saved, save=tmp_path / "values").result
+    assert result["policy"] == "cascade"
+    wanted = wanted_of(read_saved(saved))
+    assert (wanted.ask, wanted.depth, wanted.risks) == ("cascade", 2, ())
+    read = read_worlds(load_run(run), ("test",))
+    search = search_of(read, wanted)
+    row, name = result["agents"][1], read.fit.agents[1]
+    search.only = [agent for agent in range(read.fit.num_agents) if agent != 1]
+    rule, _ = rule_of(search, "cascade", wanted, read.worlds["validation"])
+    without = walk(rule, read.worlds["test"]).loss
+    whole = pl.read_parquet(saved / "decisions.parquet").filter(pl.col("split") == "test")
+    assert row["agent"] == name
+    assert row["without"]["value"] == pytest.approx(float((without - whole["loss"].to_numpy()).mean()), abs=1e-9)
+    asked = whole["asked"].list.contains(name).mean()
+    assert row["share"] == pytest.approx(asked)
+    for each in result["agents"]:
+        if each["share"]:
+            told = each["charge"] + each["without"]["value"] / each["share"]
+            assert each["break_even"] == pytest.approx(max(0, told))
+            assert each["break_even_low"] <= each["break_even"] <= each["break_even_high"]
+    gain = result["random_agent_loss"] - result["loss"]
+    assert sum(each["shapley"]["value"] for each in result["agents"]) == pytest.approx(gain)
+    told = l2d_done("query", tmp_path / "values", "SELECT policy, agent, without FROM agent_values", "--format", "json")
+    assert {each["policy"] for each in json.loads(told)} == {"cascade"}
+    with pytest.raises(UsageError):
+        library.worth(saved, buy=3)
+
+
+def test_shapley_values_by_hand():
+    game = {(): 4.0, (0,): 3.0, (1,): 2.0, (0, 1): 0.0}  # what is lost by whom is there
+    assert shapley_of((0, 1), lambda some: np.array([game[some]])).tolist() == [[1.5, 2.5]]

@@ -56,7 +56,7 @@ def test_the_agent_is_added_and_nothing_else_is_asked(imported, l2d):
     [
         ({"sample_id": ["s1"], "answer": ["perhaps"]}, {}, "perhaps"),
         ({"sample_id": ["s1"], "said": ["yes"]}, {}, "--cla COLUMN"),
-        ({"sample_id": ["s1"], "answer": ["yes"]}, {"cla": "anwser"}, "anwser"),
+        ({"sample_id": ["s1"], "answer": ["yes"]}, {"cla": "reply"}, "reply"),
         ({"sample_id": ["other"], "answer": ["yes"]}, {}, "other"),
         ({"sample_id": ["s1"], "answer": ["yes"]}, {"name": "ben"}, "has an agent 'ben'"),
         ({"sample_id": ["s1"], "answer": ["yes"]}, {"recipe": "none.toml"}, "no recipe here"),

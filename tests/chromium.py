@@ -18,7 +18,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--host-resolver-rules=MAP * ~NOTFOUND", "--remote-debugging-pipe",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--remote-debugging-pipe",
 ]  # fmt: skip
 
 
@@ -71,12 +71,12 @@ class Chromium:
         message, _, self._buffer = self._buffer.partition(b"\0")
         return json.loads(message)
 
-    def open(self, page: Path, *, width: int, scheme: str, ready: str) -> None:
-        """Load a file at a width in CSS pixels, ``light`` or ``dark``; wait until ``ready`` (JavaScript) is true."""
+    def open(self, page: Path | str, *, width: int, scheme: str, ready: str) -> None:
+        """Load a file or an address at a width in CSS pixels, ``light`` or ``dark``; wait until ``ready`` is true."""
         self.events.clear()
         self("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
         self("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self("Page.navigate", url=page.resolve().as_uri())
+        self("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         deadline = time.monotonic() + 60
         while not self.ask(f"document.readyState === 'complete' && Boolean({ready})"):
             assert time.monotonic() < deadline, self.complaints()

@@ -14,7 +14,7 @@ from l2d.data.errors import DataError
 from l2d.data.samples.cells import suspicion
 from l2d.data.samples.embedded_text import EmbeddedText, fit_embedding
 from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
-from l2d.data.samples.numbers import as_they_lie, median_of, write_columns
+from l2d.data.samples.numbers import as_they_lie, in_threads, median_of, write_columns
 from l2d.data.samples.standardise import lost_in_32_bits
 from l2d.data.samples.text import TextFeature, TextSettings, fit_text, packed, unpacked
 
@@ -122,7 +122,10 @@ class FeatureEncoder:
             part = table.select(columns_of(expression) or table.columns)
             return part if chosen is None else part.filter(chosen)
 
-        fitted = [_fitted(evaluate_rows(training(expression), expression), expression) for expression in expressions]
+        def fit_one(expression: str) -> Feature:
+            return _fitted(evaluate_rows(training(expression), expression), expression)
+
+        fitted = in_threads(fit_one, expressions, table.height > ROWS_AT_ONCE)
         for name, settings in (text or {}).items():
             expression = settings.expression
             fit = fit_text if settings.embed is None else fit_embedding
@@ -145,10 +148,13 @@ class FeatureEncoder:
                 a 32-bit float.
         """
         matrix = np.empty((table.height, len(self.names)), np.float32)
-        with np.errstate(over="ignore"):  # refused below
-            for start in range(0, max(1, table.height), ROWS_AT_ONCE):
-                rows = slice(start, start + ROWS_AT_ONCE)
+
+        def write(start: int) -> None:
+            rows = slice(start, start + ROWS_AT_ONCE)
+            with np.errstate(over="ignore"):  # refused below; of each thread its own
                 self._write(matrix[rows], table[rows], first_row + start)
+
+        in_threads(write, range(0, max(1, table.height), ROWS_AT_ONCE), table.height > ROWS_AT_ONCE)
         place = 0
         for feature in self.features:
             width, row = len(feature.columns()), 0

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
 import numpy as np
 import polars as pl
 
+Given, Made = TypeVar("Given"), TypeVar("Made")
 ROWS_AT_ONCE = 1024  # that are turned from columns to rows: what a core's cache holds of 64 columns
 
 
@@ -33,6 +39,20 @@ def median_of(values: np.ndarray) -> float:
         assert isinstance(again, float)  # of numbers, one at least
         return again
     return found
+
+
+def in_threads(make: Callable[[Given], Made], of: Iterable[Given], worth_it: bool = True) -> list[Made]:
+    """What ``make`` makes of each, in order; the first that raises does, as in a loop.
+
+    For work of numpy and polars on columns, during which other threads may run.
+
+    Args:
+        worth_it: whether each takes long enough for threads.
+    """
+    if not worth_it:
+        return [make(one) for one in of]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(pool.map(make, of))
 
 
 def write_columns(matrix: np.ndarray, place: int, columns: list[np.ndarray]) -> int:

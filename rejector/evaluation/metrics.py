@@ -61,7 +61,17 @@ def task_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str], 
 
 
 def _of_chosen(column: str, table: CostTable, rows: np.ndarray, chosen: np.ndarray, names: list[str]) -> np.ndarray:
-    return np.stack([table.predictions[name][column] for name in names], axis=1)[rows, chosen]
+    """What the agent said that is asked about each row. The others, which may be many, are not looked at."""
+    asked = np.unique(chosen)
+    said = {agent: table.predictions[names[agent]][column] for agent in asked.tolist()}
+    if len(said) == 1:
+        return next(iter(said.values()))[rows]
+    first = next(iter(said.values()))
+    found = np.empty((len(chosen), *first.shape[1:]), np.result_type(*{values.dtype for values in said.values()}))
+    for agent, values in said.items():
+        here = chosen == agent
+        found[here] = values[rows[here]]
+    return found
 
 
 def _of_samples(
@@ -100,8 +110,8 @@ def sample_metrics(table: CostTable, chosen: np.ndarray | None, names: list[str]
     if chosen is None:
         chosen = np.zeros(len(table), dtype=np.int64)
     if table.failed is not None:
-        columns = [list(table.predictions).index(name) for name in names]
-        if table.failed[:, columns][rows, chosen].any():
+        places = {name: place for place, name in enumerate(table.predictions)}
+        if table.failed[rows, np.array([places[name] for name in names])[chosen]].any():
             return {}
     return _of_samples(table, rows, chosen, names, costs)
 

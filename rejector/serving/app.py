@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 from fastapi import FastAPI, Request
@@ -21,6 +22,9 @@ from l2d.rejector.serving.service import Busy, Service
 
 BODY_SECONDS = 10.0  # that a client has to send a body
 STATUS: dict[type[L2DError], int] = {UnknownDecision: 404, OutOfTurn: 409, DataError: 422}  # others: 400
+
+DOCS = Path(__file__).with_name("docs.html")
+OWN = "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -49,7 +53,15 @@ def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 2
         yield
         await service.stop()
 
-    app = FastAPI(title="l2d", summary="Which agent to ask about an input.", lifespan=lifespan, version="1")
+    app = FastAPI(
+        title="l2d",
+        summary="Which agent to ask about an input.",
+        lifespan=lifespan,
+        version="1",
+        docs_url=None,  # FastAPI's page fetches its script from elsewhere: without the internet it is empty
+        redoc_url=None,
+    )
+    app.add_api_route("/docs", _docs, include_in_schema=False, response_class=Response, response_model=None)
 
     def answering(path: str, handler: Handler, *, open_to_all: bool = False) -> Handler:
         """A handler whose errors are answers, and which is counted."""
@@ -153,6 +165,10 @@ def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 2
             openapi_extra=shown["openapi"],
         )
     return app
+
+
+async def _docs() -> Response:
+    return Response(DOCS.read_bytes(), media_type="text/html; charset=utf-8", headers={"Content-Security-Policy": OWN})
 
 
 def _as_endpoint(handler: Handler) -> Callable[..., Awaitable[Response]]:

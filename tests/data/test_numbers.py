@@ -6,6 +6,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pytest
+from conftest import patients
 
 from l2d.data.cache.columns import (
     number_column,
@@ -17,7 +18,10 @@ from l2d.data.cache.columns import (
     truth_column,
 )
 from l2d.data.cache.schema import SPLITS
-from l2d.data.samples.numbers import as_they_lie, median_of, write_columns
+from l2d.data.errors import DataError
+from l2d.data.samples import features
+from l2d.data.samples.features import FeatureEncoder
+from l2d.data.samples.numbers import as_they_lie, in_threads, median_of, write_columns
 from l2d.data.samples.standardise import LOST, lost_in_32_bits
 
 
@@ -107,3 +111,25 @@ def test_splits_are_told_by_their_names():
     assert split_positions(pa.chunked_array([column, column[:0]])).tolist() == [SPLITS.index(name) for name in names]
     assert split_positions(column[:0]).tolist() == []
     assert len({len(name) for name in SPLITS}) == len(SPLITS)  # what they are told by
+
+
+def test_threads_make_what_a_loop_makes_and_raise_what_it_raises():
+    assert in_threads(lambda k: k * k, range(50)) == in_threads(lambda k: k * k, range(50), False)
+    for worth_it in (True, False):
+        with pytest.raises(ZeroDivisionError, match="by zero"):
+            in_threads(lambda k: 1 // (k - 3) if k < 5 else [].pop(), range(50), worth_it)
+
+
+def test_features_of_many_blocks_are_those_of_one(monkeypatch):
+    table = patients(200)
+    expressions = [f'"{name}"' for name in ("x1", "ward", "stay")]
+    rows = np.arange(200) % 3 > 0
+    whole = FeatureEncoder.fit(table, expressions, rows=rows)
+    found = whole.transform(table)
+    monkeypatch.setattr(features, "ROWS_AT_ONCE", 32)
+    blocks = FeatureEncoder.fit(table, expressions, rows=rows)
+    assert blocks.to_json() == whole.to_json()
+    np.testing.assert_array_equal(blocks.transform(table), found)
+    broken = table.with_columns(x1=pl.when(pl.int_range(200) == 70).then(1e300).otherwise("x1"))
+    with pytest.raises(DataError, match="feature 'x1' of row 70 "):
+        blocks.transform(broken)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, br
 
 from l2d.rejector.evaluation.baselines import allocation_rates, best_constant, oracle, random_same_shares
 from l2d.rejector.evaluation.metrics import (
+    _of_chosen,
     area_under_precision,
     auroc,
     balanced_accuracy,
@@ -118,3 +121,14 @@ def test_metrics_of_a_system_are_those_of_the_mixed_answers(classes):
     assert {name: values.mean() for name, values in by_sample.items()} == pytest.approx(
         {name: found[name] for name in by_sample}
     )
+
+
+@pytest.mark.parametrize("agents", [[0, 1, 2], [1]])
+def test_what_is_said_is_that_of_the_agent_that_is_asked_about_each_row(agents):
+    generator, names = np.random.default_rng(0), ["a", "b", "c"]
+    said = {name: {"pred_prob": generator.random((50, 4), np.float32)} for name in names}
+    rows = np.flatnonzero(generator.random(50) < 0.7)
+    chosen = generator.choice(agents, len(rows))
+    table = SimpleNamespace(predictions=said)
+    everything = np.stack([said[name]["pred_prob"] for name in names], axis=1)
+    np.testing.assert_array_equal(_of_chosen("pred_prob", table, rows, chosen, names), everything[rows, chosen])

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from l2d.both_stages import route as route
+    from l2d.cache_builder.extending import extend as extend
     from l2d.cache_builder.library import build as build
     from l2d.cache_builder.library import import_detections as import_detections
     from l2d.cache_builder.library import import_table as import_table
@@ -55,15 +56,16 @@ if TYPE_CHECKING:
     from l2d.rejector.recalibration.recalibrating import recalibrate as recalibrate
     from l2d.rejector.replay.replaying import replay as replay
     from l2d.rejector.serving.log import DecisionLog as DecisionLog
+    from l2d.rejector.serving.opening import load_router as load_router
     from l2d.rejector.serving.reading import read_log as read_log
     from l2d.rejector.serving.router import Router as Router
-    from l2d.rejector.serving.router import load_router as load_router
     from l2d.rejector.serving.server import serve as serve
     from l2d.rejector.settings import TrainConfig as TrainConfig
     from l2d.rejector.watch.watching import watch as watch
 
 #: Module -> the names that come from it. They are imported when they are asked for: most load torch.
 _NAMES = {
+    "l2d.cache_builder.extending": ("extend",),
     "l2d.both_stages": ("route",),
     "l2d.cache_builder.library": ("build", "import_detections", "import_table"),
     "l2d.data.cache.reader": ("CostCache",),
@@ -95,7 +97,8 @@ _NAMES = {
     "l2d.rejector.replay.replaying": ("replay",),
     "l2d.rejector.serving.log": ("DecisionLog",),
     "l2d.rejector.serving.reading": ("read_log",),
-    "l2d.rejector.serving.router": ("Router", "load_router"),
+    "l2d.rejector.serving.opening": ("load_router",),
+    "l2d.rejector.serving.router": ("Router",),
     "l2d.rejector.serving.server": ("serve",),
     "l2d.rejector.settings": ("TrainConfig",),
     "l2d.rejector.watch.watching": ("watch",),

@@ -14,8 +14,8 @@ import json
 import numpy as np
 
 from l2d.data.terminal.render import print_rows
+from l2d.rejector.evaluation.betting import Betting
 from l2d.rejector.watch.baseline import ERRORS
-from l2d.rejector.watch.betting import Betting
 
 RATES = [(0.2, 0.2), (0.2, 0.25), (0.2, 0.3), (0.2, 0.4), (0.2, 0.1), (0.05, 0.15), (0.5, 0.7)]
 TESTED, LONGEST, ALPHA = 2000, 20_000, 0.01 / 3 / 3  # of three agents, a third of a chance of 1 %

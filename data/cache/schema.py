@@ -60,6 +60,8 @@ BOXES = pa.list_(
     )
 )
 
+TARGET_BOXES, PRED_BOXES = "target_boxes", "pred_boxes"
+
 #: Inputs of a rejector, by kind. Dense rows are fixed-width so that a page of them is a matrix. Token lists have a
 #: column for each field, `tokens_NAME`: indices into the vocabulary that cache.json has under inputs.
 TOKENS = pa.list_(pa.field("item", pa.int32(), nullable=False))

@@ -34,6 +34,16 @@ def serve(
     shadow: Annotated[
         Path | None, typer.Option(help="A second run, which decides silently.", rich_help_panel=LOG)
     ] = None,
+    guard: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            max=0.5,
+            help="Fall back to the best constant agent when outcomes say that choosing costs more; the chance of doing "
+            "so wrongly, such as 0.01. Needs --log and --explore.",
+            rich_help_panel=LOG,
+        ),
+    ] = None,
     keep_inputs: Annotated[
         bool, typer.Option("--keep-inputs", help="Write inputs down too, not only digests.", rich_help_panel=LOG)
     ] = False,
@@ -47,6 +57,14 @@ def serve(
     seed: Annotated[
         int | None, typer.Option(help="Of what is drawn. Default: another each time.", rich_help_panel=LOG)
     ] = None,
+    trace: Annotated[
+        bool,
+        typer.Option(
+            "--trace",
+            help="Send an OpenTelemetry span of each decision where OTEL_EXPORTER_OTLP_ENDPOINT says (extra `otel`).",
+            rich_help_panel=LOG,
+        ),
+    ] = False,
     queue: Annotated[
         int, typer.Option(min=1, help="Requests that may wait; more get 503.", rich_help_panel=LIMITS)
     ] = 256,
@@ -82,7 +100,9 @@ def serve(
         seed=seed,
         policy=policy,
         shadow=shadow,
+        guard=guard,
         calibration=calibration,
+        trace=trace,
         queue=queue,
         timeout=timeout,
         max_body=max_body,
@@ -96,7 +116,7 @@ def replay(
     policy: Annotated[
         list[str],
         typer.Option(
-            help="always:AGENT, greedy, uniform, shadow; a file of `l2d policy --save`, or of `l2d route`. Repeatable."
+            help="always:AGENT, greedy, uniform, shadow; a file of `l2d policy`, `route`, `recalibrate`. Repeatable."
         ),
     ],
     cache: Annotated[

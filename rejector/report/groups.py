@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,10 +21,12 @@ from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.intervals import paired_intervals
 from l2d.rejector.report.allocations import Decisions
 
+OTHER = "other"
 MOST_BINS = 8  # of a text column, "other" aside
 MOST_NUMBERS = 12  # whole numbers that are bins of their own
 QUANTILES = 5
 NORMAL_FROM = 20_000  # samples of a bin; the ends of both intervals differ by less than their line is wide
+FEWEST_SAMPLES = 10  # of a bin; smaller ones are put together, since their intervals say nothing
 FEWEST_NUMBERED = 5  # columns that differ in a number at the end alone are parts of something, from this number on
 
 
@@ -36,11 +38,13 @@ class Bins:
         title: the column or expression.
         labels: of the bins, in order.
         index: bin of each sample, int64 (n,).
+        kind: of values that have a bin each, and so may share one: numbers with their neighbours, texts with any.
     """
 
     title: str
     labels: list[str]
     index: np.ndarray
+    kind: Literal["whole numbers", "texts", ""] = ""
 
 
 def bins_by(columns: pa.Table, expression: str) -> Bins:
@@ -87,7 +91,7 @@ def _cut(title: str, column: pa.Array) -> Bins:
         distinct = np.unique(numbers[there])
         if len(distinct) <= MOST_NUMBERS and (distinct == distinct.round()).all():
             index = np.where(there, np.searchsorted(distinct, np.where(there, numbers, 0)), len(distinct))
-            return _bins(title, [f"{value:g}" for value in distinct], index)
+            return replace(_bins(title, [f"{value:g}" for value in distinct], index), kind="whole numbers")
         return _quantiles(title, numbers, there)
     try:
         texts = column.cast(pa.string())
@@ -96,14 +100,48 @@ def _cut(title: str, column: pa.Array) -> Bins:
     counts = {entry["values"]: entry["counts"] for entry in texts.drop_null().value_counts().to_pylist()}
     order = sorted(counts, key=lambda text: (-counts[text], text))
     kept = order if len(order) <= MOST_BINS + 1 else order[:MOST_BINS]
-    return _placed(title, texts, {text: text for text in kept}, other=len(kept) < len(order))
+    found = _placed(title, texts, {text: text for text in kept}, other=len(kept) < len(order))
+    return replace(found, kind="texts")
+
+
+def without_few(bins: Bins, fewest: int = FEWEST_SAMPLES) -> Bins:
+    """Bins of at least ``fewest`` samples, as far as joining helps: numbers with the next ones, texts as ``other``.
+
+    Missing values stay a bin of their own, and so does a single text with few samples. Bins that would all become one
+    stay as they are.
+    """
+    values = len(bins.labels) - (bins.labels[-1:] == ["missing"])
+    counts = np.bincount(bins.index, minlength=len(bins.labels))[:values]
+    if not bins.kind or (counts >= fewest).all():
+        return bins
+    if bins.kind == "texts":
+        few = [k for k in range(values) if counts[k] < fewest or bins.labels[k] == OTHER]
+        parts = [[k] for k in range(values) if k not in few] + ([few] if few else [])
+        names = [bins.labels[part[0]] if len(part) == 1 else OTHER for part in parts]
+    else:
+        parts = [[]]
+        for k in range(values):
+            if parts[-1] and counts[parts[-1]].sum() >= fewest:
+                parts.append([])
+            parts[-1].append(k)
+        if len(parts) > 1 and counts[parts[-1]].sum() < fewest:
+            parts[-2:] = [parts[-2] + parts[-1]]
+        ends = [(bins.labels[part[0]], bins.labels[part[-1]]) for part in parts]
+        names = [first if first == last else f"{first} to {last}" for first, last in ends]
+    if len(parts) < 2:
+        return bins
+    place = np.arange(len(bins.labels))
+    for number, part in enumerate(parts):
+        place[part] = number
+    place[values:] = len(parts)
+    return replace(bins, labels=[*names, *bins.labels[values:]], index=place[bins.index])
 
 
 def _placed(title: str, column: pa.Array, labels: dict[Any, str], *, other: bool = False) -> Bins:
     """Bins of the values that ``labels`` names, in that order."""
     found = pc.index_in(column, value_set=pa.array(list(labels), column.type)).fill_null(len(labels)).to_numpy()
     index = np.where(np.asarray(column.is_null()), len(labels) + other, found)
-    return _bins(title, [*labels.values(), *(["other"] if other else [])], index)
+    return _bins(title, [*labels.values(), *([OTHER] if other else [])], index)
 
 
 def _quantiles(title: str, numbers: np.ndarray, there: np.ndarray) -> Bins:
@@ -155,9 +193,9 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
         nested = pa.types.is_nested(kind) or pa.types.is_binary(kind)
         if name == "sample_id" or name.startswith("target_") or " = " in name or nested:
             continue
-        bins = _cut(name, columns[name].combine_chunks())
+        bins = without_few(_cut(name, columns[name].combine_chunks()))
         counts = np.bincount(bins.index, minlength=len(bins.labels))
-        if len(bins.labels) < 2 or ("other" in bins.labels and counts[bins.labels.index("other")] > len(columns) / 2):
+        if len(bins.labels) < 2 or (OTHER in bins.labels and counts[bins.labels.index(OTHER)] > len(columns) / 2):
             continue
         spent = sum(ranked_cost(decisions.costs[bins.index == k]) for k in np.flatnonzero(counts)) / len(columns)
         worth.append((rows[_stem(name)] < FEWEST_NUMBERED, best - spent, -len(worth), bins))

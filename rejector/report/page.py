@@ -30,7 +30,7 @@ from l2d.rejector.report.figures.decisions import beyond_one_agent
 from l2d.rejector.report.figures.rejectors import Figure, compare
 from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
-from l2d.rejector.report.groups import bins_by, most_telling
+from l2d.rejector.report.groups import bins_by, most_telling, without_few
 from l2d.rejector.report.reproduce import commands
 from l2d.rejector.report.shown import Layout, labels_of, lay_out
 from l2d.rejector.report.tiles import tiles_of
@@ -75,10 +75,10 @@ def _figures(
     """The figures, and the columns that samples can be grouped by. ``worth``: with what columns are worth."""
     columns = sample_columns(layout.focus, decisions.ids)
     if by:
-        chosen = [bins_by(columns, expression) for expression in by]
+        chosen = [without_few(bins_by(columns, expression)) for expression in by]
     else:
         known = [name for name in ("cluster",) if name in columns.column_names]
-        chosen = [bins_by(columns, name) for name in known]
+        chosen = [without_few(bins_by(columns, name)) for name in known]
         others = columns.drop_columns(known) if known else columns
         chosen += most_telling(others, decisions, most=2 - len(chosen))
     made = [sweep(layout), compare(layout), quality_for_cost(layout), risk_for_coverage(layout, decisions)]
@@ -143,7 +143,15 @@ def write_report(
         others=theme.OTHERS,
         script=libraries().replace("</script", "<\\/script"),
         commands=commands(
-            evaluations, out, [*(["--group", group] if group else []), *(["--theory"] if theory else [])]
+            evaluations,
+            out,
+            [
+                *(["--group", group] if group else []),
+                *(word for expression in by or () for word in ("--by", expression)),
+                *(["--images", str(images)] if images is not None else []),
+                *(["--theory"] if theory else []),
+            ],
+            policies=[policy.path for policy in policies],
         ),
         runs=_run_rows(evaluations),
         resamples=f"{RESAMPLES:,}",

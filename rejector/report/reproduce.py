@@ -15,12 +15,15 @@ from l2d.rejector.grid import GridPoint
 from l2d.rejector.settings import TrainConfig
 
 
-def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = ()) -> list[str]:
+def commands(
+    evaluations: list[Evaluation], out: Path, options: Sequence[str] = (), policies: Sequence[Path] = ()
+) -> list[str]:
     """Shell commands: every cache, every sweep (or single run) that the evaluations are of, then the report.
 
     Args:
         out: the page.
         options: further ones of the report.
+        policies: saved ones, which the report shows beside the runs.
     """
     made: dict[tuple, list[Evaluation]] = {}
     for evaluation in evaluations:
@@ -42,7 +45,7 @@ def commands(evaluations: list[Evaluation], out: Path, options: Sequence[str] = 
             told.append(member.run.path)
     folders = list(dict.fromkeys(told))
     split = evaluations[0].result["split"]
-    report = ["l2d", "report", *map(str, folders), "--out", str(out)]
+    report = ["l2d", "report", *map(str, [*folders, *policies]), "--out", str(out)]
     return [*lines, shlex.join(report + ([] if split == "test" else ["--split", split]) + [*options])]
 
 

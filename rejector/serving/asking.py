@@ -95,7 +95,7 @@ class PolicyDecision(Decision):
 
 
 class PolicyRouter(Router):
-    """Decides by a saved policy; see :func:`l2d.rejector.serving.router.load_router`. Safe to use from several threads.
+    """Decides by a saved policy; see :func:`l2d.rejector.serving.opening.load_router`. Safe to use from threads.
 
     Attributes:
         work: the policy.
@@ -136,6 +136,8 @@ class PolicyRouter(Router):
             if self.log.keep_inputs:
                 record["answer"] = json.dumps(_plain(answer), ensure_ascii=False)
             self.log.step(decision.id, record)
+        if self.spans is not None:
+            self.spans.made(found)
         return found
 
     # --- deciding
@@ -145,7 +147,7 @@ class PolicyRouter(Router):
         started: float,
     ) -> Decision:  # fmt: skip
         found = self._decided(features, available, cap, started)
-        return replace(found, id=uuid.uuid4().hex) if self.log is None else self._logged(found, row, name)
+        return self._finished(found if self.log is not None else replace(found, id=uuid.uuid4().hex), row, name)
 
     def _decided(
         self, features: np.ndarray, available: Collection[str] | None, cap: float | None, started: float

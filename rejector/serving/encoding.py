@@ -1,6 +1,6 @@
 """One input, as a program has it, to the features that the same row of a file would have, bit for bit.
 
-Plain numbers and categories are encoded here, in some microseconds; SQL expressions all together, by one query. What
+Plain numbers, categories and arithmetic are encoded here, in some microseconds; other SQL together, by one query. What
 needs more (text, dates, lists, images, token lists) goes through the code that reads files, as a table of one row.
 """
 
@@ -21,6 +21,7 @@ from l2d.data.samples.expressions import column_named, columns_of
 from l2d.data.samples.features import MISSING_CATEGORY, CategoricalFeature, FeatureEncoder, NumericFeature
 from l2d.data.sources.text_table import cleared
 from l2d.rejector.rows.unlabelled import InputRecord, reader_of
+from l2d.rejector.serving.formulas import Formula, NotPlain, formula
 
 WHERE = "this input"
 PLAIN_NUMBERS = ("Int", "UInt", "Float", "Boolean")
@@ -44,6 +45,7 @@ class RowEncoder:
         self._missing = getattr(encoder, "reading", {}).get("missing") or None
         self._numbers: list[tuple[str, int, float, bool, float]] = []
         self._categories: list[tuple[str, int, dict[str, int]]] = []
+        self._formulas: list[tuple[NumericFeature, int, list[str], Formula]] = []
         self._computed: list[tuple[NumericFeature | CategoricalFeature, int]] = []
         self._others: list[tuple[FeatureEncoder, int]] = []
         if self._features is not None and not self._missing:
@@ -81,7 +83,15 @@ class RowEncoder:
                 known = {category: place + k for k, category in enumerate(feature.categories)}
                 self._categories.append((column, place, known))
             elif isinstance(feature, NumericFeature | CategoricalFeature) and self._is_timeless(feature.expression):
-                self._computed.append((feature, place))
+                names = columns_of(feature.expression)
+                plain = isinstance(feature, NumericFeature) and all(
+                    self._types[name].startswith(PLAIN_NUMBERS[:3]) for name in names
+                )
+                found = formula(feature.expression, names) if plain else None
+                if found is None or not isinstance(feature, NumericFeature):
+                    self._computed.append((feature, place))
+                else:
+                    self._formulas.append((feature, place, names, found))
             else:
                 self._others.append((FeatureEncoder([feature], encoder.columns), place))
             place += len(feature.columns())
@@ -123,6 +133,13 @@ class RowEncoder:
                 value = row[name]
                 self._put(found, _number(value, name) if value.__class__ is not float else value, place, median,
                           indicator, shift)  # fmt: skip
+            for feature, place, names, computed in self._formulas:
+                try:
+                    value = computed([row[name] for name in names])
+                except NotPlain:
+                    self._by_polars(found, feature, place, self._frame(row, names))
+                else:
+                    self._put(found, value, place, feature.median, feature.indicator, feature.shift)
             for name, _, known in self._categories:
                 value = row[name]
                 at = known.get(MISSING_CATEGORY if value is None else _text(value, name))
@@ -154,9 +171,7 @@ class RowEncoder:
             values = frame.select(self._query).row(0)
         except pl.exceptions.PolarsError:  # which feature, and why, is found one by one
             for feature, place in self._computed:
-                encoder = FeatureEncoder([feature], self._types)
-                values = _named(lambda one=encoder: one.transform(frame))[0]
-                found[place : place + len(values)] = values
+                self._by_polars(found, feature, place, frame)
             return
         for (feature, place), value in zip(self._computed, values, strict=True):
             if isinstance(feature, NumericFeature):
@@ -166,6 +181,13 @@ class RowEncoder:
                 category = MISSING_CATEGORY if value is None else value
                 if category in feature.categories:
                     found[place + feature.categories.index(category)] = 1
+
+    def _by_polars(
+        self, found: np.ndarray, feature: NumericFeature | CategoricalFeature, place: int, frame: pl.DataFrame
+    ) -> None:
+        encoder = FeatureEncoder([feature], self._types)
+        values = _named(lambda: encoder.transform(frame))[0]
+        found[place : place + len(values)] = values
 
     def _in_32_bits(self, value: float, place: int) -> float:
         assert self._features is not None

@@ -28,12 +28,14 @@ from l2d.data.cache import store
 from l2d.data.cache.journal import Journal, left_behind
 from l2d.data.errors import UsageError
 from l2d.rejector.serving import reading
-from l2d.rejector.serving.record import DECISION, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS, STEP
+from l2d.rejector.serving.record import DECISION, FALL, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS, STEP
 
 ROLL = 20_000  # lines, after which a journal becomes a part
 SYNC_SECONDS = 1.0
 COMPACTED_FROM = 32  # parts
 STATISTICS_EVERY = 500  # inputs
+
+_as_line = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 
 
 class DecisionLog:
@@ -89,6 +91,11 @@ class DecisionLog:
         with self._lock:
             self._append({"kind": STEP, "id": identity, "time": _now(), **record})
 
+    def fell(self, record: dict[str, Any]) -> None:
+        """Append that the guard fell back."""
+        with self._lock:
+            self._append({"kind": FALL, "time": _now(), **record})
+
     def inputs(self, statistics: dict[str, Any]) -> None:
         """Append sums over the features of some inputs."""
         with self._lock:
@@ -104,7 +111,7 @@ class DecisionLog:
     def _append(self, record: dict[str, Any]) -> None:
         if self._closed.is_set():
             raise UsageError("this log is closed", where=self.path, hint="open it again")
-        self._journal.append(json.dumps(record, allow_nan=False, separators=(",", ":")).encode())
+        self._journal.append(_as_line(record).encode())
         if self._journal.lines >= ROLL:
             full, self._journal = self._journal, self._next()
             threading.Thread(target=self._into_part, args=(full,), name="decision log part").start()

@@ -106,3 +106,9 @@ FEEDBACK = _shown(
 HEALTH = _shown("Whether it is there, and which run it serves", {"type": "object"})
 METRICS = _shown("Counters for Prometheus", None)
 RELOAD = _shown("Open the run's folder again", {"type": "object"})
+
+#: Path -> what it is.
+SHOWN = {
+    "/route": ROUTE, "/route/batch": BATCH, "/next": NEXT, "/feedback": FEEDBACK, "/reload": RELOAD, "/health": HEALTH,
+    "/metrics": METRICS,
+}  # fmt: skip

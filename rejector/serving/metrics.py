@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from l2d.rejector.serving.decision import Decision
+from l2d.rejector.serving.guarding import LiveGuard
 
 SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 
@@ -34,6 +35,7 @@ class Metrics:
         self.deciding = Histogram(
             "l2d_decision_seconds", "Seconds a decision took.", buckets=SECONDS, registry=registry
         )
+        self._guard: dict[str, Gauge] = {}
         self._by_agent: dict[str | None, Counter] = {}
         self._by_status: dict[tuple[str, int], Counter] = {}
         self.know(agents)
@@ -43,6 +45,17 @@ class Metrics:
         for agent in (*agents, None):
             if agent not in self._by_agent:
                 self._by_agent[agent] = self.decisions.labels(agent="" if agent is None else agent)
+
+    def _of_guard(self) -> dict[str, Gauge]:
+        if not self._guard:
+            for name, said in (
+                ("fallen", "1 once the guard has fallen back to the constant agent."),
+                ("outcomes", "Outcomes that the guard has judged."),
+                ("difference", "By how much choosing costs more than the constant agent, as the guard estimates."),
+                ("evidence", "The most evidence that choosing costs more; the guard falls back at 1."),
+            ):
+                self._guard[name] = Gauge(f"l2d_guard_{name}", said, registry=self.registry)
+        return self._guard
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Count decisions."""
@@ -65,7 +78,11 @@ class Metrics:
         self._by_status[key].inc()
         self.seconds.observe(seconds)
 
-    def text(self, waiting: int) -> bytes:
+    def text(self, waiting: int, guard: LiveGuard | None = None) -> bytes:
         """All of them."""
         self.waiting.set(waiting)
+        if guard is not None:
+            state = guard.to_json()
+            for name, gauge in self._of_guard().items():
+                gauge.set(float(state[name]))
         return generate_latest(self.registry)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from l2d.data.cache import store
 from l2d.data.cache.journal import lines_of
 from l2d.data.errors import DataError, UsageError
-from l2d.rejector.serving.record import DECISION, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS, SCHEMA, STEP
+from l2d.rejector.serving.record import DECISION, FALL, INPUTS, JOURNALS, OUTCOME, PARTS, RUNS, SCHEMA, STEP
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,12 @@ class Log:
     def inputs(self) -> pl.DataFrame:
         """Sums over features, a row a lot of inputs."""
         return self.records.filter(pl.col("kind") == INPUTS).select("run", "time", "rows", "sums", "squares", "outside")
+
+    @cached_property
+    def falls(self) -> pl.DataFrame:
+        """When a guard fell back, for which run, to which agent (its position), after how many outcomes."""
+        found = self.records.filter(pl.col("kind") == FALL).sort("time", maintain_order=True)
+        return found.select("run", "time", "agent", pl.col("rows").alias("outcomes"))
 
     @cached_property
     def runs(self) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,8 @@
 ``decision``: who could be asked about an input, their scores, who was chosen and with what probability. ``outcome``:
 what the answer of a decision turned out to cost. ``inputs``: sums over the features of some hundred inputs, which tell
 of drift and of no single input. ``step``: where a decision of a policy that may ask several agents stands after an
-answer. No input is kept unless that is asked for: digests tell equal ones.
+answer. ``fall``: the guard fell back to ``agent``, after ``rows`` outcomes. No input is kept unless that is asked for:
+digests tell equal ones.
 """
 
 from __future__ import annotations
@@ -45,6 +46,6 @@ SCHEMA: dict[str, pl.DataType | type[pl.DataType]] = {
     "expected": pl.Float64,  # cost of that, or of asking and all that follows
     "answer": pl.String,  # as JSON, if inputs are asked for
 }
-DECISION, OUTCOME, INPUTS, STEP = "decision", "outcome", "inputs", "step"
+DECISION, OUTCOME, INPUTS, STEP, FALL = "decision", "outcome", "inputs", "step", "fall"
 
 PARTS, JOURNALS, RUNS = "parts", "journals", "runs"

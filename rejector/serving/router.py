@@ -7,37 +7,42 @@ import json
 import random
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from l2d.data.errors import DataError, UsageError, nearest
-from l2d.rejector.runs.files import WEIGHTS_FILE, one_run
-from l2d.rejector.served import Served, open_served
+from l2d.rejector.runs.files import WEIGHTS_FILE
+from l2d.rejector.served import Served
 from l2d.rejector.serving.decision import Decision, Reasons
 from l2d.rejector.serving.encoding import RowEncoder
+from l2d.rejector.serving.guarding import LiveGuard
 from l2d.rejector.serving.log import DecisionLog, FeatureSums
 from l2d.rejector.serving.outcomes import write_outcome
-
-if TYPE_CHECKING:
-    from l2d.rejector.runs.elsewhere import Beta
+from l2d.rejector.serving.spans import Spans
 
 Row = Mapping[str, Any] | str | np.ndarray
 
+_as_text = json.JSONEncoder(sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":")).encode
+
 
 class Router:
-    """Decides which agent to ask about each input; see :func:`load_router`.
+    """Decides which agent to ask about each input; see :func:`l2d.rejector.serving.opening.load_router`.
 
     Attributes:
         run: what it decides with.
         agents: their names, in the run's order.
         columns: that an input has.
         prices: agent -> price in the recipe, None where it has none.
+        calibration: what corrects its predicted costs, and until when that holds; None: nothing.
         log: where decisions are written down; None: nowhere.
         shadow: a second run that decides silently.
+        guard: judges with every outcome whether choosing agents still pays; None: no guard.
+        spans: makes an OpenTelemetry span of each decision; None: none.
     """
+
+    guard: LiveGuard | None = None
+    spans: Spans | None = None
 
     def __init__(
         self,
@@ -47,14 +52,17 @@ class Router:
         seed: int | None = None,
         log: DecisionLog | None = None,
         shadow: Router | None = None,
+        guard: LiveGuard | None = None,
     ):
         if not 0 <= explore <= 1:
             raise UsageError(f"explore {explore:g}", hint="a share of the decisions, between 0 and 1, such as 0.02")
         self.run, self.agents, self.explore, self.log, self.shadow = run, run.agents, explore, log, shadow
+        self.guard = guard
         self.encoder = RowEncoder(run.looks_at, len(run.mean))
         self.columns = self.encoder.columns
         prices = run.facts.get("prices") or [None] * len(self.agents)
         self.prices: dict[str, float | None] = dict(zip(self.agents, prices, strict=True))
+        self.calibration = None if run.calibration is None else run.calibration.summary()
         self.query_costs = np.array(run.facts["point"]["query_costs"], np.float64)
         self._everybody = np.ones(len(self.agents), bool)
         self._reasons, self._random = Reasons(run), random.Random(seed)
@@ -146,7 +154,9 @@ class Router:
             UsageError: there is no log, or no such decision, or no such task, or a value is no cost.
         """
         identity = decision if isinstance(decision, str) else decision.id
-        write_outcome(self.log, identity, cost, self.run.facts["point"]["weights"], paid=paid, seconds=seconds)
+        told = write_outcome(self.log, identity, cost, self.run.facts["point"]["weights"], paid=paid, seconds=seconds)
+        if self.guard is not None and identity is not None:
+            self.guard.see(identity, told, paid)
 
     def next(
         self, decision: Decision, answer: Any, *, sure: float | None = None, paid: float | None = None
@@ -180,7 +190,15 @@ class Router:
         started: float,
     ) -> Decision:
         decision = self._decided(features, available, cap, started)
-        return decision if self.log is None else self._logged(decision, row, name)
+        return self._finished(decision, row, name)
+
+    def _finished(self, decision: Decision, row: Row, name: str | None) -> Decision:
+        """Written down and told of, where that is asked for."""
+        if self.log is not None:
+            decision = self._logged(decision, row, name)
+        if self.spans is not None:
+            self.spans.made(decision, row)
+        return decision
 
     def _decided(
         self, features: np.ndarray, available: Collection[str] | None, cap: float | None, started: float
@@ -190,6 +208,10 @@ class Router:
         if cap is not None:
             there = there & self._within(cap, paid)
         order = self._order(scores, there)
+        fallen = self.guard is not None and self.guard.fallen is not None
+        if fallen and self.guard is not None and self.guard.constant in order:
+            order.remove(self.guard.constant)
+            order.insert(0, self.guard.constant)
         greedy = order[0] if order else None
         chosen, propensity, explored = greedy, 1.0, False
         if self.explore and len(order) > 1:
@@ -215,7 +237,7 @@ class Router:
             greedy=None if greedy is None else names[greedy],
             seconds=time.perf_counter() - started,
             _why=self._reasons,
-            _constant=self._constant,
+            _constant=self.guard.words if fallen and self.guard is not None else self._constant,
         )
 
     def _order(self, scores: np.ndarray, there: np.ndarray) -> list[int]:
@@ -260,12 +282,15 @@ class Router:
         assert self.log is not None
         assert self._sums is not None
         self._sums.add(decision.features)
-        return replace(decision, id=self.log.decided(self._record(decision, row, name)))
+        object.__setattr__(decision, "id", self.log.decided(self._record(decision, row, name)))  # not handed out yet
+        if self.guard is not None:
+            self.guard.decided(decision)
+        return decision
 
     def _record(self, decision: Decision, row: Row, name: str | None) -> dict[str, Any]:
         assert self.log is not None
         plain = row.tolist() if isinstance(row, np.ndarray) else row
-        text = json.dumps(plain, sort_keys=True, default=str, ensure_ascii=False, separators=(",", ":"))
+        text = _as_text(plain)
         record: dict[str, Any] = {
             "run": self.run.digest,
             "input": name,
@@ -311,74 +336,3 @@ class Router:
             "calibration": self.run.calibration and self.run.calibration.facts(self.agents),
             "weights_digest": self.run.facts["digests"][WEIGHTS_FILE],
         }
-
-
-def load_router(
-    run: Any,
-    *,
-    policy: Any = None,
-    beta: Beta | None = None,
-    weights: dict[str, float] | None = None,
-    explore: float = 0.0,
-    seed: int | None = None,
-    log: DecisionLog | Path | str | None = None,
-    keep_inputs: bool = False,
-    shadow: Any = None,
-    calibration: Path | str | None = None,
-) -> Router:
-    """A run, or a saved policy that may ask several agents, ready to decide about single inputs.
-
-    Runs of method ``best`` and of networks ``linear`` and ``mlp`` at their own setting load no torch. A decision has
-    the bits that ``l2d route`` gives the same row of a file.
-
-    Args:
-        run: a run, or its folder; or the folder of a policy (``l2d policy --ask cascade --save``), or one that
-            :func:`l2d.load_policy` opened: it says whom to ask, and :meth:`Router.next` whom to ask after each answer.
-        policy: such a policy, of this run; or a file of ``l2d policy --save``: allocates by its prices.
-        beta, weights: query costs and task weights in place of the run's, where its scores are costs.
-        explore: share of the decisions that are drawn at random, each agent that can be asked being as likely as the
-            others; what is drawn is never beyond a cap.
-        seed: of what is drawn.
-        log: a folder, in which decisions and outcomes are written down.
-        keep_inputs: write inputs down too.
-        shadow: a second run, which decides silently; its choices are logged.
-        calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
-
-    Raises:
-        UsageError: there is no run or several, or an argument is wrong.
-        CorruptPart: the run is damaged.
-    """
-    from l2d.rejector.serving.asking import PolicyRouter, names_policy, open_policy
-
-    if names_policy(run if policy is None else policy):
-        if explore or shadow is not None:
-            raise UsageError(
-                "a policy that asks several agents is neither drawn at random nor shadowed",
-                hint="explore, or have a shadow, with a run",
-            )
-        if calibration is not None:
-            raise UsageError(
-                "a policy that asks several agents was made of the costs as they were predicted",
-                hint="leave out the calibration, or load the run",
-            )
-        if beta is not None or weights is not None:
-            raise UsageError("a policy has the setting that it was made at", hint="make it at this one: l2d policy")
-        work, path = open_policy(run, policy)
-        own = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
-        return PolicyRouter(work, path, log=own)
-    served = open_served(
-        one_run(_folder(run)),
-        policy=None if policy is None else Path(policy),
-        beta=beta,
-        weights=weights,
-        calibration=None if calibration is None else Path(calibration),
-    )
-    if shadow is not None and log is None:
-        raise UsageError("a shadow decides silently: without a log it is not heard", hint="give log as well")
-    book = log if isinstance(log, DecisionLog) or log is None else DecisionLog(log, keep_inputs=keep_inputs)
-    silent = None if shadow is None else load_router(shadow)
-    return Router(served, explore=explore, seed=seed, log=book, shadow=silent)
-
-
-def _folder(run: Any) -> Path:
-    return Path(getattr(run, "path", run))

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from l2d.data.errors import L2DError, UsageError
 from l2d.rejector.serving.log import DecisionLog
-from l2d.rejector.serving.router import Router, load_router
+from l2d.rejector.serving.opening import load_router
+from l2d.rejector.serving.router import Router
+from l2d.rejector.serving.spans import exporting_provider
 
 if TYPE_CHECKING:
     import uvicorn
@@ -46,7 +48,9 @@ def serve(
     seed: int | None = None,
     policy: Path | str | None = None,
     shadow: Any = None,
+    guard: float | None = None,
     calibration: Path | str | None = None,
+    trace: bool = False,
     queue: int = 256,
     timeout: float = 2.0,
     max_body: int = 1 << 20,
@@ -59,8 +63,10 @@ def serve(
         run: a run, or its folder; or the folder of a policy that may ask several agents.
         host: to listen on; another than the machine itself takes a key.
         port: 0 for one that is free.
-        log, keep_inputs, explore, seed, policy, shadow, calibration: see
-            :func:`l2d.rejector.serving.router.load_router`.
+        log, keep_inputs, explore, seed, policy, shadow, guard, calibration: see
+            :func:`l2d.rejector.serving.opening.load_router`.
+        trace: send an OpenTelemetry span of each decision where the environment says, such as
+            ``OTEL_EXPORTER_OTLP_ENDPOINT``. Needs the extra ``otel``.
         queue: requests that may wait.
         timeout: seconds that one may wait.
         max_body: bytes of a request.
@@ -84,13 +90,28 @@ def serve(
         )
     if shadow is not None and log is None:
         raise UsageError("--shadow decides silently: without a log it is not heard", hint="give --log as well")
+    provider = exporting_provider() if trace else None
     listening = _listen(host, port)
     book = None if log is None else DecisionLog(log, keep_inputs=keep_inputs)
 
     def open_router() -> Router:
-        return load_router(
-            run, policy=policy, explore=explore, seed=seed, log=book, shadow=shadow, calibration=calibration
+        router = load_router(
+            run,
+            policy=policy,
+            explore=explore,
+            seed=seed,
+            log=book,
+            shadow=shadow,
+            guard=guard,
+            calibration=calibration,
+            trace=provider,
+            keep_inputs=keep_inputs,
         )
+        if router.guard is not None:
+            router.guard.say = tell
+            if router.guard.fallen is not None:
+                tell(router.guard.words)
+        return router
 
     service = Service(open_router, log=book, queue=queue, timeout=timeout)
     app = make_app(service, key=key, max_body=max_body, max_batch=max_batch)
@@ -100,6 +121,8 @@ def serve(
     tell(f"serving {name} at http://{host}:{bound} (what it understands: /docs); end it with Ctrl-C")
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_run(server, listening, service.reload, tell))
+    if provider is not None:
+        provider.shutdown()
 
 
 async def _run(

@@ -58,10 +58,12 @@ class Service:
         self.started = time.time()
         self._queue: asyncio.Queue[Job] = asyncio.Queue(queue)
         self._worker: asyncio.Task[None] | None = None
+        self._busy = True  # until it is started
         self._reloading = asyncio.Lock()
 
     async def start(self) -> None:
         """Begin to decide."""
+        self._busy = False
         self._worker = asyncio.create_task(self._work())
 
     async def stop(self) -> None:
@@ -86,9 +88,12 @@ class Service:
             Busy: there is no room, or it has waited too long.
             L2DError: as :meth:`l2d.rejector.serving.router.Router.route`.
         """
+        options = {"available": available, "cap": cap}
+        if len(rows) == 1 and not self._busy and self._queue.empty():  # it is its turn: no need to wait for it
+            return await self._decisions(rows, name, options)
         job = Job(
             rows,
-            {"available": available, "cap": cap},
+            options,
             name,
             time.monotonic() + self.timeout,
             asyncio.get_running_loop().create_future(),
@@ -110,6 +115,8 @@ class Service:
         async with self._reloading:
             fresh = await asyncio.to_thread(self._open)
             old, self.router = self.router, fresh
+            if old.guard is not None and fresh.guard is not None and old.run.digest == fresh.run.digest:
+                fresh.guard = old.guard  # it knows decisions whose outcomes are still to come
             self.metrics.know(fresh.agents)
             old.close()
             self.metrics.reloads.inc()
@@ -118,34 +125,36 @@ class Service:
     async def _work(self) -> None:
         while True:
             job = await self._queue.get()
+            self._busy = True
             try:
                 if job.done.cancelled():  # whose client has gone
                     continue
                 if time.monotonic() > job.deadline:
                     job.done.set_exception(Busy(f"waited for more than {self.timeout:g} s"))
                     continue
-                decisions = await self._decisions(job)
+                decisions = await self._decisions(job.rows, job.name, job.options)
                 if not job.done.cancelled():
                     job.done.set_result(decisions)
             except Exception as error:  # belongs to the request that made it
                 if not job.done.done():
                     job.done.set_exception(error)
             finally:
+                self._busy = False
                 self._queue.task_done()
             await asyncio.sleep(0)
 
-    async def _decisions(self, job: Job) -> list[Decision]:
+    async def _decisions(self, rows: Sequence[Row], name: str | None, options: dict[str, Any]) -> list[Decision]:
         router = self.router
-        if len(job.rows) == 1:
-            found = [router.route(job.rows[0], id=job.name, **job.options)]
+        if len(rows) == 1:
+            found = [router.route(rows[0], id=name, **options)]
         else:
             encoded = []
-            for start in range(0, len(job.rows), AT_ONCE):
-                encoded += router.encode(job.rows[start : start + AT_ONCE], start)
+            for start in range(0, len(rows), AT_ONCE):
+                encoded += router.encode(rows[start : start + AT_ONCE], start)
                 await asyncio.sleep(0)
             found = []
             for start in range(0, len(encoded), AT_ONCE):
-                found += [router.decide(one, **job.options) for one in encoded[start : start + AT_ONCE]]
+                found += [router.decide(one, **options) for one in encoded[start : start + AT_ONCE]]
                 await asyncio.sleep(0)
         self.metrics.decided(found)
         if isinstance(router, PolicyRouter):

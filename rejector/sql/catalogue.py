@@ -33,7 +33,7 @@ from l2d.rejector.runs.files import (
 from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select
 from l2d.rejector.sql.lent import LentParts
 from l2d.rejector.sql.policies import POLICY_VIEWS, policy_of, worth_rows
-from l2d.rejector.sql.views import MACRO_SQL, long_view, price_view, token_view
+from l2d.rejector.sql.views import MACRO_SQL, box_view, long_view, price_view, token_view
 
 #: Text that is the same in a whole file is stored once.
 CONSTANT = pa.dictionary(pa.int32(), pa.string())
@@ -57,6 +57,7 @@ VIEWS = {
     "run_agents": {"cache": pa.string(), "run_id": pa.string(), "agent_index": pa.int32(), "agent": pa.string(),
                    "beta": pa.float64()},
     **POLICY_VIEWS,
+    "classes": {"cache": pa.string(), "class_index": pa.int32(), "class": pa.string()},
     "vocabularies": {"cache": pa.string(), "field": pa.string(), "code_index": pa.int32(), "code": pa.string()},
 }  # fmt: skip
 
@@ -64,6 +65,7 @@ VIEWS = {
 DERIVED = {
     "scores": ("allocations", "runs", "run_agents"),
     "tokens": ("samples", "vocabularies"),
+    "boxes": ("samples", "predictions", "classes"),
     "prices": ("predictions", "agents"),
 }
 VIEW_NAMES = (*VIEWS, *DERIVED)
@@ -134,7 +136,13 @@ class Catalogue:
     def __init__(self, paths: Sequence[Path | str]):
         sources = find_sources(paths)
         self.parts: dict[str, list[Part]] = {name: [] for name in VIEWS}
-        self.rows: dict[str, list[dict]] = {"agents": [], "runs": [], "run_agents": [], "vocabularies": []}
+        self.rows: dict[str, list[dict]] = {
+            "agents": [],
+            "runs": [],
+            "run_agents": [],
+            "vocabularies": [],
+            "classes": [],
+        }
         self.rows |= {"policies": [], "agent_values": []}
         self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # until a view reads them
         self.notes: list[str] = []  # what a user should know before joining
@@ -179,7 +187,8 @@ class Catalogue:
         width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
         connection.execute(long_view(width))
         connection.execute(token_view(self._token_fields()))
-        connection.execute(price_view({name for part in self.parts["predictions"] for name in part.columns.names}))
+        connection.execute(box_view(self._columns("samples"), self._columns("predictions")))
+        connection.execute(price_view(self._columns("predictions")))
         for statement in MACRO_SQL:
             connection.execute(statement)
 
@@ -216,6 +225,10 @@ class Catalogue:
         """Let go of the copies of parts that lie in stores."""
         self.lent.close()
 
+    def _columns(self, view: str) -> set[str]:
+        """Columns that some file of a view has."""
+        return {name for part in self.parts[view] for name in part.columns.names}
+
     def _token_fields(self) -> list[str]:
         """Fields of token lists that samples here have."""
         fields = dict.fromkeys(row["field"] for row in self.rows["vocabularies"])
@@ -236,6 +249,9 @@ class Catalogue:
             for view, column in (("features", "features"), ("images", "image")):
                 if column in inputs:
                     self._add(view, part, _only(columns, ["sample_id", column]), {"cache": label})
+        self.rows["classes"] += [
+            {"cache": label, "class_index": index, "class": name} for index, name in enumerate(cache.record.classes)
+        ]
         for name, made in cache.record.inputs.get("tokens", {}).get("fields", {}).items():
             self.rows["vocabularies"] += [
                 {"cache": label, "field": name, "code_index": index, "code": code}

@@ -36,6 +36,35 @@ def token_view(fields: list[str]) -> str:
     )
 
 
+BOX = ("score", "x1", "y1", "x2", "y2")
+
+
+def box_view(of_samples: set[str], of_predictions: set[str]) -> str:
+    """Every true and every found box, with the name of its class: a row each.
+
+    Args:
+        of_samples, of_predictions: columns that these have; without boxes the view is empty.
+    """
+    true, found = f"unnest({schema.TARGET_BOXES}) AS b", f"unnest({schema.PRED_BOXES}) AS b"
+    parts = []
+    if schema.TARGET_BOXES in of_samples:
+        parts.append(f"SELECT cache, NULL::VARCHAR AS agent, sample_id, {true} FROM samples")
+    if schema.PRED_BOXES in of_predictions:
+        parts.append(f"SELECT cache, agent::VARCHAR, sample_id, {found} FROM predictions")
+    if not parts:
+        numbers = ", ".join(f"0::DOUBLE AS {name}" for name in BOX)
+        return (
+            "CREATE TEMP VIEW boxes AS SELECT cache, ''::VARCHAR AS agent, sample_id, 0 AS class_index, '' AS class, "
+            f"{numbers}, false AS ignored FROM samples WHERE false"
+        )
+    numbers = ", ".join(f"f.b.{name} AS {name}" for name in BOX)
+    return (
+        f"CREATE TEMP VIEW boxes AS SELECT f.cache, f.agent, f.sample_id, f.b.label AS class_index, c.class, "
+        f"{numbers}, f.b.ignore OR f.b.crowd AS ignored FROM ({' UNION ALL '.join(parts)}) f "
+        "LEFT JOIN classes c ON f.cache = c.cache AND f.b.label = c.class_index"
+    )
+
+
 def price_view(columns: set[str]) -> str:
     """What each answer of an agent was paid, null where that is not known; see :func:`l2d.data.cache.paid.paid_by`.
 

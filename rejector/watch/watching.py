@@ -15,13 +15,13 @@ from l2d.data.errors import UsageError
 from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.calibration import read_calibration
+from l2d.rejector.evaluation.betting import Betting
 from l2d.rejector.replay.policies import Decisions
 from l2d.rejector.rows.foreign import Foreign
 from l2d.rejector.runs.files import one_run
 from l2d.rejector.served import Served, calibrated, open_served
 from l2d.rejector.serving.reading import Log, read_log
 from l2d.rejector.watch.baseline import Baseline, baselines
-from l2d.rejector.watch.betting import Betting
 
 SHIFT = 0.1  # standard deviations, below which a feature's mean has not moved to speak of
 MOST = 1e6  # of capital that is shown

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -224,6 +225,19 @@ def test_difficult_boxes_neither_have_to_be_found_nor_count_against_the_finder()
     assert system_map(easy, stray)["map"] == pytest.approx(0.5)
     nothing = Boxes.from_images([{"boxes": truth[1:], "labels": [0], "ignore": [True]}])
     assert system_map(nothing, first) == {}
+
+
+def test_sql_names_classes_and_has_a_row_for_each_box(built):
+    found = query([built.path], "SELECT agent, class, count(*) AS n FROM boxes GROUP BY ALL").to_pylist()
+    classes, expected = built.record.classes, Counter()
+    for k in range(built.record.num_chunks):
+        parts = [(None, built.samples(k)["target_boxes"])]
+        parts += [(agent.name, built.predictions(agent.name, k)["pred_boxes"]) for agent in built.all_agents]
+        for agent, column in parts:
+            expected.update((agent, classes[box["label"]]) for boxes in column.to_pylist() for box in boxes)
+    assert {(row["agent"], row["class"]): row["n"] for row in found} == dict(expected)
+    named = query([built.path], "SELECT class FROM classes ORDER BY class_index").to_pylist()
+    assert [row["class"] for row in named] == list(classes)
 
 
 def test_a_conv_rejector_looks_at_the_small_images(built, scenes):

@@ -111,6 +111,13 @@ def test_bad_input_is_told_what_where_and_what_next(client, tmp_path, path, body
         assert error["where"] == "input 1 of this request"
 
 
+def test_another_method_and_another_path_are_refused(client):
+    answer = client.get("/route")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.json()["error"]["next"] == "send POST"
+    assert client.post("/nowhere").status_code == 404
+
+
 def test_a_body_that_says_no_length_is_cut_off(client):
     assert client.post("/route", content=(b" " * 1000 for _ in range(30))).status_code == 413
 

@@ -8,7 +8,7 @@ import pytest
 
 import l2d
 from l2d.data.errors import UsageError
-from l2d.rejector.watch.betting import Betting
+from l2d.rejector.evaluation.betting import Betting
 
 
 def first_alarm(values: np.ndarray, low: float, high: float, alpha: float) -> int | None:

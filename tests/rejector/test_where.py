@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from l2d.data.errors import UsageError
 from l2d.rejector.report.allocations import Decisions
 from l2d.rejector.report.examples import choose
-from l2d.rejector.report.groups import bins_by, group_rows, most_telling, ranked_cost
+from l2d.rejector.report.groups import bins_by, group_rows, most_telling, ranked_cost, without_few
 
 
 def decisions(costs: np.ndarray, chosen: np.ndarray) -> Decisions:
@@ -62,6 +62,23 @@ def test_text_keeps_its_most_frequent_values_and_sql_sees_columns_in_order():
     assert halves.index.tolist() == [0] * 7 + [1] * (len(words) - 7)
     assert bins_by(table, "position >= 7").labels == ["no", "yes"]
     assert bins_by(pa.table({"a = b": [1, 2, 2]}), "a = b").index.tolist() == [0, 1, 1]  # a column's own name
+
+
+@pytest.mark.parametrize(
+    ("values", "labels", "counts"),
+    [
+        ([1] * 4 + [2] * 7 + [3] * 12 + [5] * 3, ["1 to 2", "3 to 5"], [11, 15]),
+        ([1] * 20 + [2] * 9 + [7] * 2, ["1", "2 to 7"], [20, 11]),
+        ([1] * 30 + [2] * 5, ["1", "2"], [30, 5]),  # all of them would be one
+        ([1] * 30 + [2] * 12 + [None] * 3, ["1", "2", "missing"], [30, 12, 3]),
+        (["a"] * 30 + ["b"] * 4 + ["c"] * 3 + ["d"] * 11, ["a", "d", "other"], [30, 11, 7]),
+        (["a"] * 30 + ["b"] * 4 + [None] * 2, ["a", "b", "missing"], [30, 4, 2]),
+    ],
+)
+def test_bins_of_few_samples_are_put_together(values, labels, counts):
+    bins = without_few(bins_by(pa.table({"x": values}), "x"))
+    assert bins.labels == labels
+    assert np.bincount(bins.index).tolist() == counts
 
 
 @pytest.mark.parametrize(

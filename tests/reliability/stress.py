@@ -20,6 +20,7 @@ from disk import full_disk
 from faults import WRITES, nth_failures
 from kills import interrupts, kill_forked, kill_real
 from processes import apart
+from servers import kill_servers, reload_servers
 from small import Outcome
 
 Check = Callable[[], Outcome]
@@ -64,6 +65,14 @@ def promises(scale: float) -> dict[str, tuple[Check, Check]]:
             partial(nth_failures, kinds=WRITES, number=errno.ENOSPC, in_place=True, stride=3),
         ),
         "SIGINT and SIGTERM": (partial(interrupts, stops), partial(interrupts, [signal.SIGTERM], sabotage="deaf")),
+        "kill -9 of `l2d serve` under load": (
+            partial(kill_servers, times(100)),
+            partial(kill_servers, 5, sabotage="late"),
+        ),
+        "`l2d serve` opens its run again under load": (
+            partial(reload_servers, times(10)),
+            partial(reload_servers, 2, sabotage="deaf"),
+        ),
         "readers beside a builder": (partial(readers, times(10_000)), partial(readers, 1000, sabotage="in place")),
     }
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from l2d.both_stages import route as route
+    from l2d.cache_builder.extending import extend as extend
     from l2d.cache_builder.library import build as build
     from l2d.cache_builder.library import import_detections as import_detections
     from l2d.cache_builder.library import import_table as import_table
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 
 #: Module -> the names that come from it. They are imported when they are asked for: most load torch.
 _NAMES = {
+    "l2d.cache_builder.extending": ("extend",),
     "l2d.both_stages": ("route",),
     "l2d.cache_builder.library": ("build", "import_detections", "import_table"),
     "l2d.data.cache.reader": ("CostCache",),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from l2d.both_stages import shown_by_agents
-from l2d.cache_builder.commands import build, photos
+from l2d.cache_builder.commands import build, extend, photos
 from l2d.cache_builder.commands_import import import_tables
 from l2d.data.commands import audit, describe, digits, fetch, mimic, prompts, push, sign, status, verify
 from l2d.data.errors import UsageError
@@ -109,6 +109,7 @@ PANELS = {
     "Start here": {"demo": demo, "import": import_tables},
     "Ask the agents": {
         "build": build,
+        "extend": extend,
         "status": status,
         "verify": verify,
         "audit": audit,

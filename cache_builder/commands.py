@@ -113,6 +113,39 @@ def build(
         say(f"next: l2d train {quote(out)} --out RUN")
 
 
+def extend(
+    cache: Annotated[Path, typer.Argument(help="Folder of a complete cost cache.", metavar="CACHE")],
+    answers: Annotated[Path, typer.Argument(help="Answers of one more agent: a row a sample.", metavar="ANSWERS")],
+    name: Annotated[str, typer.Option(help="Of the agent.")],
+    recipe: Annotated[
+        Path | None, typer.Option(help="The recipe that the cache was built from. Default: CACHE.toml.")
+    ] = None,
+    id: Annotated[str | None, typer.Option(help="Column of sample ids. Default: sample_id, or the dataset's.")] = None,
+    cla: Annotated[str | None, typer.Option(help="Column of answered classes. Default: answer.")] = None,
+    reg: Annotated[str | None, typer.Option(help="Column of answered numbers. Default: number, or answer.")] = None,
+    paid: Annotated[str | None, typer.Option(help="Column: what each answer cost. Default: not known.")] = None,
+    format: FormatOption = Format.table,
+):
+    """Add an agent to a cache that is there: its entry goes into the recipe, its answers in. No other agent is asked.
+
+    Samples that it has not answered are missing. Where anything is wrong, recipe and cache stay as they are.
+
+    Examples:
+
+        l2d extend my.cache clinic.csv --name clinic
+
+        l2d extend my.cache scores.parquet --name large --id prompt_id --reg score --paid usd
+    """
+    from l2d.cache_builder.extending import run_extend
+
+    with Bars() as bars:
+        built = run_extend(
+            cache, answers, name=name, recipe=recipe, id=id, cla=cla, reg=reg, paid=paid, say=say, progress=bars.start
+        )
+    print_status(built.cache, format)
+    say(f"next: l2d train {quote(cache)} --out RUN")
+
+
 def photos(
     folder: Annotated[
         Path,

@@ -278,7 +278,6 @@ def add_agent(
     charge: float = 0.0,
     rest: Path | str | None = None,
     split: str = "test",
-    name: str = "new",
     beta: Beta | None = None,
     weights: dict[str, float] | None = None,
     seed: int = 0,
@@ -294,9 +293,8 @@ def add_agent(
         answers: of the new agent so far: a file, or a frame, of ``sample_id`` and ``cost``, ``correct`` or ``answer``,
             to 20 samples of the split or more.
         charge: for an answer of it, in units of loss.
-        rest: a CSV file for all samples of the cache that it has not answered.
+        rest: a CSV file for all samples of the cache that it has not answered. Once it has, ``l2d extend`` adds it.
         split: of samples that the run has not seen.
-        name: of the agent, in the recipe's entry.
         beta, weights: query costs and task weights in place of the run's.
         seed: of what is drawn.
         overwrite: replace what is there.
@@ -314,7 +312,6 @@ def add_agent(
         charge=charge,
         rest=None if rest is None else Path(rest),
         split=split,
-        name=name,
         seed=seed,
         overwrite=overwrite,
     )

@@ -33,6 +33,7 @@ NAMES |= {
     "replay",
     "watch",
     "recalibrate",
+    "extend",
     "add_agent",
 }  # at work
 

@@ -260,7 +260,6 @@ def add_agent(
     rest: Annotated[
         Path | None, typer.Option(help="Write the samples of the cache that it has not answered: a CSV file.")
     ] = None,
-    name: Annotated[str, typer.Option(help="Of the agent, for its entry in the recipe.")] = "new",
     split: SplitOption = Split.test,
     beta: OtherBetaOption = None,
     lambda_: OtherLambdaOption = None,
@@ -272,7 +271,7 @@ def add_agent(
 
     First --ask: samples that are spread over what is predicted of the agents so far. Then --answers: whether it is
     worth adding, before the whole table is paid for; with --ask, which samples would tell most next. If it is, --rest:
-    what it has to answer still, and the entry with which `l2d build` puts its answers into the cache.
+    what it has to answer still; `l2d extend` then puts its answers into the cache.
 
     Examples:
 
@@ -280,7 +279,7 @@ def add_agent(
 
         l2d add-agent run --answers answers.csv --charge 0.02 --ask 50 --out more.csv
 
-        l2d add-agent run --answers answers.csv --charge 0.02 --rest rest.csv --name large
+        l2d add-agent run --answers answers.csv --charge 0.02 --rest rest.csv
     """
     from l2d.data.terminal.render import print_result
     from l2d.rejector.at_work import add_agent as add
@@ -293,7 +292,6 @@ def add_agent(
         charge=charge,
         rest=rest,
         split=split.value,
-        name=name,
         beta=one_beta(beta),
         weights=one_lambda(lambda_),
         seed=seed,
@@ -303,7 +301,5 @@ def add_agent(
     if out is not None:
         say(f"wrote {out}: ask it about these {len(found.asked):,} samples, then give all its answers: --answers FILE")
     if rest is not None:
-        say(
-            f"wrote {rest}: {found.rest:,} samples that it has not answered. With all its answers in one file, add this"
-        )
-        say(f"to the recipe, and build the cache again; no other agent is asked:\n\n{found.entry}")
+        say(f"wrote {rest}: {found.rest:,} samples that it has not answered; with all its answers in one file ANSWERS:")
+        say("next: l2d extend CACHE ANSWERS --name NAME")

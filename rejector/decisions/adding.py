@@ -14,14 +14,11 @@ from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.data.results import Shown
-from l2d.data.toml import toml_text
 from l2d.rejector.decisions.first_questions import spread_out
 from l2d.rejector.decisions.new_agent import FEWEST, NewAgent, judge_new_agent
 from l2d.rejector.decisions.reading import read_worlds
 from l2d.rejector.decisions.worth_of_run import costs_of
 from l2d.rejector.runs.run import Run
-
-TASK_KEYS = {"cla": 'cla = "answer"', "reg": 'reg = "number"'}
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,6 @@ class AddedAgent(Shown):
         split: of those samples.
         judged: what it is worth by its answers so far; None without any.
         rest: how many samples of the cache it has not answered; None where they were not asked for.
-        entry: of the recipe, with which the cache gets its answers.
     """
 
     asked: list[str]
@@ -42,7 +38,6 @@ class AddedAgent(Shown):
     split: str
     judged: NewAgent | None
     rest: int | None
-    entry: str
 
     def rows(self) -> list[dict[str, Any]]:
         if self.judged is not None:
@@ -50,7 +45,7 @@ class AddedAgent(Shown):
         return [{"to ask": len(self.asked), "of": f"{self.of:,} {self.split} samples", "the first": self.asked[0]}]
 
     def to_json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"asked": self.asked, "split": self.split, "rest": self.rest, "entry": self.entry}
+        found: dict[str, Any] = {"asked": self.asked, "split": self.split, "rest": self.rest}
         return found if self.judged is None else {**self.judged.result, **found}
 
 
@@ -63,7 +58,6 @@ def add_to_run(
     charge: float = 0.0,
     rest: Path | None = None,
     split: str = "test",
-    name: str = "new",
     seed: int = 0,
     overwrite: bool = False,
 ) -> AddedAgent:
@@ -91,11 +85,11 @@ def add_to_run(
         if rest is not None:
             left = _write(rest, samples_of(read.cache, without=costs), overwrite)
     if out is not None:
-        places = {name: place for place, name in enumerate(asked)}
+        places = {one: place for place, one in enumerate(asked)}
         table = samples_of(read.cache, only=places)
         order = np.argsort([places[one] for one in table["sample_id"].to_list()])
         _write(out, table[order], overwrite)
-    return AddedAgent(asked, len(world), split, judged, left, entry_of(name, read.cache.record.tasks))
+    return AddedAgent(asked, len(world), split, judged, left)
 
 
 def samples_of(cache: CostCache, *, only: Collection[str] = (), without: Collection[str] = ()) -> pl.DataFrame:
@@ -116,12 +110,6 @@ def samples_of(cache: CostCache, *, only: Collection[str] = (), without: Collect
         is_in = [one not in without and (not only or one in only) for one in frame["sample_id"].to_list()]
         parts.append(frame.select(shown).filter(pl.Series(is_in, dtype=pl.Boolean)))
     return pl.concat(parts)
-
-
-def entry_of(name: str, tasks: list[str]) -> str:
-    """The recipe's entry of an agent whose answers are in a file."""
-    keys = "\n".join(TASK_KEYS[task] for task in tasks if task in TASK_KEYS)
-    return f'[[agents]]\nname = {toml_text(name)}\nkind = "table"\nfile = "ANSWERS.csv"\nid = "sample_id"\n{keys}\n'
 
 
 def _write(path: Path, table: pl.DataFrame, overwrite: bool) -> int:

@@ -39,7 +39,7 @@ def parse_capacities(
         pairs = [part.rpartition("=")[::2] for part in asked.split(",")]
     else:
         pairs = [(name, str(value)) for name, value in asked.items()]
-    found = []
+    found: list[Capacity] = []
     for name, value in ((name.strip(), value.strip()) for name, value in pairs):
         if name not in agents:
             raise UsageError(f"--capacity names {name!r}", hint=nearest(name, agents, "the agents are"))
@@ -121,7 +121,7 @@ class Queue:
         waiting = {asked: rows for asked, rows in wave.items() if len(rows)}
         while True:
             decided = {asked: (rows, self._decide(asked, rows, known, full)) for asked, rows in waiting.items()}
-            over = [j for j in np.flatnonzero(np.isfinite(room)) if self._wanting(decided, j) > room[j]]
+            over = [j for j in np.flatnonzero(np.isfinite(room)).tolist() if self._wanting(decided, j) > room[j]]
             if not over:
                 break
             for agent in over:

@@ -198,7 +198,7 @@ def answers_of(table: CostTable, names: list[str], available: np.ndarray, *, mon
         numbers = np.stack([np.asarray(answer["pred_reg"], np.float64) for answer in each], axis=1)
         numbers[~available] = np.nan
     if all("pred_boxes" in answer for answer in each):
-        boxes = tuple(answer["pred_boxes"] for answer in each)  # type: ignore[misc]
+        boxes = tuple(some for answer in each if isinstance(some := answer["pred_boxes"], Boxes))
         sure = np.stack([sure_of_boxes(some) for some in boxes], axis=1)
         sure[~available] = np.nan
     paid = None

@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from l2d.rejector.decisions.combine import RULES, combine
-from l2d.rejector.decisions.fitting import Gram, applied, cross_products
+from l2d.rejector.decisions.fitting import Gram, applied, blocks, cross_products
 from l2d.rejector.decisions.rule import Cap, Capacity, Committee, Ranked, State, Tree
 from l2d.rejector.decisions.states import Asked, Looks
 from l2d.rejector.decisions.world import World
@@ -265,9 +265,10 @@ class Search:
         """The order of least mean cost over these samples: all orders, the regressions of a state together."""
         best: tuple[int, ...] = (self.agents[0],)
         least = np.inf
-        tails = {asked: self._tails(asked) for asked in combinations(self.agents, 1) if self._reachable(asked)}
-        for (first,), found in tails.items():
-            for tail, real in found.items():
+        for first in self.agents:
+            if not self._reachable((first,)):
+                continue
+            for tail, real in self._tails((first,)).items():  # of one first agent at a time: memory
                 total = np.where(np.isfinite(real), self.asking[:, first] + real, np.nan)
                 mean = float(np.nanmean(total))
                 if mean < least - 1e-12:
@@ -290,11 +291,38 @@ class Search:
                 tails.append((agent, *tail))
                 later.append(real)
         if heads:
-            _, predicted, realised = self._go(asked, heads, later)
-            on = predicted < fitted.least[:, None]
-            real = np.where(on, realised, fitted.real[:, None])
+            real = self._stopping_or(asked, heads, later)
             for k, tail in enumerate(tails):
-                found[tail] = self._spread(fitted.rows, real[:, k])
+                found[tail] = self._spread(fitted.rows, real[k])
+        return found
+
+    def _stopping_or(self, asked: Asked, heads: list[int], later: list[np.ndarray]) -> np.ndarray:
+        """What stopping or going on, whichever is predicted to be better, really costs for each order: (orders, rows).
+
+        Many orders of many samples: some samples at a time, so that what is made on the way is small.
+        """
+        fitted = self._state(asked)
+        rows, fold, asking = fitted.rows, self.world.known.fold, self.asking
+        assert fold is not None
+        if self.caps or len(rows) < len(self.world) or not all(np.isfinite(cost).all() for cost in later):
+            _, predicted, realised = self._go(asked, heads, later)
+            return np.where(predicted < fitted.least[:, None], realised, fitted.real[:, None]).T
+        columns = self._columns(asked, fitted)
+
+        def real_of(part: slice | np.ndarray) -> np.ndarray:
+            pairs = zip(heads, later, strict=True)
+            return np.stack([asking[part, agent].astype(np.float32) + cost[part] for agent, cost in pairs], axis=1)
+
+        crossed, squares = np.zeros((FOLDS, columns.shape[1], len(heads))), np.zeros((FOLDS, len(heads)))
+        for number, part in blocks(fold):
+            some = real_of(part)
+            crossed[number] += columns[part].T @ some
+            squares[number] += np.square(some, dtype=np.float64).sum(axis=0)
+        few = fitted.gram.weights(crossed, squares).astype(np.float32)
+        found = np.empty((len(heads), len(rows)), np.float32)
+        for number, part in blocks(fold):
+            on = columns[part] @ few[number] < fitted.least[part, None]
+            found[:, part] = np.where(on, real_of(part), fitted.real[part, None]).T
         return found
 
     def _tails_of(self, asked: Asked) -> dict[tuple[int, ...], np.ndarray]:

@@ -79,7 +79,7 @@ def make_constraints(
     budget: float | None = None,
     gflops: float | None = None,
     coverage: float | None = None,
-    capacity: dict[str, float | int] | None = None,
+    capacity: dict[str, float | int | str] | dict[str, float | int] | None = None,
 ) -> list[Constraint]:
     """Constraints on the agents of a cache.
 

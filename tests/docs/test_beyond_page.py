@@ -27,7 +27,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
         assert command.startswith("l2d ")
         result = CliRunner().invoke(app, shlex.split(command)[1:], catch_exceptions=False)
         assert result.exit_code == 0, (command, result.stderr)
-        if "--ask cascade" in command:
+        if "--ask cascade --depth" in command:
             rows = [line.split() for line in shown[1].splitlines() if "router  " in line or "policy (" in line]
             for row in rows:
                 assert row[-5:] in [line.split()[-5:] for line in result.stdout.splitlines()], row

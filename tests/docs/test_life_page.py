@@ -52,7 +52,7 @@ def test_the_page_runs_and_prints_what_it_shows(tmp_path, monkeypatch):
             assert missing == []
             shown += 1
     life = ["import", "sweep", "report", "serve", "watch", "replay", "recalibrate", "route", "serve", "add-agent"]
-    assert commands == [*life, "add-agent", "build", "sweep"]
+    assert commands == [*life, "add-agent", "extend", "sweep"]
     assert shown == 8
     assert [options["calibration"] for _, options in served] == [None, Path("calibration.toml")]
     assert "<html" in (tmp_path / "report.html").read_text(encoding="utf-8")[:200]

@@ -55,6 +55,27 @@ def test_figures_are_those_of_the_decisions(run, policies):
     np.testing.assert_allclose(both["loss"].to_numpy(), both["deferral_cost"].to_numpy(), atol=1e-6)
 
 
+def test_the_figure_goes_from_one_agent_to_cascades_to_promises(run, policies, tmp_path):
+    from l2d.rejector.report.figures.decisions import beyond_one_agent, exact_interval, frontier_of, ways_of
+
+    l2d.policy(run, ask="cascade", risk="error<=0.4", confidence=0.5, save=tmp_path / "promised")
+    saved = [read_saved(policies / "cascade"), read_saved(tmp_path / "promised")]
+    ways, _ = ways_of(saved)
+    named = {name: way for way in ways for name in way["name"].split(", ")}
+    assert {"cascade", "promised", "router", "committee"} <= set(named)
+    assert len({(way["x"], way["y"]) for way in ways}) == len(ways)  # each once
+    assert all(way["y_low"] <= way["y"] <= way["y_high"] for way in ways)
+    assert named["cascade"]["y_low"] < named["cascade"]["y_high"]
+    line = frontier_of(sorted(ways, key=lambda way: (way["x"], way["y"])))
+    assert [point["y"] for point in line] == sorted((point["y"] for point in line), reverse=True)
+    (figure,) = beyond_one_agent(saved)
+    assert [part.title for part in figure.panels] == [
+        "Deferral loss for what is asked",
+        "Risk for the share that is answered",
+    ]
+    assert exact_interval(0, 59)[1] == pytest.approx(1 - 0.025 ** (1 / 59))
+
+
 def test_online_and_in_rounds_it_decides_as_on_the_table(run, policies, patient_runs, tmp_path):
     from l2d.rejector.decisions.rule import ABSTAIN
 

@@ -275,7 +275,7 @@ def scatter(
     *,
     x_title: str,
     y_title: str,
-    agents: Cast,
+    agents: Cast | None = None,
     lines: dict[str, Rows] | None = None,
     down: bool,
     logarithmic: bool = False,
@@ -285,6 +285,7 @@ def scatter(
     Args:
         points: ``x``, ``y``, ``x_low``, ``x_high``, ``y_low``, ``y_high``, ``name``, ``kind`` as in :func:`dots`,
             ``label`` (written beside the point; may be empty), ``text``: what the interval is.
+        agents: whose colours points of kind ``agent`` have.
         lines: style -> vertices ``x``, ``y``, in order.
         down: whether less of ``y`` is better: the axis is then turned around, so that better is always up.
         logarithmic: whether the axis of ``x`` is.

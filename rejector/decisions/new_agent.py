@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from l2d.data.errors import DataError
 from l2d.data.results import Shown
@@ -93,6 +92,8 @@ def judge_new_agent(
     residual = gains - slope * (control - control.mean())
     value = float(gains.mean() + slope * (hoped.mean() - control.mean()))
     error = float(residual.std(ddof=1)) / math.sqrt(len(rows))
+    from scipy.stats import t as student  # here: it takes long to import
+
     half = float(student.ppf(0.975, len(rows) - 1)) * error
     low, high = value - half, value + half
     verdict = (

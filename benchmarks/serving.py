@@ -13,19 +13,25 @@ import asyncio
 import json
 import os
 import re
+import selectors
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 
 import l2d
 from l2d.data.terminal.render import print_rows
+from l2d.rejector.serving.app import make_app
+from l2d.rejector.serving.service import Service
 
 CLIENTS = 4
 
@@ -87,73 +93,124 @@ class Server:
         assert self.process.stderr is not None
         self.port = int(re.findall(r"http://[\d.]+:(\d+)", self.process.stderr.readline())[0])
 
+    @property
+    def seconds(self) -> float:
+        """Of processor time so far, of all its threads."""
+        used = psutil.Process(self.process.pid).cpu_times()
+        return used.user + used.system
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> None:
         self.process.send_signal(how)
         self.process.wait(60)
 
 
-async def client(port: int, bodies: list[bytes], rate: float, until: float, ids: list[str], times: list[float]) -> int:
-    """Requests one after another on one connection, so many a second; returns how many were refused or lost."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    wrong, number, started = 0, 0, time.perf_counter()
-    try:
-        while (now := time.perf_counter()) < until:
-            due = started + number / rate
-            if due > now:
-                await asyncio.sleep(due - now)
-            body = bodies[number % len(bodies)]
-            begun = time.perf_counter()
-            writer.write(b"POST /route HTTP/1.1\r\nHost: l\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(re.findall(rb"content-length: (\d+)", head.lower())[0])
-            answer = await reader.readexactly(length)
-            times.append(time.perf_counter() - begun)
-            if head.startswith(b"HTTP/1.1 200"):
-                ids.append(json.loads(answer)["id"])
-            else:
-                wrong += 1
-            number += 1
-    except (OSError, asyncio.IncompleteReadError):
-        wrong += 1  # of a server that was killed
-    finally:
-        writer.close()
-    return wrong
+class Clients:
+    """Four connections of one thread, each of which asks again when it has been answered, together at a rate."""
 
-
-def load(
-    server: Server, bodies: list[bytes], rate: float, seconds: float, reloads: int = 0
-) -> tuple[list[str], list[float], int]:
-    """Ids answered, seconds of each request, and how many were refused or lost."""
-    ids: list[str] = []
-    times: list[float] = []
-
-    async def all_of_them() -> int:
-        until = time.perf_counter() + seconds
-        tasks = [
-            asyncio.create_task(client(server.port, bodies[k:], rate / CLIENTS, until, ids, times))
-            for k in range(CLIENTS)
+    def __init__(self, port: int, bodies: list[bytes], rate: float):
+        self.requests = [
+            b"POST /route HTTP/1.1\r\nHost: l\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body) for body in bodies
         ]
-        for _ in range(reloads):
-            await asyncio.sleep(seconds / (reloads + 1))
-            server.process.send_signal(signal.SIGHUP)
-        return sum(await asyncio.gather(*tasks))
+        self.rate, self.ids, self.times, self.wrong = rate, list[str](), list[float](), 0
+        self._chooser = selectors.DefaultSelector()
+        self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(CLIENTS)]
+        for place, one in enumerate(self._sockets):
+            one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._chooser.register(one, selectors.EVENT_READ, place)
 
-    return ids, times, asyncio.run(all_of_them())
+    def run(self, seconds: float, each: Callable[[], None] = lambda: None) -> None:
+        """Until the time is over or the server is gone; ``each`` is called after every answer."""
+        free, begun, content = list(range(CLIENTS)), [0.0] * CLIENTS, [b""] * CLIENTS
+        sent, started = 0, time.perf_counter()
+        try:
+            while (now := time.perf_counter()) < started + seconds or len(free) < CLIENTS:
+                over = now >= started + seconds
+                while free and not over and now >= started + sent / self.rate:
+                    place = free.pop()
+                    begun[place] = time.perf_counter()
+                    self._sockets[place].sendall(self.requests[sent % len(self.requests)])
+                    sent += 1
+                due = max(0.0, started + sent / self.rate - now) if free and not over else 1.0
+                for key, _ in self._chooser.select(min(due, 0.05)):
+                    more = self._sockets[key.data].recv(65_536)
+                    if not more:
+                        raise ConnectionResetError
+                    content[key.data] += more
+                    if self._answered(content[key.data]):
+                        self.times.append(time.perf_counter() - begun[key.data])
+                        content[key.data] = b""
+                        free.append(key.data)
+                        each()
+        except ConnectionError:
+            pass  # a server that was killed: what it has not answered, it has not acknowledged
+        finally:
+            for one in self._sockets:
+                one.close()
+
+    def _answered(self, content: bytes) -> bool:
+        head, end, body = content.partition(b"\r\n\r\n")
+        if not end or len(body) < int(head.rpartition(b"content-length: ")[2].partition(b"\r")[0]):
+            return False
+        if head.startswith(b"HTTP/1.1 200"):
+            self.ids.append(body[7 : body.index(b'"', 7)].decode())  # {"id":"…"
+        else:
+            self.wrong += 1
+        return True
 
 
 def loaded(run: Path, folder: Path, rate: float, seconds: float, reloads: int) -> dict:
-    server = Server(run, folder / f"log {run.name} {reloads}")
-    bodies = [json.dumps({"input": row}).encode() for row in table().head(1000).to_dicts()]
-    load(server, bodies, rate, 1.0)
-    ids, times, wrong = load(server, bodies, rate, seconds, reloads)
+    """What a server answers at a rate; 0: as many as it can."""
+    log = folder / f"log {run.name} {reloads} {rate}"
+    server, bodies = Server(run, log), [json.dumps({"input": row}).encode() for row in table().head(1000).to_dicts()]
+    Clients(server.port, bodies, rate or 1e9).run(1.0)
+    clients, left, every = Clients(server.port, bodies, rate or 1e9), [reloads], seconds / (reloads + 1)
+    started, used, own = time.perf_counter(), server.seconds, time.process_time()
+
+    def each() -> None:
+        if left[0] and time.perf_counter() > started + every * (reloads + 1 - left[0]):
+            left[0] -= 1
+            server.process.send_signal(signal.SIGHUP)
+
+    clients.run(seconds, each)
+    took = time.perf_counter() - started
+    used, own = server.seconds - used, time.process_time() - own
     server.end()
-    logged = set(l2d.read_log(folder / f"log {run.name} {reloads}").decisions["id"])
-    quantiles = 1000 * np.quantile(times, [0.5, 0.99, 1.0])
+    logged, n = set(l2d.read_log(log).decisions["id"]), max(1, len(clients.times))
+    quantiles = 1000 * np.quantile(clients.times, [0.5, 0.99, 1.0])
     return {
-        "run": run.name, "reloads": reloads, "asked for a second": rate, "answered a second": len(ids) / seconds,
-        "median ms": quantiles[0], "p99 ms": quantiles[1], "most ms": quantiles[2], "refused or lost": wrong,
-        "answered and not logged": len(set(ids) - logged),
+        "run": run.name, "reloads": reloads - left[0], "asked for a second": rate or None,
+        "answered a second": n / took,
+        "median ms": quantiles[0], "p99 ms": quantiles[1], "most ms": quantiles[2],
+        "server's processor ms": 1000 * used / n, "clients' processor ms": 1000 * own / n,
+        "refused or lost": clients.wrong, "answered and not logged": len(set(clients.ids) - logged),
     }  # fmt: skip
+
+
+def alone(run: Path, folder: Path) -> dict:
+    """Microseconds of processor time a request takes of the application, without a network: the best of ten rounds."""
+    log, rows = l2d.DecisionLog(folder / f"alone {run.name}"), table().head(500).to_dicts()
+    service = Service(lambda: l2d.load_router(run, log=log, explore=0.02), log=log)
+    app, bodies, best = make_app(service), [json.dumps({"input": row}).encode() for row in rows], []
+    scope = {"type": "http", "path": "/route", "method": "POST", "headers": [(b"content-length", b"500")]}
+
+    async def send(message: object) -> None:
+        pass
+
+    async def rounds() -> None:
+        await service.start()
+        for _ in range(10):
+            started = time.process_time()
+            for body in bodies:
+
+                async def receive(body: bytes = body) -> dict:
+                    return {"type": "http.request", "body": body, "more_body": False}
+
+                await app(scope, receive, send)
+            best.append(1e6 * (time.process_time() - started) / len(bodies))
+        await service.stop()
+
+    asyncio.run(rounds())
+    return {"run": run.name, "µs a request": min(best)}
 
 
 def killed(run: Path, folder: Path, kills: int) -> dict:
@@ -163,19 +220,16 @@ def killed(run: Path, folder: Path, kills: int) -> dict:
     generator = np.random.default_rng(0)
     for _ in range(kills):
         server = Server(run, folder / "killed")
+        clients, left = Clients(server.port, bodies, 1e9), [int(generator.integers(5, 400))]
 
-        async def until_killed(server: Server = server) -> None:
-            until = time.perf_counter() + 30
-            tasks = [
-                asyncio.create_task(client(server.port, bodies[k:], 1000.0, until, answered, []))
-                for k in range(CLIENTS)
-            ]
-            await asyncio.sleep(float(generator.uniform(0.05, 0.4)))
-            server.process.kill()
-            await asyncio.gather(*tasks)
+        def each(server: Server = server, left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                server.process.kill()
 
-        asyncio.run(until_killed())
-        server.process.wait()
+        clients.run(30, each)
+        server.end(signal.SIGKILL)
+        answered += clients.ids
     found = l2d.read_log(folder / "killed").decisions["id"].to_list()
     return {
         "kills": kills, "answered": len(answered), "lost": len(set(answered) - set(found)),
@@ -195,19 +249,21 @@ def main() -> None:
         found = runs(folder)
         one = latencies(found, folder)
         print_rows(one)
+        print_rows([alone(found[name], folder) for name in found])
         under = [
             loaded(found[name], folder, asked.rate, asked.seconds, reloads)
             for name in ("linear", "best")
             for reloads in (0, asked.reloads)
-        ]
+        ] + [loaded(found[name], folder, 0, asked.seconds, 0) for name in ("linear", "best")]
         print_rows(under)
         kills = killed(found["linear"], folder, asked.kills)
         print_rows([kills])
     finally:
         shutil.rmtree(folder)
     lost = sum(row["refused or lost"] + row["answered and not logged"] for row in under) + kills["lost"]
-    facts = {"rate": asked.rate, "least_answered": min(row["answered a second"] for row in under)}
-    print(json.dumps({**facts, "most_p99_ms": max(row["p99 ms"] for row in under), "lost": lost}))
+    at_rate = [row for row in under if row["asked for a second"]]
+    facts = {"rate": asked.rate, "least_answered": min(row["answered a second"] for row in at_rate)}
+    print(json.dumps({**facts, "most_p99_ms": max(row["p99 ms"] for row in at_rate), "lost": lost}))
 
 
 if __name__ == "__main__":

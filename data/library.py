@@ -74,7 +74,20 @@ class Audit(Shown):
 def status(cache: CostCache | Path | str) -> Status:
     """What a cache holds: agents, parts done and missing, mean raw costs by split."""
     found = opened(cache)
-    return Status(found, status_rows(found), column_lines(found))
+    rows = status_rows(found)
+    if "target_boxes" in found.record.fingerprint and all(row["samples"] == found.record.num_samples for row in rows):
+        from l2d.data.costs.of_cache import test_maps
+
+        maps = test_maps(found)
+        rows = [_with_map(row, maps.get(row["agent"])) for row in rows]
+    return Status(found, rows, column_lines(found))
+
+
+def _with_map(row: dict[str, Any], value: float | None) -> dict[str, Any]:
+    """A detector's row with its mAP before what it found nothing on."""
+    place = list(row).index("nothing found")
+    items = list(row.items())
+    return dict([*items[:place], ("mAP % test", None if value is None else 100 * value), *items[place:]])
 
 
 def verify(cache: CostCache | Path | str, *, signed: Path | str | None = None) -> int:

@@ -95,6 +95,10 @@ class Calibration:
         intercept, slope = self.arrays(agents)
         return {"run": self.run, "intercept": intercept.tolist(), "slope": slope.tolist()}
 
+    def summary(self) -> dict[str, Any]:
+        """What people want to know of it at work."""
+        return {"improves": self.improves, "advice": self.advice, "valid_until": self.valid_until.isoformat()}
+
     def check(self, now: datetime | None = None, where: Path | None = None) -> None:
         """See that it may be used now.
 
@@ -114,6 +118,25 @@ class Calibration:
                 where=where,
                 hint="make one of newer outcomes: l2d recalibrate LOG RUN --out FILE; or change its `valid_until`",
             )
+
+
+def uncorrected(scores: np.ndarray, facts: dict[str, Any]) -> np.ndarray:
+    """What a run itself predicted, from the scores of a log, float32 (n, agents).
+
+    Args:
+        facts: of the run in the log, with those of its calibration if it decided by one.
+    """
+    calibration = facts.get("calibration")
+    if not calibration:
+        return scores
+    intercept, slope = (np.array(calibration[name]) for name in ("intercept", "slope"))
+    return ((scores.astype(np.float64) + intercept) / slope).astype(np.float32)
+
+
+def own_digest(digest: str, facts: dict[str, Any]) -> str:
+    """Of the run itself, of a run in a log that may have decided by a calibration."""
+    calibration = facts.get("calibration")
+    return calibration["run"] if calibration else digest
 
 
 def read_calibration(path: Path | str) -> Calibration:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -81,7 +81,8 @@ def split_positions(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
 
 def texts_column(values: list[str] | list[str | None]) -> pa.Array:
     """Texts, None where one is missing, as a column, made likewise."""
-    if values.count(None) == len(values):
+    texts: list[Any] = values
+    if texts.count(None) == len(texts):
         return pa.nulls(len(values), pa.string())
     import polars as pl  # here, since what reads a cache has no use for it
 

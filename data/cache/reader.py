@@ -314,8 +314,7 @@ class CostCache:
 
     def _read(self, path: Path, chunk: int, columns: list[str] | None, owner: str) -> pa.Table:
         def read() -> pa.Table:
-            table = store.read_table(path, columns)
-            skeleton = None if self.sealed(path) is None else skeleton_digest(path)
+            table, skeleton = store.read_known(path, columns)
             self._check(path, chunk, owner, store.facts_of(table), table.num_rows, skeleton)
             return table
 

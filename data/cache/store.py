@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_digest, write_skeleton
+from l2d.data.cache.integrity import SKELETON_BLANK, corruption_named, json_digest, skeleton_of, write_skeleton
 from l2d.data.cache.temporary import forget, sweep_beside, temporary_name
 from l2d.data.errors import AlreadyThere, CorruptPart, DataError
 
@@ -292,10 +292,15 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
         CorruptPart: the file is damaged or truncated; the message names it.
         FileNotFoundError: there is no such file.
     """
-    with corruption_named(path):
-        skeleton_digest(path)
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            return file.read(columns=columns)
+    return read_known(path, columns)[0]
+
+
+def read_known(path: Path, columns: list[str] | None = None) -> tuple[pa.Table, str]:
+    """:func:`read_table`, and the skeleton that was verified, of the file that was read whatever takes its name."""
+    with corruption_named(path), pa.OSFile(str(path)) as opened:
+        skeleton = skeleton_of(opened, path)
+        with pq.ParquetFile(opened, page_checksum_verification=True) as file:
+            return file.read(columns=columns), skeleton
 
 
 def columns_of(path: Path) -> pa.Schema:

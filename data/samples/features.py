@@ -154,7 +154,8 @@ class FeatureEncoder:
             with np.errstate(over="ignore"):  # refused below; of each thread its own
                 self._write(matrix[rows], table[rows], first_row + start)
 
-        in_threads(write, range(0, max(1, table.height), ROWS_AT_ONCE), table.height > ROWS_AT_ONCE)
+        starts = range(0, max(1, table.height), ROWS_AT_ONCE)
+        in_threads(write, starts, table.height > ROWS_AT_ONCE)
         place = 0
         for feature in self.features:
             width, row = len(feature.columns()), 0
@@ -163,7 +164,7 @@ class FeatureEncoder:
                     matrix[row : row + len(values), place : place + width] = values
                     row += len(values)
             place += width
-        if not np.isfinite(matrix).all():
+        if not all(np.isfinite(matrix[start : start + ROWS_AT_ONCE]).all() for start in starts):
             row, column = np.argwhere(~np.isfinite(matrix))[0]
             raise DataError(
                 f"feature {self.names[column]!r} of row {first_row + row} does not fit a 32-bit float",

@@ -10,7 +10,9 @@ from typing import TypeVar
 import numpy as np
 import polars as pl
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
 ROWS_AT_ONCE = 1024  # that are turned from columns to rows: what a core's cache holds of 64 columns
 
 

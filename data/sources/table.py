@@ -336,7 +336,7 @@ def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np
     """The split of each row, and what to say of it."""
     if config.column is None:
         columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(config.stratify)]
-        strata = pl.DataFrame(columns) if columns else [()] * len(ids)
+        strata: list[object] | pl.DataFrame = pl.DataFrame(columns) if columns else [()] * len(ids)
         split = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
         unused = split_column(table)
         if unused is None:

@@ -116,7 +116,7 @@ def replay(
     policy: Annotated[
         list[str],
         typer.Option(
-            help="always:AGENT, greedy, uniform, shadow; a file of `l2d policy --save`, or of `l2d route`. Repeatable."
+            help="always:AGENT, greedy, uniform, shadow; a file of `l2d policy`, `route`, `recalibrate`. Repeatable."
         ),
     ],
     cache: Annotated[

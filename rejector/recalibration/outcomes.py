@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 
 from l2d.data.errors import UsageError
+from l2d.rejector.calibration import own_digest, uncorrected
 from l2d.rejector.replay.estimators import effective
 from l2d.rejector.replay.policies import Decisions
 from l2d.rejector.serving.reading import Log
@@ -76,7 +76,7 @@ def outcomes_of(book: Log, digest: str) -> Outcomes:
         UsageError: it has decided nothing in this log.
     """
     there = book.decisions["run"].unique(maintain_order=True).to_list()
-    found = [one for one in there if _is(book.runs[one], one, digest)]
+    found = [one for one in there if own_digest(one, book.runs[one]) == digest]
     if not found:
         raise UsageError(
             "no decision of that run is in the log",
@@ -89,18 +89,9 @@ def outcomes_of(book: Log, digest: str) -> Outcomes:
     return whole.take(np.argsort(whole.time, kind="stable"))
 
 
-def _is(facts: dict[str, Any], digest: str, wanted: str) -> bool:
-    calibration = facts.get("calibration")
-    return wanted == (calibration["run"] if calibration else digest)
-
-
 def _read(book: Log, digest: str) -> Outcomes:
     _, facts, frame = book.one_run(digest)
     decisions = Decisions(facts, frame)
-    scores, calibration = decisions.scores, facts.get("calibration")
-    if calibration:
-        intercept, slope = (np.array(calibration[name]) for name in ("intercept", "slope"))
-        scores = ((scores.astype(np.float64) + intercept) / slope).astype(np.float32)
     return Outcomes(
         ids=decisions.frame["id"].to_numpy(),
         time=decisions.frame["time"].to_numpy(),
@@ -109,6 +100,6 @@ def _read(book: Log, digest: str) -> Outcomes:
         there=decisions.there,
         chances=decisions.chances,
         cost=decisions.cost,
-        scores=scores,
+        scores=uncorrected(decisions.scores, facts),
         in_force=-decisions.scores.astype(np.float64),
     )

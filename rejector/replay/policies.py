@@ -10,8 +10,9 @@ import numpy as np
 import polars as pl
 
 from l2d.data.errors import DataError, UsageError, nearest
+from l2d.rejector.calibration import MAKE, own_digest, read_calibration, uncorrected
 
-ALWAYS, FILES = "always:", (".parquet", ".csv")
+ALWAYS = "always:"
 NAMED = ("greedy", "uniform", "shadow")
 
 
@@ -63,8 +64,8 @@ def policy_of(text: str, decisions: Decisions) -> np.ndarray:
     """What a policy would have done: probabilities (n, agents).
 
     Args:
-        text: ``always:AGENT``, ``greedy``, ``uniform``, ``shadow``; or a file: one of ``l2d policy --save``, or the
-            allocations that ``l2d route`` gave the inputs, which decisions name.
+        text: ``always:AGENT``, ``greedy``, ``uniform``, ``shadow``; or a file: one of ``l2d policy --save``, one of
+            ``l2d recalibrate`` (.toml), or the allocations that ``l2d route`` gave the inputs, which decisions name.
 
     Raises:
         UsageError: there is no such policy, agent or file.
@@ -83,9 +84,8 @@ def policy_of(text: str, decisions: Decisions) -> np.ndarray:
         chosen = decisions.greedy
     elif text == "shadow":
         chosen = _shadow(decisions)
-    elif Path(text).suffix.lower() in (*FILES, ".json"):
-        read: Callable[[Path, Decisions], np.ndarray] = _saved if text.lower().endswith(".json") else _allocated
-        chosen = read(Path(text), decisions)
+    elif (suffix := Path(text).suffix.lower()) in READERS:
+        chosen = READERS[suffix](Path(text), decisions)
     else:
         raise UsageError(
             f"--policy {text}: there is no such policy",
@@ -141,3 +141,18 @@ def _allocated(path: Path, decisions: Decisions) -> np.ndarray:
     if (chosen < 0).any():
         raise DataError("the file has agents that did not decide here, or none", where=path, hint="route without them")
     return chosen
+
+
+def _corrected(path: Path, decisions: Decisions) -> np.ndarray:
+    calibration = read_calibration(path)
+    own = own_digest(str(decisions.frame["run"][0]), decisions.facts) if len(decisions) else calibration.run
+    if own != calibration.run or not decisions.facts["costs"]:
+        raise UsageError(f"this calibration is of run {calibration.run_id}", where=path, hint=MAKE)
+    scores = calibration.correct(uncorrected(decisions.scores, decisions.facts), decisions.agents)
+    return np.where(decisions.there, scores, -np.inf).argmax(axis=1)
+
+
+#: Suffix of a file -> what reads it.
+READERS: dict[str, Callable[[Path, Decisions], np.ndarray]] = {
+    ".json": _saved, ".toml": _corrected, ".parquet": _allocated, ".csv": _allocated,
+}  # fmt: skip

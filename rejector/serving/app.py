@@ -77,6 +77,7 @@ def make_app(service: Service, *, key: str | None = None, max_body: int = 1 << 2
                 "digest": router.run.digest,
                 "agents": router.agents,
                 "columns": router.columns,
+                "calibration": router.calibration,
                 "guard": None if router.guard is None else router.guard.to_json(),
                 "waiting": service.waiting,
                 "seconds": round(time.time() - service.started, 3),

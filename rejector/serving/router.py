@@ -34,6 +34,7 @@ class Router:
         agents: their names, in the run's order.
         columns: that an input has.
         prices: agent -> price in the recipe, None where it has none.
+        calibration: what corrects its predicted costs, and until when that holds; None: nothing.
         log: where decisions are written down; None: nowhere.
         shadow: a second run that decides silently.
         guard: judges with every outcome whether choosing agents still pays; None: no guard.
@@ -61,6 +62,7 @@ class Router:
         self.columns = self.encoder.columns
         prices = run.facts.get("prices") or [None] * len(self.agents)
         self.prices: dict[str, float | None] = dict(zip(self.agents, prices, strict=True))
+        self.calibration = None if run.calibration is None else run.calibration.summary()
         self.query_costs = np.array(run.facts["point"]["query_costs"], np.float64)
         self._everybody = np.ones(len(self.agents), bool)
         self._reasons, self._random = Reasons(run), random.Random(seed)

@@ -119,10 +119,12 @@ def serve(
     server = uvicorn.Server(config)
     name, bound = service.router.run.run_id, listening.getsockname()[1]
     tell(f"serving {name} at http://{host}:{bound} (what it understands: /docs); end it with Ctrl-C")
-    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-        runner.run(_run(server, listening, service.reload, tell))
-    if provider is not None:
-        provider.shutdown()
+    try:
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(_run(server, listening, service.reload, tell))
+    finally:
+        if provider is not None:
+            provider.shutdown()
 
 
 async def _run(

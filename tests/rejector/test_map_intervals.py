@@ -92,3 +92,4 @@ def test_evaluate_and_status_say_it_of_a_cache(detection_runs):
         found = [opened.predictions(row["agent"], k)["pred_boxes"] for k in range(opened.record.num_chunks)]
         boxes = Boxes.concatenate([Boxes.from_arrow(column) for column in found])
         assert (row["nothing found"], row["lowest score"]) == ((boxes.counts == 0).sum(), boxes.score.min())
+        assert row["mAP % test"] == pytest.approx(100 * result["agents"][row["agent"]]["map"])

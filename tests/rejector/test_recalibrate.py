@@ -156,6 +156,7 @@ def test_it_is_applied_in_the_same_bits_everywhere(logged, patient_runs, tmp_pat
     asked = dict(zip(plain.agents, zip(plain.counts, report.counts, strict=True), strict=True))
     assert asked[name][1] < asked[name][0]
     assert report.calibration == found.calibration.advice
+    assert router.calibration["valid_until"] == found.calibration.valid_until.isoformat()
 
 
 def test_decisions_by_it_are_told_apart_and_judged_again(logged, l2d):
@@ -184,6 +185,25 @@ def test_decisions_by_it_are_told_apart_and_judged_again(logged, l2d):
     assert f"agent {name}" in err
     again = library.recalibrate(folder / "log", run, least=30)
     assert again.calibration.run == own
+
+
+def test_replay_asks_what_it_would_have_cost(logged, patient_runs):
+    """Also of decisions that another calibration has made; and it is refused for another run."""
+    folder, _, _, found, _ = logged
+    path = folder / "calibration.toml"
+    book = l2d.read_log(folder / "log")
+    for digest in book.decisions["run"].unique(maintain_order=True):
+        (one,) = l2d.replay(folder / "log", str(path), run=digest).policies
+        assert one.refusal is None
+        gain = {each.name: each for each in one.gains}["doubly robust"]
+        if book.runs[digest]["calibration"] is None:
+            assert gain.interval(0.95)[1] < 0
+        else:
+            assert (one.agrees > 0.5, gain.value) == (True, 0.0)
+    other = folder / "other.toml"
+    other.write_text(path.read_text().replace(found.calibration.run, "0" * 64))
+    with pytest.raises(UsageError, match="calibration is of run"):
+        l2d.replay(folder / "log", str(other), run=book.decisions["run"][0])
 
 
 def test_the_command_and_what_it_refuses(logged, patient_runs, l2d, l2d_done, tmp_path):

@@ -47,6 +47,7 @@ OURS: dict[str, tuple[str, dict]] = {
     "confidence": ("confidence", {}),
     "learned_oracle": ("learned_oracle", {}),
     "conformal": ("conformal", {}),
+    "conformal own": ("conformal", {"classifier": "own"}),
     "carrot": ("carrot", {}),
     "profiles": ("profiles", {}),
     "imputed": ("imputed", {}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from l2d.cache_builder.agents._answer_file import AnswerFile
 from l2d.cache_builder.library import Built, Progress, Say, run_build
@@ -100,7 +101,8 @@ def entry(recipe: Recipe, answers: Path, folder: Path, name: str, columns: dict[
     lines.append(f"file = {toml_text(place)}")
     if columns.get("id") is None and "sample_id" in file.columns:
         columns = {**columns, "id": "sample_id"}
-    for task in recipe.costs.tasks:
+    costs: Any = recipe.costs
+    for task in costs.tasks:
         if columns.get(task) is None:
             usual = [one for one in USUAL.get(task, ()) if one in file.columns]
             if not usual:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from l2d.data.errors import DataError
 from l2d.data.results import Shown
@@ -92,7 +91,11 @@ def judge_new_agent(
     slope = min(1.0, max(0.0, slope))  # 1: what was hoped for came; beyond, a few answers have drawn the line
     residual = gains - slope * (control - control.mean())
     value = float(gains.mean() + slope * (hoped.mean() - control.mean()))
-    error = float(residual.std(ddof=1)) / math.sqrt(len(rows))
+    share, saved = float((told + charge < total).mean()), old[rows] - own - charge
+    least = share * float((saved**2).mean()) - value**2  # variance of a gain, from all answers: few of them are asked
+    error = math.sqrt(max(float(residual.var(ddof=1)), least) / len(rows))
+    from scipy.stats import t as student  # here: it takes long to import
+
     half = float(student.ppf(0.975, len(rows) - 1)) * error
     low, high = value - half, value + half
     verdict = (
@@ -105,7 +108,7 @@ def judge_new_agent(
         "answers": len(rows),
         "alone": float(own.mean() + charge),
         "charge": charge,
-        "share": float((told + charge < total).mean()),
+        "share": share,
         "gain": {"value": value, "low": low, "high": high},
         "verdict": verdict,
         "needed": needed,

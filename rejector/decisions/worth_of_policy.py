@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import combinations
 from math import factorial
 from typing import Any
@@ -27,7 +28,8 @@ FEW = 6  # agents up to which a policy is searched for every set of them
 def worth_of_policy(policy: SavedPolicy, *, split: str = "test", group: str | None = None) -> Worth:
     """What each agent adds to a policy: what the policy loses where it is searched for without the agent.
 
-    A promise is left aside: what counts is the rule before answers are withheld.
+    A promise is left aside: what counts is the rule before answers are withheld. Agents that cannot keep the policy's
+    limits by themselves count as none, in whose place an agent drawn at random answers.
 
     Args:
         policy: as it was saved.
@@ -35,7 +37,7 @@ def worth_of_policy(policy: SavedPolicy, *, split: str = "test", group: str | No
         group: a kept column: samples of one value are resampled together.
 
     Raises:
-        UsageError: its run is gone, or a policy without one of the agents cannot keep the policy's limits.
+        UsageError: its run is gone, or the policy gives no answer at no stated cost.
     """
     check_run(policy, policy.run_path)
     run = run_of(policy)
@@ -45,28 +47,40 @@ def worth_of_policy(policy: SavedPolicy, *, split: str = "test", group: str | No
     search = search_of(read, wanted)
     every = tuple(range(read.fit.num_agents)) if search.only is None else tuple(search.only)
     world, held = read.worlds[split], split in read.fitted_on
-    found: dict[tuple[int, ...], Walked] = {}
+    base = losses_of(world, ())
 
     def walked(some: tuple[int, ...]) -> Walked:
-        if some not in found:
-            search.only = list(some)
-            rule, _ = rule_of(search, kind, wanted, read.worlds[VALIDATION])
-            found[some] = walk(rule, world, held_out=held)
-        return found[some]
+        search.only = list(some)
+        return walk(rule_of(search, kind, wanted, read.worlds[VALIDATION])[0], world, held_out=held)
+
+    @cache
+    def loss_of(some: tuple[int, ...]) -> np.ndarray | None:
+        """None where these agents cannot keep the limits."""
+        try:
+            return walked(some).loss if some else base
+        except UsageError:
+            return None
+
+    def loss(some: tuple[int, ...]) -> np.ndarray:
+        found = loss_of(some)
+        return base if found is None else found
 
     whole = walked(every)
     if np.isnan(whole.loss).any():
         raise UsageError("the policy gives no answer to some inputs, at no stated cost", hint="make it with --abstain")
-    missed = {agent: walked(tuple(j for j in every if j != agent)).loss - whole.loss for agent in every}
+    others = {agent: tuple(j for j in every if j != agent) for agent in every}
+    missed = {agent: loss(others[agent]) - whole.loss for agent in every}
     lost = dict(zip(every, paired_intervals(list(missed.values()), world.group), strict=True))
-    base = losses_of(world, ())
     shares = {}
     if len(every) <= FEW:
-        values = shapley_of(every, lambda some: walked(some).loss if some else base)
+        values = shapley_of(every, loss)
         shares = dict(zip(every, paired_intervals(list(values.T), world.group), strict=True))
     rows = [
         _row(read, agent, whole, missed[agent], lost[agent], shares.get(agent), world.group, split) for agent in every
     ]
+    for agent, row in zip(every, rows, strict=True):
+        if loss_of(others[agent]) is None:
+            row["verdict"] = "needed for the limits"
     return Worth({
         "run_id": run.point.run_id, "policy": policy.name, "cache": read.cache.record.name, "split": split,
         "unit": read.unit, "worth_of_money": (run.point.paid or 0.0), "num_samples": len(world),

@@ -224,7 +224,7 @@ def recalibrate(
         plain.run_id, plain.run, improves, advice, plain.valid_from, plain.valid_until,
         tuple(one.correction for one in agents if one.correction is not None),
     )  # fmt: skip
-    times = tuple(_time(moment) for part in (earlier, later) for moment in (part.time[0], part.time[-1]))
+    times = (_time(earlier.time[0]), _time(earlier.time[-1]), _time(later.time[0]), _time(later.time[-1]))
     digest = hashlib.sha256("\n".join(outcomes.ids.tolist()).encode()).hexdigest()
     found = Recalibration(
         calibration, agents, together, decided, times, str(log), digest, level, None if out is None else Path(out)

@@ -120,6 +120,7 @@ def test_capacities_are_shares_counts_and_rates():
             parse_capacities(wrong, ["a", "b", "c"])
 
 
+@pytest.mark.slow
 def test_the_command_routes_within_capacities(patient_runs, tmp_path, l2d_done, l2d):
     run, saved, out = patient_runs / "best", tmp_path / "scarce", tmp_path / "round.csv"
     printed = l2d_done("policy", run, "--ask", "cascade", "--capacity", "cheap=4/hour,asked=0.2", "--every", 1800,

@@ -150,6 +150,7 @@ def test_the_command_and_sql(patient_runs, tmp_path, l2d, l2d_done):
         assert words in err
 
 
+@pytest.mark.slow
 def test_what_agents_add_to_a_policy(patient_runs, tmp_path, l2d_done):
     """Against the search among the agents that are left, and Shapley values that add up to the whole gain."""
     run, saved = patient_runs / "best", tmp_path / "cascade"
@@ -180,6 +181,10 @@ def test_what_agents_add_to_a_policy(patient_runs, tmp_path, l2d_done):
     assert {each["policy"] for each in json.loads(told)} == {"cascade"}
     with pytest.raises(UsageError):
         library.worth(saved, buy=3)
+    library.policy(run, ask="router", budget=0.2, save=tmp_path / "cheap")  # the dear agents alone cannot
+    cheap = library.worth(tmp_path / "cheap").result
+    gain = cheap["random_agent_loss"] - cheap["loss"]
+    assert sum(each["shapley"]["value"] for each in cheap["agents"]) == pytest.approx(gain)
 
 
 def test_shapley_values_by_hand():

@@ -71,7 +71,7 @@ def _short(text: str) -> str:
 
 
 def _boxes(values: dict[str, Any], prefix: str, record: CacheRecord, side: float = 0.0) -> list[dict[str, Any]]:
-    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, nor would its name that one's.
+    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, nor has its name near by.
 
     Args:
         side: the longer one of the picture, in pixels: a name takes about a quarter of it, and a twelfth in height.

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from scipy.stats import beta
 
 from l2d.data.results import Shown
 from l2d.rejector.decisions.making import Made, constant_rule, facts_of, hindsight
@@ -252,6 +251,8 @@ def kept(made: Made, walked: Walked, split: str) -> list[dict[str, Any]]:
     assert made.promise is not None
     rows = []
     given = walked.answered
+    from scipy.stats import beta  # here: a quarter of what every command of stage two imports
+
     scale = max(1.0, float(made.read.fit.costs[np.isfinite(made.read.fit.costs)].max()))
     for risk in made.promise.risks:
         over_all = not risk.quantity.startswith(("error", "cost")) or risk.quantity.endswith("_of_all")

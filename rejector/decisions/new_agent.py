@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from l2d.data.errors import DataError
 from l2d.data.results import Shown
@@ -95,6 +94,8 @@ def judge_new_agent(
     share, saved = float((told + charge < total).mean()), old[rows] - own - charge
     least = share * float((saved**2).mean()) - value**2  # variance of a gain, from all answers: few of them are asked
     error = math.sqrt(max(float(residual.var(ddof=1)), least) / len(rows))
+    from scipy.stats import t as student  # here: it takes long to import
+
     half = float(student.ppf(0.975, len(rows) - 1)) * error
     low, high = value - half, value + half
     verdict = (

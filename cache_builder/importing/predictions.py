@@ -95,7 +95,7 @@ def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft
 
 def _of_answers(source: Source, answers: Answers, names: list[str], table: pl.DataFrame) -> dict[str, str]:
     """Columns of the samples that are known only once agents have answered -> why."""
-    taken = {source.id, *source.targets.values()}
+    taken: set[str | None] = {source.id, *source.targets.values()}
     reason = "since it names agents, which is known only afterwards"
     found = dict.fromkeys(known_afterwards(table, names, taken), reason)
     name = source.answers.name

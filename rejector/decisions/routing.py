@@ -241,13 +241,19 @@ def _decisions(
         if not rule.capacities:
             yield from ((state, rows, rule.decide(state, known.take(rows))) for state, rows in by_state.items())
             return
-        queue = Queue(rule, len(states))
-        most = queue.room(len(states))
-        room = most - np.bincount([agent for state in states for agent in state], minlength=len(most))
-        full = np.zeros((len(states), len(most)), bool)
-        settled = queue.settle(by_state, known, np.maximum(room, 0), full, most)
+        queue, size = Queue(rule, len(states)), rule.batch or len(states)
+        full = np.zeros((len(states), len(rule.agents)), bool)
+        for start in range(0, len(states), size):
+            new = {state: rows[(rows >= start) & (rows < start + size)] for state, rows in by_state.items()}
+            most = queue.room(sum(map(len, new.values())))
+            given = [agent for state, rows in new.items() for agent in state for _ in rows]
+            room = np.maximum(most - np.bincount(np.array(given, int), minlength=len(most)), 0)
+            back = queue.next_batch()  # those that wait since an earlier batch of the file
+            full[:] = False
+            wave = {state: np.concatenate([np.array(back.get(state, []), int), rows]) for state, rows in new.items()}
+            settled = queue.settle(wave, known, room, full, most)
+            yield from ((state, rows, decision) for state, (rows, decision) in settled.items())
         parked[:] = queue.parked_for
-        yield from ((state, rows, decision) for state, (rows, decision) in settled.items())
     except KeyError as error:
         state = error.args[0]
         who = ", ".join(rule.agents[each] for each in state)
@@ -258,7 +264,7 @@ def _decisions(
 
 
 def _batches(batches: Iterable[tuple[Any, np.ndarray, Any]], rule: Rule) -> Iterator[tuple[Any, np.ndarray, Any]]:
-    """Inputs as they come; where agents can be full, by the rule's batches, or all of them together."""
+    """Inputs as they come; where agents can be full, all of them together."""
     if not rule.capacities:
         yield from batches
         return
@@ -269,10 +275,7 @@ def _batches(batches: Iterable[tuple[Any, np.ndarray, Any]], rule: Rule) -> Iter
                             for part in parts]).combine_chunks()  # fmt: skip
     features = np.concatenate([part[1] for part in parts])
     answering = None if parts[0][2] is None else np.concatenate([part[2] for part in parts])
-    size = rule.batch or len(ids)
-    for start in range(0, len(ids), size):
-        rows = slice(start, start + size)
-        yield ids[rows], features[rows], None if answering is None else answering[rows]
+    yield ids, features, answering
 
 
 def _said(work: Any, known: Known, row: int, state: tuple[int, ...], code: int, given: Any) -> str:

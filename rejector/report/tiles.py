@@ -31,10 +31,10 @@ def tiles_of(example: Example, record: CacheRecord, cast: Cast) -> dict[str, Any
     truth = _answer(example.answers["target"], record, "target")
     tiles: list[dict[str, Any]] = []
     if example.size[0]:
-        boxes = _boxes(example.answers["target"], "target", record)
+        boxes = _boxes(example.answers["target"], "target", record, max(example.size))
         tiles.append({"title": "truth", "slot": None, "chosen": False, "boxes": boxes})
         for row in rows:
-            boxes = _boxes(example.answers.get(row["agent"], {}), "pred", record)
+            boxes = _boxes(example.answers.get(row["agent"], {}), "pred", record, max(example.size))
             tiles.append({"title": row["agent"], "boxes": boxes, **row})
     facts = {name: _short(value) if isinstance(value, str) else value for name, value in example.facts.items()}
     example = replace(example, facts=facts)
@@ -70,15 +70,25 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:left]} … {text[-left:]}"
 
 
-def _boxes(values: dict[str, Any], prefix: str, record: CacheRecord) -> list[dict[str, Any]]:
-    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, so that it can be named."""
+def _boxes(values: dict[str, Any], prefix: str, record: CacheRecord, side: float = 0.0) -> list[dict[str, Any]]:
+    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, nor has its name near by.
+
+    Args:
+        side: the longer one of the picture, in pixels: a name takes about a quarter of it, and a twelfth in height.
+    """
     found = [box for box in values.get(f"{prefix}_boxes") or [] if box["score"] >= LEAST_SCORE]
     found.sort(key=lambda box: box["score"])
     for number, box in enumerate(found):
         name = record.classes[box["label"]] if box["label"] < len(record.classes) else str(box["label"])
         box["text"] = name if prefix == "target" else f"{name} {100 * box['score']:.0f}"
-        box["clear"] = all(_overlap(box, surer) < 0.35 for surer in found[number + 1 :])
+        above = found[number + 1 :]
+        box["clear"] = all(_overlap(box, surer) < 0.35 and not _near(box, surer, side) for surer in above)
     return found
+
+
+def _near(one: dict[str, float], other: dict[str, float], side: float) -> bool:
+    """Whether names at the upper left corners of two boxes would lie on one another."""
+    return abs(one["x1"] - other["x1"]) < side / 4 and abs(one["y1"] - other["y1"]) < side / 12
 
 
 def _overlap(one: dict[str, float], other: dict[str, float]) -> float:

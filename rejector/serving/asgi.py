@@ -25,7 +25,8 @@ STATUS: dict[type[L2DError], int] = {UnknownDecision: 404, OutOfTurn: 409, DataE
 JSON, TEXT = b"application/json", b"text/plain; version=0.0.4; charset=utf-8"
 
 Message = MutableMapping[str, Any]
-Receive, Send = Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 

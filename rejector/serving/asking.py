@@ -103,7 +103,9 @@ class PolicyRouter(Router):
 
     def __init__(self, work: PolicyAtWork, run_path: Path, *, log: DecisionLog | None = None):
         self.work = work
-        super().__init__(_served(work, run_path), log=log)
+        served = _served(work, run_path)
+        self._scores_of = served.scores_of
+        super().__init__(served, log=log)
 
     def next(
         self, decision: Decision, answer: Any, *, sure: float | None = None, paid: float | None = None
@@ -159,7 +161,7 @@ class PolicyRouter(Router):
         return self._of_step(self.work.start(features, without=without), features, started)
 
     def _of_step(self, step: Step, features: np.ndarray, started: float, identity: str | None = None) -> PolicyDecision:
-        scores = self.run.scores_of(step.known.predicted)[0]
+        scores = self._scores_of(step.known.predicted)[0]
         there = step.known.available[0]
         order = [agent for agent in np.argsort(-scores, kind="stable").tolist() if there[agent]]
         names = self.agents

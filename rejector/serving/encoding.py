@@ -87,7 +87,7 @@ class RowEncoder:
                 plain = isinstance(feature, NumericFeature) and all(
                     self._types[name].startswith(PLAIN_NUMBERS[:3]) for name in names
                 )
-                found = formula(feature.expression, names) if plain else None
+                found = formula(feature.expression, tuple(names)) if plain else None
                 if found is None or not isinstance(feature, NumericFeature):
                     self._computed.append((feature, place))
                 else:

@@ -10,6 +10,7 @@ import ast
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ class NotPlain(Exception):
     """A value that this has no rule for: ask polars."""
 
 
-def formula(expression: str, columns: Sequence[str]) -> Formula | None:
+@lru_cache(maxsize=10_000)  # a run that is opened again needs no trial
+def formula(expression: str, columns: tuple[str, ...]) -> Formula | None:
     """The function of an expression; None where it is not plain arithmetic, or gives other bits than polars."""
     try:
         tree = ast.parse(ALIAS.sub("", expression).strip(), mode="eval").body

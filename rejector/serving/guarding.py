@@ -112,7 +112,8 @@ class LiveGuard:
         self.agents, self.alpha, self._costs, self._told = agents, alpha, costs, told
         self._query_costs, self._paid = query_costs.tolist(), paid
         self.constant = int(costs.means.argmin()) if constant is None else constant
-        self.outcomes, self.fallen, self.peak = 0, None, 0.0
+        self.outcomes, self.peak = 0, 0.0
+        self.fallen: int | None = None
         self.say: Callable[[str], None] = lambda text: None
         self._widest = (costs.most - costs.least) * (1 + len(agents) / explore)
         self._tests: list[tuple[int, Betting]] = []

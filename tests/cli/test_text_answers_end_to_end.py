@@ -21,6 +21,8 @@ from l2d.data.errors import AgentFailure, UsageError
 from l2d.data.text_answers import exact_match, f1
 from l2d.rejector.report.tiles import _answer
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "text.md"
 SUBJECTS = {"place": ["Paris", "Rome", "Oslo"], "year": ["1901", "1912", "1950"]}
 

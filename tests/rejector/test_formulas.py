@@ -20,7 +20,7 @@ LEFT = ["log10(x)", "x > 3", "coalesce(x, 0)", "x ^ 2", "'x'", "ln(x, 2)", "f(x)
 @pytest.mark.parametrize("expression", TAKEN)
 def test_bits_are_those_of_polars(expression):
     columns = pl.sql_expr(expression).meta.root_names()
-    found = formula(expression, columns)
+    found = formula(expression, tuple(columns))
     assert found is not None
     generator = np.random.default_rng(7)
     rows = [*generator.normal(0, 50, (200, len(columns))).tolist(), [3] * len(columns), [0] * len(columns)]
@@ -37,7 +37,7 @@ def test_bits_are_those_of_polars(expression):
 
 @pytest.mark.parametrize("expression", LEFT)
 def test_what_is_no_plain_arithmetic_is_left_to_polars(expression):
-    assert formula(expression, ["x", "y"]) is None
+    assert formula(expression, ("x", "y")) is None
 
 
 def test_an_encoder_gives_the_same_features_either_way():

@@ -33,6 +33,8 @@ def arena_router(base: type, router: Router, *, models: Mapping[str, str] | None
                 )
 
         def _get_prediction(self, query: str) -> Any:
-            return names[router.route(query, available=self.there).agent]
+            decision = router.route(query, available=self.there)
+            assert decision.agent is not None
+            return names[decision.agent]
 
     return L2DRouter

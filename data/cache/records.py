@@ -7,7 +7,7 @@ numbers agree with each other and with the seals, and nothing is allocated or co
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -58,6 +58,31 @@ class _Dense(TypedDict, total=False):
     encoder: list[_Encoded] | None
     agent: Name | None
     frozen: Digest  # SHA-256 of what text features were fitted to, and part of its file's name
+    columns: dict[Text, Text]  # that the encoder reads, and their types
+    reading: dict[Text, Any]  # how they were read
+
+
+class _Field(TypedDict, total=False):
+    """A field of tokens."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    vocabulary: Required[Annotated[list[Text], Field(max_length=MOST_WIDTH)]]
+    max_length: Required[Annotated[int, Field(ge=1, le=MOST_WIDTH)]]
+
+
+class _Tokens(TypedDict, total=False):
+    """How lists of tokens were made."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    fields: Required[dict[Text, _Field]]
+    columns: dict[Text, Text]
+
+
+class _Image(TypedDict, total=False):
+    """How small images were made."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    size: Annotated[int, Field(ge=1, le=MOST_WIDTH)]
 
 
 class _Read(TypedDict, total=False):
@@ -73,8 +98,8 @@ class _Inputs(TypedDict, total=False):
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
     features: _Dense
-    tokens: dict[str, Any]
-    image: dict[str, Any]
+    tokens: _Tokens
+    image: _Image
     table: _Read
     annotations: _Read
 
@@ -128,13 +153,7 @@ class CacheRecord:
         if self.tasks != [task for task in schema.TASKS if task in self.tasks]:
             wrong.append(f"tasks = {self.tasks}")
         wrong += [f"costs of {task}" for task in self.tasks if not isinstance(self.costs.get(task), dict)]
-        made = self.inputs.get("features", {})
-        names, width = made.get("names"), made.get("width")
-        if names and width is not None and len(names) != width:
-            wrong.append(f"{len(names)} names of {width} features")
-        for each in made.get("encoder") or ():
-            if each["type"] == "CategoricalFeature" and not {"name", "categories"} <= set(each):
-                wrong.append("an encoder of categories without them")
+        wrong += _faults_of_features(self.inputs.get("features", {}))
         weights = self.defaults.get("lambda", {})
         if not isinstance(weights, dict) or not all(_is_number(weight) for weight in weights.values()):
             wrong.append(f"defaults.lambda = {weights!r}")
@@ -189,6 +208,30 @@ class SealedPart:
     bytes: Count
     sha256: Digest
     skeleton: Digest
+
+
+def _faults_of_features(made: Mapping[str, Any]) -> list[str]:
+    names, width = made.get("names"), made.get("width")
+    wrong = [f"{len(names)} names of {width} features"] if names and width is not None and len(names) != width else []
+    for each in made.get("encoder") or ():
+        if each["type"] == "CategoricalFeature" and not {"name", "categories"} <= set(each):
+            wrong.append("an encoder of categories without them")
+    return wrong
+
+
+def faults_of_input(column: str, made: dict[str, Any]) -> list[str]:
+    """What cannot be of what a run keeps of one of a cache's inputs.
+
+    Args:
+        column: ``features``, ``tokens`` or ``image``.
+        made: what ``CacheRecord.inputs`` says of it.
+    """
+    try:
+        _adapter(_Inputs).validate_python({column: made})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        return [f"{'.'.join(map(str, first['loc'][1:]))}: {first['msg']}"]
+    return _faults_of_features(made) if column == "features" else []
 
 
 def checked(kind: Any, value: dict, where: Path | str) -> Any:

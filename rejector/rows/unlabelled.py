@@ -78,16 +78,24 @@ class InputRecord:
     @cached_property
     def encoder(self) -> FeatureEncoder | TokenEncoder | None:
         """The fitted encoder of a table's columns; None where features come from elsewhere."""
-        if self.column == "tokens":
-            return TokenEncoder.from_json(self.made)
-        if "encoder" not in self.made:
-            return None
+        damaged = (CorruptPart, FileNotFoundError)
         try:
+            if self.column == "tokens":
+                return TokenEncoder.from_json(self.made)
+            if "encoder" not in self.made:
+                return None
             return FeatureEncoder.from_json(self.made, None if self.text is None else self.text.read_bytes())
-        except (CorruptPart, FileNotFoundError) as error:
+        except damaged as error:
+            there = self.text is not None and self.text.is_file()
             raise CorruptPart(
-                "is not the vocabulary that was fitted" if self.text.is_file() else "is not there",
+                "is not the vocabulary that was fitted" if there else "is not there",
                 where=self.text,
+                hint="restore it from a copy, or build and train again",
+            ) from error
+        except Exception as error:  # fields of another version, or a stranger's, raise all kinds
+            raise CorruptPart(
+                f"says what cannot be of how {self.column} are made: {type(error).__name__}: {error}",
+                where="the record of the run or cache",
                 hint="restore it from a copy, or build and train again",
             ) from error
 

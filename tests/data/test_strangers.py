@@ -13,7 +13,7 @@ from conftest import RECIPE
 
 from l2d.data.cache import schema, store
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
-from l2d.data.errors import CorruptPart, L2DError
+from l2d.data.errors import CorruptPart, L2DError, UsageError
 from l2d.data.library import audit, status
 from l2d.data.terminal.layout import table_text
 from l2d.data.terminal.progress import say
@@ -168,3 +168,38 @@ def test_a_run_from_elsewhere_is_understood_or_refused(workshop):
                 continue
             except Exception as error:
                 pytest.fail(f"{'.'.join(map(str, path))} = {new!r}: {error!r}")
+
+
+@pytest.mark.slow
+def test_what_a_run_from_elsewhere_looks_at_is_understood_or_refused(workshop):
+    """Each place that ``route`` reads of run.json: all values, as these were once believed."""
+    from l2d.data.library import opened
+    from l2d.rejector.library import train
+    from l2d.rejector.rows.foreign import Foreign
+    from l2d.rejector.runs.files import RUN_FILE
+    from l2d.rejector.runs.run import load_run
+
+    workshop.build(RECIPE)
+    run = workshop.folder / "run"
+    train(opened(workshop.folder / "cache"), run, method="multi-task", epochs=1)
+    good, refused = store.read_json(run / RUN_FILE), 0
+    paths = [path for path in leaves(good) if path[:1] in [("input",), ("seen",), ("prices",), ("training",)]]
+    for path in paths:
+        for new in SAID:
+            if (path, new) == (("input",), ...):  # as runs of before it was kept are
+                continue
+            store.commit_json(run / RUN_FILE, changed(good, path, new), replace=True)
+            try:
+                found = load_run(run)
+                encoder = found.input.encoder
+                names = ["x"] * found.rejector.width if encoder is None else encoder.names
+                if len(names) != found.rejector.width:  # which route refuses
+                    raise UsageError("another width")
+                foreign = Foreign(found.seen, encoder, names, found.agents)
+                foreign.see(np.zeros((1, len(names)), np.float32))
+                foreign.findings([1] * len(found.agents))
+            except L2DError:
+                refused += 1
+            except Exception as error:
+                pytest.fail(f"{'.'.join(map(str, path))} = {new!r}: {error!r}")
+    assert refused > 2 * len(paths)

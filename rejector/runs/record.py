@@ -42,9 +42,10 @@ class _Place(TypedDict, total=False):
     """The cache that it was trained on."""
 
     __pydantic_config__ = _OPEN  # type: ignore[misc]
-    path: Text
+    path: Required[Text]
     relative_path: Text
-    fingerprint: dict[Text, Text]
+    name: Required[Text]
+    fingerprint: Required[dict[Text, Text]]
 
 
 class _Input(TypedDict, total=False):

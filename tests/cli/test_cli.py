@@ -23,6 +23,8 @@ COMMANDS = [
     "audit",
     "push",
     "recalibrate",
+    "add-agent",
+    "extend",
     "sign",
     "fetch",
     "train",

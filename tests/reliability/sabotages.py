@@ -70,14 +70,14 @@ def trusting():
     from l2d.data.cache import store
     from l2d.data.cache.integrity import corruption_named
 
-    def read_table(path: Path, columns=None):
+    def read_known(path: Path, columns=None):
         with corruption_named(path):
-            return pq.ParquetFile(path).read(columns=columns)
+            return pq.ParquetFile(path).read(columns=columns), ""
 
     with ExitStack() as stack:
-        for module in (cache, store):
-            stack.enter_context(mock.patch.object(module, "skeleton_digest", return_value=""))
-        stack.enter_context(mock.patch.object(store, "read_table", read_table))
+        stack.enter_context(mock.patch.object(cache, "skeleton_digest", return_value=""))
+        stack.enter_context(mock.patch.object(store, "skeleton_of", return_value=""))
+        stack.enter_context(mock.patch.object(store, "read_known", read_known))
         stack.enter_context(mock.patch.object(cache.CostCache, "sealed", return_value=None))
         stack.enter_context(mock.patch.object(cache.CostCache, "check_part"))
         stack.enter_context(mock.patch.object(l2d.rejector.sql.files, "verified_format", pads.ParquetFileFormat))

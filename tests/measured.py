@@ -1,7 +1,8 @@
-"""Which tests are slow, out of a measured run: ``python tests/measured.py RUN.xml > tests/slow.txt``.
+"""Which tests are slow, out of a measured run: ``python tests/measured.py RUN.xml``.
 
-``pytest --junitxml=RUN.xml`` writes what it reads. The dearest tests are listed until what is left takes a twelfth of
-the whole.
+``pytest --junitxml=RUN.xml`` writes what it reads, ``tests/slow.txt`` is what it writes: tests whose cases take longer
+than ``SLOW`` on average. Lines that name a whole file, for what all of its tests share, and tests that the run left out
+stay.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections import defaultdict
 from pathlib import Path
 from xml.etree import ElementTree
 
-LEFT = 1 / 12
+SLOW = 0.35  # seconds
 TITLE = """\
 # The dearest tests, as measured: `make test-fast` leaves them out. Written by tests/measured.py.
 """
 ROOT = Path(__file__).parent.parent
+LIST = Path(__file__).with_name("slow.txt")
 
 
 def name_of(case: ElementTree.Element) -> str:
@@ -25,20 +27,22 @@ def name_of(case: ElementTree.Element) -> str:
     return "::".join(["/".join(words[:length]) + ".py", *words[length:], case.get("name", "").split("[")[0]])
 
 
-def slow(run: Path) -> list[str]:
-    """The tests of a run that take longest on average over their cases, in order of their names."""
+def slow(run: Path, before: list[str]) -> list[str]:
+    """What ``slow.txt`` names after a run, in order.
+
+    Args:
+        before: what it names so far.
+    """
     seconds = defaultdict(list)
     for case in ElementTree.parse(run).iter("testcase"):
         seconds[name_of(case)].append(float(case.get("time", 0)))
-    left = whole = sum(map(sum, seconds.values()))
-    found = []
-    for name in sorted(seconds, key=lambda name: -sum(seconds[name]) / len(seconds[name])):
-        if left <= LEFT * whole:
-            break
-        left -= sum(seconds[name])
-        found.append(name)
-    return sorted(found)
+    files = {line for line in before if "::" not in line}
+    unseen = {line for line in before if "::" in line and line not in seconds}
+    found = {name for name, taken in seconds.items() if sum(taken) / len(taken) > SLOW}
+    return sorted(files | {name for name in found | unseen if name.partition("::")[0] not in files})
 
 
 if __name__ == "__main__":
-    print(TITLE + "\n".join(slow(Path(sys.argv[1]))))
+    lines = LIST.read_text(encoding="utf-8").splitlines()
+    named = slow(Path(sys.argv[1]), [line for line in lines if not line.startswith("#")])
+    LIST.write_text(TITLE + "".join(f"{line}\n" for line in named), encoding="utf-8")

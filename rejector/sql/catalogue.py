@@ -30,7 +30,20 @@ from l2d.rejector.runs.files import (
     cache_of,
     read_facts,
 )
-from l2d.rejector.sql.files import Part, clashes, dataset, groups_of, held_rows, quoted, rows_as_sql, select
+from l2d.rejector.sql.files import (
+    Part,
+    clashes,
+    dataset,
+    groups_of,
+    held_rows,
+    only,
+    quoted,
+    replacing,
+    rows_as_sql,
+    select,
+    told_apart,
+    without,
+)
 from l2d.rejector.sql.lent import LentParts
 from l2d.rejector.sql.policies import POLICY_VIEWS, policy_of, worth_rows
 from l2d.rejector.sql.views import MACRO_SQL, box_view, long_view, price_view, token_view
@@ -149,11 +162,11 @@ class Catalogue:
         caches = [CostCache(path) for path in sources.caches]
         self.known = KnownGood([*(cache.path for cache in caches), *sources.runs, *sources.policies])
         self.lent = LentParts()
-        labels = _labels([cache.record.name for cache in caches], [PurePath(cache.address) for cache in caches])
+        labels = told_apart([cache.record.name for cache in caches], [PurePath(cache.address) for cache in caches])
         for cache, label in zip(caches, labels, strict=True):
             self._add_cache(cache, label)
         self._add_runs(sources.runs, caches, labels)
-        for name, policy in zip(_labels([path.name for path in sources.policies], sources.policies), sources.policies,
+        for name, policy in zip(told_apart([path.name for path in sources.policies], sources.policies), sources.policies,
                                 strict=True):  # fmt: skip
             row, part = policy_of(policy, name)
             self.rows["policies"].append(row)
@@ -179,7 +192,7 @@ class Catalogue:
                 else:
                     connection.register(source, dataset(group))
                     found = quoted(source)
-                selects.append(f"SELECT *{_replacing(texts)} FROM {found}")
+                selects.append(f"SELECT *{replacing(texts)} FROM {found}")
             if not groups:
                 connection.execute(f"CREATE TEMP VIEW {name} AS {rows_as_sql([], least)}")
                 continue
@@ -245,10 +258,10 @@ class Catalogue:
         for part in self._present(cache, [schema.samples_part(cache.path, k) for k in chunks]):
             columns = store.columns_of(part[0])
             inputs = [name for name in columns.names if name in schema.INPUT_COLUMNS]
-            self._add("samples", part, _without(columns, inputs), {"cache": label})
+            self._add("samples", part, without(columns, inputs), {"cache": label})
             for view, column in (("features", "features"), ("images", "image")):
                 if column in inputs:
-                    self._add(view, part, _only(columns, ["sample_id", column]), {"cache": label})
+                    self._add(view, part, only(columns, ["sample_id", column]), {"cache": label})
         self.rows["classes"] += [
             {"cache": label, "class_index": index, "class": name} for index, name in enumerate(cache.record.classes)
         ]
@@ -275,9 +288,9 @@ class Catalogue:
             constants: dict[str, str | int] = {"cache": label, "agent": agent.name, "agent_index": agent.index}
             for part in self._present(cache, [schema.predictions_part(cache.path, agent.name, k) for k in chunks]):
                 columns = store.columns_of(part[0])
-                self._add("predictions", part, _without(columns, ["features"]), constants)
+                self._add("predictions", part, without(columns, ["features"]), constants)
                 if "features" in columns.names:  # what the model showed of itself, the rejector's input
-                    self._add("features", part, _only(columns, ["sample_id", "features"]), {"cache": label})
+                    self._add("features", part, only(columns, ["sample_id", "features"]), {"cache": label})
             digest = cache.record.cost_digest
             for part in self._present(cache, [schema.costs_part(cache.path, agent.name, k, digest) for k in chunks]):
                 self._add("costs", part, store.columns_of(part[0]), constants)
@@ -291,7 +304,7 @@ class Catalogue:
 
     def _add_runs(self, folders: list[Path], caches: list[CostCache], labels: list[str]) -> None:
         facts = [read_facts(folder) for folder in folders]
-        run_ids = _labels([fact["run_id"] for fact in facts], folders)
+        run_ids = told_apart([fact["run_id"] for fact in facts], folders)
         places = _Places(caches, labels)
         strangers: dict[str, int] = {"changed": 0, "absent": 0}
         for folder, fact, run_id in zip(folders, facts, run_ids, strict=True):
@@ -375,30 +388,3 @@ def _run_row(folder: Path, facts: dict, names: dict[str, str]) -> dict:
     }
     settings = {name: value for name, value in training.items() if isinstance(value, bool | int | float | str)}
     return row | {name: value for name, value in settings.items() if name not in row and name != "network"}
-
-
-# --- files ----------------------------------------------------------------------------------------------------------
-
-
-def _replacing(cells: list[str]) -> str:
-    return f" REPLACE ({', '.join(cells)})" if cells else ""
-
-
-def _only(columns: pa.Schema, names: list[str]) -> pa.Schema:
-    return pa.schema([columns.field(name) for name in names])
-
-
-def _without(columns: pa.Schema, names: list[str]) -> pa.Schema:
-    return pa.schema([field for field in columns if field.name not in names])
-
-
-def _labels(names: list[str], paths: Sequence[PurePath]) -> list[str]:
-    """Names where they are unique; twins are called by their folder, with as many parents as tell them apart."""
-    labels = []
-    for name, path in zip(names, paths, strict=True):
-        twins = [other for n, other in zip(names, paths, strict=True) if n == name and other != path]
-        depth = 1
-        while any(other.parts[-depth:] == path.parts[-depth:] for other in twins):
-            depth += 1
-        labels.append("/".join(path.parts[-depth:]) if twins else name)
-    return labels

@@ -8,8 +8,9 @@ differently, and paths that DuckDB would take for patterns, are read by pyarrow,
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -236,3 +237,30 @@ def text(value: object) -> str:
 def quoted(name: str) -> str:
     """A name as SQL writes it."""
     return '"' + name.replace('"', '""') + '"'
+
+
+def replacing(cells: list[str]) -> str:
+    """What stands after a star whose columns these cells replace."""
+    return f" REPLACE ({', '.join(cells)})" if cells else ""
+
+
+def only(columns: pa.Schema, names: list[str]) -> pa.Schema:
+    """These columns of a schema."""
+    return pa.schema([columns.field(name) for name in names])
+
+
+def without(columns: pa.Schema, names: list[str]) -> pa.Schema:
+    """A schema without these columns."""
+    return pa.schema([field for field in columns if field.name not in names])
+
+
+def told_apart(names: list[str], paths: Sequence[PurePath]) -> list[str]:
+    """Names where they are unique; twins are called by their folder, with as many parents as tell them apart."""
+    labels = []
+    for name, path in zip(names, paths, strict=True):
+        twins = [other for n, other in zip(names, paths, strict=True) if n == name and other != path]
+        depth = 1
+        while any(other.parts[-depth:] == path.parts[-depth:] for other in twins):
+            depth += 1
+        labels.append("/".join(path.parts[-depth:]) if twins else name)
+    return labels

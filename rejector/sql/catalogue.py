@@ -166,8 +166,8 @@ class Catalogue:
         for cache, label in zip(caches, labels, strict=True):
             self._add_cache(cache, label)
         self._add_runs(sources.runs, caches, labels)
-        for name, policy in zip(told_apart([path.name for path in sources.policies], sources.policies), sources.policies,
-                                strict=True):  # fmt: skip
+        names = told_apart([path.name for path in sources.policies], sources.policies)
+        for name, policy in zip(names, sources.policies, strict=True):
             row, part = policy_of(policy, name)
             self.rows["policies"].append(row)
             self.parts["decisions"].append(part)

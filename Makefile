@@ -25,13 +25,13 @@ demo: install  ## the whole job on real patients, in l2d-demo-support2/
 demo-digits: install  ## the same for object detection, on semi-synthetic scenes, in l2d-demo-digits/
 	$(BIN)/l2d demo digits
 
-test: install  ## the tests, as CI runs them (ten minutes on two cores)
+test: install  ## the tests, as CI runs them (nine minutes on two quiet cores)
 	$(BIN)/python -m pytest -n logical --dist loadfile -m "not long"
 
 test-long: install  ## the tests of tests/long.txt, which take five seconds or more each
 	$(BIN)/python -m pytest -n logical --dist load -m long
 
-test-fast: install  ## all but those of tests/slow.txt, which take nearly all of the time: while you work
+test-fast: install  ## all tests except those in tests/slow.txt: for while you work
 	$(BIN)/python -m pytest -n logical --dist loadfile -m "not slow and not long"
 
 FUZZ_ROUNDS ?= 10

@@ -30,6 +30,8 @@ from l2d.rejector.runs.files import (
     cache_of,
     read_facts,
 )
+from l2d.rejector.sql.class_ap import NAME as CLASS_AP
+from l2d.rejector.sql.class_ap import ClassAP
 from l2d.rejector.sql.files import (
     Part,
     clashes,
@@ -81,7 +83,7 @@ DERIVED = {
     "boxes": ("samples", "predictions", "classes"),
     "prices": ("predictions", "agents"),
 }
-VIEW_NAMES = (*VIEWS, *DERIVED)
+VIEW_NAMES = (*VIEWS, *DERIVED, CLASS_AP)
 
 MACROS = {
     "allocate(scores)": "index of the highest score of a list, the first of equals: what a rejector does",
@@ -166,6 +168,7 @@ class Catalogue:
         for cache, label in zip(caches, labels, strict=True):
             self._add_cache(cache, label)
         self._add_runs(sources.runs, caches, labels)
+        self.class_ap = ClassAP(dict(zip(labels, caches, strict=True)), self.parts["allocations"])
         names = told_apart([path.name for path in sources.policies], sources.policies)
         for name, policy in zip(names, sources.policies, strict=True):
             row, part = policy_of(policy, name)
@@ -202,6 +205,7 @@ class Catalogue:
         connection.execute(token_view(self._token_fields()))
         connection.execute(box_view(self._columns("samples"), self._columns("predictions")))
         connection.execute(price_view(self._columns("predictions")))
+        self.class_ap.register(connection)
         for statement in MACRO_SQL:
             connection.execute(statement)
 

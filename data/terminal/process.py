@@ -37,7 +37,7 @@ def run_as_command(run: Callable[[], object], *, again: list[str] | None = None)
         raise Interrupted(number)
 
     gc.set_threshold(OBJECTS, 10, 10)  # Python's 700 looks at modules again and again while they are imported
-    atexit.register(gc.freeze)  # nor are they looked at for cycles at the end, when all is left to the system anyway
+    atexit.register(_leave_as_it_is)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
@@ -71,6 +71,15 @@ def run_as_command(run: Callable[[], object], *, again: list[str] | None = None)
         if again is not None:
             say(f"\ninterrupted; what is finished is kept. To go on: {shlex.join(again)}")
         sys.exit(128 + stopped.args[0])
+
+
+def _leave_as_it_is() -> None:
+    """At the end nothing is looked at for cycles: the system takes all back anyway, 30 ms sooner.
+
+    DuckDB counts what is left of it, and would say so.
+    """
+    if "duckdb" not in sys.modules:
+        gc.freeze()
 
 
 def _drop_stdout() -> None:

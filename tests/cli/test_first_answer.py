@@ -74,6 +74,7 @@ def test_torch_is_not_imported_where_nothing_is_trained(place, name):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
+    assert "leak" not in done.stderr  # which DuckDB says where the end of a process leaves something of it
 
 
 def test_what_a_query_reads_is_found_without_scipy():

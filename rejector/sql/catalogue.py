@@ -30,6 +30,8 @@ from l2d.rejector.runs.files import (
     cache_of,
     read_facts,
 )
+from l2d.rejector.sql.class_ap import NAME as CLASS_AP
+from l2d.rejector.sql.class_ap import WITHOUT_ROWS, ClassAP
 from l2d.rejector.sql.files import (
     Part,
     clashes,
@@ -81,7 +83,7 @@ DERIVED = {
     "boxes": ("samples", "predictions", "classes"),
     "prices": ("predictions", "agents"),
 }
-VIEW_NAMES = (*VIEWS, *DERIVED)
+VIEW_NAMES = (*VIEWS, *DERIVED, CLASS_AP)
 
 MACROS = {
     "allocate(scores)": "index of the highest score of a list, the first of equals: what a rejector does",
@@ -166,6 +168,7 @@ class Catalogue:
         for cache, label in zip(caches, labels, strict=True):
             self._add_cache(cache, label)
         self._add_runs(sources.runs, caches, labels)
+        self.class_ap = ClassAP(dict(zip(labels, caches, strict=True)), self.parts["allocations"])
         names = told_apart([path.name for path in sources.policies], sources.policies)
         for name, policy in zip(names, sources.policies, strict=True):
             row, part = policy_of(policy, name)
@@ -199,9 +202,8 @@ class Catalogue:
                 continue
             made.append(f"CREATE TEMP VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
         width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
-        made += [long_view(width), token_view(self._token_fields())]
-        made += [box_view(self._columns("samples"), self._columns("predictions"))]
-        made += [price_view(self._columns("predictions")), *MACRO_SQL]
+        made += [long_view(width), token_view(self._token_fields()), price_view(self._columns("predictions"))]
+        made += [box_view(self._columns("samples"), self._columns("predictions")), WITHOUT_ROWS, *MACRO_SQL]
         connection.execute(";\n".join(made))
 
     def readable(self) -> list[str]:

@@ -22,6 +22,7 @@ COLUMNS = pa.schema(
     {"cache": _TEXT, "run_id": _TEXT, "agent": _TEXT, "split": _TEXT, "class_index": pa.int32(), "class": _TEXT,
      "ap": _NUMBER, "ap_50": _NUMBER, "images": _COUNT, "objects": _COUNT, "detections": _COUNT}
 )  # fmt: skip
+WITHOUT_ROWS = f"CREATE TEMP VIEW {NAME} AS {rows_as_sql([], COLUMNS)}"  # what it is until a query asks for it
 
 
 @dataclass
@@ -31,10 +32,6 @@ class ClassAP:
     caches: dict[str, CostCache] = field(default_factory=dict)
     runs: list[Part] = field(default_factory=list)
     _made: bool = False
-
-    def register(self, connection: Any) -> None:
-        """Make the view without rows."""
-        connection.execute(f"CREATE TEMP VIEW {NAME} AS {rows_as_sql([], COLUMNS)}")
 
     def fill(self, connection: Any, stop: Callable[[], bool]) -> None:
         """Make the view with its rows, once.

@@ -135,7 +135,8 @@ class QuerySession:
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._announce(deadline)
         try:
-            text = admitted(sql)
+            with self.connection.cursor() as parser:
+                text = admitted(sql, parser)
         except duckdb.Error as error:
             raise self._explained(error, sql) from error
 

@@ -15,6 +15,7 @@ from l2d.data.errors import UsageError
 from l2d.data.networks.schedules import SCHEDULES
 from l2d.data.options import as_typed, declared, markdown_table
 from l2d.rejector import settings
+from l2d.rejector.commands.train import sweep, train
 from l2d.rejector.estimator import TRAINING, DeferralRejector
 from l2d.rejector.losses import LOSSES
 from l2d.rejector.networks import NETWORKS
@@ -54,7 +55,7 @@ def test_every_field_is_an_option_with_help():
         assert one.panel, name
 
 
-@pytest.mark.parametrize("command", [cli.train, cli.sweep])
+@pytest.mark.parametrize("command", [train, sweep])
 def test_commands_take_every_option_with_the_library_s_default(command):
     parameters = inspect.signature(command).parameters
     assert {name: parameters[name].default for name in OTHERS} == asdict(TrainConfig())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import cast
 
 import polars as pl
@@ -17,12 +18,18 @@ MICROSECONDS = 86_400_000_000  # in a day
 
 def columns_of(expression: str) -> list[str]:
     """Names of the columns that an SQL expression looks at; none where it is no SQL, which evaluating it will tell."""
+    return list(_columns_of(expression))
+
+
+@lru_cache(maxsize=4096)  # a file is read batch by batch
+def _columns_of(expression: str) -> tuple[str, ...]:
     try:
-        return list(dict.fromkeys(pl.sql_expr(expression).meta.root_names()))
+        return tuple(dict.fromkeys(pl.sql_expr(expression).meta.root_names()))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):
-        return []
+        return ()
 
 
+@lru_cache(maxsize=4096)
 def column_named(expression: str) -> str | None:
     """The column that an expression stands for, with or without ``AS``; None where it computes something."""
     names = columns_of(expression)
@@ -31,6 +38,7 @@ def column_named(expression: str) -> str | None:
     return names[0] if pl.sql_expr(expression).meta.undo_aliases().meta.eq(pl.col(names[0])) else None
 
 
+@lru_cache(maxsize=4096)
 def name_of(expression: str) -> str:
     """What an SQL expression's column is called; the expression where it is no SQL, which evaluating it will tell."""
     try:

@@ -13,9 +13,14 @@ def numbers() -> list[int]:
     return [torch.get_num_threads(), *(library["num_threads"] for library in threadpool_info())]
 
 
+@one_thread()
+def fails() -> None:
+    assert set(numbers()) == {1}
+    raise KeyError
+
+
 def test_threads_are_given_back_whatever_happens():
     before = numbers()
-    with pytest.raises(KeyError), one_thread():
-        assert set(numbers()) == {1}
-        raise KeyError
+    with pytest.raises(KeyError):
+        fails()
     assert numbers() == before

@@ -60,7 +60,8 @@ def _evaluate_runs(runs: list[Run], caches: list[CostCache], split: str, group: 
     for run, cache in zip(runs, caches, strict=True):
         failures = run.rejector.config.failures
         column = INPUT_OF[run.rejector.config.network]
-        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced)
+        pictures = (run.rejector.config.images, run.rejector.config.image_size)
+        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced, pictures)
         if key not in tables:
             splits = tuple(dict.fromkeys((split, VALIDATION)))
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)

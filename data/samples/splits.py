@@ -10,6 +10,7 @@ import polars as pl
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import first_true
+from l2d.data.samples.column_file import Table
 
 
 def hash_split(
@@ -123,7 +124,7 @@ def named_splits(named: pl.Series) -> tuple[np.ndarray, str | None]:
     return split.to_numpy().astype("<U10"), f"splits: {said}" if said else None
 
 
-def split_column(table: pl.DataFrame) -> str | None:
+def split_column(table: Table) -> str | None:
     """The column of a table that says which split a row is in, by its name and values; None without one."""
     for name in table.columns:
         if name.lower() in ("split", "set", "subset", "partition", "fold", "dataset_split"):

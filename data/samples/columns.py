@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -154,7 +154,7 @@ def row_number_notes(table: Table, expressions: Iterable[str]) -> list[str]:
     ]
 
 
-def no_text(table: Table, encoder: FeatureEncoder | None, ids: list[str]) -> list[str]:
+def no_text(table: Table, encoder: FeatureEncoder | None, ids: Sequence[str]) -> list[str]:
     """For each text, which samples have none."""
     lines = []
     for feature in encoder.features if encoder is not None else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import text_column, texts_column
+from l2d.data.cache.columns import text_column, text_of_series, texts_column
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, DataError
 from l2d.data.samples.boxes import Boxes
@@ -23,6 +23,7 @@ from l2d.data.samples.column_file import Table
 from l2d.data.samples.digests import Lazy, column_digest
 from l2d.data.samples.encoded_columns import EncodedColumns
 from l2d.data.samples.encoded_rows import EncodedRows
+from l2d.data.samples.texts import Texts
 from l2d.data.samples.tokens import FIELD_NAME, Tokens
 
 
@@ -35,7 +36,6 @@ class Batch:
     :attr:`Agent.needs`, as Parquet columns.
     """
 
-    ids: list[str]
     rows: range  # their positions in the dataset
     dataset: Dataset
     target_cla: np.ndarray | None  # int32 (batch,)
@@ -46,6 +46,11 @@ class Batch:
     answers: dict[str, Any]
     tokens: dict[str, Tokens] | None = None  # token lists by field
     pixels: np.ndarray | None = None  # uint8 RGB (batch, 3, height, width), where images are no files of their own
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of the samples."""
+        return list(self.dataset.ids[self.rows.start : self.rows.stop])
 
     @cached_property
     def features(self) -> np.ndarray | None:
@@ -68,7 +73,7 @@ class Dataset:
     """
 
     name: str
-    ids: list[str]
+    ids: Sequence[str]
     split: np.ndarray  # (n,) of "train", "validation", "test"
     #: Inputs of the rejector that are known before any agent is asked, float32 (n, width); see `matrix`.
     features: np.ndarray | EncodedColumns | EncodedRows | None
@@ -93,7 +98,7 @@ class Dataset:
         if not self.ids:
             raise DataError("the dataset has no samples", where=self.name, hint="check the path and `where`")
         first: dict[str, int] = {}
-        for position, sample_id in enumerate(self.ids if len(set(self.ids)) < len(self.ids) else ()):
+        for position, sample_id in enumerate(self.ids if _repeat(self.ids) else ()):
             if sample_id in first:
                 raise DataError(
                     f"sample id {sample_id!r} stands at rows {first[sample_id]} and {position}",
@@ -142,7 +147,7 @@ class Dataset:
     @cached_property
     def id_column(self) -> pa.Array:
         """The ids as a column of text, which parts of the cache hold slices of."""
-        return texts_column(self.ids)
+        return text_of_series(self.ids.series) if isinstance(self.ids, Texts) else texts_column(list(self.ids))
 
     @cached_property
     def split_column(self) -> pa.Array:
@@ -154,7 +159,6 @@ class Dataset:
         """The samples at ``rows``, ready for an agent."""
         part = slice(rows.start, rows.stop)
         return Batch(
-            ids=self.ids[part],
             rows=rows,
             dataset=self,
             target_cla=None if self.target_cla is None else self.target_cla[part],
@@ -207,6 +211,10 @@ class Dataset:
         kept = {name: self.content[name] for name in self.content if not name.startswith("column ")}
         kept |= {f"column {name}": self.content[f"column {name}"] for name in self.keep}
         return {**{f"dataset.{key}": value for key, value in self.config.items()}, **self.identity, **kept}
+
+
+def _repeat(ids: Sequence[str]) -> bool:
+    return ids.series.n_unique() < len(ids) if isinstance(ids, Texts) else len(set(ids)) < len(ids)
 
 
 def _digests(files: tuple[Path, ...]) -> list[str]:

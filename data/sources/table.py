@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -24,6 +25,7 @@ from l2d.data.samples.images import image_files
 from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
 from l2d.data.samples.standardise import standardisation
 from l2d.data.samples.text import TextSettings
+from l2d.data.samples.texts import series_of, texts_of
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.data.samples.true_texts import true_texts
 from l2d.data.sources.text_table import Reading, open_table
@@ -203,8 +205,7 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         name: the recipe's name, for messages.
 
     Raises:
-        DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
-            names the file.
+        DataError: the file, which is named, cannot be read, or a column, value or split is not as the recipe says.
     """
     as_text = [config.id, config.target_text or "", *(settings.expression for settings in config.texts.values())]
     as_text = [column_named(expression) or "" for expression in as_text]
@@ -235,7 +236,7 @@ def _prepare(table: Table, config: TableConfig, name: str, reading: Reading) -> 
     ids_column = evaluate(table, config.id, pl.String)
     if ids_column.null_count():
         raise DataError(f"row {first_true(ids_column.is_null())} has no id", hint="filter it with `where`")
-    ids = ids_column.to_list()
+    ids = texts_of(ids_column)
 
     target_cla, classes = _classes(table, config)
     target_reg = None
@@ -332,7 +333,7 @@ def _expressions(config: TableConfig) -> list[str]:
     return [expression for expression in found if expression is not None]
 
 
-def _split(table: Table, config: SplitConfig, ids: list[str]) -> tuple[np.ndarray, list[str]]:
+def _split(table: Table, config: SplitConfig, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """The split of each row, and what to say of it."""
     if config.column is None:
         columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(config.stratify)]
@@ -349,7 +350,7 @@ def _split(table: Table, config: SplitConfig, ids: list[str]) -> tuple[np.ndarra
     notes = [] if note is None else [note]
     if not (split == "validation").any():
         train = np.flatnonzero(split == "train")
-        drawn = train[validation_share([ids[row] for row in train], config.validation, config.salt)]
+        drawn = train[validation_share(series_of(ids).gather(train).to_list(), config.validation, config.salt)]
         split[drawn] = "validation"
         notes.append(f"splits: {config.column!r} names no validation rows, so {len(drawn):,} are drawn from training")
     require_all_splits(split, hint=f"{config.column!r} has to name rows for it")

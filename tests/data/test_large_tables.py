@@ -17,10 +17,11 @@ from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.verifying import verify
 from l2d.data.errors import DataError
-from l2d.data.samples import column_file, encoded_rows, features
+from l2d.data.samples import column_file, encoded_rows, features, texts
 from l2d.data.samples.column_file import ColumnFile
 from l2d.data.samples.encoded_columns import EncodedColumns
 from l2d.data.samples.encoded_rows import BLOCK, EncodedRows, fitted_and_encoded
+from l2d.data.samples.texts import Texts
 from l2d.data.sources.table import TableConfig, load_table
 from l2d.data.sources.text_table import open_table, read_table
 
@@ -72,6 +73,8 @@ def use(monkeypatch, way: str) -> None:
     monkeypatch.setattr(column_file, "WORTH_IT", 1 << 60 if way == "held" else 0)
     monkeypatch.setattr(encoded_rows, "HELD", WAYS[way])
     monkeypatch.setattr(encoded_rows, "BLOCK", 16)
+    monkeypatch.setattr(texts, "FEW", 1 << 30 if way == "held" else 0)
+    monkeypatch.setattr(texts, "AT_ONCE", 13)
     for module in (features, encoded_rows) if way != "held" else ():
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 10)
 
@@ -132,6 +135,8 @@ def test_rows_in_any_order(folder, monkeypatch, way):
     use(monkeypatch, way)
     dataset = load(folder)
     assert isinstance(dataset.columns, ColumnFile)
+    assert isinstance(dataset.ids, Texts)
+    assert dataset.ids == expected.ids
     assert isinstance(dataset.features, EncodedColumns if way == "columns" else EncodedRows)
     assert dataset.inputs == expected.inputs
     assert dataset.fingerprint() == expected.fingerprint()
@@ -194,6 +199,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch):
         dataset.features[0:5]
     with pytest.raises(DataError, match="has changed while it was read"):
         dataset.columns["plain"]
+
+
+def test_an_id_that_stands_twice_is_named(folder, monkeypatch):
+    table = frame().with_columns(id=pl.when(pl.col("index") == 140).then(pl.lit("s007")).otherwise("id"))
+    table.write_parquet(folder / "features.parquet", row_group_size=37)
+    use(monkeypatch, "rows")
+    with pytest.raises(DataError, match="'s007' stands at rows 7 and 140"):
+        load(folder)
 
 
 def test_small_files_and_those_with_named_gaps_are_held(folder, monkeypatch):

@@ -10,7 +10,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from l2d.cache_builder import builder
 from l2d.cache_builder.builder import build
+from l2d.cache_builder.committing import committing
 from l2d.cache_builder.importing.predictions import draft_predictions
 from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import load_recipe
@@ -75,6 +77,7 @@ def use(monkeypatch, way: str) -> None:
     monkeypatch.setattr(encoded_rows, "BLOCK", 16)
     monkeypatch.setattr(texts, "FEW", 1 << 30 if way == "held" else 0)
     monkeypatch.setattr(texts, "AT_ONCE", 13)
+    monkeypatch.setattr(builder, "LARGE", 1 << 60 if way == "held" else 0)
     for module in (features, encoded_rows) if way != "held" else ():
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 10)
 
@@ -240,3 +243,29 @@ def test_blocks_of_a_large_file_are_those_of_one_matrix(tmp_path):
     assert columns.digest == lazy.digest
     np.testing.assert_array_equal(lazy[:], encoder.transform(table))
     np.testing.assert_array_equal(lazy[60_001:60_005], columns[60_001:60_005])
+
+
+def test_parts_committed_in_threads_end_before_the_first_that_failed_is_told():
+    done = []
+
+    def commit(number: int) -> None:
+        if number == 1:
+            raise DataError("the disk is full")
+        done.append(number)
+
+    def commit_all() -> None:
+        with committing(2) as later:
+            for number in range(9):
+                later(commit, number)
+
+    with pytest.raises(DataError, match="the disk is full"):
+        commit_all()
+    assert 0 in done
+    assert 8 not in done
+    with committing(0) as now:
+        now(done.append, 10)
+        assert done[-1] == 10
+    with committing(3) as later:
+        for number in range(20, 30):
+            later(done.append, number)
+    assert sorted(done)[-10:] == list(range(20, 30))

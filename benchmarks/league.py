@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from league_scenes import digits
+from league_scenes import digits, experts
 from league_scripts import SCRIPTS, Parts, constant, ensemble, losses
 from league_tables import SPLITS, Table, agent_name, shared_data, tables
 
@@ -45,6 +45,7 @@ OURS: dict[str, tuple[str, dict]] = {
     "l2d knn": ("knn", {}),
     "model_confidence": ("model_confidence", {}),
     "confidence": ("confidence", {}),
+    "confidence own": ("confidence", {"classifier": "own"}),
     "learned_oracle": ("learned_oracle", {}),
     "conformal": ("conformal", {}),
     "conformal own": ("conformal", {"classifier": "own"}),
@@ -56,6 +57,10 @@ OURS: dict[str, tuple[str, dict]] = {
     "irt": ("irt", {}),
     "picce": ("picce", {}),
     "mozannar_sontag": ("mozannar_sontag", {}),
+    "one_vs_all": ("one_vs_all", {}),
+    "realizable": ("realizable", {}),
+    "mixture_of_experts": ("mixture_of_experts", {}),
+    "post_hoc": ("post_hoc", {}),
 }
 QUICK = ("best", "multi-task", "l2d knn")
 
@@ -99,7 +104,7 @@ class Kept:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, default=shared_data(), help="folder of the public tables")
-    parser.add_argument("--tables", help="by commas; default: all")
+    parser.add_argument("--tables", help="by commas; default: all but experts")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--betas", default=",".join(map(str, BETAS)))
     parser.add_argument("--methods", help=f"rows of ours, by commas: {', '.join(OURS)}; quick: {', '.join(QUICK)}")
@@ -107,8 +112,8 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, default=ROOT / "build" / "league", help="folder of what is kept")
     args = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
-    loaders = {**tables(args.data), "digits": digits}
-    named = args.tables.split(",") if args.tables else list(loaders)
+    loaders = {**tables(args.data), "digits": digits, "experts": experts}
+    named = args.tables.split(",") if args.tables else [name for name in loaders if name != "experts"]
     if unknown := set(named) - set(loaders):
         parser.error(f"no table {sorted(unknown)[0]!r}: {', '.join(loaders)}")
     methods = (
@@ -177,7 +182,7 @@ def read(table: Table, split: int, keep: Path) -> tuple[Path, Arrays]:
     from l2d.data.cache.reader import CostCache
     from l2d.rejector.rows.table import load_tables
 
-    modules = ("league_tables.py", *(["league_scenes.py"] if table.name == "digits" else []))
+    modules = ("league_tables.py", *(["league_scenes.py"] if table.name.startswith("digits") else []))
     source = "".join((Path(__file__).parent / name).read_text(encoding="utf-8") for name in modules)
     name = hashlib.sha256(f"{table.digest} {source}".encode()).hexdigest()[:12]
     folder = keep / f"{agent_name(table.name)}-{name}" / f"split-{split}"

@@ -1,4 +1,4 @@
-"""The league's table of scenes: the recipe `digits` on semi-synthetic scenes, others for each split."""
+"""The league's tables that are made of handwritten digits: scenes of several, and single ones with made-up experts."""
 
 from __future__ import annotations
 
@@ -21,3 +21,24 @@ def digits() -> Table:
         return folder / "recipe.toml"
 
     return Table("digits", recipe, digest=str(SCENES))
+
+
+def experts() -> Table:
+    """Single digits: a linear model, and experts that know the first 2, 5 and 8 of ten classes and guess beyond.
+
+    Costs are 0-1 and the model gives probabilities, so that every method for errors of classes is defined here.
+    """
+    known = (2, 5, 8)
+
+    def recipe(folder: Path, split: int) -> Path:
+        from l2d.data.sources.digits import write_digit_table
+
+        write_digit_table(folder / "digits.parquet")
+        text = (RECIPES / "mozannar_sontag_digits.toml").read_text(encoding="utf-8")
+        head, *agents = text.split("[[agents]]")
+        kept = [agent for k, agent in enumerate(agents) if k in (0, *known)]
+        head = head.replace('stratify = ["class"]', f'stratify = ["class"], salt = "league {split}"')
+        (folder / "recipe.toml").write_text("[[agents]]".join([head, *kept]), encoding="utf-8")
+        return folder / "recipe.toml"
+
+    return Table("digits with experts", recipe, digest=str(known))

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ import numpy as np
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.schema import text_file
 from l2d.data.errors import CorruptPart, UsageError
-from l2d.rejector.best.one_row import OneRow
 from l2d.rejector.best.scorer import PAID_MEAN, Scorer, model_of, weights_of
 from l2d.rejector.calibration import MAKE, Calibration, read_calibration
 from l2d.rejector.methods import GRID, METHODS
@@ -168,8 +168,24 @@ def calibrated(run: Served, calibration: Calibration, where: Path | None = None)
     )
 
 
+class _Late:
+    """Scores of one input by something that is made when the first is scored: routing a file has no use for it."""
+
+    def __init__(self, make: Callable[[], One]):
+        self._make = make
+
+    @cached_property
+    def _made(self) -> One:
+        return self._make()
+
+    def __call__(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        return self._made(row)
+
+
 def _of_best(path: Path, facts: dict) -> Served:
     from safetensors.numpy import load
+
+    from l2d.rejector.best.one_row import OneRow
 
     try:
         point, arrays = facts["point"], load((path / WEIGHTS_FILE).read_bytes())
@@ -179,7 +195,6 @@ def _of_best(path: Path, facts: dict) -> Served:
         cost_weights = weights_of(np.array(costs, dtype=np.float64), len(query_costs), arrays)
         scorer = Scorer(model_of(arrays), cost_weights, query_costs, facts["guard"])
         scorer.check(len(arrays["feature_mean"]))
-        one = OneRow(scorer, arrays.get(PAID_MEAN))
         return Served(
             run_id=point["run_id"],
             agents=facts["agents"],
@@ -190,7 +205,7 @@ def _of_best(path: Path, facts: dict) -> Served:
             scores=lambda features: scorer(features, threads=THREADS),
             classes=None,
             choose=highest,
-            one=one,
+            one=_Late(lambda: OneRow(scorer, arrays.get(PAID_MEAN))),
             facts=facts,
             digest=digest_of(path),
             costs=True,

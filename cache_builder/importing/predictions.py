@@ -13,6 +13,7 @@ from l2d.cache_builder.importing.samples import Say, dataset_lines, known_afterw
 from l2d.cache_builder.importing.source import Source, holes, need, some
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.column_file import Table, held
+from l2d.data.samples.expressions import columns_of
 from l2d.data.toml import toml_list, toml_text
 
 #: Names that a column is known by when the command names none.
@@ -171,7 +172,7 @@ def _long_columns(source: Source, answers: Answers, classes: list[str], say: Say
     file = answers.file
     rest = [name for name in file.columns if name not in (answers.id, answers.annotator, source.paid)]
     if source.is_one_file:
-        rest = [name for name in rest if name not in (*source.targets.values(), *source.columns)]
+        rest = [name for name in rest if name not in (*source.targets.values(), *inputs_of(source))]
     found: dict[str, str | list[str]] = {}
     for key, target in source.targets.items():
         if key == "cla" and source.prob is not None and source.cla is None:
@@ -202,6 +203,11 @@ def _long_columns(source: Source, answers: Answers, classes: list[str], say: Say
                 ),
             )
     return found
+
+
+def inputs_of(source: Source) -> set[str]:
+    """Columns that the command names as the rejector's input, which no agent has answered."""
+    return {*source.columns, *(name for text in source.text for name in (text, *columns_of(text)))}
 
 
 def class_columns(columns: list[str], classes: list[str]) -> list[str] | None:
@@ -245,7 +251,7 @@ def _wide_columns(source: Source, answers: Answers) -> tuple[dict[str, str | lis
             )
     skipped = {source.id, answers.id, *source.targets.values(), source.paid, "split"}
     if source.is_one_file:
-        skipped |= set(source.columns)
+        skipped |= inputs_of(source)
     free = [name for name in file.columns if name not in skipped]
     stood_in = {**source.lent, **source.charged}
     names: list[str] | None = None

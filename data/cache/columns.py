@@ -76,7 +76,9 @@ def split_positions(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     if not len(array):
         return np.empty(0, np.int64)
     lengths = np.diff(np.frombuffer(array.buffers()[1], "<i4")[array.offset : array.offset + len(array) + 1])
-    return (lengths[:, None] == [len(name) for name in schema.SPLITS]).argmax(axis=1)
+    places = np.zeros(max(map(len, schema.SPLITS)) + 2, np.int64)  # the last: of what is longer
+    places[[len(name) for name in schema.SPLITS]] = range(len(schema.SPLITS))
+    return places.take(lengths, mode="clip")
 
 
 def texts_column(values: list[str] | list[str | None]) -> pa.Array:

@@ -32,7 +32,7 @@ def system_map(targets: Boxes, detections: Boxes, ids: Sequence[str] = ()) -> di
     from faster_coco_eval import COCO, COCOeval_faster
 
     if len(ids):
-        order = np.array(sorted(range(len(ids)), key=lambda image: _in_order(ids[image])))
+        order = np.array(sorted(range(len(ids)), key=lambda image: in_order(ids[image])))
         targets, detections = targets[order], detections[order]
     classes = sorted(set(targets.label.tolist()) | set(detections.label.tolist()))
     truth, found = COCO(), COCO()
@@ -53,7 +53,7 @@ def system_map(targets: Boxes, detections: Boxes, ids: Sequence[str] = ()) -> di
     return {"map": float(precision[:, :, present].mean()), "map_50": float(precision[0][:, present].mean())}
 
 
-def _in_order(sample_id: str) -> tuple:
+def in_order(sample_id: str) -> tuple:
     """What a sample is sorted by: its set first, as in ``train/17``, then its number, or its text if it has none."""
     origin, _, name = sample_id.rpartition("/")
     number = name.isascii() and name.isdigit()

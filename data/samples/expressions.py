@@ -19,11 +19,11 @@ MICROSECONDS = 86_400_000_000  # in a day
 
 def columns_of(expression: str) -> list[str]:
     """Names of the columns that an SQL expression looks at; none where it is no SQL, which evaluating it will tell."""
-    return list(_roots(expression))
+    return list(_columns_of(expression))
 
 
-@lru_cache(maxsize=4096)  # the same expressions are looked at again with each block of rows
-def _roots(expression: str) -> tuple[str, ...]:
+@lru_cache(maxsize=4096)  # a file is read batch by batch
+def _columns_of(expression: str) -> tuple[str, ...]:
     try:
         return tuple(dict.fromkeys(pl.sql_expr(expression).meta.root_names()))
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError):

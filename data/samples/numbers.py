@@ -68,7 +68,7 @@ def write_columns(matrix: np.ndarray, place: int, columns: list[np.ndarray]) -> 
     stop = place + len(columns)
     if not columns:
         return stop
-    turned = np.empty((len(columns), ROWS_AT_ONCE), np.float32)
+    turned = np.empty((len(columns), ROWS_AT_ONCE + 16), np.float32)  # columns share no corner of the cache
     for start in range(0, len(matrix), ROWS_AT_ONCE):
         rows = matrix[start : start + ROWS_AT_ONCE, place:stop]
         for row, column in zip(turned, columns, strict=True):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import polars as pl
@@ -74,25 +75,42 @@ class FileStream:
             DataError: the file is damaged, or a value is not of its column's type.
         """
         batches = self._csv_frames if self.is_csv else self._parquet_frames
-        with self._naming():
-            yield from batches(columns, rows_at_once)
+        with self._naming(), closing(_one_ahead(batches(columns, rows_at_once))) as found:
+            yield from found
 
     def _csv_frames(self, columns: list[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
+        """Columns of plain numbers are read as such, until polars meets another cell: from there on all is text."""
+        numbers = [name for name in columns if self._plain_type(name) == pl.Float64]
+        first_row = 0
+        with suppress(pl.exceptions.PolarsError):
+            for frame in self._csv_batches(columns, rows_at_once, numbers) if numbers else ():
+                yield pl.DataFrame(
+                    [c if c.name in numbers else self._typed(c, first_row) for c in frame.iter_columns()]
+                )
+                first_row += frame.height
+            if numbers:
+                return
+        for frame in self._csv_batches(columns, rows_at_once, [], first_row):
+            yield pl.DataFrame([self._typed(column, first_row) for column in frame.iter_columns()])
+            first_row += frame.height
+
+    def _csv_batches(
+        self, columns: list[str], rows_at_once: int, numbers: list[str], first_row: int = 0
+    ) -> Iterator[pl.DataFrame]:
+        """Cells as they are written, null where one is empty; those of ``numbers`` as numbers."""
         options = {"separator": self.header.separator}
         raw = pl.read_csv(self.path, n_rows=0, infer_schema=False, **options).columns
         named = dict(zip(self.header.names, raw, strict=True))
-        lazy = pl.scan_csv(self.path, infer_schema=False, **options)
-        lazy = lazy.select(pl.col(named[name]).alias(name) for name in columns)
-        first_row = 0
+        kinds = {named[name]: pl.Float64 for name in numbers}
+        lazy = pl.scan_csv(self.path, infer_schema=False, schema_overrides=kinds, **options)
+        lazy = lazy.select(pl.col(named[name]).alias(name) for name in columns).slice(first_row)
         for frame in lazy.collect_batches(chunk_size=rows_at_once, maintain_order=True, lazy=True):
-            for part in frame.iter_slices(rows_at_once):
-                yield pl.DataFrame([self._typed(column, first_row) for column in part.iter_columns()])
-                first_row += part.height
+            yield from frame.iter_slices(rows_at_once)
 
     def _typed(self, column: pl.Series, first_row: int) -> pl.Series:
         """A column of a text file as the type that it had before."""
         name, then = column.name, self.types.get(column.name, "String")
-        plain = self._plain_numbers(column, then)
+        plain = self._plain_numbers(column)
         if plain is not None:
             return plain
         text = cells.trimmed(column, missing_by_column(self.missing)(name))
@@ -111,14 +129,20 @@ class FileStream:
             )
         return found.cast(self.schema[name]) if found.dtype == pl.Null else found
 
-    def _plain_numbers(self, column: pl.Series, then: str) -> pl.Series | None:
+    def _plain_numbers(self, column: pl.Series) -> pl.Series | None:
         """A column of which every cell is a plain number of its type: most are, and need no second look."""
-        said = missing_by_column(self.missing)(column.name)
-        kind = pl.Float64 if then.startswith("Float") else pl.Int64 if then.startswith(("Int", "UInt")) else None
-        if kind is None or said or self.notations.get(column.name, cells.PLAIN) != cells.PLAIN:
+        kind = self._plain_type(column.name)
+        if kind is None:
             return None
         numbers = column.cast(kind, strict=False)
         return numbers if numbers.null_count() == column.null_count() else None
+
+    def _plain_type(self, name: str) -> type[pl.DataType] | None:
+        """Of a column of numbers that were written plainly, none of them a mark of what is missing; else None."""
+        then = self.types.get(name, "String")
+        if missing_by_column(self.missing)(name) or self.notations.get(name, cells.PLAIN) != cells.PLAIN:
+            return None
+        return pl.Float64 if then.startswith("Float") else pl.Int64 if then.startswith(("Int", "UInt")) else None
 
     def _parquet_frames(self, columns: list[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
         with pq.ParquetFile(self.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
@@ -139,6 +163,15 @@ class FileStream:
                 where=self.path,
                 hint="is it a whole file of that format, and each value of its column's type?",
             ) from error
+
+
+def _one_ahead(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The same; while one is at work the next is read, in a thread."""
+    with ThreadPoolExecutor(1) as reader:
+        waiting = reader.submit(next, frames, None)
+        while (frame := waiting.result()) is not None:
+            waiting = reader.submit(next, frames, None)
+            yield frame
 
 
 def _csv_type(then: str | None) -> pl.DataType | type[pl.DataType]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from l2d.data.samples.dataset import Dataset
-from l2d.data.sources.table import Strict
+if TYPE_CHECKING:
+    from l2d.data.samples.dataset import Dataset
+    from l2d.data.sources.table import Strict
 
 
 class Kind(NamedTuple):

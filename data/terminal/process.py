@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import os
 import shlex
 import signal
@@ -16,6 +18,7 @@ from l2d.data.errors import L2DError
 from l2d.data.terminal.errors import TyperUsageError, in_our_voice
 from l2d.data.terminal.progress import say
 
+OBJECTS = 200_000  # that are made before cycles among them are looked for: more than all imports make
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
@@ -33,6 +36,8 @@ def run_as_command(run: Callable[[], object], *, again: list[str] | None = None)
     def interrupt(number: int, _: object) -> None:
         raise Interrupted(number)
 
+    gc.set_threshold(OBJECTS, 10, 10)  # Python's 700 looks at modules again and again while they are imported
+    atexit.register(_leave_as_it_is)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, interrupt)
     try:
@@ -66,6 +71,15 @@ def run_as_command(run: Callable[[], object], *, again: list[str] | None = None)
         if again is not None:
             say(f"\ninterrupted; what is finished is kept. To go on: {shlex.join(again)}")
         sys.exit(128 + stopped.args[0])
+
+
+def _leave_as_it_is() -> None:
+    """At the end nothing is looked at for cycles: the system takes all back anyway, 30 ms sooner.
+
+    DuckDB counts what is left of it, and would say so.
+    """
+    if "duckdb" not in sys.modules:
+        gc.freeze()
 
 
 def _drop_stdout() -> None:

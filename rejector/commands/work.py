@@ -126,10 +126,9 @@ def route(
         l2d route run new_photos --out allocations.csv
     """
     from l2d.data.terminal.render import print_result
-    from l2d.rejector.decisions.saved import is_policy
 
     options: dict[str, Any] = {"id_column": id_column, "without": without or (), "overwrite": overwrite}
-    if answers is not None or (policy is not None and is_policy(policy)):
+    if answers is not None or _decides_beyond(policy):
         from l2d.rejector.at_work import route as by_policy
         from l2d.rejector.decisions.routing import PolicyRoute
 
@@ -174,6 +173,15 @@ def route(
         raise DataError(
             "--strict: inputs are unlike those of training", where=source, hint="their allocations are written"
         )
+
+
+def _decides_beyond(policy: Path | None) -> bool:
+    """Whether it is a policy of the decision engine, whose modules are not loaded where there is none."""
+    if policy is None:
+        return False
+    from l2d.rejector.decisions.saved import is_policy
+
+    return is_policy(policy)
 
 
 @reads_stores

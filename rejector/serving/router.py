@@ -65,6 +65,7 @@ class Router:
         self.calibration = None if run.calibration is None else run.calibration.summary()
         self.query_costs = np.array(run.facts["point"]["query_costs"], np.float64)
         self._everybody = np.ones(len(self.agents), bool)
+        run.one(np.zeros(len(run.mean), np.float32))  # what scores single inputs is made now, so that none waits for it
         self._reasons, self._random = Reasons(run), random.Random(seed)
         self._constant = None
         if run.guard is not None and run.guard["holds"] and run.follows_scores:

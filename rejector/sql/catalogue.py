@@ -30,6 +30,8 @@ from l2d.rejector.runs.files import (
     cache_of,
     read_facts,
 )
+from l2d.rejector.sql.class_ap import NAME as CLASS_AP
+from l2d.rejector.sql.class_ap import WITHOUT_ROWS, ClassAP
 from l2d.rejector.sql.files import (
     Part,
     clashes,
@@ -81,7 +83,7 @@ DERIVED = {
     "boxes": ("samples", "predictions", "classes"),
     "prices": ("predictions", "agents"),
 }
-VIEW_NAMES = (*VIEWS, *DERIVED)
+VIEW_NAMES = (*VIEWS, *DERIVED, CLASS_AP)
 
 MACROS = {
     "allocate(scores)": "index of the highest score of a list, the first of equals: what a rejector does",
@@ -166,6 +168,7 @@ class Catalogue:
         for cache, label in zip(caches, labels, strict=True):
             self._add_cache(cache, label)
         self._add_runs(sources.runs, caches, labels)
+        self.class_ap = ClassAP(dict(zip(labels, caches, strict=True)), self.parts["allocations"])
         names = told_apart([path.name for path in sources.policies], sources.policies)
         for name, policy in zip(names, sources.policies, strict=True):
             row, part = policy_of(policy, name)
@@ -174,12 +177,13 @@ class Catalogue:
         self.rows["agent_values"] += [row for folder in sources.worths for row in worth_rows(folder)]
 
     def register(self, connection) -> None:
-        """Make the views and macros in a DuckDB connection."""
+        """Make the views and macros in a DuckDB connection, by one text: it is sooner done than one after another."""
+        made = []
         for name, columns in VIEWS.items():
             least = pa.schema(list(columns.items()))
             if name in self.rows:
                 held = held_rows(connection, name, self.rows[name], least)
-                connection.execute(f"CREATE TEMP VIEW {name} AS FROM {held}")
+                made.append(f"CREATE TEMP VIEW {name} AS FROM {held}")
                 continue
             groups, selects = groups_of(self.parts[name], least), []
             for number, group in enumerate(groups, 1):
@@ -194,16 +198,13 @@ class Catalogue:
                     found = quoted(source)
                 selects.append(f"SELECT *{replacing(texts)} FROM {found}")
             if not groups:
-                connection.execute(f"CREATE TEMP VIEW {name} AS {rows_as_sql([], least)}")
+                made.append(f"CREATE TEMP VIEW {name} AS {rows_as_sql([], least)}")
                 continue
-            connection.execute(f"CREATE TEMP VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
+            made.append(f"CREATE TEMP VIEW {name} AS {' UNION ALL BY NAME '.join(selects)}")
         width = 1 + max((row["agent_index"] for row in self.rows["run_agents"]), default=-1)
-        connection.execute(long_view(width))
-        connection.execute(token_view(self._token_fields()))
-        connection.execute(box_view(self._columns("samples"), self._columns("predictions")))
-        connection.execute(price_view(self._columns("predictions")))
-        for statement in MACRO_SQL:
-            connection.execute(statement)
+        made += [long_view(width), token_view(self._token_fields()), price_view(self._columns("predictions"))]
+        made += [box_view(self._columns("samples"), self._columns("predictions")), WITHOUT_ROWS, *MACRO_SQL]
+        connection.execute(";\n".join(made))
 
     def readable(self) -> list[str]:
         """The files that DuckDB itself may open, none other."""

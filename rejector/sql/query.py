@@ -22,6 +22,7 @@ from l2d.data.cache.sql import locked_connection
 from l2d.data.errors import CorruptPart, L2DError, UsageError, nearest
 from l2d.data.terminal.formats import SUFFIXES, write_batches
 from l2d.rejector.sql.catalogue import DERIVED, VIEW_NAMES, Catalogue
+from l2d.rejector.sql.class_ap import NAME as CLASS_AP
 from l2d.rejector.sql.guard import admitted
 
 BATCH_ROWS = 65_536
@@ -134,12 +135,15 @@ class QuerySession:
         deadline = None if self.timeout is None else time.monotonic() + self.timeout
         self._announce(deadline)
         try:
-            text = admitted(sql)
+            with self.connection.cursor() as parser:
+                text = admitted(sql, parser)
         except duckdb.Error as error:
             raise self._explained(error, sql) from error
 
         def open_reader() -> pa.RecordBatchReader:
-            self.catalogue.verify(_named(sql), self._stopped.is_set)
+            self.catalogue.verify(named := _named(sql), self._stopped.is_set)
+            if CLASS_AP in named:
+                self.catalogue.class_ap.fill(self.connection, self._stopped.is_set)
             relation = self.connection.sql(text)
             newer = getattr(relation, "to_arrow_reader", None)
             return (newer or relation.fetch_arrow_reader)(BATCH_ROWS)

@@ -11,6 +11,7 @@ from l2d.rejector.theory.bayes import FOLDS
 from l2d.rejector.theory.parts.deferral import LOSS, deferral_findings
 from l2d.rejector.theory.parts.learning import LEARNING, bound_curve_of, learning_findings
 from l2d.rejector.theory.parts.model import MODEL, model_findings
+from l2d.rejector.theory.parts.ranking import TOP_K, ranking_findings
 from l2d.rejector.theory.parts.surrogate import SURROGATE, surrogate_findings
 from l2d.rejector.theory.quantity import Quantity
 from l2d.rejector.theory.subject import Subject, examine
@@ -49,9 +50,11 @@ def section(run: Run, split: str, *, device: str, seed: int) -> dict[str, Any]:
 def all_parts(subject: Subject) -> dict[str, list[Quantity]]:
     """Title of a part -> its findings."""
     of_model = {} if subject.model.constant_target else {MODEL: model_findings(subject)}
+    of_several = {TOP_K: ranking_findings(subject)} if subject.costs.shape[1] > 2 else {}
     return {
         LOSS: deferral_findings(subject),
         SURROGATE: surrogate_findings(subject),
+        **of_several,
         **of_model,
         LEARNING: learning_findings(subject),
     }

@@ -261,3 +261,15 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(tables, monkeypatch, cap
     assert tomllib.loads(out)["agents"][1]["each"] == "reader"
     assert "3 agents in the column 'reader'" in told
     assert sorted(tables.iterdir()) == before
+
+
+def test_a_text_that_the_rejector_reads_is_no_agent_of_a_file_that_has_all(tmp_path):
+    lines = ["id,topic,question,truth,small,large"]
+    lines += [f"{k},{'ab'[k % 2]},what of {k}?,it is {k},it is {k},so" for k in range(12)]
+    (tmp_path / "all.csv").write_text("\n".join(lines))
+    file, told = tmp_path / "all.csv", []
+    asked = Source(file, file, "id", target_text="truth", text=["question"], columns=["topic"], model="small")
+    draft = draft_predictions(asked, tmp_path, "my.cache", told.append)
+    recipe = tomllib.loads(draft.recipe)
+    assert [agent["name"] for agent in recipe["agents"]] == ["small", "large"]
+    assert not [line for line in told if "taken as you say" in line]

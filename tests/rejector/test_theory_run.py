@@ -18,6 +18,7 @@ from l2d.rejector.theory import subject as subjects
 from l2d.rejector.theory.of_surrogate import LEARNING, LOSS, MODEL, SURROGATE, all_parts, notes_of
 from l2d.rejector.theory.parts import deferral
 from l2d.rejector.theory.parts.deferral import deferral_findings
+from l2d.rejector.theory.parts.ranking import TOP_K
 from l2d.rejector.theory.parts.surrogate import surrogate_findings
 from l2d.rejector.theory.section import shown_parts, theory_rows, theory_section
 from l2d.rejector.theory.subject import chosen_costs, costs_judged_on, costs_trained_on
@@ -88,6 +89,20 @@ def test_the_excess_is_the_sum_of_its_parts_and_the_bound_holds(sections, kind):
     assert found["encoder_bound"] >= found["bound"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_asking_several_starts_at_the_rejector_s_own_agent_and_ends_at_all(sections, kind):
+    parts = sections[kind][1]["parts"]
+    found = {key: value["value"] for key, value in parts[TOP_K].items()}
+    places = ["top_1", "top_2", "top_3"]  # of four agents
+    bounds = [] if kind == "regression" else [f"{place}_bound" for place in places]
+    assert sorted(found) == sorted([*places, *bounds])
+    assert all(found[key] >= -1e-12 for key in places)
+    if bounds:
+        assert found["top_1"] == pytest.approx(parts[SURROGATE]["deferral_excess"]["value"], abs=1e-12)
+        for key in bounds:
+            assert found[key] >= float(parts[TOP_K][key]["says"].split("cost ")[1].split(";")[0]) - 1e-4
+
+
 def test_other_losses_have_no_surrogate_part_and_everything_else(sections):
     section = sections["regression"][1]
     (found,) = section["parts"][SURROGATE].values()
@@ -103,10 +118,10 @@ def test_a_section_is_plain_values_a_table_and_a_picture(sections, kind):
     section = sections[kind][1]
     assert json.loads(json.dumps(section, allow_nan=False)) == section
     rows = list(theory_rows(section))
-    assert {row["part"] for row in rows} == {LOSS, SURROGATE, MODEL, LEARNING}
+    assert {row["part"] for row in rows} == {LOSS, SURROGATE, TOP_K, MODEL, LEARNING}
     assert all(row["value"] is not None or row["says"] for row in rows)  # what cannot be had says why
     shown = shown_parts(section)
-    assert len(shown) == 4
+    assert len(shown) == 5
     assert sum(map(len, shown.values())) == len(rows)
     assert picture([theory_figure(section)], "png")[:8] == b"\x89PNG\r\n\x1a\n"
 
@@ -206,7 +221,7 @@ def test_where_all_targets_are_one_the_model_s_part_is_left_out(sections):
     }
     model = encoder_split(subject.cache, constant, "test", subject.run.point)
     changed = replace(subject, model=model)
-    assert list(all_parts(changed)) == [LOSS, SURROGATE, LEARNING]
+    assert list(all_parts(changed)) == [LOSS, SURROGATE, TOP_K, LEARNING]
     assert any("targets are one and the same" in note for note in notes_of(changed))
     assert MODEL in all_parts(subject)
 

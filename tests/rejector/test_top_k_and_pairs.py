@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 
 from l2d.rejector.losses import aggregated_costs, cross_entropy_surrogate, surrogate_deferral_loss
+from l2d.rejector.theory.conditional_risk import surrogate_losses
+from l2d.rejector.theory.subject import chosen_costs
+from l2d.rejector.theory.top_k import asked, top_k_bound, top_k_costs
 
 
 def minimiser(costs: torch.Tensor, chances: torch.Tensor, nu: float) -> torch.Tensor:
@@ -49,6 +55,36 @@ def test_the_surrogate_bounds_the_cost_of_the_k_agents_that_score_highest():
             assert bool((asked <= value - rest + 1e-9).all())
     tied, one = torch.zeros(1, 2).double(), torch.tensor([[1.0, 0.0]]).double()
     assert float(surrogate_deferral_loss(tied, one, 1.0)) < float(one[0, 0])
+
+
+@pytest.mark.parametrize("nu", [0.0, 0.5, 1.0, 1.5, 2.0, 3.0])
+def test_the_bound_holds_for_every_nu_and_with_agents_missing(nu):
+    random = np.random.default_rng(2)
+    scores, costs = 3 * random.normal(size=(3000, 4)), random.random((3000, 4)) ** 2
+    scores[::7] = 0.0  # ties
+    costs[:1000][random.random((1000, 4)) < 0.3] = np.inf
+    costs[:, 0] = np.where(np.isinf(costs).all(axis=1), 0.5, costs[:, 0])
+    for k in range(1, 5):
+        assert (top_k_costs(scores, costs, k) <= top_k_bound(scores, costs, nu, k) + 1e-9).all()
+    whole = costs[1000:]
+    lemma = surrogate_losses(scores[1000:], whole, 0.0) - 2 * whole.sum(axis=1)
+    np.testing.assert_allclose(top_k_bound(scores[1000:], whole, 0.0, 1), lemma)  # as the paper has it, at k = 1
+    tie, one = np.zeros((1, 2)), np.array([[1.0, 0.0]])
+    assert top_k_bound(tie, one, nu, 1) == pytest.approx(1.0)  # reached
+
+
+def test_the_k_that_are_asked_are_the_k_highest_that_are_there_and_one_is_the_rejector_s():
+    random = np.random.default_rng(3)
+    scores, costs = random.integers(0, 3, (200, 4)).astype(float), random.random((200, 4))
+    costs[random.random((200, 4)) < 0.3] = np.inf
+    costs[:, 3] = 0.25
+    for k in (1, 2, 3):
+        for row, chosen in enumerate(asked(scores, costs, k)):
+            there = np.flatnonzero(np.isfinite(costs[row])).tolist()
+            sets = list(itertools.combinations(there, min(k, len(there))))
+            best = max(sets, key=lambda some: (sum(sorted(scores[row, list(some)])), [-agent for agent in some]))
+            assert np.flatnonzero(chosen).tolist() == sorted(best)
+    np.testing.assert_array_equal(top_k_costs(scores, costs, 1), chosen_costs(scores, costs))
 
 
 def test_pairs_of_expert_and_advice_are_agents_and_choosing_them_one_after_the_other_is_not_enough():

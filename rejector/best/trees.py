@@ -81,23 +81,17 @@ class Forest:
         Raises:
             ValueError: a child does not come after its parent within its tree, or a leaf or feature does not exist.
         """
-        count = len(self.left)
-        position = np.arange(count)
-        ends = np.repeat([*self.roots[1:], count], np.diff([*self.roots, count]))
-        inner = self.left >= 0
-        children = np.stack([self.left, self.right])[:, inner]
-        sizes = {len(self.left), len(self.right), len(self.feature), len(self.threshold)}
-        good = (
-            sizes == {count}
-            and len(self.roots) > 0
-            and self.roots[0] == 0
-            and (np.diff(self.roots) > 0).all()
-            and (children > position[inner]).all()
-            and (children < ends[inner]).all()
-            and (self.feature[inner] >= 0).all()
-            and (self.feature[inner] < width).all()
-            and (-1 - self.left[~inner] < len(self.values)).all()
-        )
+        count, roots = len(self.left), self.roots
+        shapes = {each.shape for each in (self.left, self.right, self.feature, self.threshold)}
+        good = shapes == {(count,)} and len(roots) > 0 and roots[0] == 0 and roots[-1] < count
+        good = good and bool((np.diff(roots) > 0).all()) and self.left.min() >= -len(self.values)
+        if good:
+            inner = np.flatnonzero(self.left >= 0)
+            ends = np.append(roots[1:], count).astype(np.int32)
+            end = np.repeat(ends, np.diff(np.append(roots, count))).take(inner)
+            children, feature = [side.take(inner) for side in (self.left, self.right)], self.feature.take(inner)
+            good = all((side > inner).all() and (side < end).all() for side in children)
+            good = good and feature.min(initial=0) >= 0 and feature.max(initial=0) < width
         if not good:
             raise ValueError("these arrays are not trees")
 

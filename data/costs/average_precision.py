@@ -20,6 +20,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from l2d.data.costs import compiled
 from l2d.data.costs.box_matching import Groups, Match, checked_limits, chunks, match_groups
 from l2d.data.samples.boxes import Boxes
 
@@ -103,6 +104,8 @@ def average_precision(
         max_detections = DEFAULT_MAX_DETECTIONS[protocol]
     elif max_detections < 1:
         raise ValueError(f"max_detections {max_detections} is less than 1")
+    if compiled.available():
+        return ImageAP(**compiled.image_ap(targets, detections, limits, protocol, max_detections, confident))
     ap = np.empty((len(targets), len(limits)))
     present = np.empty(len(targets), np.int64)
     claimed = np.empty((len(targets), len(limits)), np.int64)

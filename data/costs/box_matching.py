@@ -46,8 +46,8 @@ def checked_limits(thresholds: Sequence[float], rule: Rule) -> np.ndarray:
     return np.minimum(limits, 1 - 1e-10) if rule == "coco" else limits
 
 
-def chunks(targets: Boxes, detections: Boxes) -> Iterator[tuple[slice, Boxes, Boxes, int]]:
-    """Some images at a time: which, their boxes as views, and a number that exceeds every label in them.
+def checked_labels(targets: Boxes, detections: Boxes) -> tuple[np.ndarray, np.ndarray, int]:
+    """Labels of both, closed up where there are many classes, and a number that exceeds every one of them.
 
     Raises:
         ValueError: different numbers of images, a number that is not finite, a negative label.
@@ -63,6 +63,16 @@ def chunks(targets: Boxes, detections: Boxes) -> Iterator[tuple[slice, Boxes, Bo
     if num_labels > PLAIN_LABELS:
         known, closed = np.unique(np.concatenate(labels), return_inverse=True)
         labels, num_labels = np.split(closed, [len(targets.label)]), len(known)
+    return labels[0], labels[1], num_labels
+
+
+def chunks(targets: Boxes, detections: Boxes) -> Iterator[tuple[slice, Boxes, Boxes, int]]:
+    """Some images at a time: which, their boxes as views, and a number that exceeds every label in them.
+
+    Raises:
+        ValueError: see :func:`checked_labels`.
+    """
+    *labels, num_labels = checked_labels(targets, detections)
     boxes = targets.offsets + detections.offsets
     start = 0
     while start < len(targets):

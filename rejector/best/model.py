@@ -88,7 +88,7 @@ class CostModel:
         """Block by block, so that no more than the answer grows with the rows."""
         found = np.empty((len(x), self.num_agents, self.num_tasks))
         ridge = self.ridge_of(folds) if len(folds) < len(self.ridges) else self.ridge
-        compiled = self.forests[0].worth_compiling(len(x))
+        compiled = None if trees.mean_of_leaves else self.forests[0].worth_compiling(len(x))
         if compiled:
             for fold in folds:
                 self.forests[fold].compiled  # noqa: B018 - made once, before threads ask for it
@@ -106,7 +106,7 @@ class CostModel:
                 block(start)
         return found
 
-    def _block(self, x: np.ndarray, folds: Sequence[int], ridge: SteadyRidge, compiled: bool) -> np.ndarray:
+    def _block(self, x: np.ndarray, folds: Sequence[int], ridge: SteadyRidge, compiled: bool | None) -> np.ndarray:
         shape = (len(x), self.num_agents, self.num_tasks)
         by_tree = sum(self.forests[fold].predict(x, compiled=compiled) for fold in folds) / len(folds)
         by_ridge = ridge(x)

@@ -1,7 +1,8 @@
 """One input at a time, as a service meets them: the bits of :class:`l2d.rejector.best.scorer.Scorer`, sooner.
 
-A batch goes down one tree after another, all rows together; one row goes down all trees together, a level at a time.
-Sums are taken in the same order, so nothing changes but the time: a third of a millisecond instead of ten.
+In NumPy a batch goes down one tree after another, all rows together; one row goes down all trees together, a level at a
+time. Sums are taken in the same order, so nothing changes but the time: a third of a millisecond instead of ten. Where
+the traversal was compiled, a row needs no way of its own.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from l2d.rejector.best.scorer import Scorer
-from l2d.rejector.best.trees import Forest
+from l2d.rejector.best.trees import Forest, mean_of_leaves
 
 LEVELS = 8  # that all trees go down before those that have reached a leaf are left aside
 
@@ -25,7 +26,8 @@ class OneRow:
     def __init__(self, scorer: Scorer, paid_mean: np.ndarray | None = None):
         self._scorer, self._paid_mean, model = scorer, paid_mean, scorer.model
         self._shape = (1, model.num_agents, model.num_tasks)
-        self._trees = _Trees(model.forests) if model.basis is not None else None
+        trees = _Trees if mean_of_leaves is None else _Compiled
+        self._trees = trees(model.forests) if model.basis is not None else None
         self._means = np.broadcast_to(model.means.mean(axis=0), self._shape) if len(model.means) else None
         none = np.zeros(self._shape)
         self._constant = scorer.scored(none)[0] if scorer.guard["holds"] else None
@@ -47,6 +49,17 @@ class OneRow:
             return model.mean[None]
         by_tree, by_ridge = self._trees(x).reshape(self._shape), model.ridge(x[None]).reshape(self._shape)
         return model.combined([by_tree, by_ridge, self._means])
+
+
+class _Compiled:
+    """The trees of all folds, one fold after another."""
+
+    def __init__(self, forests: tuple[Forest, ...]):
+        self._forests = forests
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """The mean over folds of the means over their trees: float64 (1, outputs)."""
+        return sum(forest.predict(x[None]) for forest in self._forests) / len(self._forests)
 
 
 class _Trees:

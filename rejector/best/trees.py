@@ -16,6 +16,11 @@ import numpy as np
 
 from l2d.rejector.best.folds import FOLDS, Judge, give_back, tree_targets
 
+try:  # where l2d was installed with a C compiler at hand
+    from l2d.rejector.best.traversal import mean_of_leaves
+except ImportError:
+    mean_of_leaves = None
+
 TREES, LEAF, FEATURES = 20, 5, 1.0
 #: Leaves are larger where rows are many, so that a tree has some thousand leaves at most whatever the rows.
 ROWS_TO_A_LEAF = 2500
@@ -24,7 +29,8 @@ MOST_FEATURES = 200  # tried for a split
 ENOUGH = 2000
 #: Penalties among which cross-fitting chooses.
 PENALTIES = (0.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
-#: Rows times trees from which on scikit-learn's compiled traversal is worth importing. Both find the same leaves.
+#: Rows times trees from which on scikit-learn's traversal is worth importing, where ours was not compiled. All find the
+#: same leaves.
 COMPILED_FROM = 400_000
 
 
@@ -51,12 +57,29 @@ class Forest:
         """Mean over trees: float32 (n, width) -> float64 (n, outputs). A row's bits do not depend on other rows.
 
         Args:
-            compiled: by scikit-learn's traversal, which has to be imported; None: where that is worth it.
+            compiled: by scikit-learn's traversal, which has to be imported, or, where false, level by level in NumPy;
+                None: by our own, else by what is worth it.
         """
+        if compiled is None and mean_of_leaves is not None and x.shape[1] >= self._narrowest:
+            found = np.empty((len(x), self.values.shape[1]))
+            mean_of_leaves(*self._arrays, np.ascontiguousarray(x, np.float32), found)
+            return found
         total = np.zeros((len(x), self.values.shape[1]))
         for leaves in self.leaves(x, compiled):
             total += self.values.take(leaves, axis=0)
         return total / len(self.roots)
+
+    @cached_property
+    def _arrays(self) -> list[np.ndarray]:
+        nodes = [np.ascontiguousarray(part, np.int32) for part in (self.roots, self.left, self.right, self.feature)]
+        return [*nodes, np.ascontiguousarray(self.threshold, float), np.ascontiguousarray(self.values, np.float32)]
+
+    @cached_property
+    def _narrowest(self) -> int:
+        """How wide rows have to be; every node is looked at once, as compiled code would follow a wrong one."""
+        width = int(self.feature.max(initial=0)) + 1
+        self.check(width)
+        return width
 
     def leaves(self, x: np.ndarray, compiled: bool | None = None) -> Iterator[np.ndarray]:
         """Row of ``values`` that each sample reaches, int64 (n,), tree by tree."""
@@ -67,6 +90,7 @@ class Forest:
             yield -1 - self.left[node].astype(np.int64)
 
     def worth_compiling(self, samples: int) -> bool:
+        """Whether scikit-learn's traversal is worth importing to find leaves."""
         return samples * len(self.roots) >= COMPILED_FROM
 
     @cached_property
@@ -89,9 +113,9 @@ class Forest:
             inner = np.flatnonzero(self.left >= 0)
             ends = np.append(roots[1:], count).astype(np.int32)
             end = np.repeat(ends, np.diff(np.append(roots, count))).take(inner)
-            children, feature = [side.take(inner) for side in (self.left, self.right)], self.feature.take(inner)
+            children = [side.take(inner) for side in (self.left, self.right)]
             good = all((side > inner).all() and (side < end).all() for side in children)
-            good = good and feature.min(initial=0) >= 0 and feature.max(initial=0) < width
+            good = good and self.feature.min() >= 0 and self.feature.max() < width
         if not good:
             raise ValueError("these arrays are not trees")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -130,6 +131,16 @@ def test_nothing_lands_at_the_top_but_l2d(wheel):
     sources = {f"l2d/{path.relative_to(ROOT).as_posix()}" for part in ("cache_builder", "data", "rejector")
                for path in (ROOT / part).rglob("*.py")}  # fmt: skip
     assert sources - set(names) == set()
+
+
+def test_a_wheel_has_what_a_compiler_made_of_the_sources(wheel):
+    if shutil.which("cc") is None or importlib.util.find_spec("Cython") is None:
+        pytest.skip("needs a C compiler and Cython")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    for source in (ROOT / "data" / "costs" / "image_ap.pyx", ROOT / "rejector" / "best" / "traversal.pyx"):
+        stem = f"l2d/{source.relative_to(ROOT).with_suffix('').as_posix()}."
+        assert [name for name in names if name.startswith(stem)], stem
 
 
 @pytest.mark.parametrize("form", ["module", "package"])

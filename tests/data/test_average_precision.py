@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pycocotools.cocoeval import Params
 
-from l2d.data.costs import box_matching
+from l2d.data.costs import box_matching, compiled
 from l2d.data.costs.average_precision import (
     COCO_THRESHOLDS,
     average_precision,
@@ -229,6 +229,7 @@ def columns(result) -> np.ndarray:
     ["CHUNK_IMAGES 1", "CHUNK_IMAGES 7", "CHUNK_BOXES 40", "BLOCK_PAIRS 5", "PACKED_BITS 0", "PLAIN_LABELS 1"],
 )
 def test_how_the_work_is_cut_changes_nothing(monkeypatch, protocol, changed):
+    monkeypatch.setattr(compiled, "available", lambda: False)
     targets, detections = random_images(4, ignored=0.2, crowds=0.2)
     detections = Boxes(**{**vars(detections), "score": np.round(detections.score, 1)})
     whole = average_precision(targets, detections, (0.5, 0.75), protocol)
@@ -239,6 +240,31 @@ def test_how_the_work_is_cut_changes_nothing(monkeypatch, protocol, changed):
     np.testing.assert_array_equal(columns(whole), columns(parts))
     for name, values in vars(match_any_class(targets, detections)).items():
         np.testing.assert_array_equal(getattr(anyhow, name), values)
+
+
+@pytest.mark.skipif(not compiled.available(), reason="installed without a C compiler")
+@pytest.mark.parametrize("protocol", ["coco", "voc2012", "voc2007"])
+@pytest.mark.parametrize("case", CASES)
+def test_the_compiled_loop_gives_the_bits_of_numpy(monkeypatch, protocol, case):
+    """Elsewhere in this file whatever is there is compared with pycocotools and the definitions."""
+    for seed in range(3):
+        targets, detections = random_images(seed, **CASES[case])
+        # seed 0: scores that tie; 1: in 32 bits; 2: whole pixels, so that overlaps tie
+        score = [np.round(detections.score, 1), detections.score.astype(np.float32), detections.score][seed]
+        detections = Boxes(**{**vars(detections), "score": score})
+        if seed == 2:
+            targets, detections = (
+                Boxes(**{name: values for name, values in vars(boxes).items() if name != "size"} | {"xyxy": whole})
+                for boxes in (targets, detections)
+                for whole in [np.round(boxes.xyxy / 40) * 40]
+            )
+        for cap in (None, 2):
+            given = (targets, detections, (0.75, 0.5, 0.9), protocol)
+            with monkeypatch.context() as patched:
+                found = average_precision(*given, max_detections=cap, confident=0.3)
+                patched.setattr(compiled, "available", lambda: False)
+                plain = average_precision(*given, max_detections=cap, confident=0.3)
+            np.testing.assert_array_equal(columns(found), columns(plain))
 
 
 @pytest.mark.parametrize("protocol", ["coco", "voc2012", "voc2007"])

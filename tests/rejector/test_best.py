@@ -53,7 +53,18 @@ def test_both_traversals_find_the_same_leaves():
     ends = [*forest.roots[1:].tolist(), len(forest.left)]
     for start, end in zip(forest.roots.tolist(), ends, strict=True):
         assert (walk(forest, start, new) == compiled_tree(forest, start, end).apply(new) + start).all()
-    np.testing.assert_array_equal(forest.predict(new, compiled=True), forest.predict(new, compiled=False))
+    level_by_level = forest.predict(new, compiled=False)
+    np.testing.assert_array_equal(forest.predict(new, compiled=True), level_by_level)
+    for rows in (slice(None), slice(0, 1), slice(0, 0), slice(0, 13)):  # by our own, where it was compiled
+        np.testing.assert_array_equal(forest.predict(new[rows]), level_by_level[rows])
+
+
+def test_rows_too_narrow_for_a_forest_are_refused_however_it_is_walked():
+    x, raw, _, _ = world(100)
+    forest = Grown.of(grow(x, raw[:, :, 0], seed=0, trees=2), x, raw[:, :, 0], np.ones((100, 3), bool)).forest
+    for compiled in (None, False):
+        with pytest.raises(IndexError):
+            forest.predict(x[:, :1], compiled=compiled)
 
 
 def test_shrunken_costs_follow_the_formula_node_by_node():
@@ -280,9 +291,12 @@ def test_arrays_that_are_not_trees_are_refused():
     backwards[np.flatnonzero(backwards >= 0)[1]] = 0
     far = forest.right.copy()
     far[np.flatnonzero(forest.left >= 0)[0]] = 10**6
-    for bad in (broken(left=backwards), broken(right=far), broken(values=forest.values[:1])):
+    end = np.append(forest.roots, np.int32(len(forest.left)))
+    for bad in (broken(left=backwards), broken(right=far), broken(values=forest.values[:1]), broken(roots=end)):
         with pytest.raises(ValueError, match="not trees"):
             bad.check(x.shape[1])
+        with pytest.raises((ValueError, IndexError)):
+            bad.predict(x)
     with pytest.raises(ValueError, match="not trees"):
         forest.check(1)
 

@@ -149,7 +149,7 @@ class TableConfig(Strict):
     image: str | None = None
     """SQL: file name of an image, relative to the folder of the table."""
     image_size: Annotated[int, Field(ge=8)] | None = None
-    """Side in pixels of the small images that the cache keeps, for `--rejector conv`; none if not given."""
+    """Side in pixels of the small images that the cache keeps, for `--rejector conv` and `image`; none if not given."""
     keep: list[str] = []
     """Columns kept in the cache, for SQL and groups."""
     split: SplitConfig = SplitConfig()

@@ -76,9 +76,10 @@ def run_as_command(run: Callable[[], object], *, again: list[str] | None = None)
 def settle() -> None:
     """Have what is there looked at no more for cycles: at the end the system takes it back anyway, 50 ms sooner.
 
-    Before DuckDB is loaded: it counts what is left of it at the end, and would say so.
+    Before DuckDB is loaded, which counts what is left of it and would say so; and so would Triton, which torch's
+    optimizers import.
     """
-    if "duckdb" not in sys.modules:
+    if not {"duckdb", "torch"} & sys.modules.keys():
         gc.freeze()
 
 

@@ -47,7 +47,8 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         run = load_run(path)
         cache, failures = open_cache(run), run.rejector.config.failures  # every run is checked against its cache
         column = INPUT_OF[run.rejector.config.network]
-        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced)
+        pictures = (run.rejector.config.images, run.rejector.config.image_size)
+        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced, pictures)
         if key not in tables:
             splits = tuple(dict.fromkeys((split, VALIDATION)))
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)

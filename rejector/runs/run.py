@@ -24,6 +24,7 @@ from l2d.data.samples.tokens import token_sizes
 from l2d.rejector.costs import CostWeights, Priced
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import METHODS
+from l2d.rejector.rows.pictures import seen
 from l2d.rejector.rows.unlabelled import InputRecord
 from l2d.rejector.runs.files import BODY_FILE, WEIGHTS_FILE, cache_fingerprint, cache_of, read_facts
 from l2d.rejector.settings import INPUT_OF, TrainConfig
@@ -138,7 +139,7 @@ def open_cache(run: Run) -> CostCache:
             where=run.cache_path,
             hint="the cache has been built again since: train the run again",
         )
-    return cache
+    return seen(cache, run.rejector.config)
 
 
 def input_of(run: Run) -> InputRecord:

@@ -60,7 +60,8 @@ class Forest:
             compiled: by scikit-learn's traversal, which has to be imported, or, where false, level by level in NumPy;
                 None: by our own, else by what is worth it.
         """
-        if compiled is None and mean_of_leaves is not None and x.shape[1] >= self._narrowest:
+        is_wide = x.shape[1] >= self._narrowest
+        if compiled is None and mean_of_leaves is not None and is_wide:
             found = np.empty((len(x), self.values.shape[1]))
             mean_of_leaves(*self._arrays, np.ascontiguousarray(x, np.float32), found)
             return found
@@ -76,7 +77,7 @@ class Forest:
 
     @cached_property
     def _narrowest(self) -> int:
-        """How wide rows have to be; every node is looked at once, as compiled code would follow a wrong one."""
+        """How wide rows have to be; every node is looked at once, as a wrong one would be followed, in circles even."""
         width = int(self.feature.max(initial=0)) + 1
         self.check(width)
         return width

@@ -90,7 +90,7 @@ def irt(worlds: int) -> None:
             constant = 1 - parts[0].raw[:, :, 0].numpy().mean(axis=0)
             cells[0].append(float(np.sqrt(((predicted - chances[2]) ** 2).mean())))
             cells[1].append(float(np.sqrt(((constant - chances[2]) ** 2).mean())))
-            abilities = found.state["abilities"].numpy().mean(axis=1)
+            abilities = found.state["network.abilities"].numpy().mean(axis=1)
             cells[2].append(float(spearmanr(abilities, ability.mean(axis=1)).statistic))
         print(f"| {rows:,} | {' | '.join(shown(values) for values in cells)} |", flush=True)
 

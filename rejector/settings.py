@@ -7,6 +7,7 @@ that implement them (:data:`l2d.rejector.networks.NETWORKS` and so on), held by 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -38,6 +39,9 @@ INPUT_HINT = "token_transformer looks at tokens, conv and image at images, all o
 #: Settings of a rejector on pixels alone.
 OF_IMAGES = ("backbone", "backbone_weights", "unfreeze", "augment", "autocast")
 
+#: Settings of networks that look at images.
+OF_PICTURES = ("images", "image_size")
+
 #: Networks that have a number of layers.
 LAYERED = ("mlp", "token_transformer", "image")
 
@@ -56,7 +60,7 @@ class TrainConfig:
     network: Network = option(
         "mlp",
         "Kind of network. A transformer reads token lists where the cache has them, otherwise features; "
-        "token_transformer and feature_transformer say which. conv and image read cached images; image has a body of "
+        "token_transformer and feature_transformer say which. conv and image look at images; image has a body of "
         "torchvision's.",
         flag="--rejector",
         panel=NETWORK,
@@ -82,6 +86,18 @@ class TrainConfig:
         "none", "image: mirror training images, or cut out parts of them and change their colors too.", panel=IMAGES
     )
     autocast: bool = option(False, "image: run the frozen part of the body in bfloat16.", panel=IMAGES)
+    images: str | None = option(
+        None,
+        "image, conv: look at the image files in this folder of the dataset. Default: the images that the cache keeps.",
+        metavar="FOLDER",
+        panel=IMAGES,
+    )
+    image_size: int | None = option(
+        None,
+        "With --images: side in pixels that they are squeezed to. Default: that of the cache's images.",
+        least=8,
+        panel=IMAGES,
+    )
     loss: Loss = option("surrogate", "Training loss; surrogate is the paper's.", panel=LOSS)
     recentre: bool = option(False, "Subtract each sample's cheapest cost from all its costs.", panel=LOSS)
     epochs: int = option(100, "Passes over the training split.", least=1, panel=SCHEDULE)
@@ -159,6 +175,19 @@ class TrainConfig:
             raise UsageError(
                 f"{changed[0]} = {getattr(self, changed[0])!r}", hint=f"{self.network} has none; --rejector image has"
             )
+        pictures = [name for name in OF_PICTURES if getattr(self, name) is not None]
+        if pictures and INPUT_OF[self.network] != "image":
+            raise UsageError(
+                f"{pictures[0]} = {getattr(self, pictures[0])!r}",
+                hint=f"{self.network} looks at {INPUT_OF[self.network]}; --rejector image and conv look at images",
+            )
+        if pictures == ["image_size"]:
+            raise UsageError(
+                f"image_size = {self.image_size}", hint="say where the images lie: --images FOLDER; those in the cache "
+                "have the size that [dataset] image_size said",
+            )  # fmt: skip
+        if self.images is not None:  # evaluation may be called from elsewhere
+            object.__setattr__(self, "images", os.path.abspath(self.images))
         if self.augment != "none" and (self.memory is not None or self.train_rows is not None):
             raise UsageError("augment with memory or train_rows", hint="augmented images are all held: leave these out")
 

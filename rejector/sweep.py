@@ -14,6 +14,7 @@ from l2d.data.errors import DataError, UsageError
 from l2d.rejector.best.training import foreign_settings
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import METHODS
+from l2d.rejector.rows.pictures import seen
 from l2d.rejector.runs.files import RUN_FILE, cache_fingerprint
 from l2d.rejector.runs.saving import save_runs
 from l2d.rejector.settings import TrainConfig
@@ -68,6 +69,7 @@ def sweep(
         UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
     config = config.on(cache.record.inputs)
+    cache = seen(cache, config, narrate)
     if config.router_cost and any(point.paid is None for point in points):
         raise UsageError(
             f"--router-cost {config.router_cost:g} is in money, and these runs charge none",

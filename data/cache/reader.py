@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
@@ -35,6 +35,7 @@ class CostCache:
         address: where it lies, for people.
         mirror: of a cache in a store, what is here of it.
         priced: whether rows that are read from it have a last column of raw costs, what each answer was paid.
+        pictures: image files that a rejector looks at in place of the small images, see rejector/rows/pictures.py.
 
     Raises:
         UsageError: there is no cache at ``path``.
@@ -53,6 +54,7 @@ class CostCache:
         else:
             self.path, self.address = local_path(path), str(local_path(path))
         self.priced = False
+        self.pictures: Any = None
         self.record = self._read_record()
         self._seals: dict[Path, dict[str, dict] | None] = {}
         self.all_agents: list[AgentRecord] = []

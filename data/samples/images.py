@@ -8,6 +8,7 @@ the same pixels. An orientation noted in EXIF data is not applied: annotations r
 from __future__ import annotations
 
 import io
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
+SUFFIXES = (".jpg", ".jpeg", ".png")
 FORMATS = ("JPEG", "PNG")  # and nothing else: some of Pillow's other readers start programs
 HINT = "is it a whole JPEG or PNG file? Restore it, or leave it out of the sets"
 
@@ -54,10 +56,18 @@ def thumbnail(path: Path | str, size: int) -> bytes:
     Raises:
         DataError: as :func:`read_image`.
     """
+    return _png(_squeezed(path, size))
+
+
+def squeezed(path: Path | str, size: int) -> np.ndarray:
+    """The pixels of :func:`thumbnail` without the file: uint8 RGB (3, size, size)."""
+    return np.asarray(_squeezed(path, size)).transpose(2, 0, 1)
+
+
+def _squeezed(path: Path | str, size: int) -> Image:
     from PIL.Image import Resampling
 
-    small = _decode(path, path).resize((size, size), Resampling.BILINEAR)  # averages over all pixels that it shrinks
-    return _png(small)
+    return _decode(path, path).resize((size, size), Resampling.BILINEAR)  # averages over all pixels that it shrinks
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -114,6 +124,34 @@ def image_files(names: pl.Series, folder: Path, first_row: int = 0) -> tuple[Pat
             hint="names are relative to the folder of the table; `image` is SQL: 'pictures/' || file",
         )
     return paths
+
+
+def find_images(folder: Path, names: Collection[str]) -> dict[str, Path]:
+    """Image files beneath a folder whose name, without its suffix, is the last part of a wanted name.
+
+    Of several the first by path whose folders name the origin that precedes an id (``2007/000001`` lies in
+    ``VOC2007``), else the first: a VOCdevkit has masks of the same names behind its ``JPEGImages``.
+
+    Returns:
+        Wanted name -> file; names without one are left out.
+    """
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        last = Path(name)
+        by_stem.setdefault(last.stem if last.suffix.lower() in SUFFIXES else last.name, []).append(name)
+    found: dict[str, Path] = {}
+    in_place: set[str] = set()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in SUFFIXES or path.stem not in by_stem:
+            continue
+        for name in by_stem[path.stem]:
+            origin = name.rpartition("/")[0]
+            belongs = bool(origin) and any(part.endswith(origin) for part in path.parent.parts)
+            if name not in found or (belongs and name not in in_place):
+                found[name] = path
+            if belongs:
+                in_place.add(name)
+    return found
 
 
 def _decode(source: Path | str | BinaryIO, where: object, *, header_only: bool = False) -> Image:

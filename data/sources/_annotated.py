@@ -47,7 +47,7 @@ class DetectionConfig(Strict):
     salt: str = "l2d"
     """Another salt draws other splits."""
     image_size: Annotated[int, Field(ge=8)] | None = None
-    """Side in pixels of the small images that the cache keeps, for `--rejector conv`; none if not given."""
+    """Side in pixels of the small images that the cache keeps, for `--rejector conv` and `image`; none if not given."""
     bad_objects: Literal["refuse", "drop"] = "refuse"
     """What becomes of boxes outside their image, without area or not finite."""
     limit: Annotated[int, Field(ge=1)] | None = None

@@ -49,7 +49,7 @@ class ChexpertConfig(Strict):
     image_features: Path | None = None
     """A Parquet file with `Path`, and `features` (lists of one length) or columns of numbers."""
     image_size: Annotated[int, Field(ge=8)] | None = None
-    """Side in pixels of the small images that the cache keeps, for `--rejector conv`; none if not given."""
+    """Side in pixels of the small images that the cache keeps, for `--rejector conv` and `image`; none if not given."""
 
     @model_validator(mode="after")
     def _has_inputs(self):

@@ -37,7 +37,7 @@ class Cifar10Config(Strict):
     train_images: Annotated[int, Field(ge=1)] | None = None
     """Train on this number of the rest; smaller sets are parts of larger ones. All if not given."""
     images: bool = True
-    """Keep the images in the cache, for `--rejector conv`."""
+    """Keep the images in the cache, for `--rejector conv` and `image`."""
     pool: Literal[1, 2, 4, 8, 16, 32] | None = None
     """Features: means of squares of this number of pixels, in three colors; none if not given."""
 

@@ -76,9 +76,9 @@ def run_as_command(run: Callable[[], object], *, again: list[str] | None = None)
 def _leave_as_it_is() -> None:
     """At the end nothing is looked at for cycles: the system takes all back anyway, 30 ms sooner.
 
-    DuckDB counts what is left of it, and would say so.
+    DuckDB counts what is left of it and would say so, and so would Triton, which torch's optimizers import.
     """
-    if "duckdb" not in sys.modules:
+    if not {"duckdb", "torch"} & sys.modules.keys():
         gc.freeze()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -29,6 +30,7 @@ FITTED_ON = ("train", "validation")
 REMEMBERED_BYTES = 1 << 28
 THREADS = min(4, os.cpu_count() or 1)  # of rows that are scored at once; they change no bit
 _models: OrderedDict[str, Predictor] = OrderedDict()
+_lock = threading.Lock()  # runs may be scored by several threads
 
 
 class Predictor:
@@ -37,18 +39,22 @@ class Predictor:
     def __init__(self, model: CostModel):
         self.model = model
         self._known: OrderedDict[tuple, np.ndarray] = OrderedDict()
+        self._lock = threading.Lock()
 
     def __call__(self, split: str | None, ids: Sequence[str], x: np.ndarray) -> np.ndarray:
         """Raw costs (n, agents, tasks); ``split`` is None for samples of no cache."""
         if split is None:
             return self.model.predict(x, threads=THREADS)
         key = (split, len(ids), *(ids[position] for position in ((0, -1) if len(ids) else ())))
-        if key not in self._known:
-            unseen = split in FITTED_ON
-            self._known[key] = self.model.predict_unseen(x, ids) if unseen else self.model.predict(x, threads=THREADS)
-            while sum(found.nbytes for found in self._known.values()) > REMEMBERED_BYTES and len(self._known) > 1:
-                self._known.popitem(last=False)
-        return self._known[key]
+        with self._lock:
+            if key not in self._known:
+                unseen = split in FITTED_ON
+                self._known[key] = (
+                    self.model.predict_unseen(x, ids) if unseen else self.model.predict(x, threads=THREADS)
+                )
+                while sum(found.nbytes for found in self._known.values()) > REMEMBERED_BYTES and len(self._known) > 1:
+                    self._known.popitem(last=False)
+            return self._known[key]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,11 +81,12 @@ class TrainedBest(Rejector):
     def predictor(self) -> Predictor:
         """Made once for all runs of a process that hold the same models."""
         digest = hashlib.sha256(b"".join(self.state[name].tobytes() for name in sorted(self.state))).hexdigest()
-        if digest not in _models:
-            _models[digest] = Predictor(model_of(self.state))
-            while len(_models) > 4:
-                _models.popitem(last=False)
-        return _models[digest]
+        with _lock:
+            if digest not in _models:
+                _models[digest] = Predictor(model_of(self.state))
+                while len(_models) > 4:
+                    _models.popitem(last=False)
+            return _models[digest]
 
     def scores(self, features: np.ndarray) -> np.ndarray:
         """New samples' raw features (n, width) -> scores (n, agents), float32. A row's bits are its own."""

@@ -282,8 +282,15 @@ def words(made: Made, result: dict[str, Any], gaps: dict[str, Any], policy: Walk
         gap = gaps[name]
         verdict = "beats" if gap.high < 0 else "is worse than" if gap.low > 0 else "is not shown to beat"
         at = f" at a mean price of at most {made.wanted.budget:g} {made.read.unit}" if made.wanted.budget else ""
+        told = f"{verdict} the router{at} on {split}: {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+        if gap.low == gap.high == 0 and (policy.asked == 1).all():
+            told = "asks one agent for every input, the router's: to ask more does not pay on validation"
+        lines.append(f"{made.chosen} {told}")
+    partly = [way["way"] for way in result["ways"] if way["abstained"] and way["way"] not in gaps]
+    if partly:
         lines.append(
-            f"{made.chosen} {verdict} the router{at} on {split}: {gap.value:+.4f} [{gap.low:+.4f}, {gap.high:+.4f}]"
+            f"{', '.join(partly)}: the loss is that of the inputs that got an answer, so it does not compare with the "
+            "others (--abstain says what no answer costs)"
         )
     losses = {way["way"]: way["loss"] for way in result["ways"]}
     if made.chosen == "cascade" and "adaptive" in losses and losses.get(name) is not None:

@@ -180,7 +180,7 @@ class Tree(Rule):
 
     def _decide(self, asked: Asked, known: Known) -> Decision:
         n, free = len(known), self.can_ask(asked, known)
-        if self.capacities and asked not in self.states:  # an agent answered that stood in for a full one
+        if asked not in self.states:  # an agent answered that stood in for one that is full or not there
             return Decision(np.full(n, STOP), *self._plain(asked, known))
         state = self.states[asked]
         columns = None
@@ -218,15 +218,29 @@ class Tree(Rule):
         return Decision(ask, answer, expected)
 
     def _instead(self, free: np.ndarray, known: Known) -> tuple[np.ndarray, np.ndarray]:
-        """The agent of lowest predicted cost among those that can be asked and that a state knows; STOP without any.
+        """The agent of lowest predicted cost among those that can be asked and that a state knows, else the next best.
 
-        Where agents may be full, any agent. And what that costs, infinite without any.
+        Where agents may be full, any agent; STOP without any. And what that costs, infinite without any.
         """
         known_states = np.full(len(self.agents), bool(self.capacities))
         known_states[[asked[0] for asked in self.states if len(asked) == 1]] = True
-        costs = np.where(free & known_states, self._alone(known), np.inf)
+        alone = self._alone(known)
+        costs = np.where(free & known_states, alone, np.inf)
+        if not self.capacities and np.isinf(costs).all(axis=1).any():
+            costs = np.where(np.isinf(costs).all(axis=1, keepdims=True), self._next_best(free, alone), costs)
         least = costs.min(axis=1)
         return np.where(np.isfinite(least), costs.argmin(axis=1), STOP), least
+
+    def _next_best(self, free: np.ndarray, alone: np.ndarray) -> np.ndarray:
+        """Costs of the agents that can begin where no state knows one: in a cascade the next in its order, else all
+        that are asked at some point; infinite for others. What such an agent answers stands: no state is about more."""
+        if not self.order:
+            members = sorted({agent for asked in self.states for agent in asked})
+            return np.where(free & np.isin(np.arange(len(self.agents)), members), alone, np.inf)
+        there = free[:, list(self.order)]
+        begins = np.array(self.order)[there.argmax(axis=1)]
+        chosen = there.any(axis=1, keepdims=True) & (np.arange(len(self.agents)) == begins[:, None])
+        return np.where(chosen, alone, np.inf)
 
 
 @dataclass(frozen=True, kw_only=True)

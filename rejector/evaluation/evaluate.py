@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
+from l2d.data.threads import one_thread
 from l2d.rejector.best.reliability import reliability
 from l2d.rejector.evaluation.baselines import Baselines, allocation_rates, random_same_shares
 from l2d.rejector.evaluation.comparisons import compare
@@ -22,9 +24,12 @@ from l2d.rejector.evaluation.measured import VALIDATION, Measured
 from l2d.rejector.evaluation.router_metrics import metrics_of_run, metrics_of_sweep
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.rows.table import load_tables
-from l2d.rejector.runs.run import Run, load_run, open_cache
+from l2d.rejector.runs.run import Opened, Run, load_run, open_cache
 from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.thresholds import kept_by_model
+
+#: Samples of a cache up to which threads would rather wait for each other than work.
+FEW = 100_000
 
 
 def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None = None) -> list[Evaluation]:
@@ -41,13 +46,22 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
     """
     if not paths:
         raise UsageError("no runs to evaluate", hint="give a run, or a folder of runs")
+    opened: Opened = {}
+    runs = [load_run(path) for path in paths]
+    caches = [open_cache(run, opened) for run in runs]  # every run is checked against its cache
+    few = all(cache.record.num_samples <= FEW for cache in caches)
+    with one_thread() if few else nullcontext():
+        return _evaluate_runs(runs, caches, split, group)
+
+
+def _evaluate_runs(runs: list[Run], caches: list[CostCache], split: str, group: str | None) -> list[Evaluation]:
     tables: dict[tuple, Measured] = {}
     evaluations = []
-    for path in paths:
-        run = load_run(path)
-        cache, failures = open_cache(run), run.rejector.config.failures  # every run is checked against its cache
+    for run, cache in zip(runs, caches, strict=True):
+        failures = run.rejector.config.failures
         column = INPUT_OF[run.rejector.config.network]
-        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced)
+        pictures = (run.rejector.config.images, run.rejector.config.image_size)
+        key = (run.cache_path, tuple(run.agents), failures, column, cache.priced, pictures)
         if key not in tables:
             splits = tuple(dict.fromkeys((split, VALIDATION)))
             loaded = load_tables(cache, splits, column=column, predictions=True, failures=failures)

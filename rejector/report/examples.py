@@ -18,13 +18,13 @@ import pyarrow.compute as pc
 
 from l2d.data.cache import schema
 from l2d.data.errors import UsageError
-from l2d.data.samples.images import read_image
+from l2d.data.samples.images import find_images, read_image
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.report.allocations import Decisions
 
 EACH = 2  # examples of a gain, and of a loss, for each agent
 LEAST_SCORE = 0.3  # boxes that a detector believes in less are not drawn
-LONG_SIDE = 480  # pixels of the pictures in the page: twice as wide as they are shown, for sharp screens
+LONG_SIDE = 640  # pixels of the pictures in the page: nearly twice as wide as they are shown, for sharp screens
 MOST_COLUMNS = 8  # of a table
 MOST_AGENTS = 6  # pictures of one example: of the others only those it is about
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -181,31 +181,11 @@ def _pictures(
     named = {sample: sample for sample in ids}
     if "file_name" in columns.column_names:
         named = {e.sample_id: columns["file_name"][e.row].as_py() for e in examples}
-    files = _find_images(folder, set(named.values()))
+    files = find_images(folder, set(named.values()))
     if not files:
         raise UsageError(f"none of the images is here, such as {next(iter(named.values()))!r}", where=folder,
                          hint="give the folder the dataset lies in")  # fmt: skip
     return {sample: _picture(files[name]) for sample, name in named.items() if name in files}
-
-
-def _find_images(folder: Path, names: set[str]) -> dict[str, Path]:
-    """Files beneath a folder whose name, without its suffix, is the last part of a wanted name.
-
-    Of several the one whose folders name the origin that precedes an id (``2007/000001`` lies in ``VOC2007``).
-    """
-    by_stem: dict[str, list[str]] = {}
-    for name in names:
-        last = Path(name)
-        by_stem.setdefault(last.stem if last.suffix.lower() in SUFFIXES else last.name, []).append(name)
-    found: dict[str, Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in SUFFIXES or path.stem not in by_stem:
-            continue
-        for name in by_stem[path.stem]:
-            origin = name.rpartition("/")[0]
-            if name not in found or (origin and any(part.endswith(origin) for part in path.parts)):
-                found[name] = path
-    return found
 
 
 def _picture(path: Path) -> str:

@@ -22,7 +22,7 @@ from l2d.rejector.settings import INPUT_HINT
 
 if TYPE_CHECKING:
     from l2d.data.cache.reader import AgentRecord, CostCache
-    from l2d.data.cache.records import CacheRecord
+    from l2d.rejector.rows.pictures import Pictures
 
 #: What to do about recorded failures: refuse the split; drop the samples on which an agent (or reference) failed;
 #: charge a failure the worst cost of its task that any answer has on the training split; or mask it, so that the agent
@@ -64,20 +64,24 @@ class RejectorInput:
     Attributes:
         name: out of data.cache.schema.INPUT_COLUMNS.
         made: what ``CacheRecord.inputs`` says of it.
+        pictures: image files that are looked at in place of the images that the cache keeps.
     """
 
     name: str
     made: Mapping[str, Any]
+    pictures: Pictures | None = None
 
     @classmethod
-    def of(cls, record: CacheRecord, name: str) -> RejectorInput:
+    def of(cls, cache: CostCache, name: str) -> RejectorInput:
         """One of the inputs that a cache has."""
-        inputs: Mapping[str, Any] = record.inputs
-        return cls(name, inputs[name])
+        inputs: Mapping[str, Any] = cache.record.inputs
+        return cls(name, inputs[name], cache.pictures if name == "image" else None)
 
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """The columns of the samples table, or of the agent that shows its features."""
+        if self.pictures is not None:
+            return ("sample_id",)
         return tuple(schema.token_column(field) for field in self.made["fields"]) if self.sizes else (self.name,)
 
     @cached_property
@@ -89,17 +93,20 @@ class RejectorInput:
     def _vocabularies(self) -> list[tuple[str, ...]]:
         return [tuple(field["vocabulary"]) for field in self.made["fields"].values()]
 
-    def rows(self, values: Mapping[str, Column], rows: int) -> np.ndarray:
+    def rows(self, values: Mapping[str, Column], rows: int, wanted: np.ndarray | None = None) -> np.ndarray:
         """Float32 (rows, width): images decoded to numbers in [0, 1], token lists padded, all else as it is.
 
         Args:
             values: at least :attr:`columns`. Without them, as where an agent failed on a whole chunk and has shown
                 nothing, the width is 0.
             rows: how many there are.
+            wanted: rows that are needed, bool (rows,): image files of others are not decoded. None: all.
 
         Raises:
-            DataError: a token list holds what is not in its vocabulary.
+            DataError: a token list holds what is not in its vocabulary, or an image file is gone or damaged.
         """
+        if self.pictures is not None:
+            return self.pictures.pixels(values["sample_id"].to_pylist(), wanted)
         if self.sizes:
             parts = zip(self.columns, self._vocabularies, strict=True)
             try:

@@ -79,7 +79,7 @@ class CacheParts:
     def __init__(self, cache: CostCache, splits: tuple[str, ...], *, column: str, failures: str):
         check_usable(cache, column, failures)
         self.cache, self.failures = cache, failures
-        self.looks_at = RejectorInput.of(cache.record, column)
+        self.looks_at = RejectorInput.of(cache, column)
         self._agents = cache.agents + cache.references
         self._missing = Missing(self._agents, failures)
         self._cost_columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
@@ -156,7 +156,7 @@ class CacheParts:
             for agent in self._agents:
                 part = schema.predictions_part(cache.path, agent.name, chunk)
                 paid.append(self._map(part, chunk, agent.name, (PAID,), ids))
-        features, raw, failed = self._values(inputs, costs, paid)
+        features, raw, failed = self._values(inputs, costs, paid, look=self.looks_at.pictures is None)
         raw_costs = raw[:, :, : len(self._cost_columns)]
         check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw_costs, self._agents)
         of_split = samples["split"].combine_chunks()
@@ -224,12 +224,14 @@ class CacheParts:
         return self.looks_at.rows(taken, len(rows)), raw[rows], failed[rows]
 
     def _values(
-        self, inputs: Readable, costs: list[Readable], paid: list[Readable]
+        self, inputs: Readable, costs: list[Readable], paid: list[Readable], *, look: bool = True
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All rows of some parts, as :meth:`_read`."""
+        """All rows of some parts, as :meth:`_read`; without ``look`` no inputs, which are image files to be decoded."""
         raw, failed = read_costs([part.read() for part in costs], self._cost_columns)
         if self.cache.priced:
             raw = self._with_prices(raw, failed, paid)
+        if not look and self.looks_at.pictures is not None:
+            return np.zeros((0, self.looks_at.pictures.width), np.float32), raw, failed
         return self.looks_at.rows(inputs.read(), len(raw)), raw, failed
 
     def _with_prices(self, raw: np.ndarray, failed: np.ndarray, paid: list[Readable]) -> np.ndarray:

@@ -119,7 +119,8 @@ class Shuffled:
         """The same for callers that gather batches themselves, on threads say. A window is valid until the next one."""
         skip = start_step * self.batch_size
         if self.window_rows is None:
-            if self._held is None or self.stream.begin(epoch):
+            changed = self.stream.begin(epoch)  # told in any case: training may go on in the middle, or begin again
+            if changed or self._held is None:
                 self._held = self._load(self.stream.chunks, 0, self._buffers(len(self.stream)))
             if skip < len(self.stream):
                 yield Window(start_step, self._orders_of_all(epoch)[:, skip:], *self._held)

@@ -165,31 +165,36 @@ class _Chunks:
         self.targets: dict[str, dict[str, list]] = {}
         self.predictions: dict[str, dict[str, dict[str, list]]] = {agent.name: {} for agent in agents}
         names = [agent.name for agent in agents]
-        self.looks_at = RejectorInput.of(cache.record, column)
+        self.looks_at = RejectorInput.of(cache, column)
         shown_by = self.looks_at.made.get("agent")  # features of the model's own forward pass
         columns = [schema.COST_COLUMNS[task] for task in cache.record.tasks]
         self.worst = np.zeros(len(columns) + cache.priced)
         held = {*splits, *(["train"] if shown_by is not None else [])}  # their mean stands in for what is not shown
         for samples, predicted, costs in cache.chunks(
             names,
-            samples=[
-                "sample_id",
-                "split",
-                *_inputs(self.looks_at, shown_by is None),
-                *(TARGETS if predictions else ()),
-            ],
+            samples=list(
+                dict.fromkeys(
+                    (
+                        "sample_id",
+                        "split",
+                        *_inputs(self.looks_at, shown_by is None),
+                        *(TARGETS if predictions else ()),
+                    )
+                )
+            ),
             predictions=_said(names, self.looks_at, shown_by, predictions=predictions, priced=cache.priced),
             costs=columns,
         ):
             own = None if shown_by is None else predicted[names.index(shown_by)]
             shown = samples if own is None else own
-            features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown))
+            of_split = np.array(samples["split"].to_pylist())
+            wanted = None if self.looks_at.pictures is None else np.isin(of_split, list(held))
+            features = self.looks_at.rows({name: shown[name] for name in shown.column_names}, len(shown), wanted)
             raw, failed = read_costs(costs, columns)
             check_finite(cache, partial(_id_at, samples["sample_id"]), features, raw, agents)
             if cache.priced:
                 raw = np.concatenate([raw, prices_of(agents, predicted, failed)], axis=2)
             unseen = failed[:, names.index(shown_by)] if shown_by is not None else np.zeros(len(raw), dtype=bool)
-            of_split = np.array(samples["split"].to_pylist())
             training = np.nan_to_num(raw[of_split == "train"])
             self.worst = np.maximum(self.worst, training.max(axis=(0, 1), initial=0))  # failures are 0
             rows_of = {split: np.flatnonzero(of_split == split) for split in schema.SPLITS if split in held}

@@ -24,6 +24,7 @@ from l2d.data.samples.tokens import token_sizes
 from l2d.rejector.costs import CostWeights, Priced
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import METHODS
+from l2d.rejector.rows.pictures import seen
 from l2d.rejector.rows.unlabelled import InputRecord
 from l2d.rejector.runs.files import BODY_FILE, WEIGHTS_FILE, cache_fingerprint, cache_of, read_facts
 from l2d.rejector.settings import INPUT_OF, TrainConfig
@@ -113,8 +114,15 @@ def load_run(path: Path) -> Run:
         ) from error
 
 
-def open_cache(run: Run) -> CostCache:
+#: Caches that have been opened, and their fingerprints, by what of them a run uses.
+Opened = dict[tuple, tuple[CostCache, dict[str, str]]]
+
+
+def open_cache(run: Run, opened: Opened | None = None) -> CostCache:
     """The cache a run was trained on, with the agents it was trained on (others may have been added since).
+
+    Args:
+        opened: for several runs at once: what has been opened for those before is taken as it was then.
 
     Raises:
         FingerprintMismatch: samples or costs are others now; names whose.
@@ -126,9 +134,13 @@ def open_cache(run: Run) -> CostCache:
             where=run.cache_path,
             hint="move it back, or keep run and cache in the same places relative to each other",
         )
-    cache = CostCache(run.cache_path).only(run.agents).with_prices(run.point.paid is not None)
-    cache.require_complete()
-    now = cache_fingerprint(cache)
+    key = (run.cache_path, tuple(run.agents), run.point.paid is not None)
+    opened = {} if opened is None else opened
+    if key not in opened:
+        cache = CostCache(run.cache_path).only(run.agents).with_prices(run.point.paid is not None)
+        cache.require_complete()
+        opened[key] = cache, cache_fingerprint(cache)
+    cache, now = opened[key]
     before = run.cache_fingerprint
     changes: dict[str, tuple[object, object]] = {n: (before.get(n), now[n]) for n in now if now[n] != before.get(n)}
     if changes:
@@ -138,7 +150,7 @@ def open_cache(run: Run) -> CostCache:
             where=run.cache_path,
             hint="the cache has been built again since: train the run again",
         )
-    return cache
+    return seen(cache, run.rejector.config)
 
 
 def input_of(run: Run) -> InputRecord:

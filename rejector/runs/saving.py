@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from importlib import import_module
 from itertools import chain
@@ -13,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ from l2d.data.cache import store
 from l2d.data.cache.integrity import sha256_of, skeleton_digest
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import AlreadyThere
+from l2d.data.threads import one_thread
 from l2d.rejector.losses import allocate, deferral_loss, oracle_allocation
 from l2d.rejector.rows.stream import Stream
 from l2d.rejector.rows.table import CostTable, HeldStream
@@ -28,6 +31,11 @@ from l2d.rejector.rows.unlabelled import InputRecord
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS, BODY_FILE, RUN_FILE, WEIGHTS_FILE, cache_fingerprint
 from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.trained import Rejector
+
+#: Rows that are read once for all runs of a grid, in bytes; of more each run reads them again.
+HELD_BYTES = 1 << 26
+#: Runs that are written at once where rows are held.
+AT_ONCE = min(4, os.cpu_count() or 1)
 
 
 def save_runs(
@@ -51,10 +59,13 @@ def save_runs(
         AlreadyThere: a folder is there already, ``overwrite`` is False, and ``already`` is None.
     """
     fingerprint = cache_fingerprint(cache)
-    splits = {name: HeldStream(rows) if isinstance(rows, CostTable) else rows for name, rows in tables.items()}
+    splits: Mapping[str, Rows] = {n: HeldStream(r) if isinstance(r, CostTable) else r for n, r in tables.items()}
+    if len(rejectors) > 1:
+        splits = _read_once(splits)
     of_features = _ranges(splits["train"]) if "train" in splits else {}
     written: dict[int, Path] = {}  # runs of one fit share the file of its arrays, those of a grid a frozen body
-    for rejector, folder in zip(rejectors, folders, strict=True):
+
+    def save(rejector: Rejector, folder: Path) -> None:
         looks_at = InputRecord.of(cache, INPUT_OF[rejector.config.network])
         facts = {
             "run_id": rejector.point.run_id,
@@ -79,24 +90,25 @@ def save_runs(
 
         ranges = of_features if INPUT_OF[rejector.config.network] == "features" else {}
 
-        def fill(temporary: Path, facts=facts, rejector=rejector, ranges=ranges, looks_at=looks_at) -> None:
-            save = import_module(f"safetensors.{rejector.arrays}").save
+        def fill(temporary: Path, facts=facts) -> None:
+            dump = import_module(f"safetensors.{rejector.arrays}").save
             weights, table = temporary / WEIGHTS_FILE, temporary / ALLOCATIONS_FILE
             if id(rejector.state) in written:
                 store.commit_link(weights, written[id(rejector.state)])
             else:
                 own = {name: values for name, values in rejector.state.items() if name not in rejector.shared}
-                store.commit_bytes(weights, save(own))
+                store.commit_bytes(weights, dump(own))
             if rejector.shared:
                 body, key = temporary / BODY_FILE, id(rejector.state[rejector.shared[0]])
                 if key in written:
                     store.commit_link(body, written[key])
                 else:
-                    store.commit_bytes(body, save({name: rejector.state[name] for name in rejector.shared}))
-            batches = allocation_batches(rejector, splits, cache)
+                    store.commit_bytes(body, dump({name: rejector.state[name] for name in rejector.shared}))
+            shares = np.zeros(len(cache.agents), np.int64)
+            batches = _counted(allocation_batches(rejector, splits, cache), shares)
             first = next(batches)
             store.commit_batches(table, first.schema, chain([first], batches), {"run_id": rejector.point.run_id})
-            facts = {**facts, "seen": {**ranges, "validation": _shares(table, len(cache.agents))}}
+            facts = {**facts, "seen": {**ranges, "validation": shares.tolist()}}
             digests = {WEIGHTS_FILE: sha256_of(weights), ALLOCATIONS_FILE: skeleton_digest(table)}
             if rejector.shared:
                 digests[BODY_FILE] = sha256_of(temporary / BODY_FILE)
@@ -115,6 +127,24 @@ def save_runs(
         if rejector.shared:
             written.setdefault(id(rejector.state[rejector.shared[0]]), folder / BODY_FILE)
 
+    members = list(zip(rejectors, folders, strict=True))
+    if not all(isinstance(rows, _Held) for rows in splits.values()):
+        for member in members:
+            save(*member)
+        return
+    first, others, seen = [], [], set()  # what others link to is written before them
+    for rejector, folder in members:
+        keys = {id(rejector.state), *(id(rejector.state[name]) for name in rejector.shared[:1])}
+        (others if keys <= seen else first).append((rejector, folder))
+        seen |= keys
+    with one_thread(), ThreadPoolExecutor(AT_ONCE, "saving", torch.set_num_threads, (1,)) as pool:
+        try:
+            for part in (first, others):
+                deque(pool.map(lambda member: save(*member), part), maxlen=0)  # which raises what one of them raised
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
 
 def _place(cache: CostCache, folder: Path) -> dict[str, str]:
     """Where a run's cache lies, see :func:`l2d.rejector.runs.files.cache_of`."""
@@ -124,7 +154,7 @@ def _place(cache: CostCache, folder: Path) -> dict[str, str]:
     return {"path": str(path), "relative_path": os.path.relpath(path, folder.resolve())}
 
 
-def _ranges(train: Stream | HeldStream) -> dict[str, Any]:
+def _ranges(train: Rows) -> dict[str, Any]:
     """How many training rows, and the least and the largest value of each of their features."""
     rows = 0
     least, most = torch.full((train.width,), torch.inf), torch.full((train.width,), -torch.inf)
@@ -134,15 +164,40 @@ def _ranges(train: Stream | HeldStream) -> dict[str, Any]:
     return {"rows": rows, "least": least.tolist(), "most": most.tolist()}
 
 
-def _shares(allocations: Path, agents: int) -> list[int]:
-    """How many validation samples each agent gets."""
-    table = pq.read_table(allocations, columns=["agent_index"], filters=[("split", "=", "validation")])
-    return np.bincount(table["agent_index"].to_numpy(), minlength=agents).tolist()
+class _Held:
+    """A stream whose rows have been read, for several runs. Like :class:`Stream` as far as runs are written."""
+
+    def __init__(self, stream: Stream):
+        self.width = stream.width
+        self._ids = list(stream.ids_in_order(BATCH_ROWS))
+        self._rows = list(stream.in_order(BATCH_ROWS))
+
+    def ids_in_order(self, batch: int) -> Iterator[list[str]]:
+        return iter(self._ids)
+
+    def in_order(self, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self._rows)
 
 
-def allocation_batches(
-    rejector: Rejector, splits: Mapping[str, Stream | HeldStream], cache: CostCache
-) -> Iterator[pa.RecordBatch]:
+Rows = Stream | HeldStream | _Held
+
+
+def _read_once(splits: Mapping[str, Rows]) -> Mapping[str, Rows]:
+    """The splits, their rows held if they are streams and few."""
+    streams = {name: rows for name, rows in splits.items() if isinstance(rows, Stream)}
+    size = sum(4 * len(rows) * (rows.width + math.prod(rows.shape)) for rows in streams.values())
+    return splits if size > HELD_BYTES or len(streams) < len(splits) else {n: _Held(r) for n, r in streams.items()}
+
+
+def _counted(batches: Iterator[pa.RecordBatch], shares: np.ndarray) -> Iterator[pa.RecordBatch]:
+    """The batches; adds to ``shares`` how many validation samples each agent gets."""
+    for batch in batches:
+        if batch["split"][0].as_py() == "validation":
+            shares += np.bincount(batch["agent_index"].to_numpy(), minlength=len(shares))
+        yield batch
+
+
+def allocation_batches(rejector: Rejector, splits: Mapping[str, Rows], cache: CostCache) -> Iterator[pa.RecordBatch]:
     """Every sample's allocation under a rejector, some rows at a time.
 
     Columns: ``sample_id, split, agent_index, agent, score_J.., cost_J.., deferral_cost, oracle_agent, oracle_cost``;
@@ -157,7 +212,7 @@ def allocation_batches(
             yield from _streamed(rejector, split, rows, cache)
 
 
-def _streamed(rejector: Rejector, split: str, stream: Stream, cache: CostCache) -> Iterator[pa.RecordBatch]:
+def _streamed(rejector: Rejector, split: str, stream: Stream | _Held, cache: CostCache) -> Iterator[pa.RecordBatch]:
     batches = zip(stream.ids_in_order(BATCH_ROWS), stream.in_order(BATCH_ROWS), strict=True)
     for ids, (features, raw) in batches:
         costs = rejector.point.total_costs(raw, cache.record.tasks)

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from l2d.data.errors import UsageError
 from l2d.rejector.decisions.online import PolicyAtWork, Step, load_policy
+from l2d.rejector.decisions.rule import Tree
 from l2d.rejector.decisions.saved import POLICY_FILE, check_run, is_policy
 from l2d.rejector.runs.files import one_run, read_facts
 from l2d.rejector.served import Served, highest
@@ -37,9 +39,11 @@ class PolicyDecision(Decision):
 
     Attributes:
         step: what the policy says.
+        missed: agents that come before in the policy's order and are not available.
     """
 
     step: Step = field(kw_only=True, repr=False)
+    missed: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
@@ -75,12 +79,14 @@ class PolicyDecision(Decision):
     def reason(self) -> str:
         """Why this agent, or this answer, in a sentence."""
         cost = f"expected to cost {self.expected_cost:.3g}"
+        verb = "is" if len(self.missed) == 1 else "are"
+        missed = f"; {' and '.join(self.missed)} {verb} not available" if self.missed else ""
         if self.agent is not None:
             after = f"after {', '.join(self.asked)}" if self.asked else "first"
-            return f"{self.agent} is asked {after}: with all that may follow {cost}"
+            return f"{self.agent} is asked {after}: with all that may follow {cost}{missed}"
         if self.answered_by is None:
-            return "no answer is given: it goes to people"
-        return f"the answer is that of {self.answered_by}, {cost}"
+            return f"no answer is given: it goes to people{missed}"
+        return f"the answer is that of {self.answered_by}, {cost}{missed}"
 
     def to_json(self, *, reason: bool = False) -> dict[str, Any]:
         """As the server answers it."""
@@ -182,7 +188,16 @@ class PolicyRouter(Router):
             _why=lambda decision: [],
             id=identity,
             step=step,
+            missed=self._missed(step),
         )
+
+    def _missed(self, step: Step) -> tuple[str, ...]:
+        """Agents that the policy would have asked first and cannot; none once one of them has answered."""
+        rule = self.work.rule
+        if not isinstance(rule, Tree) or rule.first is None:
+            return ()
+        before = takewhile(lambda agent: not step.known.available[0, agent], rule.order or (rule.first,))
+        return tuple(self.agents[agent] for agent in before)
 
     # --- the log
 

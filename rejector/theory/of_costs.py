@@ -13,6 +13,7 @@ import torch
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError
+from l2d.data.threads import one_thread
 from l2d.rejector.best.answering import answering_in_words
 from l2d.rejector.best.folds import fold_of
 from l2d.rejector.best.model import CostModel, fit_costs
@@ -27,7 +28,6 @@ from l2d.rejector.theory.importance import PREDICTIONS, Importances, importances
 from l2d.rejector.theory.parts.deferral import LOSS
 from l2d.rejector.theory.predictable import of_agents, of_differences
 from l2d.rejector.theory.quantity import Quantity
-from l2d.rejector.theory.subject import one_thread
 
 FEWEST_SAMPLES = 10
 MOST_FITTED = 400_000  # samples times agents times tasks: beyond, halves of the samples take minutes to fit

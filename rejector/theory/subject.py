@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
+from l2d.data.threads import one_thread
 from l2d.rejector.losses import LOSSES, check_nu
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.table import CostTable, load_tables
@@ -104,21 +103,7 @@ def costs_trained_on(run: Run, raw: torch.Tensor, tasks: list[str]) -> np.ndarra
     return costs - np.where(np.isfinite(cheapest), cheapest, 0.0)
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Fits here are so small that further threads only wait for each other, on a busy machine for minutes."""
-    from threadpoolctl import threadpool_limits
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-@one_thread()
+@one_thread()  # fits here are small
 def examine(run: Run, split: str = "test", *, device: str = "cpu", seed: int = 0) -> Subject:
     """Read a run's cache, estimate expected costs, and fit what it is compared with.
 

@@ -22,7 +22,7 @@ from l2d.rejector.networks import MLP, ImageNetwork
 from l2d.rejector.rows.stream import Prepare, Rows, Stream, ahead, batches_of
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.scoring import ExactLayers, layers_of
-from l2d.rejector.settings import OF_IMAGES, TrainConfig
+from l2d.rejector.settings import OF_IMAGES, OF_PICTURES, TrainConfig
 from l2d.rejector.trained import Rejector
 from l2d.rejector.training.network import TrainedNetwork
 
@@ -293,7 +293,7 @@ def look(streams: dict[str, Stream], config: TrainConfig, agents: int, device: s
     train = seen["train"]
     if config.augment != "none":
         train = BodyStream(streams["train"], see, hold=hold, augment=partial(augmented, config.augment), learns=learns)
-    plain = {name: getattr(TrainConfig, name) for name in OF_IMAGES}
+    plain = {name: getattr(TrainConfig, name) for name in (*OF_IMAGES, *OF_PICTURES)}
     head, make = replace(config, network="mlp", **plain), None
     if learns:
         spread = _spread(seen["train"], body, shape)

@@ -28,6 +28,7 @@ from l2d.rejector.training.dropout import row_keys
 from l2d.rejector.training.network import ROWS_AT_ONCE, TrainedNetwork
 from l2d.rejector.training.stack import AutogradStack, Stack, points_at_once
 from l2d.rejector.training.stack_mlp import MLPStack
+from l2d.rejector.training.standing import Standing, best_of
 
 BATCHES_AT_ONCE = 64  # that stacks train on before they wait for each other: seldom enough to cost nothing
 
@@ -108,30 +109,40 @@ class _Training:
         self.order = sorted(range(len(points)), key=lambda index: points[index].seed)
         ordered = [points[index] for index in self.order]
         missing, self.sizes = train.has_unavailable or validation.has_unavailable, train.sizes
-        self.stacks = _stacks(
-            ordered,
-            config,
-            train.width,
-            self.sizes,
-            device,
-            alone=group.size > 1,
-            has_unavailable=missing,
-            make=make,
-        )
+
+        def stacks_of(points: list[GridPoint]) -> list[Stack]:
+            return _stacks(
+                points,
+                config,
+                train.width,
+                self.sizes,
+                device,
+                alone=group.size > 1,
+                has_unavailable=missing,
+                make=make,
+            )
+
+        self.standing = Standing(ordered, stacks_of, may_leave=group.size == 1)
         self.history: list[Tensor] = []  # (P, 2) an epoch
         self.losses = torch.zeros(len(points), dtype=torch.float64)  # of the epoch under way
 
     def run(self, checkpoint: Checkpoint | None, progress: Callable[[int, int, float], None] | None) -> None:
         """Train until the last epoch, or until every point has run out of patience."""
         start, step = self._resume(checkpoint)
-        with _side_by_side(self.stacks) as map_stacks:
+        with _side_by_side(self.standing.stacks) as map_stacks:
             for epoch in range(start, self.config.epochs):
-                if self._is_over(epoch).all():
+                over = self._is_over(epoch)
+                if over.all():
                     break
+                self.standing.leave(over)
+                standing = self.standing.positions
                 for window in self.rows.windows(epoch, step):
                     for first in range(0, window.orders.shape[1], BATCHES_AT_ONCE * self.config.batch_size):
-                        found = map_stacks(lambda stack: self._pass_over(stack, window, first, epoch), self.stacks)  # noqa: B023 - used at once
-                        self.losses += torch.cat([losses.cpu() for losses in found])
+                        found = map_stacks(
+                            lambda stack: self._pass_over(stack, window, first, epoch),  # noqa: B023 - used at once
+                            self.standing.stacks,
+                        )
+                        self.losses[standing] += torch.cat([losses.cpu() for losses in found])
                         done = min(first + BATCHES_AT_ONCE * self.config.batch_size, window.orders.shape[1])
                         step = window.first_step + -(-done // self.config.batch_size)
                         if checkpoint is not None and checkpoint.is_due and step < self.rows.steps:
@@ -146,8 +157,8 @@ class _Training:
     def _pass_over(self, stack: Stack, window: Window, first: int, epoch: int) -> Tensor:
         """Some batches of a window, from row ``first`` of each seed's order on; the sum of each point's losses."""
         config, steps = self.config, self.rows.steps
-        start = self.seeds.index(stack.seeds[0])
-        mine = window.orders[start : start + len(stack.seeds), first : first + BATCHES_AT_ONCE * config.batch_size]
+        of_seeds = [self.seeds.index(seed) for seed in stack.seeds]
+        mine = window.orders[of_seeds, first : first + BATCHES_AT_ONCE * config.batch_size]
         losses = torch.zeros(len(stack.points), dtype=torch.float64, device=stack.device)
         number = epoch * steps + window.first_step + first // config.batch_size
         for step, rows in enumerate(mine.split(config.batch_size, dim=1), start=number):
@@ -165,62 +176,59 @@ class _Training:
         if not bool(torch.isfinite(self.losses).all()):
             point = self.points[self.order[int((~torch.isfinite(self.losses)).nonzero()[0])]]
             raise DataError(f"the loss of {point.run_id} is not finite in epoch {epoch}", hint="lower --lr")
-        over = self._is_over(epoch)
-        risk = torch.zeros(len(self.points), dtype=torch.float64)
+        over, standing = self._is_over(epoch), self.standing.positions
+        risk = torch.zeros(len(standing), dtype=torch.float64)
         for features, raw in self._validation if self._validation is not None else self._validation_again():
             x, costs = (self.group.share(values.to(self.device), dim=0) for values in (features, raw))
             if len(x):
-                found = map_stacks(lambda stack: stack.risk(x, costs, ROWS_AT_ONCE), self.stacks)  # noqa: B023 - used at once
+                found = map_stacks(lambda stack: stack.risk(x, costs, ROWS_AT_ONCE), self.standing.stacks)  # noqa: B023 - used at once
                 risk += torch.cat([part.cpu() for part in found]) * len(x)
         risk = self.group.add(risk.to(self.device)).cpu() / self.num_validation
         start = 0
-        for stack in self.stacks:
-            part = slice(start, start + len(stack.points))
-            stack.keep_best(torch.where(over[part], math.inf, risk[part]).to(stack.device), epoch)
-            start = part.stop
-        self.history.append(torch.stack([self.losses / len(self.rows.stream), risk], dim=1))
+        counted = torch.where(over[standing], math.inf, risk)
+        for stack in self.standing.stacks:
+            stack.keep_best(counted[start : start + len(stack.points)].to(stack.device), epoch)
+            start += len(stack.points)
+        found = torch.stack([self.losses / len(self.rows.stream), torch.zeros_like(self.losses)], dim=1)
+        if self.history:
+            found[:, 1] = self.history[-1][:, 1]  # of points that have left, whose curve ends before
+        found[standing, 1] = risk
+        self.history.append(found)
         self.losses = torch.zeros_like(self.losses)
 
     def _is_over(self, epoch: int) -> Tensor:
         """Points that had stopped before this epoch, bool (P,)."""
-        best = torch.cat([stack.best_epoch.cpu() for stack in self.stacks])
+        best = self.standing.best_epoch()
         if not self.config.patience or not self.history:
             return torch.zeros(len(best), dtype=torch.bool)
         return epoch - 1 - best >= self.config.patience
 
     def _progress(self, epoch: int, step: int) -> Progress:
-        states = [stack.state() for stack in self.stacks]
-        joined = {name: torch.cat([state[name] for state in states]) for name in states[0]}
         history = torch.stack(self.history) if self.history else torch.zeros(0, len(self.points), 2)
-        return Progress(epoch, step, self.losses, history.double(), joined)
+        return Progress(epoch, step, self.losses, history.double(), self.standing.state())
 
     def _resume(self, checkpoint: Checkpoint | None) -> tuple[int, int]:
         """Go on where the checkpoint was saved; returns the epoch and the step that come next."""
         found = checkpoint.load() if checkpoint is not None else None
         if found is None:
             return 0, 0
-        start = 0
-        for stack in self.stacks:
-            stop = start + len(stack.points)
-            stack.load_state({name: value[start:stop] for name, value in found.state.items()})
-            start = stop
+        self.standing.load(found.state)
         self.losses, self.history = found.losses, list(found.history)
         return found.epoch, found.step
 
     def rejectors(self) -> list[TrainedNetwork]:
         """One a point, in the grid's order, each as it would be had it been trained alone."""
         curves = torch.stack(self.history, dim=1)  # (points, epochs, 2)
-        places = [(stack, position) for stack in self.stacks for position in range(len(stack.points))]
-        found = {}
-        for index, (stack, position), curve in zip(self.order, places, curves.tolist(), strict=True):
-            best = int(stack.best_epoch[position])
+        state, found = self.standing.state(), {}
+        for position, (index, curve) in enumerate(zip(self.order, curves.tolist(), strict=True)):
+            best = int(state["best_epoch"][position])
             last = best + self.config.patience + 1 if self.config.patience else len(curve)
             found[index] = TrainedNetwork(
                 point=self.points[index],
                 config=self.config,
-                state={**stack.best_state(position), "feature_mean": self.mean, "feature_std": self.std},
+                state={**best_of(state, position), "feature_mean": self.mean, "feature_std": self.std},
                 best_epoch=best,
-                validation_risk=float(stack.best_risk[position]),
+                validation_risk=float(state["best_risk"][position]),
                 history=[tuple(row) for row in curve[:last]],
                 sizes=self.sizes,
             )

@@ -81,6 +81,26 @@ def test_decisions_are_those_of_the_policy_on_its_test_samples(policies, table, 
     assert log.decisions["agent"].to_list()[-1] == router.agents.index(path[0])
 
 
+def test_a_cascade_whose_first_agent_is_down_asks_the_next_and_says_so(policies, table):
+    rows, _, says = table
+    router = l2d.load_router(policies / "cascade")
+    first, second = (router.agents[agent] for agent in router.work.rule.order)
+    up = [name for name in router.agents if name != first]
+    for decision in (router.route(rows[0], available=up), router.next(router.route(rows[0]), None)):
+        assert (decision.agent, decision.asked) == (second, ())
+        assert f"{second} is asked first" in decision.reason
+        assert decision.reason.endswith(f"{first} is not available")
+        assert decision.expected_cost == pytest.approx(decision.costs[second])
+        answered = router.next(decision, **says(0, router.agents.index(second)))
+        assert (answered.done, answered.answered_by, answered.asked) == (True, second, (second,))
+        assert f"{first} is not available" in answered.reason
+    assert "not available" not in router.route(rows[0]).reason
+    others = [name for name in up if name != second]
+    nothing = router.route(rows[0], available=others)
+    assert (nothing.done, nothing.answer) == (True, None)
+    assert nothing.reason.endswith(f"{first} and {second} are not available")
+
+
 def test_what_a_policy_needs_is_said(policies, patient_runs, tmp_path):
     router = l2d.load_router(patient_runs / "best", policy=l2d.load_policy(policies / "adaptive"))
     decision = router.route(ROW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,6 +14,7 @@ import pytest
 import l2d
 from l2d.data.cache import store
 from l2d.data.errors import CorruptPart, DataError, UsageError
+from l2d.rejector.decisions import judged
 from l2d.rejector.decisions.reading import read_worlds
 from l2d.rejector.decisions.saved import read_saved
 from l2d.rejector.decisions.walk import walk
@@ -225,3 +227,21 @@ def test_runs_of_other_methods(patient_runs, tmp_path):
     assert report.to_json()["fitted_on"] == ["validation"]
     policy = l2d.load_policy(tmp_path / "of_linear")
     assert policy.start(np.zeros(policy.width)).ask in policy.agents
+
+
+def test_a_policy_that_asks_as_the_router_does_and_losses_of_some_inputs_are_said():
+    made = SimpleNamespace(
+        chosen="topk", wanted=SimpleNamespace(budget=None), promise=None,
+        policy=SimpleNamespace(order=(), members=(), capacities=()),
+    )  # fmt: skip
+    ways = [{"way": way, "loss": 0.3, "abstained": none} for way, none in (("policy (topk)", 0), ("committee", 0.1))]
+    gap = SimpleNamespace(value=0.0, low=0.0, high=0.0)
+    asked = SimpleNamespace(asked=np.array([1, 1, 1]))
+    found = judged.words(made, {"split": "test", "ways": ways}, {"policy (topk)": gap}, asked)
+    assert found[0] == "topk asks one agent for every input, the router's: to ask more does not pay on validation"
+    assert found[1].startswith("committee: the loss is that of the inputs that got an answer")
+    asked.asked[0] = 2
+    assert (
+        "is not shown to beat"
+        in judged.words(made, {"split": "test", "ways": ways[:1]}, {"policy (topk)": gap}, asked)[0]
+    )

@@ -16,10 +16,12 @@ import l2d
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, UsageError
 from l2d.data.networks.bodies import Affine, Body, normalised
+from l2d.rejector.rows.shuffled import Shuffled
+from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import load_run
 from l2d.rejector.settings import TrainConfig
-from l2d.rejector.training.images import augmented
+from l2d.rejector.training.images import augmented, look
 
 TINY = TrainConfig(
     network="image",
@@ -132,6 +134,19 @@ def test_training_that_was_ended_goes_on_to_the_same_bits(cache, tmp_path, monke
     monkeypatch.setattr(_Training, "_end_epoch", end)
     resume(cache, tmp_path / "ended", settings)
     assert_same(state(tmp_path / "ended"), state(whole))
+    histories = [load_run(path).rejector.history for path in (whole, tmp_path / "ended")]  # the best epoch may be early
+    assert histories[0] == histories[1]
+
+
+def test_a_second_wave_sees_the_images_that_the_first_one_saw(cache, tmp_path):
+    config = replace(TINY, augment="flip")
+    looked = look(open_streams(CostCache(cache), ("train", "validation"), column="image"), config, 3, "cpu")
+    passes = []
+    for _ in range(2):  # each wave reads its rows anew
+        batches = Shuffled(looked.train, 16, [0])
+        passes.append([torch.cat([rows[0] for _, rows in batches.epoch(epoch)], dim=1) for epoch in range(2)])
+    for first, second in zip(*passes, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)
 
 
 def resume(cache: Path, folder: Path, settings: dict) -> None:

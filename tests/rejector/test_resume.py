@@ -162,13 +162,12 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
 
 
 def test_patience_stops_a_point_in_a_grid_as_it_stops_alone(cache, tmp_path):
-    config = TrainConfig(epochs=60, batch_size=64, hidden=16, lr=3e-2, schedule="constant", patience=3)
-    points = grid(cache)
-    together = train(cache, tmp_path / "together", config)
+    config = TrainConfig(epochs=60, batch_size=64, hidden=16, lr=3e-3, schedule="constant", patience=6)
+    points = grid(cache, seeds=(0, 1, 2))
+    together = train(cache, tmp_path / "together", config, points)
     for point in points:
         alone = train(cache, tmp_path / "alone", config, [point])[point.run_id]
-        for name, value in alone.items():
-            torch.testing.assert_close(value, together[point.run_id][name])
+        assert equal({"": alone}, {"": together[point.run_id]})  # to the last bit, whichever points have left by then
     epochs = []
     for point in points:
         facts = [json.loads((tmp_path / n / point.run_id / "run.json").read_text()) for n in ("together", "alone")]
@@ -177,9 +176,31 @@ def test_patience_stops_a_point_in_a_grid_as_it_stops_alone(cache, tmp_path):
         assert len(risks) == len(facts[1]["history"])
         best = risks.index(min(risks))
         assert best == facts[0]["best_epoch"]
-        assert len(risks) in (best + 4, 60)
+        assert len(risks) in (best + 7, 60)
         epochs.append(len(risks))
     assert min(epochs) < 60
+    assert len(set(epochs)) > 1  # some left before others
+
+
+def test_training_that_was_killed_after_points_had_left_goes_on_to_the_same_weights(cache, tmp_path):
+    points = grid(cache, seeds=(0, 1, 2))
+    config = TrainConfig(epochs=60, batch_size=64, hidden=16, lr=3e-3, schedule="constant", patience=6)
+    whole = train(cache, tmp_path / "whole", config, points)
+    ends = [json.loads(file.read_text())["history"] for file in sorted((tmp_path / "whole").glob("*/run.json"))]
+    first_end = min(map(len, ends))
+    assert first_end + 2 < max(map(len, ends))
+
+    def killed(epoch: int, rows: int, risk: float) -> None:
+        if epoch > first_end:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(cache, tmp_path / "killed", config, points, checkpoint_every=0, progress=killed)
+    resumed = train(cache, tmp_path / "killed", config, points)
+    assert equal(resumed, whole)
+    for run in whole:
+        histories = [json.loads((tmp_path / n / run / "run.json").read_text())["history"] for n in ("whole", "killed")]
+        assert histories[0] == histories[1]
 
 
 @pytest.mark.slow

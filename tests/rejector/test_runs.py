@@ -7,15 +7,19 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 from recipes import RECIPE, STAGE_TWO_RECIPE
 
+import l2d
 from l2d.data.cache import store
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import AlreadyThere, CorruptPart, DataError, FingerprintMismatch, IncompleteCache, UsageError
 from l2d.rejector.evaluation.evaluate import evaluate_runs
 from l2d.rejector.grid import make_grid
+from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.files import RUN_FILE, find_runs
 from l2d.rejector.runs.run import load_run
@@ -330,3 +334,36 @@ def test_a_folder_that_appears_while_another_is_filled_is_not_removed(tmp_path):
     with pytest.raises(AlreadyThere):
         store.commit_folder(tmp_path / "there", fill)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["theirs"]
+
+
+def test_runs_of_a_grid_are_written_together_as_each_alone(cache, tmp_path):
+    l2d.sweep(cache, tmp_path / "held", methods="multi-task", betas=[0.0, 0.1], seeds=2, epochs=2, hidden=8)
+    l2d.sweep(cache, tmp_path / "held", methods="best", betas=[0.0, 0.1, 0.3])
+    streams = open_streams(cache, SPLITS)
+    for folder in (tmp_path / "held").iterdir():
+        save_runs([load_run(folder).rejector], [tmp_path / "again" / folder.name], cache, streams, seconds=1.0)
+    runs = {path.name for path in (tmp_path / "held").iterdir()}
+    assert len(runs) == 7
+    for run in runs:
+        held, again = tmp_path / "held" / run, tmp_path / "again" / run
+        for name in ("allocations.parquet", "rejector.safetensors"):
+            assert (held / name).read_bytes() == (again / name).read_bytes()
+        table = pq.read_table(held / "allocations.parquet")
+        counts = pc.value_counts(table.filter(pc.equal(table["split"], "validation"))["agent_index"]).to_pylist()
+        seen = json.loads((held / "run.json").read_text())["seen"]["validation"]
+        assert {k: n for k, n in enumerate(seen) if n} == {found["values"]: found["counts"] for found in counts}
+
+
+def test_a_run_that_cannot_be_written_ends_the_others(cache, tmp_path, monkeypatch):
+    commit = store.commit_folder
+
+    def fails(folder, fill, **options):
+        if "seed=2" in folder.name:
+            raise DataError("cannot write: the disk is full", where=folder)
+        commit(folder, fill, **options)
+
+    monkeypatch.setattr(store, "commit_folder", fails)
+    with pytest.raises(DataError, match="the disk is full"):
+        l2d.sweep(cache, tmp_path / "runs", methods="multi-task", seeds=4, epochs=1, hidden=8)
+    monkeypatch.undo()
+    assert len(l2d.sweep(cache, tmp_path / "runs", methods="multi-task", seeds=4, epochs=1, hidden=8)) == 4

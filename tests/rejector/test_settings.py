@@ -15,6 +15,7 @@ from l2d.data.errors import UsageError
 from l2d.data.networks.schedules import SCHEDULES
 from l2d.data.options import as_typed, declared, markdown_table
 from l2d.rejector import settings
+from l2d.rejector.commands.train import sweep, train
 from l2d.rejector.estimator import TRAINING, DeferralRejector
 from l2d.rejector.losses import LOSSES
 from l2d.rejector.networks import NETWORKS
@@ -25,6 +26,7 @@ from l2d.rejector.settings import INPUT_OF, OF_IMAGES, TrainConfig
 OTHERS = {
     "network": "token_transformer", "hidden": 16, "layers": 3, "backbone": "resnet34",
     "backbone_weights": "random", "unfreeze": "layer4", "augment": "crop", "autocast": True,
+    "images": "/data/VOCdevkit", "image_size": 224,
     "loss": "regression", "recentre": True, "epochs": 7,
     "batch_size": 8, "lr": 0.25, "schedule": "linear", "warmup": 0.5, "weight_decay": 0.125, "dropout": 0.5,
     "patience": 4, "memory": 5_000_000, "classifier": "own", "alpha": 0.5, "train_rows": 0.5, "guard": 0.25,
@@ -53,7 +55,7 @@ def test_every_field_is_an_option_with_help():
         assert one.panel, name
 
 
-@pytest.mark.parametrize("command", [cli.train, cli.sweep])
+@pytest.mark.parametrize("command", [train, sweep])
 def test_commands_take_every_option_with_the_library_s_default(command):
     parameters = inspect.signature(command).parameters
     assert {name: parameters[name].default for name in OTHERS} == asdict(TrainConfig())
@@ -69,7 +71,8 @@ def test_the_estimator_has_the_same_defaults():
 def test_what_is_typed_gives_the_settings_again(name, monkeypatch):
     """Through the program's own parser: words for a field that differs, parsed, give an equal configuration."""
     base = {"network": "token_transformer"} if name in ("dropout", "layers") else {}
-    base = {"network": "image"} if name in OF_IMAGES else base
+    base = {"network": "image"} if name in (*OF_IMAGES, "images") else base
+    base = {"network": "conv", "images": "/data"} if name == "image_size" else base
     config = TrainConfig(**base | {name: OTHERS[name]})
     seen = []
     monkeypatch.setattr("l2d.rejector.library.train", lambda *_, config, **__: seen.append(config))

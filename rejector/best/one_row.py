@@ -59,7 +59,7 @@ class _Compiled:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The mean over folds of the means over their trees: float64 (1, outputs)."""
-        return sum(forest.predict(x[None]) for forest in self._forests) / len(self._forests)
+        return np.asarray(sum(forest.predict(x[None]) for forest in self._forests) / len(self._forests))
 
 
 class _Trees:

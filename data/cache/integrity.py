@@ -33,9 +33,9 @@ def _checksum() -> Callable[[Any], int]:
     return crc32
 
 
-def crc32(content: Any) -> int:
-    """The checksum that a page of a Parquet file carries."""
-    return _checksum()(content)
+def crc32(content: Any, before: int = 0) -> int:
+    """The checksum that a page of a Parquet file carries; of what comes behind content whose checksum is known."""
+    return _checksum()(content, before)
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_le
 from l2d.data.samples.expressions import columns_of, name_of, quoted
 from l2d.data.samples.features import MOST_CATEGORIES
 from l2d.data.samples.splits import split_column
+from l2d.data.samples.texts import any_twice
 from l2d.data.sources.text_table import FORMATS as TABLES
 from l2d.data.sources.text_table import TEXT_FORMATS as TEXTS
 from l2d.data.sources.text_table import open_table
@@ -59,7 +60,7 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     ids = table[source.id]
     if ids.null_count():
         raise DataError(f"row {first_true(ids.is_null())} has no {source.id}", where=path, hint="give it an id")
-    if not ids.is_duplicated().any():
+    if not any_twice(ids):
         return table, made
     kept = [name for name in table.columns if name not in set(of_agents) and not INDEX_NAMES.match(name)]
     return _one_row_each(table.select(kept), source, say, long=long), True

@@ -23,7 +23,7 @@ from l2d.data.samples.column_file import Table
 from l2d.data.samples.digests import Lazy, column_digest
 from l2d.data.samples.encoded_columns import EncodedColumns
 from l2d.data.samples.encoded_rows import EncodedRows
-from l2d.data.samples.texts import Texts
+from l2d.data.samples.texts import Texts, any_twice
 from l2d.data.samples.tokens import FIELD_NAME, Tokens
 
 
@@ -214,7 +214,7 @@ class Dataset:
 
 
 def _repeat(ids: Sequence[str]) -> bool:
-    return ids.series.n_unique() < len(ids) if isinstance(ids, Texts) else len(set(ids)) < len(ids)
+    return any_twice(ids.series) if isinstance(ids, Texts) else len(set(ids)) < len(ids)
 
 
 def _digests(files: tuple[Path, ...]) -> list[str]:

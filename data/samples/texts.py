@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import overload
 
+import numpy as np
 import polars as pl
 
 AT_ONCE = 65_536  # texts that are a list at a time
@@ -49,6 +50,14 @@ class Texts(Sequence[str]):
 def texts_of(series: pl.Series) -> list[str] | Texts:
     """A column of text without gaps as a list, or where it is long as :class:`Texts`."""
     return series.to_list() if len(series) <= FEW else Texts(series)
+
+
+def any_twice(texts: pl.Series) -> bool:
+    """Whether a text, or a gap, stands twice. By numbers of 64 bits that texts are turned to, as a set takes memory."""
+    if len(texts) <= FEW:
+        return texts.n_unique() < len(texts)
+    numbers = np.sort(texts.hash().to_numpy())
+    return bool((numbers[1:] == numbers[:-1]).any()) and texts.n_unique() < len(texts)
 
 
 def series_of(texts: Sequence[str]) -> pl.Series:

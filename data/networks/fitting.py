@@ -61,7 +61,7 @@ class Adam:
         """One step by the parameters' gradients; every one has some."""
         adamw(
             self._parameters,
-            [each.grad for each in self._parameters],
+            [each.grad for each in self._parameters if each.grad is not None],
             self._means,
             self._squares,
             [],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +134,7 @@ class Answers:
         """The answers of some samples."""
         return Answers(**{name: values[part] for name, values in vars(self).items() if values is not None})
 
-    def checked(self, agent: str, ids: list[str], wanted: list[str], num_classes: int) -> Answers:
+    def checked(self, agent: str, ids: Sequence[str], wanted: list[str], num_classes: int) -> Answers:
         """These answers as arrays of the stored types.
 
         Args:
@@ -274,7 +275,7 @@ def failures_in(table: pa.Table) -> int:
 class _Checker:
     """Names agent and sample in what is wrong with an answer."""
 
-    def __init__(self, agent: str, ids: list[str]):
+    def __init__(self, agent: str, ids: Sequence[str]):
         self.agent, self.ids = agent, ids
 
     def finite(self, name: str, values: object, shape: tuple[int, ...]) -> np.ndarray:

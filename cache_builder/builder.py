@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import pyarrow as pa
 from l2d.cache_builder.agents import Agent
 from l2d.cache_builder.answers import NOTES, Answers, failures_in
 from l2d.cache_builder.asking import Asker
+from l2d.cache_builder.committing import LARGE, THREADS, committing
 from l2d.cache_builder.engines.shards import WHOLE, Shard
 from l2d.cache_builder.frozen import frozen_arrays, write_text
 from l2d.cache_builder.lending import with_lent_anew
@@ -159,17 +160,22 @@ class Build:
     engine: Engine | None = None
     report: BuildReport = field(default_factory=BuildReport)
     ids_digests: dict[int, str] = field(default_factory=dict)
+    counting: threading.Lock = field(default_factory=threading.Lock)  # parts are written in threads
 
     def write_samples(self) -> None:
         """The samples table: ids, splits, targets, kept columns and the rejector's inputs."""
         dataset = self.dataset
         parts = [schema.samples_part(self.out, k) for k in range(self.record.num_chunks)]
-        for chunk in filter(self.shard.has, self._todo(parts)):
-            path = parts[chunk]
-            rows = self.record.chunk_rows(chunk)
-            columns = sample_columns(dataset, rows)
-            store.commit_table(path, pa.table(columns), self._facts("samples", chunk))
+        with committing(self._threads) as commit:
+            for chunk in filter(self.shard.has, self._todo(parts)):
+                columns = sample_columns(dataset, self.record.chunk_rows(chunk))
+                commit(store.commit_table, parts[chunk], pa.table(columns), self._facts("samples", chunk))
         self._seal(parts)
+
+    @property
+    def _threads(self) -> int:
+        """That commit parts beside this one, where these are large."""
+        return THREADS if len(self.dataset) >= LARGE else 0
 
     def build_agent(self, agent: Agent, index: int, fingerprint: dict) -> None:
         """Ask one agent what it has not answered yet, and work out the costs that are missing."""
@@ -215,8 +221,9 @@ class Build:
             agent.load(frozen, self.dataset, self.device)
             record_gflops(agent, self.dataset, self.out)
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
-            for chunk in sorted(mine):
-                self.write_costs(agent, chunk)
+            with committing(self._threads) as commit:
+                for chunk in sorted(mine):
+                    commit(self.write_costs, agent, chunk)
         self._seal(predictions)
         self._seal(costs)
 
@@ -253,25 +260,15 @@ class Build:
         return self._ask_again(asker, chunk) if again else self._ask(asker, chunk)
 
     @contextmanager
-    def writer(self, name: str) -> Iterator[Callable[[int, Answers], None]]:
+    def writer(self, agent: Agent) -> Iterator[Callable[[int, Answers], None]]:
         """A function that commits a chunk's answers; for images in the background, so that the device is not idle.
 
-        A kill then costs the chunk that is being asked and the one being written.
+        A kill then costs the chunk that is being asked and the one being written. Answers that cost nothing to have
+        again, as they lie in a file, may wait in several threads.
         """
-        if self.dataset.images is None:
-            yield lambda chunk, answers: self.write_predictions(name, chunk, answers)
-            return
-        with ThreadPoolExecutor(1) as thread:
-            under_way: list[Future] = []
-
-            def write(chunk: int, answers: Answers) -> None:
-                if under_way:
-                    under_way.pop().result()
-                under_way.append(thread.submit(self.write_predictions, name, chunk, answers))
-
-            yield write
-            for last in under_way:
-                last.result()
+        free = self._threads if agent.repeatable else 0
+        with committing(1 if self.dataset.images is not None else free) as commit:
+            yield lambda chunk, answers: commit(self.write_predictions, agent.config.name, chunk, answers)
 
     def _are_answered(self, names: tuple[str, ...]) -> bool:
         """Whether every part of these agents' predictions is there."""
@@ -322,7 +319,8 @@ class Build:
         for seal in schema.agent_folder(self.out, name).glob("costs-*.seal.json"):
             store.remove(seal)  # of costs whose predictions change now; the parts say themselves what they are of
         store.commit_table(path, table, self._facts(name, chunk), replace=replace or self.retry_failures)
-        self.report.predictions_written[name] += 1
+        with self.counting:
+            self.report.predictions_written[name] += 1
 
     def write_costs(self, agent: Agent, chunk: int) -> None:
         """Costs of one chunk, unless they are there and of these very predictions."""
@@ -359,7 +357,8 @@ class Build:
             columns[schema.COST_COLUMNS[task]] = number_column(values.astype(np.float32, copy=False), mask)
         facts = {**self._facts(name, chunk), "predictions": made_of}
         store.commit_table(path, pa.table(columns), facts, replace=there)
-        self.report.costs_written[name] += 1
+        with self.counting:
+            self.report.costs_written[name] += 1
 
     def _seal(self, parts: list[Path]) -> None:
         """Seal a folder once all its parts are there."""
@@ -393,7 +392,7 @@ def ask_here(job: Build, agent: Agent, frozen: dict | None, todo: list[int], ret
     """The engine of one process: chunk after chunk."""
     name = agent.config.name
     asker = job.begin(agent, frozen, sum(len(job.record.chunk_rows(k)) for k in [*todo, *retry]))
-    with job.writer(name) as write:
+    with job.writer(agent) as write:
         for chunk in [*todo, *retry]:
             write(chunk, job.answers(asker, chunk, again=chunk in retry))
             job.report.asked[name], job.report.failed[name] = asker.asked, asker.failed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from l2d.cache_builder.agents import Agent, make_agent
+from l2d.cache_builder.agents._answer_file import let_go_of_files
 from l2d.cache_builder.lending import own_tasks
 from l2d.cache_builder.plan import make_record
 from l2d.cache_builder.recipe import Recipe
@@ -50,6 +51,7 @@ def prepare(
             where=recipe.name,
             hint="give the model `features` (of its own forward pass), or [dataset] image_size",
         )
+    let_go_of_files()
     fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
     return dataset, agents, fingerprints, make_record(recipe, dataset)
 

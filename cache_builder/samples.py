@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from l2d.data.cache import schema
 from l2d.data.cache.columns import NUMBERS, dense_array, number_column
+from l2d.data.samples.column_file import rows_of
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.images import png, thumbnail
 
@@ -32,8 +33,9 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
         columns["target_boxes"] = batch.target_boxes.to_arrow()
     if batch.target_text is not None:
         columns["target_text"] = batch.target_text.to_arrow().cast(schema.TEXTS)
-    for name in dataset.keep:
-        columns[name] = batch.columns[name].to_arrow()
+    if dataset.keep:
+        kept = rows_of(dataset.columns, dataset.keep, slice(rows.start, rows.stop))
+        columns |= {name: kept[name].to_arrow() for name in dataset.keep}
     if batch.features is not None:
         columns["features"] = dense_array(batch.features)
     for name, lists in (batch.tokens or {}).items():

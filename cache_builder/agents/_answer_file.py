@@ -177,6 +177,12 @@ def _read(path: Path, version: tuple) -> tuple[pl.DataFrame, list[Piece]]:
     return table.with_columns(changed.get_columns()).with_row_index(ROW), pieces
 
 
+def let_go_of_files() -> None:
+    """Hold no table any longer for agents that may share it: all have read what they need."""
+    _read.cache_clear()
+    _notation.cache_clear()
+
+
 @lru_cache(maxsize=256)
 def _notation(path: Path, version: tuple, column: str) -> str | None:
     """How a column of text writes its numbers; None where it writes truth values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -16,6 +16,7 @@ import polars as pl
 from l2d.cache_builder.agents._answer_file import ROW, AnswerFile
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import first_true
+from l2d.data.samples.texts import series_of
 
 IdRule = Literal["text", "number"]
 Repeats = Literal["refuse", "first", "last", "mean", "majority"]
@@ -24,7 +25,7 @@ ANSWERS = ("cla", "prob", "reg", "text")  # the others are notes
 
 
 def match_ids(
-    file: AnswerFile, rows: pl.DataFrame, column: str, samples: list[str], rule: IdRule, *, others: str
+    file: AnswerFile, rows: pl.DataFrame, column: str, samples: Sequence[str], rule: IdRule, *, others: str
 ) -> np.ndarray:
     """Position in ``samples`` of the sample that each row is about, -1 where it is about none and may be left out.
 
@@ -76,7 +77,7 @@ def match_ids(
 class _Samples:
     """A list of ids that is told from another by being it: agents of one build share it."""
 
-    ids: list[str]
+    ids: Sequence[str]
 
     def __hash__(self) -> int:
         return id(self.ids)
@@ -88,7 +89,7 @@ class _Samples:
 @lru_cache(maxsize=1)
 def _positions(samples: _Samples) -> pl.DataFrame:
     """Columns ``id``, without blanks around it, and ``at``."""
-    ids = pl.Series("id", samples.ids, dtype=pl.String).str.strip_chars()
+    ids = series_of(samples.ids).alias("id").str.strip_chars()
     return ids.to_frame().with_columns(at=pl.int_range(pl.len()))
 
 
@@ -133,7 +134,7 @@ def variants(identifier: str) -> list[tuple[str, bool, bool]]:
 
 
 def _refuse_look_alikes(
-    file: AnswerFile, rows: pl.DataFrame, ids: pl.Series, strange: np.ndarray, samples: list[str], rule: IdRule
+    file: AnswerFile, rows: pl.DataFrame, ids: pl.Series, strange: np.ndarray, samples: Sequence[str], rule: IdRule
 ) -> None:
     """Raises :class:`DataError` where an id that is not of the dataset differs from one of it in its form alone."""
     forms = {variant: sample for sample in reversed(samples) for variant in variants(sample)}

@@ -104,7 +104,7 @@ class ModelAgent(Agent):
         if self.sees:
             return None
         if not self.config.columns:
-            return dataset.features
+            return dataset.matrix
         columns = [evaluate_rows(dataset.columns, expression) for expression in self.config.columns]
         try:
             timed = [days(column) if column.dtype in TEMPORAL else column for column in columns]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -169,7 +170,7 @@ class SimulatedAgent(Agent):
         }
 
 
-def uniform_draws(seed: int, name: str, ids: list[str], count: int) -> np.ndarray:
+def uniform_draws(seed: int, name: str, ids: Sequence[str], count: int) -> np.ndarray:
     """Uniform numbers in [0, 1) that depend on seed, agent and sample alone, not on their order: (n, count)."""
     found = np.empty((len(ids), count))
     for row, sample_id in enumerate(ids):

@@ -123,6 +123,7 @@ class TableAnswersAgent(Agent):
             self.answers = self._aligned(dataset)
         except DataError as error:
             raise DataError(f"{where}: {error.what}", where=error.where, hint=error.hint) from error
+        del self.file  # a large one would be held as long as the agent
         gaps = self.answers.with_gaps(len(dataset), tasks, len(dataset.classes))
         silent = gaps.is_unavailable
         if silent.all():

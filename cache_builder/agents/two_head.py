@@ -132,10 +132,11 @@ def train_two_head(make_network, dataset: Dataset, config: TwoHeadConfig, device
     held_out, fit = np.split(order, [max(1, len(order) // 10)])
     if len(fit) == 0:
         raise DataError("too few training samples to train on", where=f"agent {config.name!r}", hint="use more data")
-    assert dataset.features is not None  # it has been checked
+    matrix = dataset.matrix
+    assert matrix is not None  # it has been checked
     network = fit_two_head(
         lambda: make_network(dataset),
-        dataset.features,
+        matrix,
         dataset.target_cla,
         dataset.target_reg,
         fit,

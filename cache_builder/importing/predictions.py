@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import polars as pl
-
 from l2d.cache_builder.agents._answer_file import as_text
 from l2d.cache_builder.agents.annotators import HOLE
 from l2d.cache_builder.importing.draft import Draft
@@ -14,6 +12,7 @@ from l2d.cache_builder.importing.paid import paid_of
 from l2d.cache_builder.importing.samples import Say, dataset_lines, known_afterwards, made_of_classes, read_samples
 from l2d.cache_builder.importing.source import Source, holes, need, some
 from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.column_file import Table, held
 from l2d.data.samples.expressions import columns_of
 from l2d.data.toml import toml_list, toml_text
 
@@ -91,10 +90,10 @@ def draft_predictions(source: Source, folder: Path, out: str, say: Say) -> Draft
     if source.model is None:
         say("the model, agent 0, is a small network that is trained on the training split (--model NAME: one of yours)")
         blocks.insert(0, ['name = "model"', 'kind = "two_head"       # trained on the training split, once'])
-    return Draft("\n".join(fill(lines, blocks)) + "\n", table if made else None, samples_file)
+    return Draft("\n".join(fill(lines, blocks)) + "\n", held(table) if made else None, samples_file)
 
 
-def _of_answers(source: Source, answers: Answers, names: list[str], table: pl.DataFrame) -> dict[str, str]:
+def _of_answers(source: Source, answers: Answers, names: list[str], table: Table) -> dict[str, str]:
     """Columns of the samples that are known only once agents have answered -> why."""
     taken: set[str | None] = {source.id, *source.targets.values()}
     reason = "since it names agents, which is known only afterwards"

@@ -14,13 +14,15 @@ from l2d.cache_builder.importing.source import Source, need, relative, some
 from l2d.cache_builder.recipe import BuildConfig
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.cells import first_true
-from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_not
+from l2d.data.samples.column_file import GLANCE, ColumnFile, Table, held
+from l2d.data.samples.columns import FREE_TEXT, INDEX_NAMES, stray_texts, why_left
 from l2d.data.samples.expressions import columns_of, name_of, quoted
 from l2d.data.samples.features import MOST_CATEGORIES
 from l2d.data.samples.splits import split_column
+from l2d.data.samples.texts import any_twice
 from l2d.data.sources.text_table import FORMATS as TABLES
 from l2d.data.sources.text_table import TEXT_FORMATS as TEXTS
-from l2d.data.sources.text_table import read_table
+from l2d.data.sources.text_table import open_table
 from l2d.data.toml import toml_list, toml_text
 
 Say = Callable[[str], None]
@@ -36,7 +38,7 @@ ORACLES = ("oracle", "best_model", "best_agent", "winner")
 NAMED_BY = 0.9  # share of a column's values that are names of agents, from which on it is made of the answers
 
 
-def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[str] = ()) -> tuple[pl.DataFrame, bool]:
+def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[str] = ()) -> tuple[Table, bool]:
     """The table of samples, and whether it had to be made: of a JSON file, or of several rows about one sample.
 
     Args:
@@ -51,14 +53,14 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     """
     path = source.features
     made = path.suffix.lower() not in TABLES
-    table = joined(path, read_parts(path)) if made else read_table(path, text=[source.id, *source.text])[0]
+    table: Table = joined(path, read_parts(path)) if made else open_table(path, text=[source.id, *source.text])[0]
     if source.together:
-        table, made = table.with_columns(together(table.select(source.together))), True
+        table, made = held(table).with_columns(together(table.select(source.together))), True
     need(source.id, table.columns, "--id", path)
     ids = table[source.id]
     if ids.null_count():
         raise DataError(f"row {first_true(ids.is_null())} has no {source.id}", where=path, hint="give it an id")
-    if not ids.is_duplicated().any():
+    if not any_twice(ids):
         return table, made
     kept = [name for name in table.columns if name not in set(of_agents) and not INDEX_NAMES.match(name)]
     return _one_row_each(table.select(kept), source, say, long=long), True
@@ -102,13 +104,13 @@ def _one_row_each(table: pl.DataFrame, source: Source, say: Say, *, long: bool) 
     return groups.agg(pl.col(names).drop_nulls().first()).select(id_column, *names)
 
 
-def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
+def usable_features(table: Table, taken: set[str | None]) -> tuple[list[str], dict[str, str]]:
     """Columns that a rejector can look at as SQL, and why the others are left out: column -> reason."""
     features, left = [], {}
     for name in table.columns:
         if name in taken:
             continue
-        why = why_not(table[name])
+        why = why_left(table, name)
         if why is None:
             features.append(quoted(name))
         else:
@@ -116,12 +118,12 @@ def usable_features(table: pl.DataFrame, taken: set[str | None]) -> tuple[list[s
     return features, left
 
 
-def quoted_if_column(expression: str, table: pl.DataFrame) -> str:
+def quoted_if_column(expression: str, table: Table) -> str:
     """A column's name in SQL; what is no column is SQL already."""
     return quoted(expression) if expression in table.columns else expression
 
 
-def known_afterwards(table: pl.DataFrame, agents: list[str], taken: set[str | None]) -> list[str]:
+def known_afterwards(table: Table, agents: list[str], taken: set[str | None]) -> list[str]:
     """Columns that name agents: which is right or best is known only once all have answered."""
     found = []
     for name in table.columns:
@@ -134,7 +136,7 @@ def known_afterwards(table: pl.DataFrame, agents: list[str], taken: set[str | No
     return found
 
 
-def made_of_classes(table: pl.DataFrame, target: str | None, taken: set[str | None]) -> list[str]:
+def made_of_classes(table: Table, target: str | None, taken: set[str | None]) -> list[str]:
     """Columns of exactly the target's values, three or more: an answer, or the truth once more."""
     if target is None:
         return []
@@ -142,12 +144,25 @@ def made_of_classes(table: pl.DataFrame, target: str | None, taken: set[str | No
     names = [n for n in table.columns if n not in taken and n != target and not table.schema[n].is_nested()]
     if len(classes) < 3:
         return []
-    return [name for name in names if set(as_text(table[name]).drop_nulls().unique().to_list()) == classes]
+    return [
+        name
+        for name in names
+        if _may_be_of(classes, table.first[name] if isinstance(table, ColumnFile) else table[name].head(GLANCE))
+        and set(as_text(table[name]).drop_nulls().unique().to_list()) == classes
+    ]
+
+
+def _may_be_of(classes: set[str], first: pl.Series) -> bool:
+    """Whether a column that begins so may be of these classes alone; whole numbers may be followed by others."""
+    texts = as_text(first)
+    if first.dtype.is_float() and not texts.str.contains(".", literal=True).any():
+        return True
+    return set(texts.drop_nulls().to_list()) <= classes
 
 
 def dataset_lines(
     source: Source,
-    table: pl.DataFrame,
+    table: Table,
     path: Path,
     folder: Path,
     say: Say,
@@ -181,7 +196,7 @@ def dataset_lines(
     if source.columns:
         features, left = [quoted_if_column(column, table) for column in source.columns], {}
         for name in source.columns:
-            if name in table.columns and (why := why_not(table[name]) or "").startswith(FREE_TEXT):
+            if name in table.columns and (why := why_left(table, name) or "").startswith(FREE_TEXT):
                 raise UsageError(f"--features {name}: {why}", where=path, hint=f"--text {name} reads it word by word")
     told = [name for name in [*source.columns, *source.text] if name in of_answers]
     if told:

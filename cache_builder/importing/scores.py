@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 
 from l2d.cache_builder.agents._answer_file import ROW, AnswerFile, as_text
 from l2d.cache_builder.agents.annotators import HOLE
@@ -17,6 +16,7 @@ from l2d.cache_builder.importing.samples import AFTERWARDS, TRUTHS, Say, dataset
 from l2d.cache_builder.importing.source import Source, holes, need, some
 from l2d.cache_builder.importing.stated import compared
 from l2d.data.errors import DataError, UsageError
+from l2d.data.samples.column_file import Table, held
 
 #: Names that a column is known by when the command names none; of ``evaluation_result.score`` the last part counts.
 SCORES = ("score", "performance", "quality", "correct", "label", "acc", "accuracy")
@@ -109,7 +109,7 @@ def draft_scores(source: Source, folder: Path, out: str, say: Say) -> Draft:
                 free = ["free = true           # it is yours: asking it costs nothing"]
         lines_of_one = answers.one_lines(name, {"reg": found.score})
         blocks.append([lines_of_one[0], *common, *lines_of_one[1:], *price, *free])
-    return Draft("\n".join(fill(lines, blocks)) + "\n", table if made else None, samples_file)
+    return Draft("\n".join(fill(lines, blocks)) + "\n", held(table) if made else None, samples_file)
 
 
 def _column(pattern: str, answers: Answers) -> str:
@@ -215,9 +215,7 @@ def _columns_of_agents(answers: Answers, found: Found) -> set[str]:
     return columns | {c for c in answers.file.columns for name in found.names if c.startswith(f"{name}|")}
 
 
-def _of_answers(
-    source: Source, answers: Answers, found: Found, table: pl.DataFrame, of_agents: set[str]
-) -> dict[str, str]:
+def _of_answers(source: Source, answers: Answers, found: Found, table: Table, of_agents: set[str]) -> dict[str, str]:
     """Columns of the samples that are known only once agents have answered -> why."""
     after = dict.fromkeys(of_agents, "of the agents")
     if not source.is_one_file:

@@ -21,7 +21,7 @@ REBUILD_HINT = "delete this file and run the `l2d build` that made the cache aga
 
 
 @cache
-def _checksum() -> Callable[[Any], int]:
+def _checksum() -> Callable[[Any, int], int]:
     """Of Parquet's pages: by the processor's own carry-less product where it has one, 8 times as fast, the same bits.
 
     Imported by what verifies pages: a `status` reads so few that pyarrow's own will do.
@@ -33,9 +33,9 @@ def _checksum() -> Callable[[Any], int]:
     return crc32
 
 
-def crc32(content: Any) -> int:
-    """The checksum that a page of a Parquet file carries."""
-    return _checksum()(content)
+def crc32(content: Any, before: int = 0) -> int:
+    """The checksum that a page of a Parquet file carries; of what comes behind content whose checksum is known."""
+    return _checksum()(content, before)
 
 
 @contextmanager

@@ -28,6 +28,7 @@ import pyarrow.parquet as pq
 
 from l2d.data.cache import store
 from l2d.data.cache.integrity import REBUILD_HINT, corruption_named, crc32, leaves_of, skeleton_of
+from l2d.data.cache.pages import checksum_and_finite, page_of, values_start
 from l2d.data.errors import CorruptPart
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ _COUNTING = threading.RLock()
 
 #: Arrow types whose pages are arrays.
 NUMBERS = {pa.int32(): "<i4", pa.int64(): "<i8", pa.float32(): "<f4", pa.float64(): "<f8"}
-
-#: Parquet's numbers for the encodings of values and of levels.
-PLAIN, RLE = 0, 3
 
 
 @dataclass(frozen=True)
@@ -71,18 +69,20 @@ class MappedPart:
 
     Attributes:
         header: what the part says of itself; who has looked at it may set it to None.
+        is_finite: whether all its numbers are known to be finite. False where that is not known.
 
     Raises:
         CorruptPart: the file is damaged or truncated; the message names it.
         FileNotFoundError: there is no such file.
     """
 
-    __slots__ = ("_columns", "_groups", "_mapping", "_path", "_stamp", "_starts", "header")
+    __slots__ = ("_columns", "_groups", "_mapping", "_path", "_stamp", "_starts", "header", "is_finite")
     kept = 0  # mappings, by all parts of this process
 
     def __init__(self, path: Path, columns: tuple[str, ...], *, keep: bool = True):
         self._path = str(path)
         self._mapping: pa.Buffer | None = None  # while it is kept; no file stays open
+        self.is_finite = True  # until a page is not, or is of another layout
         with corruption_named(path):
             self._stamp = _stamp(self._path)
             mapping = _map(self._path)
@@ -94,6 +94,7 @@ class MappedPart:
             self._columns = _shared(tuple((name, _kind(found, name)) for name in columns))
             self._groups = _shared(_group_rows(file.metadata))
             self._starts = self._verified(mapping, file, path)  # where the values of each page begin
+            self.is_finite &= self._starts is not None
         if keep and self._starts is not None and MappedPart.kept < MAPPINGS_KEPT:
             with _COUNTING:
                 MappedPart.kept += 1
@@ -153,16 +154,18 @@ class MappedPart:
             if leaf is None:
                 return None
             for group, rows in enumerate(self._groups):
-                page = _page(memoryview(mapping).cast("B"), file, group, leaf)
+                page = page_of(memoryview(mapping).cast("B"), file, group, leaf)
                 if page is None:
                     return None
-                if crc32(page.content) != page.checksum:
+                start = values_start(page, rows * (kind[1] or 1) * np.dtype(kind[0]).itemsize)
+                checksum, finite = checksum_and_finite(page, start, kind[0])
+                if checksum != page.checksum:
                     raise CorruptPart(
                         f"cannot be read back as written: the checksum of {name} differs",
                         where=path,
                         hint=REBUILD_HINT,
                     )
-                start = _values_start(page, rows * (kind[1] or 1) * np.dtype(kind[0]).itemsize)
+                self.is_finite &= finite
                 if start is None:
                     return None
                 starts.append(start)
@@ -187,6 +190,11 @@ class LentPart:
         self._mirror, self._part, self._columns, self._mapped, self._again = mirror, part, columns, mapped, again
 
     @property
+    def is_finite(self) -> bool:
+        """See :class:`MappedPart`."""
+        return self._mapped.is_finite
+
+    @property
     def is_mapped(self) -> bool:
         """False: to read it again may mean to fetch it again, which is better done ahead."""
         return False
@@ -206,6 +214,9 @@ class LentPart:
 
 class Readable(Protocol):
     """A part that is opened and checked, and read again and again."""
+
+    @property
+    def is_finite(self) -> bool: ...
 
     @property
     def is_mapped(self) -> bool: ...
@@ -235,7 +246,7 @@ def read_back(path: Path, columns: Collection[str] | None = None, *, skeleton: s
         content = memoryview(mapping).cast("B")
         for group in range(file.metadata.num_row_groups):
             for leaf in leaves_of(file.metadata, columns):
-                page = _page(content, file, group, leaf)
+                page = page_of(content, file, group, leaf)
                 if page is None:  # of another writer's layout
                     store.read_table(path, None if columns is None else list(columns))
                     return found
@@ -292,92 +303,6 @@ def _leaf(metadata: pq.FileMetaData, name: str, *, is_list: bool) -> int | None:
     leaves = [metadata.schema.column(leaf).path for leaf in range(metadata.num_columns)]
     found = [leaf for leaf, path in enumerate(leaves) if path in names]
     return found[0] if len(found) == 1 else None
-
-
-@dataclass(frozen=True)
-class _Page:
-    content: memoryview  # levels and values
-    start: int  # of the content in the file
-    checksum: int
-    levels: int  # how many kinds of levels stand before the values
-
-
-def _page(content: memoryview, file: pq.ParquetFile, group: int, leaf: int) -> _Page | None:
-    """The only page of a column chunk; None if it is not laid out as data/cache/store.py does.
-
-    Of the header's fields 1 to 5, 2 and 3 are the page's size, decompressed and as it stands there, 4 is its checksum,
-    and 5, which only pages of version 1 have, says how values (2) and levels (3, 4) are encoded.
-    """
-    chunk, column = file.metadata.row_group(group).column(leaf), file.metadata.schema.column(leaf)
-    if chunk.compression != "UNCOMPRESSED":
-        return None
-    try:
-        header, start = _struct(content, chunk.data_page_offset)
-    except (ValueError, IndexError):
-        return None
-    end, about = chunk.data_page_offset + chunk.total_compressed_size, header.get(5)
-    is_ours = (
-        isinstance(about, dict)
-        and header.get(2) == header.get(3) == end - start
-        and end <= len(content)
-        and about.get(2) == PLAIN
-        and about.get(3) == about.get(4) == RLE
-    )
-    checksum = header.get(4)
-    if not is_ours or not isinstance(checksum, int):
-        return None
-    levels = (column.max_repetition_level > 0) + (column.max_definition_level > 0)
-    return _Page(content[start:end], start, checksum % (1 << 32), levels)
-
-
-def _values_start(page: _Page, size: int) -> int | None:
-    """Where the values begin in the file, being ``size`` bytes, up to the page's end (fewer where there are nulls)."""
-    at = 0
-    for _ in range(page.levels):
-        at += 4 + int.from_bytes(page.content[at : at + 4], "little")
-    return page.start + at if at + size == len(page.content) else None
-
-
-# --- Thrift's compact protocol ----------------------------------------------------------------------------------------
-
-
-def _struct(content: memoryview, at: int, depth: int = 0) -> tuple[dict[int, object], int]:
-    """Read a struct: field number -> number, or dict for a struct in it. Returns it and where it ends.
-
-    Raises:
-        ValueError: it holds something that a page header does not.
-        IndexError: it does not end before the file does.
-    """
-    fields: dict[int, object] = {}
-    number = 0
-    while content[at] != 0:
-        step, kind = content[at] >> 4, content[at] & 0x0F
-        at += 1
-        if step == 0:
-            raise ValueError("a field out of order")
-        number += step
-        if kind in (1, 2):  # true, false
-            fields[number] = kind == 1
-        elif kind in (4, 5, 6):  # integers of 16, 32 and 64 bits
-            value, at = _varint(content, at)
-            fields[number] = (value >> 1) ^ -(value & 1)
-        elif kind == 8:  # bytes
-            size, at = _varint(content, at)
-            at += size
-        elif kind == 12 and depth < 3:
-            fields[number], at = _struct(content, at, depth + 1)
-        else:
-            raise ValueError(f"a field of kind {kind}")
-    return fields, at + 1
-
-
-def _varint(content: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for position in range(10):
-        value |= (content[at + position] & 0x7F) << 7 * position
-        if content[at + position] < 0x80:
-            return value, at + position + 1
-    raise ValueError("a number of more than 64 bits")
 
 
 def _concatenated(pages: list[np.ndarray]) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 import polars as pl
 
 from l2d.data.samples.cells import suspicion
+from l2d.data.samples.column_file import Table
 from l2d.data.samples.embedded_text import EmbeddedText
 from l2d.data.samples.expressions import TEMPORAL, column_named, evaluate
 from l2d.data.samples.features import (
@@ -108,7 +109,20 @@ def stray_texts(column: pl.Series) -> tuple[str, ...]:
     return found.strays if filled.is_in(found.strays).mean() <= STRAY_SHARE else ()
 
 
-def column_lines(table: pl.DataFrame, encoder: FeatureEncoder | None, others: Collection[str]) -> list[str]:
+def why_left(table: Table, name: str) -> str | None:
+    """:func:`why_not` of a table's column. One that its first rows show to be a number is not read for that."""
+    return None if name.lower() != "split" and _is_plainly_a_number(table, name) else why_not(table[name])
+
+
+def _is_plainly_a_number(table: Table, name: str) -> bool:
+    """Whether the first rows of a column that is not in memory show floating numbers that differ and count no rows."""
+    if isinstance(table, pl.DataFrame):
+        return False
+    first = table.first[name]
+    return first.dtype.is_float() and not _has_one_value(first) and not _are_whole(first)
+
+
+def column_lines(table: Table, encoder: FeatureEncoder | None, others: Collection[str]) -> list[str]:
     """What became of a table's columns, in a line or two.
 
     Args:
@@ -123,24 +137,24 @@ def column_lines(table: pl.DataFrame, encoder: FeatureEncoder | None, others: Co
         found += [f"{kind}: {some(names)}" for kind, names in parts.items()]
         lines.append(f"features: {'; '.join(found)}")
         used |= set(encoder.columns)
-    left = {name: why_not(table[name]) for name in table.columns if name not in used}
+    left = {name: why_left(table, name) for name in table.columns if name not in used}
     if left:
         told = [name if why is None else f"{name} ({why})" for name, why in left.items()]
         lines.append(f"not features: {some(told)}")
     return lines
 
 
-def row_number_notes(table: pl.DataFrame, expressions: Iterable[str]) -> list[str]:
+def row_number_notes(table: Table, expressions: Iterable[str]) -> list[str]:
     """A warning for each feature that is a column of row numbers."""
     named = [name for expression in expressions if (name := column_named(expression)) is not None]
     return [
         f"warning: feature {name!r} counts the rows, so a rejector can learn the order of the file; leave it out"
         for name in named
-        if is_row_number(table[name])
+        if not _is_plainly_a_number(table, name) and is_row_number(table[name])
     ]
 
 
-def no_text(table: pl.DataFrame, encoder: FeatureEncoder | None, ids: list[str]) -> list[str]:
+def no_text(table: Table, encoder: FeatureEncoder | None, ids: Sequence[str]) -> list[str]:
     """For each text, which samples have none."""
     lines = []
     for feature in encoder.features if encoder is not None else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +15,15 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import text_column, texts_column
+from l2d.data.cache.columns import text_column, text_of_series, texts_column
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, DataError
 from l2d.data.samples.boxes import Boxes
+from l2d.data.samples.column_file import Table
 from l2d.data.samples.digests import Lazy, column_digest
+from l2d.data.samples.encoded_columns import EncodedColumns
+from l2d.data.samples.encoded_rows import EncodedRows
+from l2d.data.samples.texts import Texts, any_twice
 from l2d.data.samples.tokens import FIELD_NAME, Tokens
 
 
@@ -32,10 +36,8 @@ class Batch:
     :attr:`Agent.needs`, as Parquet columns.
     """
 
-    ids: list[str]
     rows: range  # their positions in the dataset
-    features: np.ndarray | None  # float32 (batch, width)
-    columns: pl.DataFrame  # the source's columns, and `cluster`
+    dataset: Dataset
     target_cla: np.ndarray | None  # int32 (batch,)
     target_reg: np.ndarray | None  # float32 (batch,)
     target_boxes: Boxes | None
@@ -44,6 +46,22 @@ class Batch:
     answers: dict[str, Any]
     tokens: dict[str, Tokens] | None = None  # token lists by field
     pixels: np.ndarray | None = None  # uint8 RGB (batch, 3, height, width), where images are no files of their own
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """Ids of the samples."""
+        return list(self.dataset.ids[self.rows.start : self.rows.stop])
+
+    @cached_property
+    def features(self) -> np.ndarray | None:
+        """Features, float32 (batch, width)."""
+        found = self.dataset.features
+        return None if found is None else found[self.rows.start : self.rows.stop]
+
+    @cached_property
+    def columns(self) -> pl.DataFrame:
+        """The source's columns, and ``cluster``."""
+        return self.dataset.columns[self.rows.start : self.rows.stop]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +73,11 @@ class Dataset:
     """
 
     name: str
-    ids: list[str]
+    ids: Sequence[str]
     split: np.ndarray  # (n,) of "train", "validation", "test"
-    features: np.ndarray | None  # float32 (n, width): inputs of the rejector that are known before any agent is asked
-    columns: pl.DataFrame
+    #: Inputs of the rejector that are known before any agent is asked, float32 (n, width); see `matrix`.
+    features: np.ndarray | EncodedColumns | EncodedRows | None
+    columns: Table
     frozen: bytes | None = None  # arrays that the fitted encoder of the features consists of, as safetensors
     target_cla: np.ndarray | None = None  # int32 (n,): index into classes
     target_reg: np.ndarray | None = None  # float32 (n,)
@@ -79,7 +98,7 @@ class Dataset:
         if not self.ids:
             raise DataError("the dataset has no samples", where=self.name, hint="check the path and `where`")
         first: dict[str, int] = {}
-        for position, sample_id in enumerate(self.ids if len(set(self.ids)) < len(self.ids) else ()):
+        for position, sample_id in enumerate(self.ids if _repeat(self.ids) else ()):
             if sample_id in first:
                 raise DataError(
                     f"sample id {sample_id!r} stands at rows {first[sample_id]} and {position}",
@@ -116,6 +135,11 @@ class Dataset:
         return 0 if self.features is None else self.features.shape[1]
 
     @property
+    def matrix(self) -> np.ndarray | None:
+        """All features in memory, float32 (n, width)."""
+        return None if self.features is None else np.asarray(self.features)
+
+    @property
     def train(self) -> np.ndarray:
         """Boolean mask of the training split, (n,)."""
         return self.split == "train"
@@ -123,7 +147,7 @@ class Dataset:
     @cached_property
     def id_column(self) -> pa.Array:
         """The ids as a column of text, which parts of the cache hold slices of."""
-        return texts_column(self.ids)
+        return text_of_series(self.ids.series) if isinstance(self.ids, Texts) else texts_column(list(self.ids))
 
     @cached_property
     def split_column(self) -> pa.Array:
@@ -135,10 +159,8 @@ class Dataset:
         """The samples at ``rows``, ready for an agent."""
         part = slice(rows.start, rows.stop)
         return Batch(
-            ids=self.ids[part],
             rows=rows,
-            features=None if self.features is None else self.features[part],
-            columns=self.columns[part],
+            dataset=self,
             target_cla=None if self.target_cla is None else self.target_cla[part],
             target_reg=None if self.target_reg is None else self.target_reg[part],
             target_boxes=None if self.target_boxes is None else self.target_boxes[part],
@@ -191,6 +213,10 @@ class Dataset:
         return {**{f"dataset.{key}": value for key, value in self.config.items()}, **self.identity, **kept}
 
 
+def _repeat(ids: Sequence[str]) -> bool:
+    return any_twice(ids.series) if isinstance(ids, Texts) else len(set(ids)) < len(ids)
+
+
 def _digests(files: tuple[Path, ...]) -> list[str]:
     """SHA-256 of each file, read by several threads: for a big folder of images it takes seconds."""
 
@@ -204,7 +230,9 @@ def _digests(files: tuple[Path, ...]) -> list[str]:
         return list(pool.map(digest_of, files))
 
 
-def _content(values: np.ndarray | None) -> str | None:
+def _content(values: np.ndarray | EncodedColumns | EncodedRows | None) -> str | None:
     if values is None:
         return None
+    if not isinstance(values, np.ndarray):
+        return values.digest[:16]
     return hashlib.sha256(np.ascontiguousarray(values).reshape(-1).view(np.uint8)).hexdigest()[:16]

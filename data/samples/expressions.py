@@ -9,6 +9,7 @@ from typing import cast
 import polars as pl
 
 from l2d.data.errors import DataError, nearest
+from l2d.data.samples.column_file import Table, narrowed
 
 #: From what no implicit number is taken: a cast would give microseconds, or whatever unit the file happens to have.
 TEMPORAL = (pl.Date, pl.Datetime, pl.Duration, pl.Time)
@@ -52,7 +53,7 @@ def quoted(column: str) -> str:
     return column if columns_of(column) == [column] else '"' + column.replace('"', '""') + '"'
 
 
-def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | None = None) -> pl.Series:
+def evaluate(table: Table, expression: str, dtype: pl.DataType | type | None = None) -> pl.Series:
     """One SQL expression over a table's columns, cast to ``dtype`` if one is given.
 
     As a floating number a date or time is in days since the first of January 1970 and a duration in days.
@@ -61,6 +62,7 @@ def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | N
         DataError: the expression is not SQL, names an unknown column, fails, takes a time for a number, or does not
             give that type.
     """
+    whole, table = table, narrowed(table, columns_of(expression))
     try:
         named = column_named(expression)
         if named is not None and named in table.columns:
@@ -76,10 +78,10 @@ def evaluate(table: pl.DataFrame, expression: str, dtype: pl.DataType | type | N
             column = days(column)
         return column if dtype is None else column.cast(dtype)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
-        raise _refusal(table, expression, error) from error
+        raise _refusal(whole, expression, error) from error
 
 
-def check(table: pl.DataFrame, expression: str) -> None:
+def check(table: Table, expression: str) -> None:
     """See that an expression is SQL over columns that are there, without a value being computed.
 
     Raises:
@@ -93,7 +95,7 @@ def check(table: pl.DataFrame, expression: str) -> None:
         raise _refusal(table, expression, error) from error
 
 
-def evaluate_rows(table: pl.DataFrame, expression: str) -> pl.Series:
+def evaluate_rows(table: Table, expression: str) -> pl.Series:
     """:func:`evaluate` an expression that must look at one row at a time.
 
     A feature that is, say, a difference from the average would tell training rows about test rows.
@@ -101,9 +103,10 @@ def evaluate_rows(table: pl.DataFrame, expression: str) -> pl.Series:
     Raises:
         DataError: as :func:`evaluate`, or a row's value changes with the rows around it.
     """
-    column, half = evaluate(table, expression), table.height // 2
     if column_named(expression) is not None:
-        return column
+        return evaluate(table, expression)
+    table = narrowed(table, columns_of(expression))
+    column, half = evaluate(table, expression), table.height // 2
     for part, values in ((table[:half], column[:half]), (table[half:], column[half:])):
         if part.height and not evaluate(part, expression).equals(values, null_equal=True):
             raise DataError(f"{expression!r} depends on more than its own row", hint="use no aggregates or windows")
@@ -125,7 +128,7 @@ def days(column: pl.Series) -> pl.Series:
     return column.to_physical().cast(pl.Float64) / unit
 
 
-def _refuse_times_as_numbers(table: pl.DataFrame, expression: pl.Expr, text: str) -> None:
+def _refuse_times_as_numbers(table: Table, expression: pl.Expr, text: str) -> None:
     """Raises :class:`DataError` where a time is taken for a number, which would be in the unit that it is stored in: by
     a cast, a comparison with a number, or a CASE that gives now the one and now the other."""
     written = str(expression)
@@ -154,7 +157,7 @@ def _parts(expression: pl.Expr) -> Iterator[pl.Expr]:
         yield from _parts(part)
 
 
-def _refusal(table: pl.DataFrame, expression: str, error: BaseException) -> DataError:
+def _refusal(table: Table, expression: str, error: BaseException) -> DataError:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     unknown = [name for name in columns_of(expression) if name not in table.columns]
     if unknown:

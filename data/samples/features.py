@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import polars as pl
 
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import suspicion
+from l2d.data.samples.column_file import Table, narrowed
 from l2d.data.samples.embedded_text import EmbeddedText, fit_embedding
 from l2d.data.samples.expressions import TEMPORAL, check, column_named, columns_of, days, evaluate, evaluate_rows
 from l2d.data.samples.numbers import as_they_lie, in_threads, median_of, write_columns
@@ -97,12 +98,13 @@ class FeatureEncoder:
     @classmethod
     def fit(
         cls,
-        table: pl.DataFrame,
+        table: Table,
         expressions: list[str],
         *,
         rows: np.ndarray | None = None,
         text: Mapping[str, TextSettings] | None = None,
         reading: Mapping[str, Any] | None = None,
+        with_each: Callable[[int, Feature, pl.DataFrame], None] | None = None,
     ) -> FeatureEncoder:
         """Fit on the training rows.
 
@@ -112,24 +114,31 @@ class FeatureEncoder:
             expressions: SQL expressions over the columns, optionally ``… AS name``; text becomes a category.
             text: name -> which text is read word by word, and how; these features come last.
             reading: how a text file's cells were read.
+            with_each: told of each expression's place, its feature and the columns that it looks at, all rows.
 
         Raises:
             DataError: an expression fails, gives what cannot be a feature, or is empty in training.
         """
         chosen = None if rows is None else pl.Series(rows)
 
-        def training(expression: str) -> pl.DataFrame:  # the columns of one feature, so that no copy of all is held
-            part = table.select(columns_of(expression) or table.columns)
-            return part if chosen is None else part.filter(chosen)
+        def seen_by(expression: str) -> pl.DataFrame:  # the columns of one feature, so that no copy of all is held
+            whole = narrowed(table, columns_of(expression))
+            return whole.select(columns_of(expression) or whole.columns)
 
-        def fit_one(expression: str) -> Feature:
-            return _fitted(evaluate_rows(training(expression), expression), expression)
+        def fit_one(place: int) -> Feature:
+            expression, whole = expressions[place], seen_by(expressions[place])
+            feature = _fitted(evaluate_rows(whole if chosen is None else whole.filter(chosen), expression), expression)
+            if with_each is not None:
+                with_each(place, feature, whole)
+            return feature
 
-        fitted = in_threads(fit_one, expressions, table.height > ROWS_AT_ONCE)
+        fitted = in_threads(fit_one, range(len(expressions)), table.height > ROWS_AT_ONCE)
         for name, settings in (text or {}).items():
             expression = settings.expression
             fit = fit_text if settings.embed is None else fit_embedding
-            fitted.append(fit(evaluate_rows(training(expression), expression), name, settings))
+            whole = seen_by(expression)
+            whole = whole if chosen is None else whole.filter(chosen)
+            fitted.append(fit(evaluate_rows(whole, expression), name, settings))
         needed = {name for feature in fitted for name in columns_of(feature.expression)}
         encoder = cls(fitted, {name: str(kind) for name, kind in table.schema.items() if name in needed}, reading)
         if len(set(encoder.names)) != len(encoder.names):
@@ -166,11 +175,13 @@ class FeatureEncoder:
             place += width
         if not all(np.isfinite(matrix[start : start + ROWS_AT_ONCE]).all() for start in starts):
             row, column = np.argwhere(~np.isfinite(matrix))[0]
-            raise DataError(
-                f"feature {self.names[column]!r} of row {first_row + row} does not fit a 32-bit float",
-                hint="rescale it, or its log",
-            )
+            raise self.does_not_fit(first_row + row, column)
         return matrix
+
+    def does_not_fit(self, row: int, column: int) -> DataError:
+        """That a number of a row is out of range, column by its place among :attr:`names`."""
+        what = f"feature {self.names[column]!r} of row {row} does not fit a 32-bit float"
+        return DataError(what, hint="rescale it, or its log")
 
     def _write(self, matrix: np.ndarray, table: pl.DataFrame, first_row: int) -> None:
         """Write all features but texts of some rows into a matrix."""
@@ -180,7 +191,7 @@ class FeatureEncoder:
             if isinstance(feature, TEXTS):
                 place, waiting = write_columns(matrix, place, waiting) + len(feature.columns()), []
                 continue
-            for values in _encoded(table, feature, first_row):
+            for values in encoded_columns(table, feature, first_row):
                 if values.ndim == 1:
                     waiting.append(values)
                     continue
@@ -241,7 +252,7 @@ class FeatureEncoder:
         return cls(features, value.get("columns"), value.get("reading"))
 
 
-def check_features(table: pl.DataFrame, expressions: list[str]) -> None:
+def check_features(table: Table, expressions: list[str]) -> None:
     """See what can be seen of features before any row is in a split.
 
     Raises:
@@ -252,7 +263,7 @@ def check_features(table: pl.DataFrame, expressions: list[str]) -> None:
         check(table, expression)
     for expression in expressions:
         name = column_named(expression)
-        found = suspicion(table[name]) if name is not None and table[name].dtype == pl.String else None
+        found = suspicion(table[name]) if name is not None and table.schema[name] == pl.String else None
         if found is None:
             continue
         hint = found.hint
@@ -311,7 +322,7 @@ def _fitted_list(column: pl.Series, expression: str) -> ListFeature:
     return ListFeature(expression=expression, name=column.name, medians=medians, indicator=len(filled) < len(column))
 
 
-def _encoded(table: pl.DataFrame, feature: Feature, first_row: int) -> Iterable[np.ndarray]:
+def encoded_columns(table: pl.DataFrame, feature: Feature, first_row: int) -> Iterable[np.ndarray]:
     """The columns of one feature: (rows,) or (rows, width) each."""
     if isinstance(feature, CategoricalFeature):
         values = evaluate(table, feature.expression, pl.String).fill_null(MISSING_CATEGORY)

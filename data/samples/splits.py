@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import polars as pl
@@ -10,10 +11,13 @@ import polars as pl
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import first_true
+from l2d.data.samples.column_file import Table
+
+AT_ONCE = 65_536  # ids that are hashed at once
 
 
 def hash_split(
-    ids: list[str], strata: list[object] | pl.DataFrame, *, fractions: tuple[float, float, float], salt: str
+    ids: Sequence[str], strata: list[object] | pl.DataFrame, *, fractions: tuple[float, float, float], salt: str
 ) -> np.ndarray:
     """Assign each sample to a split, every stratum in the same proportions.
 
@@ -58,17 +62,14 @@ def _members(strata: list[object] | pl.DataFrame) -> dict[object, np.ndarray]:
     return dict(zip(numbers, parts, strict=True))
 
 
-def _hashes(ids: list[str], salt: str) -> np.ndarray:
+def _hashes(ids: Sequence[str], salt: str) -> np.ndarray:
     """``SHA-256(salt:id)`` of each id as four numbers, the first counting most: uint64 (n, 4)."""
-    begun = hashlib.sha256(f"{salt}:".encode())
-
-    def digest(sample_id: str) -> bytes:
-        state = begun.copy()
-        state.update(sample_id.encode())
-        return state.digest()
-
-    joined = b"".join([digest(sample_id) for sample_id in ids])
-    return np.frombuffer(joined, ">u8").astype(np.uint64).reshape(-1, 4)
+    begun, found = f"{salt}:", np.empty((len(ids), 4), np.uint64)
+    for start in range(0, len(ids), AT_ONCE):
+        texts = [f"{begun}{sample_id}".encode() for sample_id in ids[start : start + AT_ONCE]]
+        joined = b"".join([hashlib.sha256(text).digest() for text in texts])
+        found[start : start + AT_ONCE] = np.frombuffer(joined, ">u8").reshape(-1, 4)
+    return found
 
 
 def _ascending(hashes: np.ndarray) -> np.ndarray:
@@ -123,7 +124,7 @@ def named_splits(named: pl.Series) -> tuple[np.ndarray, str | None]:
     return split.to_numpy().astype("<U10"), f"splits: {said}" if said else None
 
 
-def split_column(table: pl.DataFrame) -> str | None:
+def split_column(table: Table) -> str | None:
     """The column of a table that says which split a row is in, by its name and values; None without one."""
     for name in table.columns:
         if name.lower() in ("split", "set", "subset", "partition", "fold", "dataset_split"):
@@ -139,7 +140,7 @@ def split_column(table: pl.DataFrame) -> str | None:
     return None
 
 
-def validation_share(ids: list[str], share: float, salt: str) -> np.ndarray:
+def validation_share(ids: Sequence[str], share: float, salt: str) -> np.ndarray:
     """Positions of the samples to validate on, ascending: those whose ``SHA-256(salt:id)`` is lowest.
 
     The same on every machine and in any order of the ids; at least one, and not all of them.

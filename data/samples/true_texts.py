@@ -8,13 +8,14 @@ import polars as pl
 
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import first_true
+from l2d.data.samples.column_file import Table
 from l2d.data.samples.expressions import evaluate
 
 LISTS = pl.List(pl.String)
 FIELD = "text"  # of a record of answers, as SQuAD's files have it: {"text": […], "answer_start": […]}
 
 
-def true_texts(table: pl.DataFrame, expression: str) -> tuple[pl.Series, list[str]]:
+def true_texts(table: Table, expression: str) -> tuple[pl.Series, list[str]]:
     """The true answers of each row, a list of texts that may be empty, and what was read in a special way.
 
     Args:

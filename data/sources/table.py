@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,18 +14,21 @@ from l2d.data.cache.schema import INPUT_COLUMNS, TARGET_TYPES, token_column
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import first_true
 from l2d.data.samples.clusters import FEWEST_OF_ELBOW, fit_clusters
+from l2d.data.samples.column_file import Table, held
 from l2d.data.samples.columns import column_lines, no_text, row_number_notes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.embedded_text import EmbeddedText
+from l2d.data.samples.encoded_rows import fitted_and_encoded
 from l2d.data.samples.expressions import check, column_named, columns_of, evaluate, name_of, quoted
 from l2d.data.samples.features import FeatureEncoder, check_features
 from l2d.data.samples.images import image_files
 from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
 from l2d.data.samples.standardise import standardisation
 from l2d.data.samples.text import TextSettings
+from l2d.data.samples.texts import series_of, texts_of
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.data.samples.true_texts import true_texts
-from l2d.data.sources.text_table import Reading, read_table
+from l2d.data.sources.text_table import Reading, open_table
 
 
 class Strict(BaseModel):
@@ -201,12 +205,13 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         name: the recipe's name, for messages.
 
     Raises:
-        DataError: the file cannot be read, or a column, a value or a split is not as the recipe says; the message
-            names the file.
+        DataError: the file, which is named, cannot be read, or a column, value or split is not as the recipe says.
     """
     as_text = [config.id, config.target_text or "", *(settings.expression for settings in config.texts.values())]
     as_text = [column_named(expression) or "" for expression in as_text]
-    table, reading = read_table(config.path, text=as_text, missing=config.missing)
+    table, reading = open_table(config.path, text=as_text, missing=config.missing)
+    if config.text or config.tokens or config.clusters is not None:
+        table = held(table)  # they are not looked at row by row
     try:
         return _prepare(table, config, name, reading)
     except DataError as error:
@@ -215,14 +220,14 @@ def load_table(config: TableConfig, name: str) -> Dataset:
         raise
 
 
-def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Reading) -> Dataset:
+def _prepare(table: Table, config: TableConfig, name: str, reading: Reading) -> Dataset:
     if isinstance(config.missing, dict) and (unknown := [column for column in config.missing if column not in table]):
         raise DataError(
             f"`missing` names {unknown[0]!r}, and no column is called that",
             hint=f"the columns are {', '.join(table.columns)}",
         )
     if config.where is not None:
-        table = table.filter(evaluate(table, config.where, pl.Boolean).fill_null(False))
+        table = held(table).filter(evaluate(table, config.where, pl.Boolean).fill_null(False))
     check_features(table, config.features)  # before anything that needs many rows
     for expression in _expressions(config):
         check(table, expression)
@@ -231,13 +236,12 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
     ids_column = evaluate(table, config.id, pl.String)
     if ids_column.null_count():
         raise DataError(f"row {first_true(ids_column.is_null())} has no id", hint="filter it with `where`")
-    ids = ids_column.to_list()
+    ids = texts_of(ids_column)
 
     target_cla, classes = _classes(table, config)
     target_reg = None
-    if config.target_reg is not None:
-        values = evaluate(table, config.target_reg, pl.Float32).fill_null(float("nan"))
-        target_reg = values.to_numpy().copy()  # torch wants memory it may write to
+    if config.target_reg is not None:  # a copy, as torch wants memory that it may write to
+        target_reg = evaluate(table, config.target_reg, pl.Float32).fill_null(float("nan")).to_numpy().copy()
 
     split, notes = _split(table, config.split, ids)
     target_text = None
@@ -248,10 +252,10 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
 
     encoder, features, tokens, inputs, how = None, None, None, {}, reading.to_json(config.missing)
     if config.features or config.text:
-        encoder = FeatureEncoder.fit(table, config.features, rows=train, text=config.texts, reading=how)
-        features = encoder.transform(table)
+        encoder, features = fitted_and_encoded(table, config.features, rows=train, text=config.texts, reading=how)
         inputs["features"] = {"kind": "dense", "width": len(encoder.names), **encoder.to_json()}
     if config.tokens:
+        table = held(table)
         token_encoder = TokenEncoder.fit(table.filter(pl.Series(train)), config.tokens, reading=how)
         tokens = token_encoder.encode(table)
         inputs["tokens"] = token_encoder.to_json()
@@ -265,9 +269,8 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
     keep = list(config.keep)
     for column in keep:
         if column not in table.columns:
-            raise DataError(
-                f"there is no column {column!r} to keep", hint=f"the columns are {', '.join(table.columns)}"
-            )
+            what = f"there is no column {column!r} to keep"
+            raise DataError(what, hint=f"the columns are {', '.join(table.columns)}")
         if column in RESERVED_COLUMNS | {token_column(name) for name in config.tokens}:
             raise DataError(f"column {column!r} cannot be kept: the cache has its own", hint="rename it in the table")
     if config.clusters is not None:
@@ -275,13 +278,14 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
             raise DataError("the table has a column 'cluster' already", hint="rename it: [dataset.clusters] adds one")
         space = features
         if config.clusters.features:
-            space = FeatureEncoder.fit(table, config.clusters.features, rows=train).transform(table)
+            space = FeatureEncoder.fit(table, config.clusters.features, rows=train).transform(held(table))
         if space is None:
             raise DataError("there are no features to cluster by", hint="name some: [dataset.clusters] features = […]")
+        space = np.asarray(space)
         mean, std = standardisation(space[train])
         settings = config.clusters.model_dump(exclude={"features"})
         cluster, facts = fit_clusters((space - mean) / std, train, **settings)
-        table = table.with_columns(pl.Series("cluster", cluster))
+        table = held(table).with_columns(pl.Series("cluster", cluster))
         keep.append("cluster")
         inputs["clusters"] = facts
 
@@ -290,10 +294,8 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
         "notes": [*reading.lines(), *notes, *row_number_notes(table, config.features), *no_text(table, encoder, ids)],
     }
     left_out = {"path", "keep", "unit_reg"}  # content is what counts, not where it lies
-    if not config.tokens:
-        left_out.add("tokens")  # caches of before there were any say nothing of them
-    if not config.text:
-        left_out.add("text")
+    # caches of before there were tokens and text say nothing of them
+    left_out |= {name for name in ("tokens", "text") if not getattr(config, name)}
     left_out |= {name for name in ("missing", "image", "image_size", "target_text") if getattr(config, name) is None}
     described = config.model_dump(mode="json", exclude=left_out)
     for feature in encoder.features if encoder is not None and isinstance(described.get("text"), dict) else ():
@@ -325,14 +327,13 @@ def _prepare(table: pl.DataFrame, config: TableConfig, name: str, reading: Readi
 def _expressions(config: TableConfig) -> list[str]:
     """What a recipe says in SQL, but for features and `where`."""
     named = [config.id, config.target_cla, config.target_reg, config.target_text, config.image, config.split.column]
-    named += config.split.stratify
     clusters = config.clusters.features if config.clusters is not None else []
-    found = [*named, *clusters, *(field.column for field in config.tokens.values())]
+    found = [*named, *config.split.stratify, *clusters, *(field.column for field in config.tokens.values())]
     found += [settings.expression for settings in config.texts.values()]
     return [expression for expression in found if expression is not None]
 
 
-def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np.ndarray, list[str]]:
+def _split(table: Table, config: SplitConfig, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """The split of each row, and what to say of it."""
     if config.column is None:
         columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(config.stratify)]
@@ -349,14 +350,14 @@ def _split(table: pl.DataFrame, config: SplitConfig, ids: list[str]) -> tuple[np
     notes = [] if note is None else [note]
     if not (split == "validation").any():
         train = np.flatnonzero(split == "train")
-        drawn = train[validation_share([ids[row] for row in train], config.validation, config.salt)]
+        drawn = train[validation_share(series_of(ids).gather(train).to_list(), config.validation, config.salt)]
         split[drawn] = "validation"
         notes.append(f"splits: {config.column!r} names no validation rows, so {len(drawn):,} are drawn from training")
     require_all_splits(split, hint=f"{config.column!r} has to name rows for it")
     return split, notes
 
 
-def _classes(table: pl.DataFrame, config: TableConfig) -> tuple[np.ndarray | None, tuple[str, ...]]:
+def _classes(table: Table, config: TableConfig) -> tuple[np.ndarray | None, tuple[str, ...]]:
     """Class index of each row and the classes' names."""
     if config.target_cla is None:
         if config.classes is not None:

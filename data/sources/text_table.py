@@ -13,6 +13,7 @@ import polars as pl
 
 from l2d.data.errors import DataError
 from l2d.data.samples import cells
+from l2d.data.samples.column_file import ColumnFile, Table
 
 TEXT_FORMATS = (".csv", ".tsv")
 FORMATS = (".parquet", *TEXT_FORMATS)
@@ -97,6 +98,18 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
     stat = path.stat()
     version = (path.resolve(), stat.st_mtime_ns, stat.st_size, tuple(sorted(text)), repr(missing))
     return _read(_Request(version, path, missing))
+
+
+def open_table(path: Path, *, text: Collection[str] = (), missing: Missing = None) -> tuple[Table, Reading]:
+    """:func:`read_table`, but a large Parquet file is not read before its columns are looked at.
+
+    Raises:
+        DataError: there is no such file, it is of another kind, or it cannot be read.
+    """
+    require_readable(path)
+    if path.suffix.lower() == ".parquet" and not missing and (file := ColumnFile(path)).is_worth_it:
+        return file, Reading()
+    return read_table(path, text=text, missing=missing)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ import numpy as np
 from l2d.rejector.best.scorer import Scorer
 from l2d.rejector.best.trees import Forest, mean_of_leaves
 
+LEVELS = 8  # that all trees go down before those that have reached a leaf are left aside
+
 
 class OneRow:
     """Scores of one row.
@@ -57,49 +59,54 @@ class _Compiled:
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The mean over folds of the means over their trees: float64 (1, outputs)."""
-        return sum(forest.predict(x[None]) for forest in self._forests) / len(self._forests)
+        return np.asarray(sum(forest.predict(x[None]) for forest in self._forests) / len(self._forests))
 
 
 class _Trees:
-    """The trees of all folds side by side; a leaf leads to itself."""
+    """The trees of all folds side by side, level by level: siblings lie side by side, and a leaf leads to itself."""
 
     def __init__(self, forests: tuple[Forest, ...]):
-        nodes = np.cumsum([0, *(len(forest.left) for forest in forests)])
+        starts = np.cumsum([0, *(len(forest.left) for forest in forests)])
         leaves = np.cumsum([0, *(len(forest.values) for forest in forests)])
-        left, feature, threshold = (
-            np.concatenate([getattr(forest, name) for forest in forests]) for name in ("left", "feature", "threshold")
+        left, right, feature, threshold = (
+            np.concatenate([getattr(forest, name) for forest in forests])
+            for name in ("left", "right", "feature", "threshold")
         )
-        is_leaf, own = left < 0, np.arange(len(left))
-        ways = [
-            np.concatenate([getattr(forest, name) + nodes[k] for k, forest in enumerate(forests)])
-            for name in ("left", "right")
-        ]
-        self._next = np.where(is_leaf, own, np.stack(ways)).T.ravel().astype(np.intp)  # left, right of each node
-        self._feature = np.where(is_leaf, 0, feature).astype(np.intp)
-        self._threshold = np.where(is_leaf, np.inf, threshold)
-        self._leaf = np.concatenate([-1 - forest.left.astype(np.intp) + leaves[k] for k, forest in enumerate(forests)])
-        self._values = np.concatenate([forest.values for forest in forests])
-        self._roots = np.concatenate([forest.roots + nodes[k] for k, forest in enumerate(forests)]).astype(np.intp)
-        self._ends = np.cumsum([len(forest.roots) for forest in forests])
-        self._folds = len(forests)
-        self._depth = self._levels(is_leaf)
-
-    def _levels(self, is_leaf: np.ndarray) -> int:
-        depth, here = 0, self._roots
-        while len(here := here[~is_leaf[here]]):
-            here = self._next.reshape(-1, 2)[here].ravel()
-            depth += 1
-        return depth
+        of_forest = np.repeat(np.arange(len(forests)), np.diff(starts))
+        values = np.concatenate([forest.values for forest in forests])
+        here = np.concatenate([forest.roots + start for forest, start in zip(forests, starts, strict=False)])
+        order, below, place = [], [], 0  # nodes level by level, and the place of each one's left child, or its own
+        while len(here):
+            inner, child = left[here] >= 0, place + np.arange(len(here))
+            place += len(here)
+            child[inner] = place + 2 * np.arange(int(inner.sum()))
+            order.append(here)
+            below.append(child)
+            parents, offset = here[inner], starts[of_forest[here[inner]]]
+            here = np.stack([left[parents] + offset, right[parents] + offset], axis=1).ravel()
+        place_of, self._left = np.concatenate(order), np.concatenate(below).astype(np.intp)
+        is_leaf = left[place_of] < 0
+        self._feature = np.where(is_leaf, 0, feature[place_of]).astype(np.intp)
+        self._threshold = np.where(is_leaf, np.inf, threshold[place_of])
+        self._values = np.zeros((len(place_of), values.shape[1]), values.dtype)  # of each node, 0 where it is no leaf
+        of_leaf = place_of[is_leaf]
+        self._values[is_leaf] = values[leaves[of_forest[of_leaf]] - 1 - left[of_leaf]]
+        self._counts = [len(forest.roots) for forest in forests]
+        self._roots = np.arange(sum(self._counts))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """The mean over folds of the means over their trees: float64 (outputs,)."""
-        x, node = x.astype(np.float64), self._roots
-        for _ in range(self._depth):
-            right = x.take(self._feature.take(node)) > self._threshold.take(node)
-            node = self._next.take(2 * node + right)
-        values = self._values.take(self._leaf.take(node), axis=0)
+        x, node, end, live = x.astype(np.float64), self._roots, self._roots.copy(), self._roots
+        while len(live):
+            for _ in range(LEVELS):
+                right = x.take(self._feature.take(node)) > self._threshold.take(node)
+                node = self._left.take(node) + right
+            end[live] = node
+            inner = np.flatnonzero(self._left.take(node) != node)  # some leaves lie three times as deep as others
+            live, node = live.take(inner), node.take(inner)
+        values = self._values.take(end, axis=0)
         total, start = np.zeros(values.shape[1]), 0
-        for end in self._ends.tolist():  # one after another, as a batch adds them up
-            total = total + np.cumsum(values[start:end], axis=0, dtype=np.float64)[-1] / (end - start)
-            start = end
-        return total / self._folds
+        for count in self._counts:  # one after another, as a batch adds them up
+            total = total + np.cumsum(values[start : start + count], axis=0, dtype=np.float64)[-1] / count
+            start += count
+        return total / len(self._counts)

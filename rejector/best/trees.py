@@ -60,7 +60,8 @@ class Forest:
             compiled: by scikit-learn's traversal, which has to be imported, or, where false, level by level in NumPy;
                 None: by our own, else by what is worth it.
         """
-        if compiled is None and mean_of_leaves is not None and x.shape[1] >= self._narrowest:
+        is_wide = x.shape[1] >= self._narrowest
+        if compiled is None and mean_of_leaves is not None and is_wide:
             found = np.empty((len(x), self.values.shape[1]))
             mean_of_leaves(*self._arrays, np.ascontiguousarray(x, np.float32), found)
             return found
@@ -76,7 +77,7 @@ class Forest:
 
     @cached_property
     def _narrowest(self) -> int:
-        """How wide rows have to be; every node is looked at once, as compiled code would follow a wrong one."""
+        """How wide rows have to be; every node is looked at once, as a wrong one would be followed, in circles even."""
         width = int(self.feature.max(initial=0)) + 1
         self.check(width)
         return width
@@ -105,24 +106,17 @@ class Forest:
         Raises:
             ValueError: a child does not come after its parent within its tree, or a leaf or feature does not exist.
         """
-        count = len(self.left)
-        position = np.arange(count)
-        ends = np.repeat([*self.roots[1:], count], np.diff([*self.roots, count]))
-        inner = self.left >= 0
-        children = np.stack([self.left, self.right])[:, inner]
-        sizes = {len(self.left), len(self.right), len(self.feature), len(self.threshold)}
-        good = (
-            sizes == {count}
-            and len(self.roots) > 0
-            and self.roots[0] == 0
-            and (np.diff(self.roots) > 0).all()
-            and self.roots[-1] < count
-            and (children > position[inner]).all()
-            and (children < ends[inner]).all()
-            and (self.feature >= 0).all()
-            and (self.feature < width).all()
-            and (-1 - self.left[~inner] < len(self.values)).all()
-        )
+        count, roots = len(self.left), self.roots
+        shapes = {each.shape for each in (self.left, self.right, self.feature, self.threshold)}
+        good = shapes == {(count,)} and len(roots) > 0 and roots[0] == 0 and roots[-1] < count
+        good = good and bool((np.diff(roots) > 0).all()) and self.left.min() >= -len(self.values)
+        if good:
+            inner = np.flatnonzero(self.left >= 0)
+            ends = np.append(roots[1:], count).astype(np.int32)
+            end = np.repeat(ends, np.diff(np.append(roots, count))).take(inner)
+            children = [side.take(inner) for side in (self.left, self.right)]
+            good = all((side > inner).all() and (side < end).all() for side in children)
+            good = good and self.feature.min() >= 0 and self.feature.max() < width
         if not good:
             raise ValueError("these arrays are not trees")
 

@@ -24,7 +24,7 @@ from l2d.rejector.report.allocations import Decisions
 
 EACH = 2  # examples of a gain, and of a loss, for each agent
 LEAST_SCORE = 0.3  # boxes that a detector believes in less are not drawn
-LONG_SIDE = 480  # pixels of the pictures in the page: twice as wide as they are shown, for sharp screens
+LONG_SIDE = 640  # pixels of the pictures in the page: nearly twice as wide as they are shown, for sharp screens
 MOST_COLUMNS = 8  # of a table
 MOST_AGENTS = 6  # pictures of one example: of the others only those it is about
 SUFFIXES = (".jpg", ".jpeg", ".png")

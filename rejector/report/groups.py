@@ -179,7 +179,7 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
     A column is worth what sending each of its bins to its best agent saves against the best constant agent, in
     hindsight; see :func:`ranked_cost` for samples that the best agent does not answer. Targets do not count, nor single
     classes of a category (``ward = a``). Columns that are one of a numbered row (``svd_0``, ``svd_1`` …), whose values
-    mean nothing to a reader, come after all others.
+    mean nothing to a reader, come after all others. Columns most of whose bins are small do not count either.
 
     Args:
         columns: of :func:`l2d.rejector.report.allocations.sample_columns`, of the same samples.
@@ -195,6 +195,8 @@ def most_telling(columns: pa.Table, decisions: Decisions, most: int = 2) -> list
             continue
         bins = without_few(_cut(name, columns[name].combine_chunks()))
         counts = np.bincount(bins.index, minlength=len(bins.labels))
+        if counts[counts < FEWEST_SAMPLES].sum() > len(columns) / 2:
+            continue  # nearly every value has a few samples: no interval would say anything
         if len(bins.labels) < 2 or (OTHER in bins.labels and counts[bins.labels.index(OTHER)] > len(columns) / 2):
             continue
         spent = sum(ranked_cost(decisions.costs[bins.index == k]) for k in np.flatnonzero(counts)) / len(columns)

@@ -152,6 +152,7 @@ def write_report(
                 *(["--theory"] if theory else []),
             ],
             policies=[policy.path for policy in policies],
+            images=images,
         ),
         runs=_run_rows(evaluations),
         resamples=f"{RESAMPLES:,}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shlex
+import tomllib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -16,7 +17,11 @@ from l2d.rejector.settings import TrainConfig
 
 
 def commands(
-    evaluations: list[Evaluation], out: Path, options: Sequence[str] = (), policies: Sequence[Path] = ()
+    evaluations: list[Evaluation],
+    out: Path,
+    options: Sequence[str] = (),
+    policies: Sequence[Path] = (),
+    images: Path | None = None,
 ) -> list[str]:
     """Shell commands: every cache, every sweep (or single run) that the evaluations are of, then the report.
 
@@ -24,6 +29,7 @@ def commands(
         out: the page.
         options: further ones of the report.
         policies: saved ones, which the report shows beside the runs.
+        images: the folder of images that the report shows.
     """
     made: dict[tuple, list[Evaluation]] = {}
     for evaluation in evaluations:
@@ -31,7 +37,7 @@ def commands(
         key = (run.cache_path, run.path.parent, run.rejector.config, run.point.cost, tuple(run.agents))
         made.setdefault(key, []).append(evaluation)
     caches = {evaluation.cache.path: evaluation.cache for evaluation in evaluations}
-    lines, told = [build_command(cache) for cache in caches.values() if cache.mirror is None], []
+    lines, told = [build_command(cache, images) for cache in caches.values() if cache.mirror is None], []
     for (cache, folder, config, _, agents), members in made.items():
         only = [] if [agent.name for agent in CostCache(cache).agents] == list(agents) else ["--only", ",".join(agents)]
         points = [member.run.point for member in members]
@@ -49,11 +55,27 @@ def commands(
     return [*lines, shlex.join(report + ([] if split == "test" else ["--split", split]) + [*options])]
 
 
-def build_command(cache: CostCache) -> str:
-    """The command that builds a cache: its recipe is one that ships, or the file that gave the cache its name."""
-    name = cache.record.name
-    ships = (files("l2d") / "cache_builder" / "recipes" / f"{name}.toml").is_file()
-    return shlex.join(["l2d", "build", name if ships else f"{name}.toml", "--out", str(cache.path)])
+def build_command(cache: CostCache, images: Path | None = None) -> str:
+    """The command that builds a cache: its recipe is one that ships, or the file that gave the cache its name.
+
+    A cache does not know where its recipe and its data lay. They are looked for beside it: where `l2d demo` and `l2d
+    data` lay them, and where `l2d route` looks for a recipe.
+
+    Args:
+        images: where the report has images from, if they are of this cache.
+    """
+    name, beside = cache.record.name, cache.path.parent
+    out = ["--out", str(cache.path)]
+    ships = files("l2d") / "cache_builder" / "recipes" / f"{name}.toml"
+    if not ships.is_file():
+        places = [beside / f"{cache.path.name}.toml", beside / f"{name}.toml", beside / name / f"{name}.toml"]
+        found = next((place for place in places if place.is_file()), f"{name}.toml")
+        return shlex.join(["l2d", "build", str(found), *out])
+    data = tomllib.loads(ships.read_text(encoding="utf-8"))["dataset"].get("path")
+    if data is None or (Path(str(ships)).parent / data).exists():
+        return shlex.join(["l2d", "build", name, *out])
+    place = beside / data if (beside / data).exists() else images or data
+    return shlex.join(["l2d", "build", name, "--data", str(place), *out])
 
 
 def _axes(points: list[GridPoint]) -> dict[str, list]:

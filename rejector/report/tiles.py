@@ -11,6 +11,9 @@ from l2d.rejector.report.cast import Cast
 from l2d.rejector.report.examples import LEAST_SCORE, Example, agents_to_show
 
 LONGEST_TEXT = 160  # letters of an answer that are shown
+#: Size of a letter of a box's name, in hundredths of the picture's width: names are as large in every picture.
+LETTER_WIDE, LETTER_HIGH = 2.8, 4.6
+SAME = 0.35  # overlap from which two boxes of one class are one to the eye: the surer one has the name
 NO_TRUE_TEXT = "has no answer"
 
 
@@ -31,10 +34,10 @@ def tiles_of(example: Example, record: CacheRecord, cast: Cast) -> dict[str, Any
     truth = _answer(example.answers["target"], record, "target")
     tiles: list[dict[str, Any]] = []
     if example.size[0]:
-        boxes = _boxes(example.answers["target"], "target", record, max(example.size))
+        boxes = _boxes(example.answers["target"], "target", record, example.size)
         tiles.append({"title": "truth", "slot": None, "chosen": False, "boxes": boxes})
         for row in rows:
-            boxes = _boxes(example.answers.get(row["agent"], {}), "pred", record, max(example.size))
+            boxes = _boxes(example.answers.get(row["agent"], {}), "pred", record, example.size)
             tiles.append({"title": row["agent"], "boxes": boxes, **row})
     facts = {name: _short(value) if isinstance(value, str) else value for name, value in example.facts.items()}
     example = replace(example, facts=facts)
@@ -70,25 +73,49 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:left]} … {text[-left:]}"
 
 
-def _boxes(values: dict[str, Any], prefix: str, record: CacheRecord, side: float = 0.0) -> list[dict[str, Any]]:
-    """Boxes worth drawing, the surest last, so on top; ``clear``: no surer one covers it, nor has its name near by.
+def _boxes(
+    values: dict[str, Any], prefix: str, record: CacheRecord, size: tuple[float, float] | None = None
+) -> list[dict[str, Any]]:
+    """Boxes worth drawing, the surest last, so on top.
 
     Args:
-        side: the longer one of the picture, in pixels: a name takes about a quarter of it, and a twelfth in height.
+        size: width and height of the picture: each box gets ``label``, where its name is written; None: no room is left
+            beside surer ones.
     """
     found = [box for box in values.get(f"{prefix}_boxes") or [] if box["score"] >= LEAST_SCORE]
     found.sort(key=lambda box: box["score"])
-    for number, box in enumerate(found):
+    for box in found:
         name = record.classes[box["label"]] if box["label"] < len(record.classes) else str(box["label"])
         box["text"] = name if prefix == "target" else f"{name} {100 * box['score']:.0f}"
-        above = found[number + 1 :]
-        box["clear"] = all(_overlap(box, surer) < 0.35 and not _near(box, surer, side) for surer in above)
+    if size is not None:
+        write_names(found, size)
     return found
 
 
-def _near(one: dict[str, float], other: dict[str, float], side: float) -> bool:
-    """Whether names at the upper left corners of two boxes would lie on one another."""
-    return abs(one["x1"] - other["x1"]) < side / 4 and abs(one["y1"] - other["y1"]) < side / 12
+def write_names(boxes: list[dict[str, Any]], size: tuple[float, float]) -> None:
+    """Give each box ``written``, where its name begins (x, base line y), or None; the surest, at the end, choose first.
+
+    A name stands above its box, within it at its top, beneath it or within it at its bottom: at the first of these
+    places where it lies on no other name. It stays within the picture.
+    """
+    unit = size[0] / 100
+    high, taken = LETTER_HIGH * unit, []
+    for number in range(len(boxes) - 1, -1, -1):
+        box = boxes[number]
+        box["written"] = None
+        if any(_overlap(box, surer) >= SAME and box["text"].split()[0] == surer["text"].split()[0]
+               for surer in boxes[number + 1 :]):  # fmt: skip
+            continue
+        wide = LETTER_WIDE * unit * len(box["text"])
+        left = max(min(box["x1"] + unit, size[0] - wide), unit)
+        tops = (box["y1"] - high - unit / 2, box["y1"] + unit / 2, box["y2"] + unit / 2, box["y2"] - high - unit / 2)
+        for top in tops:
+            place = {"x1": left, "y1": top, "x2": left + wide, "y2": top + high}
+            inside = top >= 0 and place["y2"] <= size[1]
+            if inside and all(_overlap(place, other) == 0 for other in taken):
+                taken.append(place)
+                box["written"] = (left, top + 0.8 * high)
+                break
 
 
 def _overlap(one: dict[str, float], other: dict[str, float]) -> float:

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2d.data.cache import schema, store
+from l2d.data.cache.columns import numbers
 from l2d.data.cache.integrity import REBUILD_HINT
 from l2d.data.cache.mapped import Readable
 from l2d.data.cache.paid import PAID, prices_of
+from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import CorruptPart
 from l2d.rejector.rows.input import Missing, RejectorInput, Tally, check_finite, check_usable, read_costs
 
@@ -35,7 +37,7 @@ class _Opened:
     Attributes:
         inputs, costs, paid: its parts; the last of a cache with prices.
         width: of its inputs.
-        of_split: which split each row is of, dictionary-coded text.
+        of_split: position in ``SPLITS`` of the split that each row is of, (n,).
         gaps: where agents and references have no answer, and where nothing says what theirs was paid, bool (n, agents +
             references) each; None: nowhere.
         worst: the highest cost of each task on training samples, (tasks,).
@@ -46,7 +48,7 @@ class _Opened:
     costs: list[Readable]
     paid: list[Readable]
     width: int
-    of_split: pa.Array
+    of_split: np.ndarray
     gaps: tuple[np.ndarray, np.ndarray] | None
     worst: np.ndarray
     seen: tuple[np.ndarray | float, int]
@@ -158,17 +160,19 @@ class CacheParts:
                 paid.append(self._map(part, chunk, agent.name, (PAID,), ids))
         features, raw, failed = self._values(inputs, costs, paid, look=self.looks_at.pictures is None)
         raw_costs = raw[:, :, : len(self._cost_columns)]
-        check_finite(cache, lambda row: self._sample_id(chunk, row), features, raw_costs, self._agents)
-        of_split = samples["split"].combine_chunks()
-        training, known = _is(of_split, "train")[:, None, None], True
+        looked_at = features[:, :0] if inputs.is_finite else features  # then it was seen beside its checksum
+        check_finite(cache, lambda row: self._sample_id(chunk, row), looked_at, raw_costs, self._agents)
+        of_split = _split_codes(samples["split"].combine_chunks())
+        training = of_split == SPLITS.index("train")
         unpriced = np.zeros_like(failed)
         if cache.priced:
             unpriced = np.isnan(raw[:, :, -1])
-            known = ~np.isnan(raw)
-        worst = raw.max(axis=(0, 1), where=training & known, initial=0)  # failures are zeros here
+        along = raw.transpose(1, 2, 0)  # as it lies in memory
+        counts = training if not cache.priced else training & ~np.isnan(along)
+        worst = np.where(counts, along, np.float32(0)).max(axis=(0, 2), initial=0)  # failures are zeros here
         seen: tuple[np.ndarray | float, int] = 0.0, 0
         if self._shown_by is not None and features.shape[1]:
-            rows = features[training[:, 0, 0] & ~self._unseen(failed)]
+            rows = features[training & ~self._unseen(failed)]
             seen = rows.sum(axis=0, dtype=np.float64), len(rows)
         gaps = (failed, unpriced) if failed.any() or unpriced.any() else None
         return _Opened(inputs, costs, paid, features.shape[1], of_split, gaps, worst, seen)
@@ -194,7 +198,7 @@ class CacheParts:
         self._worst = np.maximum(self._worst, opened.worst)
         self._seen = self._seen[0] + opened.seen[0], self._seen[1] + opened.seen[1]
         for split, tally in tallies.items():
-            kept = _is(opened.of_split, split)
+            kept = opened.of_split == SPLITS.index(split)
             if opened.gaps is None:
                 tally.add_answered(int(kept.sum()))
             else:
@@ -268,5 +272,6 @@ def _take(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray 
     return taken.view(np.float32).reshape(len(rows), -1)
 
 
-def _is(of_split: pa.Array, split: str) -> np.ndarray:
-    return pc.equal(of_split, split).to_numpy(zero_copy_only=False)
+def _split_codes(of_split: pa.Array) -> np.ndarray:
+    """Position in :data:`l2d.data.cache.schema.SPLITS` of each split named, (n,), -1 of a name that is not there."""
+    return numbers(pc.index_in(of_split, value_set=pa.array(SPLITS)), -1)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from l2d.data.cache.addresses import place_of
 from l2d.data.terminal.options import say_traffic
-from l2d.data.terminal.process import run_as_command
+from l2d.data.terminal.process import run_as_command, settle
 from l2d.data.terminal.progress import say
 from l2d.rejector.sql.child import Request, main
 from l2d.rejector.sql.prompt import Console, run_prompt, run_script
@@ -33,6 +33,7 @@ def answer(
     Raises:
         L2DError: as :meth:`QuerySession.run`.
     """
+    settle()
     try:
         with QuerySession(
             [place_of(path) for path in request.paths],

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from l2d.data.cache import mapped, schema, store
+from l2d.data.cache import mapped, pages, schema, store
 from l2d.data.cache.columns import dense_array
 from l2d.data.cache.integrity import SKELETON_BLANK, skeleton_digest, write_skeleton
 from l2d.data.cache.mapped import MappedPart
@@ -303,7 +303,25 @@ def test_mappings_are_kept_up_to_a_limit_and_given_back(tmp_path, monkeypatch):
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_struct_or_refused(content):
     try:
-        _, end = mapped._struct(memoryview(content), 0)
+        _, end = pages.struct(memoryview(content), 0)
     except (ValueError, IndexError):
         return
     assert 0 < end <= len(content) + 1
+
+
+@pytest.mark.parametrize(
+    ("value", "finite"), [(0.5, True), (np.inf, False), (np.nan, False), (-np.inf, False), (3e38, False)]
+)
+def test_numbers_are_seen_to_be_finite_beside_their_checksum(tmp_path, value, finite):
+    """Wherever one stands that is not. A sum that overflows says nothing, so its numbers are looked at again."""
+    rows = 3 * pages.BLOCK // 4 + 5
+    for place in (0, rows // 2, rows - 2):
+        column = np.full(rows, 0.25, np.float32)
+        column[place : place + 2] = value
+        path = tmp_path / f"{place}.parquet"
+        store.commit_table(path, pa.table({"f": column, "wide": dense_array(column.reshape(-1, 1)), "n": range(rows)}))
+        for names in (("f",), ("wide",), ("f", "n")):
+            part = MappedPart(path, names)
+            assert part.is_finite == finite
+            np.testing.assert_array_equal(part.read()[names[0]].ravel(), column)
+        assert MappedPart(path, ("n",)).is_finite

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shlex
@@ -20,7 +21,7 @@ from l2d.rejector.evaluation.guarded import guard_in_words
 from l2d.rejector.report.allocations import decisions_of, sample_columns
 from l2d.rejector.report.groups import most_telling
 from l2d.rejector.report.page import write_report
-from l2d.rejector.report.reproduce import commands
+from l2d.rejector.report.reproduce import build_command, commands
 from l2d.rejector.report.shown import lay_out
 
 
@@ -269,7 +270,7 @@ def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, 
     monkeypatch.setattr(train, "_print_on_test", lambda *_, **__: False)
     building, *training, report = commands(evaluations, tmp_path / "report.html")
     cache = evaluations[0].cache
-    assert shlex.split(building) == ["l2d", "build", f"{cache.record.name}.toml", "--out", str(cache.path)]
+    assert shlex.split(building) == ["l2d", "build", str(cache.path.parent / "recipe.toml"), "--out", str(cache.path)]
     assert [shlex.split(line)[:2] for line in training] == [["l2d", "sweep"], ["l2d", "sweep"]]
     alone = commands(evaluations[3:4], tmp_path / "report.html")[1:-1]
     assert shlex.split(alone[0])[:2] == ["l2d", "train"]
@@ -278,6 +279,29 @@ def test_the_commands_it_prints_make_the_same_runs(runs, evaluations, tmp_path, 
     assert asked == {e.run.path: (replace(e.run.point, run_id=""), e.run.rejector.config) for e in evaluations}
     assert shlex.split(report) == ["l2d", "report", *map(str, {run.parent: None for run in runs}), "--out",
                                    str(tmp_path / "report.html")]  # fmt: skip
+
+
+def test_the_build_it_prints_runs_from_any_folder(detection_runs, tmp_path, monkeypatch):
+    """Recipe and data are found where they lie beside the cache: the command itself says that nothing is to do."""
+    from l2d import cli
+
+    cache, home = CostCache(detection_runs[0]), detection_runs[0].parent
+    monkeypatch.chdir(tmp_path)
+    line = build_command(cache)
+    assert shlex.split(line) == ["l2d", "build", str(home / "recipe.toml"), "--out", str(cache.path)]
+    before = {file: file.stat().st_mtime_ns for file in cache.path.rglob("*.parquet")}
+    cli.app(shlex.split(line)[1:], standalone_mode=False)
+    assert {file: file.stat().st_mtime_ns for file in cache.path.rglob("*.parquet")} == before
+    shipped = copy.copy(cache)
+    shipped.record = replace(cache.record, name="digits")
+    assert shlex.split(build_command(shipped, images=home / "devkit"))[:5] == [
+        "l2d", "build", "digits", "--data", str(home / "devkit")
+    ]  # fmt: skip
+    shipped.path = tmp_path / "digits.cache"
+    (tmp_path / "VOCdevkit").mkdir()
+    assert shlex.split(build_command(shipped))[4] == str(tmp_path / "VOCdevkit")
+    shipped.record = replace(cache.record, name="support2")
+    assert shlex.split(build_command(shipped)) == ["l2d", "build", "support2", "--out", str(shipped.path)]
 
 
 def test_the_cost_quality_figure_has_every_baseline_where_arithmetic_puts_it(page, evaluations):

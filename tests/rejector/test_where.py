@@ -164,3 +164,10 @@ def test_examples_are_the_largest_gains_and_losses_by_brute_force(seed):
         for kind, values in (("gain", gains), ("loss", losses)):
             shown = [example.by for example in found if (example.chosen, example.kind) == (agent, kind)]
             assert shown == [value for value in values[:2] if value > 0]
+
+
+def test_a_column_of_values_with_a_few_samples_each_is_not_chosen():
+    costs = np.tile([[0.0, 1.0], [1.0, 0.0]], (20, 1))
+    names = [f"{letter}{k % 2}" for k, letter in enumerate("aabbccddeeffgghhiijjkkllmmnnooppqqrrsstt")]
+    columns = pa.table({"few": names, "many": ["x", "y"] * 20})
+    assert [bins.title for bins in most_telling(columns, decisions(costs, np.zeros((1, 40), int)))] == ["many"]

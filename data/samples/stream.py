@@ -80,7 +80,8 @@ class FileStream:
 
     def _csv_frames(self, columns: list[str], rows_at_once: int) -> Iterator[pl.DataFrame]:
         """Columns of plain numbers are read as such, until polars meets another cell: from there on all is text."""
-        numbers = [name for name in columns if self._plain_type(name) == pl.Float64]
+        kinds = {name: self._plain_type(name) for name in columns}
+        numbers = {name: kind for name, kind in kinds.items() if kind is not None}
         first_row = 0
         with suppress(pl.exceptions.PolarsError):
             for frame in self._csv_batches(columns, rows_at_once, numbers) if numbers else ():
@@ -90,18 +91,18 @@ class FileStream:
                 first_row += frame.height
             if numbers:
                 return
-        for frame in self._csv_batches(columns, rows_at_once, [], first_row):
+        for frame in self._csv_batches(columns, rows_at_once, {}, first_row):
             yield pl.DataFrame([self._typed(column, first_row) for column in frame.iter_columns()])
             first_row += frame.height
 
     def _csv_batches(
-        self, columns: list[str], rows_at_once: int, numbers: list[str], first_row: int = 0
+        self, columns: list[str], rows_at_once: int, numbers: dict[str, type[pl.DataType]], first_row: int = 0
     ) -> Iterator[pl.DataFrame]:
-        """Cells as they are written, null where one is empty; those of ``numbers`` as numbers."""
+        """Cells as they are written, null where one is empty; those of ``numbers`` as numbers of a type."""
         options = {"separator": self.header.separator}
         raw = pl.read_csv(self.path, n_rows=0, infer_schema=False, **options).columns
         named = dict(zip(self.header.names, raw, strict=True))
-        kinds = {named[name]: pl.Float64 for name in numbers}
+        kinds = {named[name]: kind for name, kind in numbers.items()}
         lazy = pl.scan_csv(self.path, infer_schema=False, schema_overrides=kinds, **options)
         lazy = lazy.select(pl.col(named[name]).alias(name) for name in columns).slice(first_row)
         for frame in lazy.collect_batches(chunk_size=rows_at_once, maintain_order=True, lazy=True):

@@ -126,10 +126,15 @@ def _told(
 
 
 def _order_told(values: np.ndarray, numbers: np.ndarray) -> float:
-    """Rank correlation, whatever its sign."""
-    from scipy.stats import spearmanr
-
+    """Spearman's rank correlation, whatever its sign. (scipy.stats has it, and takes a second to import.)"""
     known = np.isfinite(numbers) & np.isfinite(values)
     if len(np.unique(numbers[known])) < FEWEST_VALUES or len(np.unique(values[known])) < FEWEST_VALUES:
         return 0.0
-    return abs(float(spearmanr(values[known], numbers[known]).statistic))
+    ranks = np.column_stack([_ranks(values[known]), _ranks(numbers[known])])
+    return abs(float(np.corrcoef(ranks, rowvar=False)[0, 1]))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """From 1, equals having the mean of theirs: float64 (n,)."""
+    _, position, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[position]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, smooth_l1_loss
+from torch.optim.adamw import adamw
 
 
 class BestEpoch:
@@ -36,6 +38,42 @@ class BestEpoch:
             return False
         self._network.load_state_dict(self.state)
         return True
+
+
+class Adam:
+    """Adam with decoupled weight decay, to the same bits as ``torch.optim.AdamW``.
+
+    That one loads torch's compiler when it is made, a second of processor time in which so small a network is trained;
+    this one calls the function that it calls.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], *, lr: float, weight_decay: float):
+        self._parameters, self._lr, self._weight_decay = list(parameters), lr, weight_decay
+        self._means, self._squares = ([torch.zeros_like(each) for each in self._parameters] for _ in range(2))
+        self._steps = [torch.tensor(0.0) for _ in self._parameters]
+
+    def zero_grad(self) -> None:
+        for each in self._parameters:
+            each.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One step by the parameters' gradients; every one has some."""
+        adamw(
+            self._parameters,
+            [each.grad for each in self._parameters if each.grad is not None],
+            self._means,
+            self._squares,
+            [],
+            self._steps,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self._lr,
+            weight_decay=self._weight_decay,
+            eps=1e-8,
+            maximize=False,
+        )
 
 
 def scale_of(values: np.ndarray) -> Tensor:

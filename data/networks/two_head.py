@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from l2d.data.networks.fitting import BestEpoch, loss_of_tasks, scale_of
+from l2d.data.networks.fitting import Adam, BestEpoch, loss_of_tasks, scale_of
 from l2d.data.samples.standardise import standardisation
 
 
@@ -103,13 +103,13 @@ def fit_two_head(
                 weight_reg=weight_reg,
             )
 
-        optimizer = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=weight_decay)
+        optimizer = Adam(network.parameters(), lr=lr, weight_decay=weight_decay)
         fit_rows, held_rows = torch.from_numpy(fit).to(device), torch.from_numpy(held_out).to(device)
         best = BestEpoch(network)
         for epoch in range(epochs):
             network.train()
             for rows in torch.randperm(len(fit_rows)).to(device).split(batch_size):
-                optimizer.zero_grad(set_to_none=True)
+                optimizer.zero_grad()
                 loss_on(fit_rows[rows]).backward()
                 optimizer.step()
             network.eval()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from l2d.data.errors import DataError
+from l2d.data.threads import one_thread
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Counts that a curve needs for an elbow: Kneedle looks for one between the ends, and for the curve's return after it.
 FEWEST_OF_ELBOW = 4
+#: Training samples up to which one thread fits: several would add up centres in any order, and wait for each other.
+FEW = 100_000
 
 
 def elbow(inertias: dict[int, float]) -> int:
@@ -67,7 +71,8 @@ def fit_clusters(
         )
 
     def fit(z: int) -> KMeans:
-        return KMeans(z, n_init=10, random_state=seed).fit(rows)
+        with one_thread() if rows.shape[0] <= FEW else nullcontext():
+            return KMeans(z, n_init=10, random_state=seed).fit(rows)
 
     inertias = {}
     if count == "elbow":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 FITTED_ON = ("train", "validation")
 REMEMBERED_BYTES = 1 << 28
 THREADS = min(4, os.cpu_count() or 1)  # of rows that are scored at once; they change no bit
+REMEMBERED_MODELS = 4
 _models: OrderedDict[str, Predictor] = OrderedDict()
+_states: deque[tuple[Mapping[str, np.ndarray], Predictor]] = deque(maxlen=REMEMBERED_MODELS)
 _lock = threading.Lock()  # runs may be scored by several threads
 
 
@@ -80,12 +82,16 @@ class TrainedBest(Rejector):
     @cached_property
     def predictor(self) -> Predictor:
         """Made once for all runs of a process that hold the same models."""
-        digest = hashlib.sha256(b"".join(self.state[name].tobytes() for name in sorted(self.state))).hexdigest()
         with _lock:
+            for state, found in _states:
+                if state is self.state:  # of a grid: no need to look into it
+                    return found
+            digest = hashlib.sha256(b"".join(self.state[name].tobytes() for name in sorted(self.state))).hexdigest()
             if digest not in _models:
                 _models[digest] = Predictor(model_of(self.state))
-                while len(_models) > 4:
+                while len(_models) > REMEMBERED_MODELS:
                     _models.popitem(last=False)
+            _states.append((self.state, _models[digest]))
             return _models[digest]
 
     def scores(self, features: np.ndarray) -> np.ndarray:

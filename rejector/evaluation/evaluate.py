@@ -24,7 +24,7 @@ from l2d.rejector.evaluation.measured import VALIDATION, Measured
 from l2d.rejector.evaluation.router_metrics import metrics_of_run, metrics_of_sweep
 from l2d.rejector.losses import allocate, deferral_loss
 from l2d.rejector.rows.table import load_tables
-from l2d.rejector.runs.run import Opened, Run, load_run, open_cache
+from l2d.rejector.runs.run import Loaded, Opened, Run, load_run, open_cache
 from l2d.rejector.settings import INPUT_OF
 from l2d.rejector.thresholds import kept_by_model
 
@@ -47,7 +47,8 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
     if not paths:
         raise UsageError("no runs to evaluate", hint="give a run, or a folder of runs")
     opened: Opened = {}
-    runs = [load_run(path) for path in paths]
+    loaded: Loaded = {}
+    runs = [load_run(path, loaded) for path in paths]
     caches = [open_cache(run, opened) for run in runs]  # every run is checked against its cache
     few = all(cache.record.num_samples <= FEW for cache in caches)
     with one_thread() if few else nullcontext():

@@ -13,9 +13,11 @@ A sweep is a folder of such folders.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from l2d.data.cache import schema
 from l2d.data.cache.reader import CostCache
@@ -62,8 +64,15 @@ class Run:
         return self.rejector.point
 
 
-def load_run(path: Path) -> Run:
+#: Arrays of runs that have been read, by the digest of their file.
+Loaded = dict[str, Mapping[str, Any]]
+
+
+def load_run(path: Path, loaded: Loaded | None = None) -> Run:
     """Read a run back.
+
+    Args:
+        loaded: for several runs at once: those of one fit, which have one file of arrays, share what was read of it.
 
     Raises:
         CorruptPart: a file of the run is missing, damaged, or from another version.
@@ -76,10 +85,7 @@ def load_run(path: Path) -> Run:
         if "input" in facts:
             looks_at = InputRecord(**facts["input"], text=schema.text_file(path, facts["input"]["made"]))
         kind = load_trainer(METHODS[point["method"]].trainer).REJECTOR
-        load = import_module(f"safetensors.{kind.arrays}").load
-        state = load((path / WEIGHTS_FILE).read_bytes())
-        if BODY_FILE in facts["digests"]:
-            state |= load((path / BODY_FILE).read_bytes())
+        state = _arrays(path, facts["digests"], kind.arrays, {} if loaded is None else loaded)
         rejector = kind.from_facts(
             facts,
             point=GridPoint(
@@ -112,6 +118,17 @@ def load_run(path: Path) -> Run:
         raise CorruptPart(
             f"was written by another version of l2d: {error!r}", where=path, hint="train it again"
         ) from error
+
+
+def _arrays(path: Path, digests: dict[str, str], arrays: str, loaded: Loaded) -> Mapping[str, Any]:
+    key = "+".join([digests[WEIGHTS_FILE], digests.get(BODY_FILE, "")])
+    if key not in loaded:
+        load = import_module(f"safetensors.{arrays}").load
+        state = load((path / WEIGHTS_FILE).read_bytes())
+        if BODY_FILE in digests:
+            state |= load((path / BODY_FILE).read_bytes())
+        loaded[key] = state
+    return loaded[key]
 
 
 #: Caches that have been opened, and their fingerprints, by what of them a run uses.

@@ -9,12 +9,13 @@ import polars as pl
 import pytest
 from conftest import patients, refused
 from recipes import CLUSTER, COLUMN, HEAD, MODEL, Recipe, changed
+from scipy.stats import spearmanr
 
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.audit import _digests, _digests_of_rows, _mean, audit, leaks
 from l2d.data.cache.audit_features import _explained, binned
-from l2d.data.cache.audit_truth import _class_told, _is_hopeless
+from l2d.data.cache.audit_truth import _class_told, _is_hopeless, _order_told
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 
@@ -139,6 +140,15 @@ def test_features_that_tell_the_truth_are_found(tmp_path):
     assert "order of the true numbers (rank correlation 1.0000)" in warned["feature hours"]
     assert set(warned) == {"feature code", "feature hours"}
     assert set(warned.values()) <= {finding.what for finding in audit(CostCache(tmp_path / "cache"))}
+
+
+def test_what_a_number_tells_of_another_is_spearmans_correlation():
+    generator = np.random.default_rng(0)
+    values = generator.integers(0, 300, 2_000).astype(float)
+    numbers = np.round(5 * generator.normal(size=2_000) - values / 40)
+    values[::50] = np.nan
+    expected = abs(spearmanr(values, numbers, nan_policy="omit").statistic)
+    assert _order_told(values, numbers) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("wrong", [0, 0.002, 0.005, 0.05, 0.2, 0.5])

@@ -9,6 +9,7 @@ from conftest import load_patients as load
 from conftest import patients
 from scipy import sparse
 from sklearn.cluster import KMeans
+from threadpoolctl import threadpool_limits
 
 from l2d.data.errors import DataError
 from l2d.data.samples.clusters import elbow, fit_clusters
@@ -36,6 +37,16 @@ def test_clusters_are_the_blobs_numbered_by_training_size():
     assert sum(sizes) == 250
     for z in (1, 2, 3, 4):
         assert len(set(blob[cluster == z])) == 1  # one blob each
+
+
+def test_clusters_and_their_curve_do_not_depend_on_the_number_of_cores():
+    features, _ = blobs(4, rows=4_000)
+    found = []
+    for threads in (1, 2):
+        with threadpool_limits(threads):
+            found.append(fit_clusters(features, np.ones(4_000, bool), count="elbow", largest=6, seed=0))
+    assert found[0][1] == found[1][1]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
 
 
 def test_clusters_are_fitted_on_training_rows_alone(tmp_path):

@@ -367,3 +367,15 @@ def test_a_run_that_cannot_be_written_ends_the_others(cache, tmp_path, monkeypat
         l2d.sweep(cache, tmp_path / "runs", methods="multi-task", seeds=4, epochs=1, hidden=8)
     monkeypatch.undo()
     assert len(l2d.sweep(cache, tmp_path / "runs", methods="multi-task", seeds=4, epochs=1, hidden=8)) == 4
+
+
+def test_runs_of_one_fit_share_what_is_read_of_them(cache, tmp_path):
+    folders = l2d.sweep(cache, tmp_path / "runs", methods="best", betas=[0.0, 0.1]).folders
+    loaded: dict = {}
+    first, second = (load_run(folder, loaded).rejector for folder in folders)
+    assert first.state is second.state
+    assert first.predictor is second.predictor
+    assert first.point != second.point
+    alone = load_run(folders[1]).rejector
+    rows = np.random.default_rng(0).normal(size=(50, second.width)).astype(np.float32)
+    np.testing.assert_array_equal(alone.scores(rows), second.scores(rows))

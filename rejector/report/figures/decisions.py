@@ -7,7 +7,6 @@ from typing import Any
 
 import altair as alt
 import pyarrow.compute as pc
-from scipy.stats import beta
 
 from l2d.rejector.decisions.promises import QUANTITIES
 from l2d.rejector.decisions.saved import SavedPolicy
@@ -172,6 +171,8 @@ def promise_rows(policy: SavedPolicy) -> list[dict[str, Any]]:
 
 def exact_interval(count: int, n: int) -> tuple[float, float]:
     """Of a share, 95 %: Clopper and Pearson's."""
+    from scipy.stats import beta  # here: it takes long to import, and most pages are of runs alone
+
     low = 0.0 if count == 0 else float(beta.ppf(0.025, count, n - count + 1))
     return low, 1.0 if count == n else float(beta.ppf(0.975, count + 1, n - count))
 

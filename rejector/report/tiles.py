@@ -99,7 +99,8 @@ def write_names(boxes: list[dict[str, Any]], size: tuple[float, float]) -> None:
     places where it lies on no other name. It stays within the picture.
     """
     unit = size[0] / 100
-    high, taken = LETTER_HIGH * unit, []
+    high = LETTER_HIGH * unit
+    taken: list[dict[str, float]] = []
     for number in range(len(boxes) - 1, -1, -1):
         box = boxes[number]
         box["written"] = None

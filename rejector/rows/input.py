@@ -106,7 +106,8 @@ class RejectorInput:
             DataError: a token list holds what is not in its vocabulary, or an image file is gone or damaged.
         """
         if self.pictures is not None:
-            return self.pictures.pixels(values["sample_id"].to_pylist(), wanted)
+            ids = values["sample_id"]
+            return self.pictures.pixels(ids.tolist() if isinstance(ids, np.ndarray) else ids.to_pylist(), wanted)
         if self.sizes:
             parts = zip(self.columns, self._vocabularies, strict=True)
             try:

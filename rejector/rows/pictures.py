@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,7 +24,7 @@ from l2d.data.cache.schema import digest
 from l2d.data.errors import CorruptPart, DataError, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
 from l2d.data.samples.images import find_images, image_size, squeezed, thumbnail
-from l2d.rejector.settings import INPUT_OF, TrainConfig
+from l2d.rejector.settings import TrainConfig
 
 if TYPE_CHECKING:
     from l2d.data.cache.reader import CostCache
@@ -89,15 +89,14 @@ def seen(cache: CostCache, config: TrainConfig, narrate: Callable[[str], None] |
     """
     if config.images is None:
         return cache
-    kept: dict[str, Any] = dict(cache.record.inputs.get(INPUT_OF[config.network], {}))
-    size = config.image_size or kept.get("size")
+    size = config.image_size or _kept(cache).get("size")
     if size is None:
         raise UsageError(
             "--images: at what size?", where=cache.address,
             hint="this cache keeps no images, so say --image-size 224, or another side in pixels",
         )  # fmt: skip
     named = _expression(cache)
-    made = {"kind": "image", "size": size, **({"file": named} if named is not None else {})}
+    made: Any = {"kind": "image", "size": size, **({"file": named} if named is not None else {})}
     pictures = pictures_of(cache, Path(config.images), size)
     if pictures.unchecked and narrate is not None:
         narrate(pictures.unchecked)
@@ -138,8 +137,14 @@ def pictures_of(cache: CostCache, folder: Path, size: int) -> Pictures:
 
 def _expression(cache: CostCache) -> str | None:
     """SQL expression of an image's file over the columns of the table that the samples come from; None: no table."""
-    kept = cache.record.inputs.get("image", {}).get("file")
+    kept = _kept(cache).get("file")
     return kept if kept is not None else cache.record.fingerprint.get("dataset.image")
+
+
+def _kept(cache: CostCache) -> Mapping[str, Any]:
+    """What the cache says of the images that it keeps; nothing where it keeps none."""
+    inputs: Mapping[str, Any] = cache.record.inputs
+    return inputs.get("image", {})
 
 
 def _names(cache: CostCache) -> dict[str, str]:
@@ -201,7 +206,7 @@ def _compare(cache: CostCache, files: list[Path], built: str | None) -> str:
 
 def _other(cache: CostCache, files: list[Path]) -> Path | None:
     """The first file that differs from what the cache keeps of its image: a small copy, or its width and height."""
-    small, first = cache.record.inputs.get("image", {}).get("size"), 0
+    small, first = _kept(cache).get("size"), 0
     for chunk in range(cache.record.num_chunks):
         columns = [name for name in ("width", "height") if name in cache.record.keep]
         rows = cache.samples(chunk, ["sample_id", *(["image"] if small else []), *columns])

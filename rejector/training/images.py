@@ -81,10 +81,21 @@ class TrainedImage(TrainedNetwork):
 
     def _looked(self, rows: Tensor) -> Tensor:
         """What the body makes of rows of pixels, float32 (n, its width)."""
-        network = self.network()
+        network, autocast = self.network(), self.config.autocast
+        body = network.body
         images = normalised(rows.unflatten(-1, (3, network.side, network.side)).float())
+
+        def look(part: Tensor) -> Tensor:
+            """As in training: the frozen part alone may be in bfloat16, also the mean of what it gives."""
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+                maps = body.trunk(part)
+            if len(body.tail):
+                maps = {name: level.float() for name, level in maps.items()} if isinstance(maps, dict) else maps.float()
+                maps = body.tail(maps)
+            return pooled(body.kind, maps).float()
+
         with torch.inference_mode():
-            return torch.cat(list(in_fixed_batches(images, network.body)))
+            return torch.cat(list(in_fixed_batches(images, look)))
 
     def _of_features(self, features: Tensor) -> np.ndarray:
         """Scores from what the body makes of images, float32 (n, width of the body)."""

@@ -102,6 +102,17 @@ def test_allocations_that_were_written_are_those_that_evaluate_and_route_find(ca
         assert shares[written["agent"][0]] == pytest.approx((written["agent"] == written["agent"][0]).mean())
 
 
+def test_with_autocast_evaluation_finds_the_scores_that_were_written(cache, grid, tmp_path):
+    run = trained(cache, tmp_path / "run", autocast=True)
+    written = pl.read_parquet(run / "allocations.parquet").filter(split="test").sort("sample_id")
+    table = load_tables(CostCache(cache), ("test",), column="image")["test"]
+    order = np.argsort(table.ids)
+    np.testing.assert_array_equal(load_run(run).rejector.scores_on(table)[order][:, 0], written["score_0"])
+    exact = state(grid[-1])["mean"]
+    assert not torch.equal(state(run)["mean"], exact)  # the body has indeed run in bfloat16
+    torch.testing.assert_close(state(run)["mean"], exact, rtol=0.05, atol=0.02)
+
+
 def test_stages_that_learn_move_and_the_rest_does_not(cache, thawed, tmp_path):
     body = Body("mobilenet_v3_small", "features.12")
     assert any(isinstance(module, Affine) for module in body.tail.modules())

@@ -7,6 +7,7 @@ from l2d.rejector.evaluation.comparisons import BOUNDS
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.guarded import guard_in_words
 from l2d.rejector.evaluation.settings import (
+    LEVEL,
     METHOD_OF_PAPER,
     corrected,
     difference_text,
@@ -64,7 +65,8 @@ def findings(evaluations: list[Evaluation]) -> list[str]:
                 continue
             comparison = "Worse than" if verdicts[name] == "worse" else "Not shown to be better than"
             told = f"{difference_text(value)}, {corrected(value['p_holm'])}"
-            sentences.append(f"{subject}: {comparison} {in_words(name, result)}: {told}.")
+            alone = ", compared by itself" if verdicts[name] == "worse" and value["p_holm"] >= LEVEL else ""
+            sentences.append(f"{subject}: {comparison} {in_words(name, result)}{alone}: {told}.")
         if set(verdicts.values()) <= {"better"}:
             winners.append(at)
             highest = max(highest, *(value["p_holm"] for value in differences.values()))

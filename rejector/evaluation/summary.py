@@ -234,7 +234,7 @@ def comparison_table(evaluations: list[Evaluation]) -> list[dict]:
     """What a terminal shows of :func:`regret_table`: all of it for a few settings, of a sweep a row a setting.
 
     In a sweep a cell is the difference with its interval, and ``~`` where no difference is shown or ``!`` where the
-    rejector is worse, after Holm's adjustment.
+    rejector is worse, see :func:`l2d.rejector.evaluation.settings.verdict`.
     """
     groups = settings_of(evaluations)
     if len(groups) <= FEW_SETTINGS:

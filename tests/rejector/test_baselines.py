@@ -296,7 +296,7 @@ def test_what_is_said_fits_the_interval_and_has_the_corrected_p_beside_it(swept)
         "p = 0.140 after Holm's correction.",
         f"multi-task: Worse than deferring to {evaluation.result['confidence']['expert']}"
         + below(evaluation)
-        + ": +0.0300 [+0.0100, +0.0500], p = 0.600 after Holm's correction.",
+        + ", compared by itself: +0.0300 [+0.0100, +0.0500], p = 0.600 after Holm's correction.",
     ]
     for value, p, verb in ((0.03, 0.6, "is worse than"), (-0.03, 0.14, "is not shown to beat"), (-0.03, 0.02, "beats")):
         answer = _answer_of(lay_out([with_regrets(evaluation, best_constant=(value, p))]))

@@ -5,7 +5,7 @@ The stages do not know each other; this lends the second what the first can do.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +41,7 @@ def shown_by_agents(device: str) -> Callable[[ToShow], Iterator[tuple[np.ndarray
 
 def route(
     run: Any,
-    source: Path | str,
+    source: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
     id_column: str | None = None,
@@ -58,9 +58,9 @@ def route(
 ) -> RouteReport | PolicyRoute:
     """Allocate new inputs; see :func:`l2d.rejector.route.route`.
 
-    ``source`` is a table, a cache, or photographs: an image file or a folder of them. Where the run looks at what an
-    agent makes of a photograph, that agent is run, as ``recipe`` describes it (by default the file beside the run's
-    cache that is named as the cache is), on ``device``.
+    ``source`` is a table, a cache, or photographs: an image file, a folder of them, or several of either. Where the run
+    looks at what an agent makes of a photograph, that agent is run, as ``recipe`` describes it (by default the file
+    beside the run's cache that is named as the cache is), on ``device``.
 
     With a policy of the decision engine a round of it, see :func:`l2d.rejector.decisions.routing.route_policy`:
     ``answers`` are those so far.

@@ -34,7 +34,7 @@ from l2d.rejector.runs.run import load_run, open_cache
 
 def route(
     run: Any,
-    source: Path | str,
+    source: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
     id_column: str | None = None,
@@ -60,6 +60,8 @@ def route(
             )
         if beta is not None or weights is not None:
             raise UsageError("--policy with --beta or --lambda", where=rule, hint="make the policy at that setting")
+        if not isinstance(source, Path | str):
+            raise UsageError("a policy that looks at answers takes one input, a table or a cache", where=rule)
         return route_policy(
             folder,
             place_of(source),
@@ -77,7 +79,7 @@ def route(
         )
     return route_inputs(
         folder,
-        place_of(source),
+        place_of(source) if isinstance(source, Path | str) else [place_of(one) for one in source],
         Path(out),
         id_column=id_column,
         policy=rule,

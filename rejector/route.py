@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +73,7 @@ class RouteReport(Shown):
 
 def route(
     run: Path,
-    source: Path | str,
+    source: Path | str | Sequence[Path | str],
     out: Path,
     *,
     id_column: str | None = None,
@@ -95,7 +95,7 @@ def route(
     Args:
         run: a run's folder; its cache need not be there any more.
         source: a Parquet or CSV file, or a cost cache, see :func:`l2d.rejector.rows.unlabelled.open_inputs`; or
-            photographs, see :func:`l2d.rejector.rows.photographs.open_photographs`.
+            photographs, see :func:`l2d.rejector.rows.photographs.open_photographs`; of these also several paths.
         out: a Parquet file, or a CSV file by its suffix. It appears whole or not at all.
         id_column: whose values are the sample ids.
         policy: a file that ``l2d policy`` saved; allocates by predicted cost plus price in place of the scores alone.
@@ -139,6 +139,7 @@ def route(
         place = lies if isinstance(lies, Path) else None
         inputs = open_photographs(*photographs, looks_at, width, cache=place, unseen=unseen, showing=showing)
     else:
+        assert isinstance(source, Path | str)
         inputs = open_inputs(
             source,
             looks_at,

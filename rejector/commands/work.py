@@ -67,10 +67,10 @@ def route(
     context: typer.Context,
     run: RunArgument,
     source: Annotated[
-        Path,
+        list[Path],
         typer.Argument(
-            help="A Parquet or CSV file: the source's columns, or `features`. A cache, an image, a folder of images.",
-            metavar="INPUT",
+            help="A Parquet or CSV file: the source's columns, or `features`. A cache. Images, or folders of images.",
+            metavar="INPUT…",
             parser=place_of,
         ),
     ],
@@ -123,18 +123,20 @@ def route(
         l2d route run new_patients.csv --policy cascade --answers answers.csv --out round_2.csv
 
         l2d route run new_patients.csv --calibration calibration.toml --out allocations.parquet
-        l2d route run new_photos --out allocations.csv
+
+        l2d route run new_photos more/cat.jpg --out allocations.csv
     """
     from l2d.data.terminal.render import print_result
 
     options: dict[str, Any] = {"id_column": id_column, "without": without or (), "overwrite": overwrite}
+    given = source[0] if len(source) == 1 else source
     if answers is not None or _decides_beyond(policy):
         from l2d.rejector.at_work import route as by_policy
         from l2d.rejector.decisions.routing import PolicyRoute
 
         with Bars() as bars:
             round_ = by_policy(
-                run, source, out, policy=policy, answers=answers, beta=one_beta(beta), weights=one_lambda(lambda_),
+                run, given, out, policy=policy, answers=answers, beta=one_beta(beta), weights=one_lambda(lambda_),
                 calibration=calibration, progress=lambda rows: bars.start("routing", rows), **options,
             )  # fmt: skip
         print_result(round_, format.value)
@@ -149,7 +151,7 @@ def route(
     with Bars() as bars:
         done = run_route(
             run,
-            source,
+            given,
             out,
             policy=policy,
             beta=one_beta(beta),
@@ -171,7 +173,7 @@ def route(
         say(f"unlike training: {line}")
     if strict and done.foreign:
         raise DataError(
-            "--strict: inputs are unlike those of training", where=source, hint="their allocations are written"
+            "--strict: inputs are unlike those of training", where=source[0], hint="their allocations are written"
         )
 
 

@@ -6,7 +6,8 @@ what it found, needs that agent to be run; agents are the other stage's, so who 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -60,11 +61,17 @@ class Showing:
     recipe: Path | None = None
 
 
-def photographs_at(path: Path | str) -> tuple[list[Path], list[str]] | None:
+def photographs_at(path: Path | str | Sequence[Path | str]) -> tuple[list[Path], list[str]] | None:
     """Image files at or beneath a path, by name, and their ids; None where it is something else.
 
-    An id is the file's name, or in folders of a folder the path from there, ``monday/cat.jpg``.
+    An id is the file's name, or in folders of a folder the path from there, ``monday/cat.jpg``. Of several paths, all
+    their images, in the order given.
+
+    Raises:
+        UsageError: of several paths one has no images, or two images have one id.
     """
+    if not isinstance(path, Path | str):
+        return _of_several(path)
     if isinstance(path, str):
         return None
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
@@ -73,6 +80,29 @@ def photographs_at(path: Path | str) -> tuple[list[Path], list[str]] | None:
         return None
     files = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
     return (files, [file.relative_to(path).as_posix() for file in files]) if files else None
+
+
+def _of_several(paths: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
+    files: list[Path] = []
+    ids: list[str] = []
+    for path in paths:
+        found = photographs_at(path)
+        if found is None:
+            raise UsageError(
+                f"one of {len(paths)} inputs, and not an image or a folder of images",
+                where=path,
+                hint="give images alone, or a single table",
+            )
+        files, ids = files + found[0], ids + found[1]
+    name, count = Counter(ids).most_common(1)[0]
+    if count > 1:
+        here = [file for file, one in zip(files, ids, strict=True) if one == name]
+        raise UsageError(
+            f"{count} images are called {name}",
+            where=here[1],
+            hint="give the folder that has them all: images are called by their paths from there",
+        )
+    return files, ids
 
 
 def open_photographs(

@@ -132,7 +132,9 @@ def save_runs(
         for member in members:
             save(*member)
         return
-    first, others, seen = [], [], set()  # what others link to is written before them
+    seen: set[int] = set()
+    first: list[tuple] = []  # what others link to is written before them
+    others: list[tuple] = []
     for rejector, folder in members:
         keys = {id(rejector.state), *(id(rejector.state[name]) for name in rejector.shared[:1])}
         (others if keys <= seen else first).append((rejector, folder))

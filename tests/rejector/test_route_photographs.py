@@ -114,6 +114,23 @@ def test_one_file_from_python_with_another_recipe_file(home, tmp_path):
     assert pl.read_parquet(tmp_path / "one.parquet")["sample_id"].to_list() == [file.name]
 
 
+def test_several_files_and_folders_are_routed_as_the_folder_that_has_them_all(home, tmp_path):
+    alone = sorted(file for file in (home / "new").iterdir() if file.suffix in (".jpg", ".png"))
+    given = [str(home / "new" / "monday"), *map(str, alone)]
+    result = CliRunner().invoke(app, ["route", str(home / "pixels"), *given, "--out", str(tmp_path / "several.csv")])
+    assert result.exit_code == 0, result.stderr
+    l2d.route(home / "pixels", home / "new", tmp_path / "folder.csv")
+    several, folder = (pl.read_csv(tmp_path / f"{name}.csv") for name in ("several", "folder"))
+    assert several["sample_id"].to_list() == [Path(name).name for name in folder["sample_id"][3:]] + [
+        file.name for file in alone
+    ]
+    assert several.drop("sample_id").equals(pl.concat([folder[3:], folder[:3]]).drop("sample_id"))
+    with pytest.raises(UsageError, match=f"2 images are called {alone[0].name}"):
+        l2d.route(home / "pixels", [alone[0], home / "new" / "monday", alone[0]], tmp_path / "x.csv")
+    with pytest.raises(UsageError, match="one of 2 inputs, and not an image or a folder of images"):
+        l2d.route(home / "pixels", [alone[0], tmp_path / "several.csv"], tmp_path / "x.csv")
+
+
 def test_what_cannot_be_routed_is_refused(home, tmp_path):
     def routed(source: Path, **options):
         return lambda: l2d.route(home / "features", source, tmp_path / "x.csv", **options)

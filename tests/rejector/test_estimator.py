@@ -264,6 +264,8 @@ def test_its_parameters_are_those_of_training_with_the_same_defaults():
         "autocast",
         "backbone",
         "backbone_weights",
+        "images",
+        "image_size",
         "unfreeze",
     }
     assert {name: parameters[name] for name in TRAINING} == {name: config[name] for name in TRAINING}

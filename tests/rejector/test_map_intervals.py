@@ -10,7 +10,6 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.samples.boxes import Boxes
 from l2d.rejector.evaluation.detection_metrics import mixed_detections, system_map
 from l2d.rejector.evaluation.map_intervals import ImageBootstrap
-from l2d.rejector.report.tiles import _boxes
 from l2d.rejector.thresholds import detector_confidence
 
 
@@ -94,11 +93,3 @@ def test_evaluate_and_status_say_it_of_a_cache(detection_runs):
         boxes = Boxes.concatenate([Boxes.from_arrow(column) for column in found])
         assert (row["nothing found"], row["lowest score"]) == ((boxes.counts == 0).sum(), boxes.score.min())
         assert row["mAP % test"] == pytest.approx(100 * result["agents"][row["agent"]]["map"])
-
-
-def test_names_of_boxes_in_the_report_do_not_lie_on_one_another(detection_runs):
-    record = CostCache(detection_runs[0]).record
-    corners = [(10, 10, 40, 90, 0.9), (30, 15, 60, 95, 0.8), (200, 10, 240, 60, 0.7), (12, 60, 44, 99, 0.6)]
-    found = [{"x1": a, "y1": b, "x2": c, "y2": d, "score": s, "label": 0} for a, b, c, d, s in corners]
-    drawn = _boxes({"pred_boxes": found}, "pred", record, 400.0)
-    assert {box["score"]: box["clear"] for box in drawn} == {0.9: True, 0.8: False, 0.7: True, 0.6: True}

@@ -227,7 +227,7 @@ def test_queries_are_admitted(scene, sql):
 @pytest.mark.slow
 def test_what_is_spilled_is_ours_alone_and_goes(scene):
     _, folder = scene
-    with QuerySession([folder / "world"], memory_limit=60_000_000) as session:
+    with QuerySession([folder / "world"], memory_limit=120_000_000) as session:
         private = Path(session._spill.name)
         assert private.stat().st_mode & 0o777 == 0o700
         ordered = (

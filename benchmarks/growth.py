@@ -2,10 +2,10 @@
 
     python benchmarks/growth.py [--axes rows,agents,runs] [--rounds 2]
 
-Each command is a process of its own, on one thread; what counts is its processor time (least of the rounds) less that
-of the same command on next to nothing, which is the start of the process. The exponent is the slope of a line through
-logarithms. Where even the largest size takes less than 0.2 s beyond the start, nothing can be fitted and the table says
-so. Parts of a cache are an axis of `many_parts.py`, rows and points of training one epoch of `grid_training.py`.
+Each command is a process of its own, on one thread; what counts is its processor time (least of the rounds). Fitted is
+a constant, the start of the process, plus a power of the size. Where the largest size takes less than 0.2 s more than
+the smallest, nothing can be fitted and the table says so. Parts of a cache are an axis of `many_parts.py`, rows and
+points of training one epoch of `grid_training.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from importing import write_tables
 from targets import as_installed
 
-LEAST = 0.2  # seconds beyond the start; less cannot be told from noise
+LEAST = 0.2  # seconds more than the smallest takes; less cannot be told from noise
 BETAS = [f"{beta:.4f}" for beta in np.linspace(0, 0.5, 64)]
 SIZES = {"rows": (200, 25_000, 50_000, 100_000, 200_000), "agents": (3, 16, 64, 256), "runs": (1, 4, 16, 64)}
 SHARE = "SELECT agent, count(*), avg(cost_cla) FROM costs GROUP BY ALL"
@@ -79,14 +79,18 @@ def commands(axis: str, size: int) -> Iterable[tuple[str, list[str]]]:
 
 
 def exponent(sizes: tuple[int, ...], taken: list[float]) -> float | None:
-    """Of ``a + b n^e``, ``a`` being the time at the first size; None where too little is beyond it."""
-    beyond = np.array(taken[1:]) - taken[0]
-    if beyond[-1] < LEAST:
+    """Of ``a + b n^e``, ``a`` the start, by least squares of ratios; None where too little is added."""
+    n, t = np.array(sizes, float), np.array(taken)
+    if t[-1] - t.min() < LEAST:
         return None
-    some = beyond > LEAST / 4
-    if some.sum() < 2:
-        return None
-    return float(np.polyfit(np.log(np.array(sizes[1:])[some]), np.log(beyond[some]), 1)[0])
+    best = (np.inf, 0.0)
+    for power in np.arange(0.05, 2.5, 0.01):
+        columns = np.stack([np.ones_like(n), n**power], axis=1) / t[:, None]
+        (start, slope), *_ = np.linalg.lstsq(columns, np.ones_like(t), rcond=None)
+        error = float(((columns @ [start, slope] - 1) ** 2).sum())
+        if start >= 0 and slope >= 0:
+            best = min(best, (error, float(power)))
+    return best[1]
 
 
 def main() -> None:

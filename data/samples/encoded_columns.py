@@ -33,17 +33,7 @@ class EncodedColumns:
     def __getitem__(self, rows: slice) -> np.ndarray:
         start, stop, _ = rows.indices(len(self))
         matrix = np.empty((max(0, stop - start), self.shape[1]), np.float32)
-        place = 0
-        waiting: list[np.ndarray] = []  # written side by side
-        for column in self._columns:
-            part = column[start:stop]
-            if part.ndim == 1:
-                waiting.append(part)
-                continue
-            place, waiting = write_columns(matrix, place, waiting), []
-            matrix[:, place : place + part.shape[1]] = part
-            place += part.shape[1]
-        write_columns(matrix, place, waiting)
+        write_columns(matrix, 0, (column[start:stop] for column in self._columns))
         return matrix
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:

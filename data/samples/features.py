@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import chain, groupby
 from typing import Any
 
 import numpy as np
@@ -186,19 +187,12 @@ class FeatureEncoder:
     def _write(self, matrix: np.ndarray, table: pl.DataFrame, first_row: int) -> None:
         """Write all features but texts of some rows into a matrix."""
         place = 0
-        waiting: list[np.ndarray] = []  # columns that are written side by side: a cache line of a row, not a cell of it
-        for feature in self.features:
-            if isinstance(feature, TEXTS):
-                place, waiting = write_columns(matrix, place, waiting) + len(feature.columns()), []
+        for texts, features in groupby(self.features, lambda feature: isinstance(feature, TEXTS)):
+            if texts:
+                place += sum(len(feature.columns()) for feature in features)
                 continue
-            for values in encoded_columns(table, feature, first_row):
-                if values.ndim == 1:
-                    waiting.append(values)
-                    continue
-                place, waiting = write_columns(matrix, place, waiting), []
-                matrix[:, place : place + values.shape[1]] = values
-                place += values.shape[1]
-        write_columns(matrix, place, waiting)
+            encoded = (encoded_columns(table, feature, first_row) for feature in features)
+            place = write_columns(matrix, place, chain.from_iterable(encoded))
 
     def missing(self) -> tuple[np.ndarray, dict[int, int]]:
         """What a column holds where its value is missing, float64 (width,), and of the indicator of a number the place

@@ -57,14 +57,25 @@ def in_threads(make: Callable[[Given], Made], of: Iterable[Given], worth_it: boo
         return list(pool.map(make, of))
 
 
-def write_columns(matrix: np.ndarray, place: int, columns: list[np.ndarray]) -> int:
-    """Write columns (n,) into a float32 matrix (n, width) from the column ``place`` on.
-
-    A row's numbers are written together, since each would cost a line of the cache otherwise.
+def write_columns(matrix: np.ndarray, place: int, columns: Iterable[np.ndarray]) -> int:
+    """Write columns, (n,) or (n, several), into a float32 matrix (n, width) from the column ``place`` on.
 
     Returns:
         The place behind them.
     """
+    alone: list[np.ndarray] = []
+    for values in columns:
+        if values.ndim == 1:
+            alone.append(values)
+            continue
+        place, alone = _side_by_side(matrix, place, alone), []
+        matrix[:, place : place + values.shape[1]] = values
+        place += values.shape[1]
+    return _side_by_side(matrix, place, alone)
+
+
+def _side_by_side(matrix: np.ndarray, place: int, columns: list[np.ndarray]) -> int:
+    """Columns (n,): a row's numbers are written together, since each would cost a line of the processor's cache."""
     stop = place + len(columns)
     if not columns:
         return stop

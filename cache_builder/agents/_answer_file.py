@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,10 +25,20 @@ TOGETHER = "/"  # between the parts of an id that several columns make together
 class Piece:
     """Rows of a table of answers that one file holds: from which row on, how many, and the totals that it states."""
 
+    root: Path  # that was read: the file, or a folder that it lies in
     file: Path
     first: int
     rows: int
     stated: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file held when it was read. Two are the same if their versions are, however the path is written: an import
+    looks at a file by one path, and the recipe that it writes names it by another."""
+
+    version: tuple
+    path: Path = field(compare=False)
 
 
 class AnswerFile:
@@ -49,8 +59,8 @@ class AnswerFile:
         except (OSError, ValueError) as error:
             raise DataError("there is no such file", where=path, hint="check the path") from error
         changed = stat.st_mtime_ns if not path.is_dir() else max(f.stat().st_mtime_ns for f in [path, *path.rglob("*")])
-        self._version = (changed, stat.st_size, tuple(missing))
-        self.table, self._pieces = _read(path, self._version)
+        self._content = Content((path.resolve(), changed, stat.st_size, tuple(missing)), path)
+        self.table, self._pieces = _read(self._content)
 
     @property
     def columns(self) -> list[str]:
@@ -80,11 +90,18 @@ class AnswerFile:
     def where(self, row: int) -> str:
         """A row of a file as people find it: in a CSV the header is row 1, elsewhere the first answer is."""
         piece = self._pieces[bisect_right([piece.first for piece in self._pieces], row) - 1]
-        return f"{piece.file}, row {row - piece.first + (2 if piece.file.suffix.lower() in ('.csv', '.tsv') else 1)}"
+        header = piece.file.suffix.lower() in (".csv", ".tsv")
+        return f"{self._called(piece)}, row {row - piece.first + (2 if header else 1)}"
+
+    def _called(self, piece: Piece) -> Path:
+        """A piece's file as seen from this one's path, however the one was written that it was read by."""
+        inside = piece.file.relative_to(piece.root)
+        return self.path / inside if inside.parts else self.path
 
     def stating(self) -> list[tuple[Piece, pl.DataFrame]]:
         """Files that state totals beside their rows, each with its rows."""
-        return [(piece, self.table.slice(piece.first, piece.rows)) for piece in self._pieces if piece.stated]
+        stating = [replace(piece, root=self.path, file=self._called(piece)) for piece in self._pieces if piece.stated]
+        return [(piece, self.table.slice(piece.first, piece.rows)) for piece in stating]
 
     def text(self, column: str, rows: pl.DataFrame | None = None) -> pl.Series:
         """A column as text, null where nothing is written. Numbers without a fraction are written without one."""
@@ -102,7 +119,7 @@ class AnswerFile:
         """
         found = rows[column]
         if found.dtype == pl.String:
-            notation = _notation(self.path, self._version, column)
+            notation = _notation(self._content, column)
             written = found.to_frame().select(pl.when(~pl.first().is_in(cells.MARKERS)).then(pl.first())).to_series()
             values = (
                 cells.as_truth(written).cast(pl.Float64) if notation is None else cells.as_numbers(written, notation)
@@ -158,9 +175,10 @@ def as_text(column: pl.Series) -> pl.Series:
 
 
 @lru_cache(maxsize=4)
-def _read(path: Path, version: tuple) -> tuple[pl.DataFrame, list[Piece]]:
+def _read(content: Content) -> tuple[pl.DataFrame, list[Piece]]:
     """The table, blanks around text cut off, and :data:`ROW`; and what each file holds of it. Read once for all agents
     that share it."""
+    path = content.path
     parts = read_parts(path)
     table = joined(path, parts)
     names = [name.strip() for name in table.columns]
@@ -170,10 +188,11 @@ def _read(path: Path, version: tuple) -> tuple[pl.DataFrame, list[Piece]]:
             raise DataError(what, where=path, hint="rename it" if name == ROW else "rename one")
     table = table.rename(dict(zip(table.columns, names, strict=True)))
     texts = pl.col(pl.String).str.strip_chars()
-    missing = ["", *version[-1]]
+    missing = ["", *content.version[-1]]
     changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), pl.when(~texts.is_in(missing)).then(texts))
     starts = np.cumsum([0, *(len(part.table) for part in parts)]).tolist()
-    pieces = [Piece(part.file, first, len(part.table), part.stated) for part, first in zip(parts, starts, strict=False)]
+    held = zip(parts, starts, strict=False)
+    pieces = [Piece(path, part.file, first, len(part.table), part.stated) for part, first in held]
     return table.with_columns(changed.get_columns()).with_row_index(ROW), pieces
 
 
@@ -184,8 +203,9 @@ def let_go_of_files() -> None:
 
 
 @lru_cache(maxsize=256)
-def _notation(path: Path, version: tuple, column: str) -> str | None:
+def _notation(content: Content, column: str) -> str | None:
     """How a column of text writes its numbers; None where it writes truth values."""
+    path = content.path
     semicolons = path.suffix.lower() == ".csv" and read_header(path).separator == ";"
-    typed = cells.typed(_read(path, version)[0][column], separator=";" if semicolons else ",")
+    typed = cells.typed(_read(content)[0][column], separator=";" if semicolons else ",")
     return None if typed.values.dtype == pl.Boolean else typed.notation

@@ -53,7 +53,8 @@ def read_samples(source: Source, say: Say, *, long: bool, of_agents: Iterable[st
     """
     path = source.features
     made = path.suffix.lower() not in TABLES
-    table: Table = joined(path, read_parts(path)) if made else open_table(path, text=[source.id, *source.text])[0]
+    as_text = [source.id, source.target_text or "", *source.text]  # as the build reads it, or it would read it anew
+    table: Table = joined(path, read_parts(path)) if made else open_table(path, text=as_text)[0]
     if source.together:
         table, made = held(table).with_columns(together(table.select(source.together))), True
     need(source.id, table.columns, "--id", path)

@@ -96,7 +96,9 @@ def read_table(path: Path, *, text: Collection[str] = (), missing: Missing = Non
     """
     require_readable(path)
     stat = path.stat()
-    version = (path.resolve(), stat.st_mtime_ns, stat.st_size, tuple(sorted(text)), repr(missing))
+    # of a text file its own columns alone: whoever asks for others too asks for the same, and is not to read it again
+    named = () if path.suffix.lower() == ".parquet" else tuple(sorted(set(text) & set(read_header(path).names)))
+    version = (path.resolve(), stat.st_mtime_ns, stat.st_size, named, repr(missing))
     return _read(_Request(version, path, missing))
 
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from altair.utils.schemapi import debug_mode
+
 from l2d.data.cache import store
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.evaluation import Evaluation
@@ -65,6 +67,7 @@ def write_picture(figure: Figure, out: Path) -> None:
     store.commit_bytes(out, picture([figure], out.suffix.lower().lstrip(".") or "png"), replace=True)
 
 
+@debug_mode(False)
 def write_figure(evaluations: list[Evaluation], out: Path) -> None:
     """Write one picture of the first cache, for a README or a slide: rejectors beside baselines, and the sweep.
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from altair.utils.schemapi import debug_mode
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import AgentRecord
@@ -42,7 +45,7 @@ VEGA_LITE = "6.4"  # of the specifications that Altair 6.3 writes, and of the li
 
 @lru_cache(maxsize=1)
 def libraries() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
+    """Vega, Vega-Lite and Vega-Embed as one script; a second and a half of work the first time."""
     import vl_convert
 
     return vl_convert.javascript_bundle(vl_version=VEGA_LITE)
@@ -56,6 +59,7 @@ def by_cache(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
     return [list(members.values()) for members in groups.values()]
 
 
+@debug_mode(False)
 def figures_of(layout: Layout, by: list[str] | None = None) -> list[Figure]:
     """All figures of a cache.
 
@@ -87,6 +91,7 @@ def _figures(
     return [figure for figure in made if figure is not None], columns
 
 
+@debug_mode(False)
 def write_report(
     evaluations: list[Evaluation],
     out: Path,
@@ -123,7 +128,9 @@ def write_report(
     )
     environment.filters["number"] = format_value
     caches = by_cache(evaluations)
-    sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(libraries)
+        sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
     for section, members in zip(sections, caches, strict=True):
         of_cache = [policy for policy in policies if policy.cache_path == place(members[0].run.cache_path)]
         section["figures"] = [*section["figures"], *beyond_one_agent(of_cache)]

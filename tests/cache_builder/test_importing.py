@@ -13,6 +13,8 @@ import pytest
 from conftest import refused
 
 from l2d import cli
+from l2d.cache_builder.agents import _answer_file
+from l2d.cache_builder.agents._answer_file import AnswerFile
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.importing.draft import write_recipe
 from l2d.cache_builder.importing.predictions import draft_predictions
@@ -21,6 +23,7 @@ from l2d.cache_builder.importing.source import Source
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, UsageError
+from l2d.data.sources import text_table
 
 READERS = ("Ann", "Bob", "Cleo")
 
@@ -247,6 +250,26 @@ def test_what_has_the_classes_of_the_target_is_not_a_feature(tables):
     draft = draft_predictions(source(tables, target="grade", columns=["agreed", "age"]), tables, "x", told.append)
     assert tomllib.loads(draft.recipe)["dataset"]["features"] == ["agreed", "age"]
     assert "taken as you say" in told[-3] + told[-2] + told[-1]
+
+
+def test_each_file_is_read_once_and_called_as_the_recipe_calls_it(tables, monkeypatch):
+    """Import and recipe write its path in two ways; a row is named by that of the recipe, which can be edited."""
+    read: list[Path] = []
+    by_polars, read_parts = text_table._by_polars, _answer_file.read_parts
+    monkeypatch.setattr(text_table, "_by_polars", lambda path, *given: read.append(path) or by_polars(path, *given))
+    monkeypatch.setattr(_answer_file, "read_parts", lambda path: read.append(path) or read_parts(path))
+    monkeypatch.chdir(tables)
+    here = Source(Path("features.csv"), Path("votes.csv"), "case no", target="ill", model=READERS[0])
+    draft_predictions(here, Path(), "my.cache", print).write(tables / "my.cache.toml")
+    build(load_recipe(str(tables / "my.cache.toml")), tables / "my.cache", device="cpu")
+    assert read == [Path("votes.csv"), Path("features.csv")]
+    votes = pl.read_csv("votes.csv", infer_schema=False)
+    votes.with_columns(ill=pl.when(pl.int_range(pl.len()) == 50).then(pl.lit("odd")).otherwise("ill")).write_csv(
+        "votes.csv"
+    )
+    AnswerFile(Path("votes.csv"))
+    with pytest.raises(DataError, match=rf"where: {tables}/votes\.csv, row 52"):
+        build(load_recipe(str(tables / "my.cache.toml")), tables / "other.cache", device="cpu")
 
 
 def test_a_dry_run_prints_the_recipe_and_writes_nothing(tables, monkeypatch, capfd):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -56,6 +57,14 @@ def test_the_quantile_is_the_papers_and_covers_as_promised():
         drawn = torch.from_numpy(random.random(20)).float()
         covered.append(float(drawn[0] <= conformal_bound(drawn[1:], 0.2)))
     assert np.mean(covered) == pytest.approx(0.8, abs=0.05)  # 16 of 20 ranks, exchangeable
+
+
+def test_the_rank_of_the_quantile_is_that_of_exact_arithmetic():
+    for count in range(1, 120):
+        values = torch.arange(1.0, count + 1)
+        for level in ("0.5", "0.4", "0.3", "0.2", "0.1", "0.05", "0.01"):
+            rank = math.ceil((count + 1) * (1 - Fraction(level)))
+            assert float(conformal_bound(values, float(level))) == (rank if rank <= count else math.inf), (count, level)
 
 
 def test_segregativity_is_accuracy_inside_the_set():

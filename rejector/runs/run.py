@@ -30,7 +30,7 @@ from l2d.rejector.rows.pictures import seen
 from l2d.rejector.rows.unlabelled import InputRecord
 from l2d.rejector.runs.files import BODY_FILE, WEIGHTS_FILE, cache_fingerprint, cache_of, read_facts
 from l2d.rejector.settings import INPUT_OF, TrainConfig
-from l2d.rejector.trained import Rejector, load_trainer
+from l2d.rejector.trained import Rejector, rejector_class
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def load_run(path: Path, loaded: Loaded | None = None) -> Run:
         looks_at = None
         if "input" in facts:
             looks_at = InputRecord(**facts["input"], text=schema.text_file(path, facts["input"]["made"]))
-        kind = load_trainer(METHODS[point["method"]].trainer).REJECTOR
+        kind = rejector_class(METHODS[point["method"]].trainer)
         state = _arrays(path, facts["digests"], kind.arrays, {} if loaded is None else loaded)
         rejector = kind.from_facts(
             facts,

@@ -23,11 +23,7 @@ from l2d.rejector.trained import Job, Trained
 from l2d.rejector.training.checkpoint import Checkpoint
 from l2d.rejector.training.distributed import joined
 from l2d.rejector.training.loop import train_grid
-from l2d.rejector.training.network import TrainedNetwork
 from l2d.rejector.training.waves import free_memory, waves
-
-#: What its runs are read back as.
-REJECTOR = TrainedNetwork
 
 
 def check(points: list[GridPoint], cache: CostCache, config: TrainConfig) -> None:

@@ -15,7 +15,8 @@ from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.rejectors import Figure, Panel, compare
 from l2d.rejector.report.figures.sweep import sweep
-from l2d.rejector.report.page import VEGA_LITE, by_cache, figures_of
+from l2d.rejector.report.page import by_cache, figures_of
+from l2d.rejector.report.script import VEGA_LITE
 from l2d.rejector.report.shown import lay_out
 
 WIDTH = 340  # of a panel without its labels, in pixels

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -35,20 +33,12 @@ from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
 from l2d.rejector.report.groups import bins_by, most_telling, without_few
 from l2d.rejector.report.reproduce import commands
+from l2d.rejector.report.script import script_beside
 from l2d.rejector.report.shown import Layout, labels_of, lay_out
 from l2d.rejector.report.tiles import tiles_of
 from l2d.rejector.runs.files import read_facts
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
-VEGA_LITE = "6.4"  # of the specifications that Altair 6.3 writes, and of the library in the page
-
-
-@lru_cache(maxsize=1)
-def libraries() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script; a second and a half of work the first time."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle(vl_version=VEGA_LITE)
 
 
 def by_cache(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
@@ -128,9 +118,9 @@ def write_report(
     )
     environment.filters["number"] = format_value
     caches = by_cache(evaluations)
-    with ThreadPoolExecutor(1) as beside:
-        beside.submit(libraries)
+    with script_beside() as script:
         sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
+        embedded = script().replace("</script", "<\\/script")
     for section, members in zip(sections, caches, strict=True):
         of_cache = [policy for policy in policies if policy.cache_path == place(members[0].run.cache_path)]
         section["figures"] = [*section["figures"], *beyond_one_agent(of_cache)]
@@ -149,7 +139,7 @@ def write_report(
         schemes=theme.SCHEMES,
         palettes=theme.PALETTES,
         others=theme.OTHERS,
-        script=libraries().replace("</script", "<\\/script"),
+        script=embedded,
         commands=commands(
             evaluations,
             out,

@@ -1,35 +1,32 @@
 """What Python programs do with a trained run: route, make policies, ask what agents are worth, export.
 
-Exported by :mod:`l2d`; each function does what the command of its name does.
+Exported by :mod:`l2d`; each function does what the command of its name does, and imports what that takes: half of it
+loads torch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from l2d.data.cache.addresses import place_of
 from l2d.data.errors import UsageError
-from l2d.rejector.decisions.adding import AddedAgent, add_to_run
-from l2d.rejector.decisions.judged import DecisionReport
-from l2d.rejector.decisions.library import decide, wanted_of
-from l2d.rejector.decisions.new_agent import NewAgent
-from l2d.rejector.decisions.routing import PolicyRoute, route_policy
-from l2d.rejector.decisions.saved import is_policy, read_saved
-from l2d.rejector.decisions.worth import Worth
-from l2d.rejector.decisions.worth_of_policy import worth_of_policy
-from l2d.rejector.decisions.worth_of_run import save_worth, worth_of_run
-from l2d.rejector.export import ExportReport, export_run
-from l2d.rejector.policies.constraints import make_constraints, parse_capacity
-from l2d.rejector.policies.money import money_budget
-from l2d.rejector.policies.policy import PolicyReport, written_policy
+from l2d.rejector.decisions.saved import is_policy
 from l2d.rejector.results import one_folder
-from l2d.rejector.route import RouteReport
-from l2d.rejector.route import route as route_inputs
-from l2d.rejector.rows.photographs import Showing
 from l2d.rejector.runs.elsewhere import Beta, at_setting
 from l2d.rejector.runs.run import load_run, open_cache
+
+if TYPE_CHECKING:
+    from l2d.rejector.decisions.adding import AddedAgent
+    from l2d.rejector.decisions.judged import DecisionReport
+    from l2d.rejector.decisions.new_agent import NewAgent
+    from l2d.rejector.decisions.routing import PolicyRoute
+    from l2d.rejector.decisions.worth import Worth
+    from l2d.rejector.export import ExportReport
+    from l2d.rejector.policies.policy import PolicyReport
+    from l2d.rejector.route import RouteReport
+    from l2d.rejector.rows.photographs import Showing
 
 
 def route(
@@ -45,6 +42,7 @@ def route(
     weights: dict[str, float] | None = None,
     calibration: Path | str | None = None,
     showing: Showing | None = None,
+    images: Path | str | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport | PolicyRoute:
@@ -62,6 +60,8 @@ def route(
             raise UsageError("--policy with --beta or --lambda", where=rule, hint="make the policy at that setting")
         if not isinstance(source, Path | str):
             raise UsageError("a policy that looks at answers takes one input, a table or a cache", where=rule)
+        from l2d.rejector.decisions.routing import route_policy
+
         return route_policy(
             folder,
             place_of(source),
@@ -77,6 +77,8 @@ def route(
         raise UsageError(
             "--answers goes with a policy that looks at answers", hint="l2d policy RUN --ask … --save FOLDER"
         )
+    from l2d.rejector.route import route as route_inputs
+
     return route_inputs(
         folder,
         place_of(source) if isinstance(source, Path | str) else [place_of(one) for one in source],
@@ -88,6 +90,7 @@ def route(
         weights=weights,
         calibration=None if calibration is None else Path(calibration),
         showing=showing,
+        images=None if images is None else Path(images),
         overwrite=overwrite,
         progress=progress,
     )
@@ -159,6 +162,8 @@ def policy(
     Raises:
         UsageError: constraints cannot be met, a promise cannot be made, an option is wrong, or a file exists.
     """
+    from l2d.rejector.decisions.wanted import wanted_of
+
     (folder,) = one_folder(run)
     opened_run = at_setting(load_run(folder), beta, weights)
     wanted = wanted_of(
@@ -173,6 +178,8 @@ def policy(
                 raise UsageError(
                     f"--{name} with --ask or --risk", hint="it is for policies that ask one agent by prices"
                 )
+        from l2d.rejector.decisions.library import decide
+
         return decide(
             opened_run,
             wanted=wanted,
@@ -185,6 +192,10 @@ def policy(
         )
     if by is not None or queue is not None:
         raise UsageError("--by and --queue go with --risk or --abstain", hint="give one of these")
+    from l2d.rejector.policies.constraints import make_constraints, parse_capacity
+    from l2d.rejector.policies.money import money_budget
+    from l2d.rejector.policies.policy import written_policy
+
     limits = parse_capacity(capacity) if isinstance(capacity, str) else capacity
     money = None if budget is None else money_budget(opened_run, budget)
     asked = {"budget": None if money is not None else budget, "gflops": gflops, "coverage": coverage}
@@ -219,6 +230,7 @@ def worth(
     figure: Path | str | None = None,
     save: Path | str | None = None,
     overwrite: bool = False,
+    images: Path | str | None = None,
 ) -> Worth | NewAgent:
     """What each agent is worth: what is lost without it, its Shapley share, the charge at which it no longer pays.
 
@@ -235,10 +247,16 @@ def worth(
         figure: a .png or .svg file.
         save: a folder for the figures, which SQL reads as the view ``agent_values``.
         overwrite: replace what is there.
+        images: the folder of the image files that a rejector on pixels looks at, where it has moved.
     """
+    from l2d.rejector.decisions.new_agent import NewAgent
+    from l2d.rejector.decisions.saved import read_saved
+    from l2d.rejector.decisions.worth_of_policy import worth_of_policy
+    from l2d.rejector.decisions.worth_of_run import save_worth, worth_of_run
+
     found: Worth | NewAgent
     if isinstance(run, str | Path) and is_policy(Path(run)):
-        if beta is not None or weights is not None or new is not None or buy or charge:
+        if beta is not None or weights is not None or new is not None or buy or charge or images is not None:
             raise UsageError(
                 "a policy has its setting and its agents",
                 where=run,
@@ -252,7 +270,7 @@ def worth(
     else:
         (folder,) = one_folder(run)
         found = worth_of_run(
-            at_setting(load_run(folder), beta, weights),
+            at_setting(load_run(folder, images=None if images is None else Path(images)), beta, weights),
             split=split,
             group=group,
             new=new,
@@ -305,6 +323,8 @@ def add_agent(
         UsageError: nothing is asked for, or a file is there.
         DataError: answers cannot be read, or are too few.
     """
+    from l2d.rejector.decisions.adding import add_to_run
+
     (folder,) = one_folder(run)
     return add_to_run(
         at_setting(load_run(folder), beta, weights),
@@ -331,5 +351,7 @@ def export(
 
     ``beta`` and ``weights``: in place of the run's; a run of method ``best`` takes others.
     """
+    from l2d.rejector.export import export_run
+
     (folder,) = one_folder(run)
     return export_run(folder, Path(onnx), beta=beta, weights=weights, overwrite=overwrite)

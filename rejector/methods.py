@@ -27,10 +27,11 @@ Scores = Literal["costs", "chances", "surrogate", "order", "loss"]
 
 @dataclass(frozen=True)
 class Trainer:
-    """What trains some of the methods, and reads their runs back: see :func:`l2d.rejector.trained.load_trainer`.
+    """What trains some of the methods, and reads their runs back.
 
     Attributes:
         module: with what :class:`l2d.rejector.trained.TrainerModule` lists.
+        rejector: ``module:class`` of a :class:`l2d.rejector.trained.Rejector`, which its runs are read back as.
         theory: the module whose ``section`` says why a run falls short, see
             :func:`l2d.rejector.theory.section.theory_section`; None where no theory is about its methods.
         has_nu: ``nu`` of the surrogate means something to its methods.
@@ -38,17 +39,28 @@ class Trainer:
     """
 
     module: str
+    rejector: str
     theory: str | None = None
     has_nu: bool = False
     seeds: int = 4
 
 
 #: All points of a grid together.
-GRID = Trainer("l2d.rejector.training.points", theory="l2d.rejector.theory.of_surrogate", has_nu=True)
+GRID = Trainer(
+    "l2d.rejector.training.points",
+    "l2d.rejector.training.network:TrainedNetwork",
+    theory="l2d.rejector.theory.of_surrogate",
+    has_nu=True,
+)
 #: One fit for all points.
-BEST = Trainer("l2d.rejector.best.training", theory="l2d.rejector.theory.of_costs", seeds=1)
+BEST = Trainer(
+    "l2d.rejector.best.training",
+    "l2d.rejector.best.trained:TrainedBest",
+    theory="l2d.rejector.theory.of_costs",
+    seeds=1,
+)
 #: One point after another.
-ONE_BY_ONE = Trainer("l2d.rejector.literature.sweep")
+ONE_BY_ONE = Trainer("l2d.rejector.literature.sweep", "l2d.rejector.literature.trained:TrainedMethod")
 
 
 @dataclass(frozen=True, kw_only=True)

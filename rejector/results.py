@@ -1,4 +1,7 @@
-"""What the library returns about runs: rows that can be printed, put into a frame, or shown in a notebook."""
+"""What the library returns about runs: rows that can be printed, put into a frame, or shown in a notebook.
+
+What judges them loads torch, and is imported where it is shown: a policy of a run needs its folder alone.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from l2d.data.results import Shown
-from l2d.rejector.evaluation.evaluation import Evaluation
-from l2d.rejector.evaluation.summary import findings, flat_rows, settings_of, tables
 from l2d.rejector.runs.files import find_runs, one_run
 from l2d.rejector.runs.run import Run, load_run
-from l2d.rejector.theory.section import shown_parts, theory_rows
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from l2d.rejector.evaluation.evaluation import Evaluation
     from l2d.rejector.policies.choose import Choice
 
 
@@ -90,18 +91,25 @@ class Evaluations(Shown):
         return self.members[position]
 
     def rows(self) -> list[dict[str, Any]]:
+        from l2d.rejector.evaluation.summary import flat_rows
+
         return flat_rows(self.members)
 
     def to_json(self) -> list[dict[str, Any]]:
         """A dictionary a run, settings together; docs/evaluation.md defines each key."""
+        from l2d.rejector.evaluation.summary import settings_of
+
         return [evaluation.result for members in settings_of(self.members) for evaluation in members]
 
     def findings(self) -> list[str]:
         """Sentences: what was not beaten first, then what was."""
+        from l2d.rejector.evaluation.summary import findings
+
         return [sentence for members in self._by_cache() for sentence in findings(members)]
 
     def table(self) -> str:
         from l2d.data.terminal.layout import table_text
+        from l2d.rejector.evaluation.summary import findings, tables
 
         parts = []
         for members in self._by_cache():
@@ -127,6 +135,8 @@ class Theory(Shown):
         return self.section["verdict"]
 
     def rows(self) -> list[dict[str, Any]]:
+        from l2d.rejector.theory.section import theory_rows
+
         return list(theory_rows(self.section))
 
     def to_json(self) -> dict[str, Any]:
@@ -134,6 +144,7 @@ class Theory(Shown):
 
     def table(self) -> str:
         from l2d.data.terminal.layout import table_text
+        from l2d.rejector.theory.section import shown_parts
 
         parts = [table_text(rows, title=title) for title, rows in shown_parts(self.section).items()]
         return "\n\n".join([*parts, "\n".join([*self.section["notes"], "", self.verdict])])

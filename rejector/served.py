@@ -261,9 +261,6 @@ def digest_of(path: Path) -> str:
 
 
 def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[str, float] | None) -> Served:
-    import torch
-
-    from l2d.rejector.losses import allocate
     from l2d.rejector.policies.price_rule import read_policy
     from l2d.rejector.runs.elsewhere import at_setting, guard_in_words
     from l2d.rejector.runs.run import input_of, load_run
@@ -295,9 +292,7 @@ def _of_any(path: Path, policy: Path | None, beta: Beta | None, weights: dict[st
         return [features[start : start + rows_at_once] for start in range(0, len(features), rows_at_once)]
 
     def choose(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
-        if rule is not None:
-            return rule.allocate(scores, available)
-        return allocate(torch.from_numpy(scores), torch.from_numpy(available)).numpy()
+        return highest(scores, available) if rule is None else rule.allocate(scores, available)
 
     def classes(features: np.ndarray) -> np.ndarray:
         chances = [rejector.probabilities(part) for part in parts(features)]

@@ -182,7 +182,7 @@ class Rejector(ABC):
             UsageError: it is of another one.
         """
         if not isinstance(self, kind):
-            names = [name for name, method in METHODS.items() if load_trainer(method.trainer).REJECTOR is kind]
+            names = [name for name, method in METHODS.items() if rejector_class(method.trainer) is kind]
             raise UsageError(f"this is not for runs of method {self.point.method!r}", hint=f"one of {', '.join(names)}")
         return self
 
@@ -235,9 +235,6 @@ class Trained:
 class TrainerModule(Protocol):
     """What the module of a :class:`l2d.rejector.methods.Trainer` has."""
 
-    #: What its runs are read back as.
-    REJECTOR: type[Rejector]
-
     def check(self, points: list[GridPoint], cache: CostCache, config: TrainConfig) -> None:
         """Refuse points and settings before anything is trained.
 
@@ -253,5 +250,11 @@ class TrainerModule(Protocol):
 
 
 def load_trainer(trainer: Trainer) -> TrainerModule:
-    """Its module, which loads when first used: torch is heavy, and a run of ``best`` is read without it."""
+    """Its module, which loads when first used."""
     return cast(TrainerModule, import_module(trainer.module))
+
+
+def rejector_class(trainer: Trainer) -> type[Rejector]:
+    """What its runs are read back as. Not all of its module is loaded: a run of ``best`` is read without torch."""
+    module, _, name = trainer.rejector.partition(":")
+    return cast("type[Rejector]", getattr(import_module(module), name))

@@ -28,8 +28,6 @@ from l2d.rejector.training.distributed import is_first
 
 #: Samples that are fitted at most; of more, a part is drawn by their ids, and all are scored.
 MOST = 100_000
-#: What runs of it are read back as.
-REJECTOR = TrainedBest
 USED = ("failures", "memory", "train_rows", "guard", "fallback", "router_cost")
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.decisions.combine import RULES
@@ -80,3 +81,49 @@ class Wanted:
                 raise UsageError(f"--cap names {name!r}", hint=nearest(name, CAPS, "caps are"))
         if self.confidence is not None and not 0 < self.confidence < 1:
             raise UsageError(f"--confidence {self.confidence}", hint="a number between 0 and 1, such as 0.95")
+
+
+def parse_risks(risks: str | Sequence[str] | None) -> tuple[Risk, ...]:
+    """``"error<=0.05"``, several of them, or several by commas."""
+    if risks is None:
+        return ()
+    texts = [risks] if isinstance(risks, str) else list(risks)
+    return tuple(Risk.parse(part) for text in texts for part in text.split(","))
+
+
+def wanted_of(
+    *,
+    ask: str | None = None,
+    depth: int | None = None,
+    combine: str | None = None,
+    abstain: float | None = None,
+    budget: float | None = None,
+    cap: dict[str, float] | None = None,
+    risk: str | Sequence[str] | None = None,
+    confidence: float | None = None,
+    on_average: bool = False,
+    family: str | None = None,
+    capacity: Any = None,
+    batch: int | None = None,
+    every: float | None = None,
+    wait: float | None = None,
+) -> Wanted | None:
+    """What is asked of the engine; None where nothing is: then a policy only allocates, by prices."""
+    given = (ask, depth, combine, abstain, cap, risk, family, every, wait)
+    if all(value is None for value in given) and not on_average and confidence is None:
+        return None
+    if (confidence is not None or on_average or family is not None) and risk is None:
+        raise UsageError(
+            "--confidence, --on-average and --family say how a risk is promised", hint="give --risk error<=0.05"
+        )
+    if on_average and confidence is not None:
+        raise UsageError("--on-average with --confidence", hint="give one: a promise on average has no confidence")
+    plain: dict[str, Any] = {"ask": ask, "depth": depth, "combining": combine, "family": family}
+    plain = {name: value for name, value in plain.items() if value is not None}
+    if ask is None and depth is None and combine is None:
+        plain["ask"] = "router" if risk is not None or abstain is not None else AUTO
+    return Wanted(
+        **plain, abstain=abstain, budget=budget, caps=dict(cap or {}), risks=parse_risks(risk),
+        confidence=None if on_average else confidence or 0.95,
+        capacity=capacity, batch=batch, every=every, wait=wait,
+    )  # fmt: skip

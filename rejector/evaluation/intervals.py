@@ -1,29 +1,24 @@
 """Bootstrap intervals and p-values for mean differences of per-sample losses, and Holm's correction of many.
 
 The bootstrap resamples samples, or whole groups of them, and all differences alike: it is paired, and differences of
-one table are resampled together, as one matrix product.
+one table are resampled together (resampling.py beside).
 """
 
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import islice
 
 import numpy as np
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
-from threadpoolctl import threadpool_limits
+
+from l2d.rejector.evaluation.resampling import bootstrap_errors
 
 RESAMPLES = 10_000
 NORMAL_FROM = 200_000  # samples or groups; bootstrap and normal interval of a mean agree to three digits long before
-_RESAMPLES_AT_ONCE, _UNITS_AT_ONCE = 250, 1024  # counts of this size stay in a core's cache
-_DRAWS_AT_ONCE = 1 << 20
 _COLUMNS_AT_ONCE, _NUMBERS_AT_ONCE = 64, 1 << 22  # differences that share their resamples: this number, or 32 MiB
-_WIDE = 32  # columns from which a product costs less than to gather rows
 
 
 @dataclass(frozen=True)
@@ -152,102 +147,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty(len(values))
     adjusted[order] = np.maximum.accumulate(np.minimum(1.0, values[order] * np.arange(len(values), 0, -1)))
     return adjusted.tolist()
-
-
-# --- resampling -------------------------------------------------------------------------------------------------------
-
-
-def bootstrap_errors(sums: np.ndarray, sizes: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Means of resamples, less the mean of the samples: ``sum_g w_g sums_g / sum_g w_g sizes_g``.
-
-    How often each of G units is drawn, ``w``, is multinomial: G draws. Drawing one by one reads memory in random order;
-    instead most draws come as independent Poisson counts with a mean just below 1, which given their total are
-    multinomial, and the few that are left to G are drawn one by one. (Counts take 16 random bits each, so their
-    distribution is right to ``2^-16``.) Resamples whose counts exceed G to begin with, one in 700, are left out.
-
-    Args:
-        sums: of each unit's distances from the overall mean, (G, K).
-        sizes: samples in each unit, (G,).
-
-    Returns:
-        (resamples, K) float64.
-    """
-    values = np.concatenate([sums, sizes[:, None], np.ones((len(sizes), 1))], axis=1)
-    means: list[np.ndarray] = []
-    blocks = np.random.SeedSequence(seed)
-    # One thread a block of resamples: products this small are slower on several.
-    with threadpool_limits(limits=1, user_api="blas"), ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        while (left := resamples - sum(map(len, means))) > 0:
-            counts = [min(_RESAMPLES_AT_ONCE, left - start) for start in range(0, left, _RESAMPLES_AT_ONCE)]
-            means += pool.map(partial(_resampled_means, values), counts, blocks.spawn(len(counts)))
-    return np.concatenate(means)
-
-
-def _resampled_means(values: np.ndarray, resamples: int, seed: np.random.SeedSequence) -> np.ndarray:
-    """At most ``resamples`` means; ``values`` (G, K + 2) are sums, sizes and ones."""
-    totals = _resampled(values, resamples, np.random.Generator(np.random.SFC64(seed)))
-    return totals[:, :-2] / totals[:, -2:-1]
-
-
-def _resampled(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """Sums over resamples of the rows of ``values`` (G, K), whose last column is 1: (at most ``resamples``, K)."""
-    units, width = values.shape
-    if width >= _WIDE:
-        return _resampled_by_products(values, resamples, generator)
-    totals = np.zeros((resamples, width))
-    for rows, counts in _poisson_counts(units, resamples, generator):
-        totals += counts.astype(np.float32) @ values[rows].astype(np.float32)
-    missing = units - np.rint(totals[:, -1]).astype(np.int64)
-    totals, missing = totals[missing >= 0], missing[missing >= 0]
-    for rows in _slices(len(totals), max(1, int(_DRAWS_AT_ONCE // (width * max(1, missing.max(initial=0)))))):
-        counts = missing[rows]
-        further = values[generator.integers(0, units, int(counts.sum()))]
-        filled = np.flatnonzero(counts)  # reduceat cannot sum nothing
-        starts = np.concatenate([[0], np.cumsum(counts)[:-1]])[filled]
-        if len(filled):
-            totals[rows.start + filled] += np.add.reduceat(further, starts, axis=0)
-    return totals
-
-
-def _resampled_by_products(values: np.ndarray, resamples: int, generator: np.random.Generator) -> np.ndarray:
-    """:func:`_resampled` of many columns: the single draws are counted too, and all of it is one product."""
-    units, width = values.shape
-    drawn = np.empty((resamples, units), np.uint8)
-    for rows, counts in _poisson_counts(units, resamples, generator):
-        drawn[:, rows] = counts
-    missing = units - drawn.sum(axis=1, dtype=np.int64)
-    drawn, missing = drawn[missing >= 0], missing[missing >= 0]
-    further = generator.integers(0, units, int(missing.sum()))
-    np.add.at(drawn, (np.repeat(np.arange(len(drawn)), missing), further), 1)
-    totals = np.zeros((len(drawn), width))
-    for rows in _slices(units, _UNITS_AT_ONCE):
-        totals += drawn[:, rows].astype(np.float32) @ values[rows].astype(np.float32)
-    return totals
-
-
-def _poisson_counts(units: int, resamples: int, generator: np.random.Generator) -> Iterator[tuple[slice, np.ndarray]]:
-    """How often units are drawn at first, a block of them at a time: uint8 (resamples, units of the block)."""
-    thresholds = poisson_thresholds(max(0.0, 1 - 3 / math.sqrt(units)))
-    for rows in _slices(units, _UNITS_AT_ONCE):
-        length = rows.stop - rows.start
-        numbers = np.frombuffer(generator.bytes(2 * resamples * length), np.uint16).reshape(resamples, -1)
-        counts = np.zeros(numbers.shape, np.uint8)
-        for threshold in thresholds:
-            counts += numbers >= threshold
-        yield rows, counts
-
-
-def poisson_thresholds(mean: float) -> list[np.uint16]:
-    """Numbers whose count at or below a uniform 16-bit number is Poisson: ``round(2^16 P(X <= k))``, k = 0, 1, ..."""
-    thresholds, chance, below = [], math.exp(-mean), 0.0
-    for k in range(1, 64):
-        below += chance
-        chance *= mean / k
-        if round(2**16 * below) >= 2**16:
-            break
-        thresholds.append(np.uint16(round(2**16 * below)))
-    return thresholds
-
-
-def _slices(length: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))

@@ -9,16 +9,12 @@ from l2d.data.cache.reader import CostCache
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import UsageError
 from l2d.rejector.grid import GridPoint
-from l2d.rejector.literature.trained import TrainedMethod
 from l2d.rejector.literature.training import train_method
 from l2d.rejector.methods import METHODS, check_method
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.trained import Job, Trained
 from l2d.rejector.training.distributed import is_first
-
-#: What runs of them are read back as.
-REJECTOR = TrainedMethod
 
 
 def check(points: list[GridPoint], cache: CostCache, config: TrainConfig) -> None:

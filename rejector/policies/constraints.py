@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from l2d.data.cache.reader import AgentRecord
 from l2d.data.errors import UsageError
@@ -202,6 +201,7 @@ def integer_program(
         Numbers (groups, agents), their cost, and a bound on the cost of any; None if there is no allocation, or none
         was found in time.
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     group, agent = np.nonzero(np.isfinite(costs))

@@ -16,7 +16,6 @@ import numpy as np
 
 from l2d.data.errors import UsageError
 from l2d.rejector.policies.scored import ScoredSplit
-from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.files import BATCH_ROWS
 from l2d.rejector.runs.run import Run, open_cache
 
@@ -79,6 +78,8 @@ def money_budget(run: Run, limit: float) -> MoneyBudget | None:
 
 def prices_of_split(run: Run, split: ScoredSplit) -> Prices:
     """Predicted and paid prices of a split's samples, in its order, deciding with them; from the run's cache."""
+    from l2d.rejector.rows.stream import open_streams  # which loads torch
+
     stream = open_streams(open_cache(run), (split.name,), column="features", failures=run.rejector.config.failures)
     found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     rows = stream[split.name]

@@ -1,19 +1,19 @@
-"""A split as a run scored it, and what the scores say of costs: what a policy starts from."""
+"""A split as a run scored it, and what the scores say of costs: what a policy starts from.
+
+The run's files are read without torch, which takes over a second to import; the cache's rows are its tensors.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
-import torch
 
 from l2d.data.cache import store
+from l2d.data.cache.columns import numbers, split_positions, truth_column
 from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError, UsageError
-from l2d.rejector.losses import allocate
 from l2d.rejector.methods import METHODS
-from l2d.rejector.rows.stream import open_streams
 from l2d.rejector.runs.files import ALLOCATIONS_FILE, BATCH_ROWS
 from l2d.rejector.runs.run import Run, open_cache
 from l2d.rejector.trained import Rejector
@@ -64,19 +64,25 @@ def read_scored(run: Run, split: str) -> ScoredSplit:
     agents = range(len(run.agents))
     names = ["sample_id", "split", "agent_index", *(f"score_{j}" for j in agents), *(f"cost_{j}" for j in agents)]
     table = store.read_table(run.path / ALLOCATIONS_FILE, names)
-    table = table.filter(pc.equal(table["split"], split))
+    is_here = [name == split for name in SPLITS]
+    table = table.filter(truth_column(np.take(is_here, split_positions(table["split"]))))
     if not len(table):
         raise DataError(f"the run has no {split} samples", where=run.path, hint="train it again")
 
     def matrix(name: str, missing: float) -> np.ndarray:
-        return np.stack([table[f"{name}_{j}"].fill_null(missing).to_numpy().astype(np.float64) for j in agents], axis=1)
+        return np.stack([numbers(table[f"{name}_{j}"], missing).astype(np.float64) for j in agents], axis=1)
 
-    ids, chosen = table["sample_id"].to_pylist(), table["agent_index"].to_numpy().astype(np.int64)
+    ids, chosen = table["sample_id"].to_pylist(), numbers(table["agent_index"]).astype(np.int64)
     return ScoredSplit(split, ids, matrix("score", -np.inf), matrix("cost", np.inf), chosen)
 
 
 def _scored_again(run: Run, free: Rejector, split: str) -> ScoredSplit:
     """A split from the run's cache: scores without a guard, costs at the run's setting, and the run's own choices."""
+    import torch
+
+    from l2d.rejector.losses import allocate
+    from l2d.rejector.rows.stream import open_streams
+
     cache = open_cache(run)
     if split not in SPLITS:
         raise DataError(f"the run has no {split} samples", where=run.path, hint=f"the splits are {', '.join(SPLITS)}")

@@ -7,13 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from altair.utils.schemapi import debug_mode
+
 from l2d.data.cache import store
 from l2d.data.errors import UsageError, nearest
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.report.figures import theme
 from l2d.rejector.report.figures.rejectors import Figure, Panel, compare
 from l2d.rejector.report.figures.sweep import sweep
-from l2d.rejector.report.page import VEGA_LITE, by_cache, figures_of
+from l2d.rejector.report.page import by_cache, figures_of
+from l2d.rejector.report.script import VEGA_LITE
 from l2d.rejector.report.shown import lay_out
 
 WIDTH = 340  # of a panel without its labels, in pixels
@@ -65,6 +68,7 @@ def write_picture(figure: Figure, out: Path) -> None:
     store.commit_bytes(out, picture([figure], out.suffix.lower().lstrip(".") or "png"), replace=True)
 
 
+@debug_mode(False)
 def write_figure(evaluations: list[Evaluation], out: Path) -> None:
     """Write one picture of the first cache, for a README or a slide: rejectors beside baselines, and the sweep.
 

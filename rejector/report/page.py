@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from altair.utils.schemapi import debug_mode
 
 from l2d.data.cache import store
 from l2d.data.cache.reader import AgentRecord
@@ -32,20 +33,12 @@ from l2d.rejector.report.figures.sweep import sweep
 from l2d.rejector.report.figures.trade_offs import by_group, risk_for_coverage
 from l2d.rejector.report.groups import bins_by, most_telling, without_few
 from l2d.rejector.report.reproduce import commands
+from l2d.rejector.report.script import script_beside
 from l2d.rejector.report.shown import Layout, labels_of, lay_out
 from l2d.rejector.report.tiles import tiles_of
 from l2d.rejector.runs.files import read_facts
 
 TEMPLATE = Path(__file__).parent / "report.html.j2"
-VEGA_LITE = "6.4"  # of the specifications that Altair 6.3 writes, and of the library in the page
-
-
-@lru_cache(maxsize=1)
-def libraries() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle(vl_version=VEGA_LITE)
 
 
 def by_cache(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
@@ -56,6 +49,7 @@ def by_cache(evaluations: list[Evaluation]) -> list[list[Evaluation]]:
     return [list(members.values()) for members in groups.values()]
 
 
+@debug_mode(False)
 def figures_of(layout: Layout, by: list[str] | None = None) -> list[Figure]:
     """All figures of a cache.
 
@@ -87,6 +81,7 @@ def _figures(
     return [figure for figure in made if figure is not None], columns
 
 
+@debug_mode(False)
 def write_report(
     evaluations: list[Evaluation],
     out: Path,
@@ -103,7 +98,8 @@ def write_report(
         evaluations: of :func:`l2d.rejector.evaluation.evaluate.evaluate_runs`.
         out: an ``.html`` file; it is replaced.
         by: see :func:`figures_of`.
-        images: folder beneath which the images of a detection dataset lie, for the examples.
+        images: folder beneath which the images of a detection dataset lie, for the examples; None: where a rejector on
+            pixels looks at them.
         theory: examine the first run of the setting looked at closely, as ``l2d theory`` does: half a minute.
         policies: of the runs' caches; each cache's section has a figure of its own.
         group: the column by which they were evaluated; it stands in the command that makes the page again.
@@ -122,7 +118,9 @@ def write_report(
     )
     environment.filters["number"] = format_value
     caches = by_cache(evaluations)
-    sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
+    with script_beside() as script:
+        sections = [_section(number, members, by, images, theory) for number, members in enumerate(caches, start=1)]
+        embedded = script().replace("</script", "<\\/script")
     for section, members in zip(sections, caches, strict=True):
         of_cache = [policy for policy in policies if policy.cache_path == place(members[0].run.cache_path)]
         section["figures"] = [*section["figures"], *beyond_one_agent(of_cache)]
@@ -141,7 +139,7 @@ def write_report(
         schemes=theme.SCHEMES,
         palettes=theme.PALETTES,
         others=theme.OTHERS,
-        script=libraries().replace("</script", "<\\/script"),
+        script=embedded,
         commands=commands(
             evaluations,
             out,
@@ -198,6 +196,9 @@ def _section(
         part = theory_part(layout, members[0].result["split"])
         figures, tables = [*figures, part.figure], part.tables
     cache, record = members[0].cache, members[0].cache.record
+    if images is None:  # where a rejector looks at image files, they can be shown
+        looked_at = members[0].run.rejector.config.images
+        images = Path(looked_at) if looked_at is not None else None
     examples = with_answers(choose(decisions), layout.focus, columns, images)
     cast = layout.cast
     label = labels_of(layout.groups, with_beta=True)[layout.groups.index(layout.focus)]

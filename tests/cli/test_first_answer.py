@@ -16,12 +16,15 @@ from l2d import cli
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.recipe import load_recipe
 from l2d.rejector import served
+from l2d.rejector.at_work import policy
 from l2d.rejector.library import sweep
 
 COMMANDS = {
     "status": ["status", "cache"],
     "query": ["query", ".", "SELECT agent, count(*) FROM allocations GROUP BY ALL"],
     "route": ["route", "runs", "new.csv", "--out", "routed.parquet"],
+    "route by prices": ["route", "runs", "new.csv", "--policy", "prices.json", "--out", "by_prices.parquet"],
+    "route at another beta": ["route", "runs", "new.csv", "--beta", "0.2", "--out", "at_another.parquet"],
     "help": ["route", "--help"],
 }
 PROGRAM = """
@@ -45,7 +48,7 @@ LEFT_OUT = {
     },
     "query": {"polars", "scipy", "rich", "l2d.rejector.commands.train", "l2d.cache_builder"},
     "route": {
-        *("scipy", "duckdb", "rich", "isal", "l2d.data.sources.table", "l2d.rejector.decisions"),
+        *("scipy", "duckdb", "rich", "isal", "l2d.data.sources.table", "l2d.rejector.decisions.library"),
         *("l2d.rejector.commands.train", "l2d.cache_builder"),
     },
 }
@@ -61,6 +64,7 @@ def place(tmp_path_factory) -> Path:
     (table,) = (path for path in folder.iterdir() if path.suffix in (".csv", ".parquet"))
     read = pl.read_csv if table.suffix == ".csv" else pl.read_parquet
     read(table).write_csv(folder / "new.csv")
+    policy(folder / "runs", coverage=0.5, save=folder / "prices.json")
     return folder
 
 
@@ -83,6 +87,18 @@ def test_what_a_query_reads_is_found_without_scipy():
         "import sys, l2d.rejector.sql.answer\nassert not {'scipy', 'polars', 'torch', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_a_policy_reads_the_files_of_its_run_without_torch(place):
+    (run,) = (path.parent for path in (place / "runs").rglob("run.json"))
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom l2d.rejector import at_work\n"
+        "from l2d.rejector.policies import policy, scored\nfrom l2d.rejector.runs.run import load_run\n"
+        "run = load_run(Path(sys.argv[1]))\nassert not run.rejector.guard['holds']\n"
+        "assert len(scored.read_scored(run, 'test'))\n"
+        "assert not {'scipy', 'torch', 'pandas', 'duckdb'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program, run], check=True, timeout=120)
 
 
 @pytest.mark.parametrize("words", [["status", "--help"], ["route", "run", "--nope"], ["import", "--format", "odd"]])

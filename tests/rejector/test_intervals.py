@@ -8,13 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from l2d.rejector.evaluation.intervals import (
-    bootstrap_errors,
-    holm,
-    paired_interval,
-    paired_intervals,
-    poisson_thresholds,
-)
+from l2d.rejector.evaluation import resampling
+from l2d.rejector.evaluation.intervals import holm, paired_interval, paired_intervals
+from l2d.rejector.evaluation.resampling import bootstrap_errors, poisson_thresholds
 
 
 @pytest.mark.parametrize("units", [1, 2, 3, 4])
@@ -198,3 +194,25 @@ def test_where_the_normal_interval_begins_is_up_to_the_caller():
     assert (found.low, found.high) == pytest.approx(
         (values.mean() - 1.959964 * error, values.mean() + 1.959964 * error)
     )
+
+
+def test_draws_that_are_kept_are_those_that_are_drawn_anew():
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(1, 9, 300).astype(float)
+    for columns in (2, 40):
+        sums = generator.normal(size=(300, columns))
+        first, again = (bootstrap_errors(sums, sizes, 600, 5) for _ in range(2))
+        resampling._KEPT._draws.clear()
+        assert first.tobytes() == again.tobytes() == bootstrap_errors(sums, sizes, 600, 5).tobytes()
+
+
+def test_no_more_draws_are_kept_than_fit():
+    kept = resampling._Kept(1000)
+    blocks = [[resampling._Draws(np.zeros((1, size), np.uint8), np.zeros(0), np.zeros(0))] for size in (400, 500, 200)]
+    for number, block in enumerate(blocks[:2]):
+        kept.put((number, 1, 0), block)
+    assert kept.get((0, 1, 0)) is blocks[0]
+    kept.put((2, 1, 0), blocks[2])
+    assert [kept.get((number, 1, 0)) for number in range(3)] == [blocks[0], None, blocks[2]]
+    kept.put((3, 1, 0), [resampling._Draws(np.zeros((1, 2000), np.uint8), np.zeros(0), np.zeros(0))])
+    assert not kept._draws

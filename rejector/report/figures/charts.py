@@ -3,6 +3,8 @@
 Charts are Vega-Lite specifications made with Altair. They carry no colours of their own: agents take theirs from the
 range ``category`` in the agents' order, everything else is drawn in a named style; both are in theme.py beside, light
 or dark. So one specification serves the page by day and by night, and files.
+
+Channels are given as objects: to make one of a text Altair looks through its whole schema, 6 ms each.
 """
 
 from __future__ import annotations
@@ -27,9 +29,16 @@ def agent_colour(agents: Cast) -> alt.Color:
     return alt.Color("agent:N", scale=scale, sort=agents.entries, legend=alt.Legend(orient="bottom", columns=4))
 
 
+class _Values(alt.InlineData):
+    """Data that charts share: Altair copies a chart with all that it has at every step of its making."""
+
+    def __deepcopy__(self, memo: Any) -> _Values:
+        return self
+
+
 def values(rows: Rows) -> alt.InlineData:
-    """Rows as the data of a chart."""
-    return alt.InlineData(values=list(rows))
+    """Rows as the data of a chart; they are not changed afterwards."""
+    return _Values(values=list(rows))
 
 
 def tooltip(*fields: tuple[str, str, str]) -> list[alt.Tooltip]:
@@ -73,21 +82,23 @@ def curve(
         named = alt.Chart(values(apart(alone, 0.05 * (max(heights) - min(heights)))))
         named = named.transform_calculate(label="datum.agent + ' alone'")
         layers.append(
-            named.mark_text(align="left", dy=-6, dx=2, style="label").encode(y=up, x=alt.value(0), text="label:N")
+            named.mark_text(align="left", dy=-6, dx=2, style="label").encode(
+                y=up, x=alt.XValue(0), text=alt.Text("label:N")
+            )
         )
     if bounds:
         shown = tooltip(("bound:N", "baseline", ""), (f"{x}:N", x_title, ""), ("value:Q", y_title, format))
         named = list(dict.fromkeys(row["bound"] for row in bounds))
         scale = alt.Scale(domain=named, range=[[2, 2], [7, 3], [7, 3, 2, 3], [1, 4]])
         dash = alt.StrokeDash("bound:N", scale=scale, legend=None)
-        base = alt.Chart(values(bounds)).encode(x=across, y=up, detail="bound:N")
+        base = alt.Chart(values(bounds)).encode(x=across, y=up, detail=alt.Detail("bound:N"))
         layers.append(base.mark_line(style="bound").encode(strokeDash=dash))
         ours = {row[x]: row["value"] for row in rows if row["series"] == main}
         for (align, dy), some in _beside_curves(bounds, ours, x, [row["value"] for row in alone]).items():
             labels = alt.Chart(values(some)).mark_text(
                 style="label", align=align, dx={"left": 6, "right": -6}[align], dy=dy
             )
-            layers.append(labels.encode(x=across, y=alt.Y("label_at:Q", title=y_title), text="bound:N"))
+            layers.append(labels.encode(x=across, y=alt.Y("label_at:Q", title=y_title), text=alt.Text("bound:N")))
         layers.append(base.mark_point(style="bound", opacity=0, size=200).encode(tooltip=shown))
     shown = tooltip(
         ("series:N", "rejector", ""), (f"{x}:N", x_title, ""), ("value:Q", f"{y_title}, mean", format),
@@ -97,7 +108,9 @@ def curve(
         line = alt.Chart(values([row for row in rows if row["series"] == series])).encode(x=across)
         style = "system" if series == main else "other"
         if series == main:
-            layers.append(line.mark_area(style="system-band").encode(y=alt.Y("low:Q", title=y_title), y2="high:Q"))
+            layers.append(
+                line.mark_area(style="system-band").encode(y=alt.Y("low:Q", title=y_title), y2=alt.Y2("high:Q"))
+            )
         layers.append(line.mark_line(style=f"{style}-line").encode(y=up))
         points = line.mark_point(style=f"{style}-point" if series == main else "hollow", filled=series == main)
         layers.append(points.encode(y=up, tooltip=shown))
@@ -197,13 +210,13 @@ def stacked_shares(
     if across:
         axis = alt.Axis(labelAngle=0, labelOverlap=True)
         place: dict[str, Any] = {"x": alt.X(f"{by}:N", sort=list(order), title=title, axis=axis)}
-        ends = {"y": alt.Y("from:Q", scale=scale, title=f"share of {unit} (%)"), "y2": "to:Q"}
+        ends = {"y": alt.Y("from:Q", scale=scale, title=f"share of {unit} (%)"), "y2": alt.Y2("to:Q")}
         middle: dict[str, Any] = {"y": alt.Y("middle:Q", scale=scale)}
         size: dict[str, Any] = {"width": alt.RelativeBandSize(0.8)}
     else:
         place = {"y": alt.Y(f"{by}:N", sort=list(order), title=title)}
         few = alt.Axis(tickCount=5)
-        ends = {"x": alt.X("from:Q", scale=scale, axis=few, title=f"share of {unit} (%)"), "x2": "to:Q"}
+        ends = {"x": alt.X("from:Q", scale=scale, axis=few, title=f"share of {unit} (%)"), "x2": alt.X2("to:Q")}
         middle = {"x": alt.X("middle:Q", scale=scale)}
         size = {"height": alt.RelativeBandSize(0.9 if pair else 0.72)}
     if pair:
@@ -214,8 +227,12 @@ def stacked_shares(
     told = tooltip(*shown)
     if across and "at" in rows[0]:
         x = _along_sweep(rows, by, order, title)
-        filled = base.mark_area(line=False).encode(x=x, **ends, color=agent_colour(agents), detail="agent:N")
-        points = base.mark_rule(strokeWidth=9, opacity=0).encode(x=x, **ends, detail="agent:N", tooltip=told)
+        filled = base.mark_area(line=False).encode(
+            x=x, **ends, color=agent_colour(agents), detail=alt.Detail("agent:N")
+        )
+        points = base.mark_rule(strokeWidth=9, opacity=0).encode(
+            x=x, **ends, detail=alt.Detail("agent:N"), tooltip=told
+        )
         lines = base.mark_rule(style="zero", strokeDash=[2, 3]).encode(x=x)
         return alt.layer(filled, lines, points).properties(height=260)
     drawn = base.mark_bar(**size).encode(**place, **ends, color=agent_colour(agents), tooltip=told)
@@ -256,10 +273,12 @@ def dots(
     shown += [("low:Q", f"{interval}, from", format), ("high:Q", "to", format)]
     shown += [("samples:Q", "samples", ",d")] if "samples" in rows[0] else []
     told = tooltip(*shown)
-    layers = [alt.Chart(values([{"zero": 0}])).mark_rule(style="zero").encode(x="zero:Q")] if zero else []
+    layers = [alt.Chart(values([{"zero": 0}])).mark_rule(style="zero").encode(x=alt.X("zero:Q"))] if zero else []
     ranged = [row for row in rows if row["high"] > row["low"]]
     if ranged:
-        layers.append(alt.Chart(values(ranged)).mark_rule(style="whisker").encode(y=names, x="low:Q", x2="high:Q"))
+        layers.append(
+            alt.Chart(values(ranged)).mark_rule(style="whisker").encode(y=names, x=alt.X("low:Q"), x2=alt.X2("high:Q"))
+        )
     styles = {"system": "system-point", "other": "other", "bound": "hollow", "agent": "agent-point"}
     for kind, style in styles.items():
         some = [row for row in rows if row["kind"] == kind]
@@ -298,15 +317,15 @@ def scatter(
     for style, vertices in (lines or {}).items():
         base = alt.Chart(values([{**row, "order": n} for n, row in enumerate(vertices)]))
         dash = {"strokeDash": [6, 3]} if style == "bound" else {}
-        layers.append(base.mark_line(style=style, **dash).encode(x=x, y=y, order="order:Q"))
+        layers.append(base.mark_line(style=style, **dash).encode(x=x, y=y, order=alt.Order("order:Q")))
     told = tooltip(
         ("name:N", "which", ""), ("x:Q", x_title, ".4~g"), ("y:Q", y_title, ".4~g"), ("text:N", "interval", "")
     )
     for ends in (("x_low", "x_high"), ("y_low", "y_high")):
         some = [row for row in points if row[ends[1]] > row[ends[0]]]
         if some:
-            place = {"y": y, "x": "x_low:Q", "x2": "x_high:Q"} if ends[0] == "x_low" else {
-                "x": x, "y": alt.Y("y_low:Q", title=y_title), "y2": "y_high:Q"}  # fmt: skip
+            place = {"y": y, "x": alt.X("x_low:Q"), "x2": alt.X2("x_high:Q")} if ends[0] == "x_low" else {
+                "x": x, "y": alt.Y("y_low:Q", title=y_title), "y2": alt.Y2("y_high:Q")}  # fmt: skip
             layers.append(alt.Chart(values(some)).mark_rule(style="whisker").encode(**place))
     styles = {"bound": "hollow", "other": "other", "agent": "agent-point", "system": "system-point"}
     for kind, style in styles.items():
@@ -323,5 +342,5 @@ def scatter(
         labels.setdefault(place, []).append({**row, "x": row["at"], "label": shortened(row["label"])})
     for (style, align, dx, dy), some in labels.items():
         base = alt.Chart(values(some)).mark_text(style=style, align=align, dx=dx, dy=dy)
-        layers.append(base.encode(x=x, y=y, text="label:N"))
+        layers.append(base.encode(x=x, y=y, text=alt.Text("label:N")))
     return alt.layer(*layers).properties(height=300)

@@ -61,7 +61,7 @@ def _of_agent(name: str, about: dict[str, Any], agents: Cast, number: int) -> Pa
     base = alt.Chart(charts.values([{**row, "agent": name} for row in rows])).encode(x=x)
     layers = [
         alt.Chart(charts.values(ends)).mark_line(style="bound", strokeDash=[6, 3]).encode(x=x, y=y),
-        base.mark_rule(style="whisker").encode(y=alt.Y("low:Q", title="paid cost", scale=scale), y2="high:Q"),
+        base.mark_rule(style="whisker").encode(y=alt.Y("low:Q", title="paid cost", scale=scale), y2=alt.Y2("high:Q")),
         base.mark_point(style="agent-point", filled=True, size=75).encode(
             y=y, color=charts.agent_colour(agents), tooltip=told
         ),

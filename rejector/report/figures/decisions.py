@@ -50,9 +50,9 @@ def dots_with_whiskers(rows: list[dict[str, Any]], by: str, order: list[str], ti
     base = alt.Chart(charts.values(rows)).encode(
         y=alt.Y(f"{by}:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
     )
-    zero = alt.Chart(charts.values([{"at": 0}])).mark_rule(style="zero").encode(x="at:Q")
-    whisker = base.mark_rule(style="whisker").encode(x=alt.X("low:Q", title=title), x2="high:Q", tooltip=shown)
-    dot = base.mark_point(style="system-point", filled=True, size=70).encode(x="value:Q", tooltip=shown)
+    zero = alt.Chart(charts.values([{"at": 0}])).mark_rule(style="zero").encode(x=alt.X("at:Q"))
+    whisker = base.mark_rule(style="whisker").encode(x=alt.X("low:Q", title=title), x2=alt.X2("high:Q"), tooltip=shown)
+    dot = base.mark_point(style="system-point", filled=True, size=70).encode(x=alt.X("value:Q"), tooltip=shown)
     return alt.layer(zero, whisker, dot).properties(height=28 * len(rows) + 30)
 
 
@@ -186,14 +186,17 @@ def promise_chart(rows: list[dict[str, Any]]) -> Any:
         ("policy:N", "promise", ""), ("answered:Q", "answered", ".1%"), ("value:Q", "risk", ".4f"),
         ("low:Q", "low", ".4f"), ("high:Q", "high", ".4f"), ("promised:N", "", ""),
     )  # fmt: skip
-    base = alt.Chart(charts.values(rows)).encode(x=across, detail="policy:N")
-    layers = [base.mark_line(style="bound").encode(y="limit:Q"), base.mark_line(style="system-line").encode(y=up)]
+    base = alt.Chart(charts.values(rows)).encode(x=across, detail=alt.Detail("policy:N"))
+    layers = [
+        base.mark_line(style="bound").encode(y=alt.Y("limit:Q")),
+        base.mark_line(style="system-line").encode(y=up),
+    ]
     ranged = [row for row in rows if row["low"] is not None]
     if ranged:
         band = alt.Chart(charts.values(ranged)).mark_area(style="system-band", clip=True)
-        layers.insert(0, band.encode(x=across, detail="policy:N", y=alt.Y("low:Q", scale=alt.Scale(domain=[0, most])),
-                                     y2="high:Q"))  # fmt: skip
+        low = alt.Y("low:Q", scale=alt.Scale(domain=[0, most]))
+        layers.insert(0, band.encode(x=across, detail=alt.Detail("policy:N"), y=low, y2=alt.Y2("high:Q")))
     filled = [row for row in rows if row["promised"] == "can be promised"]
     dots = alt.Chart(charts.values(filled)).mark_point(style="system-point", filled=True, size=40)
-    layers.append(dots.encode(x=across, y="value:Q", tooltip=shown))
+    layers.append(dots.encode(x=across, y=alt.Y("value:Q"), tooltip=shown))
     return alt.layer(*layers).properties(height=300)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -34,7 +35,9 @@ def theory_part(layout: Layout, split: str) -> TheoryPart:
     Raises:
         UsageError: as :func:`l2d.rejector.theory.subject.examine`.
     """
-    section = theory_section(layout.focus[0].run.path, split)
+    run = layout.focus[0].run
+    looked_at = run.rejector.config.images
+    section = theory_section(run.path, split, images=None if looked_at is None else Path(looked_at))
     tables = {title.rpartition("\n")[2]: rows for title, rows in shown_parts(section).items()}
     return TheoryPart(figure=theory_figure(section), tables=tables)
 
@@ -79,9 +82,9 @@ def _loss_panel(section: dict[str, Any]) -> Panel:
     part = alt.Y("part:N", sort=order, title=None, axis=alt.Axis(labelLimit=230))
     told = charts.tooltip(("part:N", "part", ""), ("value:Q", "loss", "+.4f"), ("says:N", "", ""))
     base = alt.Chart(charts.values(rows)).encode(y=part)
-    rule = alt.Chart(charts.values([{"run": run}])).mark_rule(style="zero", strokeDash=[3, 3]).encode(x="run:Q")
-    bars = base.mark_bar(style="other", height=16).encode(x=across, x2="to:Q", tooltip=told)
-    text = base.mark_text(style="strong-label", align="left", dx=5).encode(x="right:Q", text="text:N")
+    rule = alt.Chart(charts.values([{"run": run}])).mark_rule(style="zero", strokeDash=[3, 3]).encode(x=alt.X("run:Q"))
+    bars = base.mark_bar(style="other", height=16).encode(x=across, x2=alt.X2("to:Q"), tooltip=told)
+    text = base.mark_text(style="strong-label", align="left", dx=5).encode(x=alt.X("right:Q"), text=alt.Text("text:N"))
     chart = alt.layer(rule, bars, text).properties(height=30 * len(rows) + 10)
     words = "; ".join(f"{row['part']}: {row['text']}" for row in rows)
     shown = [
@@ -115,10 +118,12 @@ def _bound_panel(section: dict[str, Any]) -> Panel:
         layers.append(line.mark_line(style=style, strokeDash=dash))
         layers.append(line.mark_point(style=style, opacity=0, size=120).encode(tooltip=told))
     ends = alt.Chart(charts.values(_apart(curve[-1], {key: names[key] for key in drawn}, rows)))
-    layers.append(ends.mark_text(style="label", align="left", dx=6).encode(x=x, y=y, text="name:N"))
+    layers.append(ends.mark_text(style="label", align="left", dx=6).encode(x=x, y=y, text=alt.Text("name:N")))
     level = alt.Chart(charts.values([{"value": loss, "rows": curve[-1]["rows"] * 200, "name": f"loss: {loss:.3f}"}]))
     layers.append(level.mark_rule(style="zero", strokeDash=[3, 3]).encode(y=y))
-    layers.append(level.mark_text(style="strong-label", align="right", dx=-4, dy=-7).encode(x=x, y=y, text="name:N"))
+    layers.append(
+        level.mark_text(style="strong-label", align="right", dx=-4, dy=-7).encode(x=x, y=y, text=alt.Text("name:N"))
+    )
     fall = f"from {curve[0]['bound']:.4g} at {curve[0]['rows']:,.0f} samples to {curve[-1]['bound']:.4g} at"
     words = f"The learning bound falls {fall} {curve[-1]['rows']:,.0f}; the loss is {loss:.4f}."
     shown = [{"training samples": round(point["rows"]), **{names[key]: point[key] for key in names}} for point in curve]

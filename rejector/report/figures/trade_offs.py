@@ -82,7 +82,7 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
     looks = {SCORES: ("system-line", [1, 0], 0), BEST: ("bound", [6, 3], 14), RANDOM: ("bound", [2, 2], -9)}
     for name, (style, dash, dy) in looks.items():
         some = [row for row in rows if row["order"] == name]
-        base = alt.Chart(charts.values(some)).encode(x=x, y=y, detail="seed:N")
+        base = alt.Chart(charts.values(some)).encode(x=x, y=y, detail=alt.Detail("seed:N"))
         layers.append(base.mark_line(style=style, strokeDash=dash).encode())
         layers.append(base.mark_point(style=style, opacity=0, size=120).encode(tooltip=told))
         if name != SCORES:
@@ -91,10 +91,10 @@ def _coverage_chart(rows: list[dict], mark: dict[str, Any], model: str) -> alt.L
             text = alt.Chart(charts.values([label])).mark_text(
                 style="label", dy=dy, align="left" if dy > 0 else "right"
             )
-            layers.append(text.encode(x=x, y=y, text="label:N"))
+            layers.append(text.encode(x=x, y=y, text=alt.Text("label:N")))
     point = alt.Chart(charts.values([mark])).encode(x=x, y=y)
     layers.append(point.mark_point(style="system-point", filled=True, size=90).encode(tooltip=told[1:]))
-    layers.append(point.mark_text(style="strong-label", dy=-13).encode(text="label:N"))
+    layers.append(point.mark_text(style="strong-label", dy=-13).encode(text=alt.Text("label:N")))
     return alt.layer(*layers).properties(height=280)
 
 

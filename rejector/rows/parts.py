@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2d.data.cache import schema, store
-from l2d.data.cache.columns import numbers
+from l2d.data.cache.columns import numbers, text_column
 from l2d.data.cache.integrity import REBUILD_HINT
 from l2d.data.cache.mapped import Readable
 from l2d.data.cache.paid import PAID, prices_of
@@ -274,4 +274,5 @@ def _take(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray 
 
 def _split_codes(of_split: pa.Array) -> np.ndarray:
     """Position in :data:`l2d.data.cache.schema.SPLITS` of each split named, (n,), -1 of a name that is not there."""
-    return numbers(pc.index_in(of_split, value_set=pa.array(SPLITS)), -1)
+    names = text_column(list(SPLITS), np.arange(len(SPLITS)))  # pa.array would import pandas
+    return numbers(pc.index_in(of_split, value_set=names), -1)

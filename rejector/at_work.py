@@ -42,6 +42,7 @@ def route(
     weights: dict[str, float] | None = None,
     calibration: Path | str | None = None,
     showing: Showing | None = None,
+    images: Path | str | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport | PolicyRoute:
@@ -89,6 +90,7 @@ def route(
         weights=weights,
         calibration=None if calibration is None else Path(calibration),
         showing=showing,
+        images=None if images is None else Path(images),
         overwrite=overwrite,
         progress=progress,
     )
@@ -228,6 +230,7 @@ def worth(
     figure: Path | str | None = None,
     save: Path | str | None = None,
     overwrite: bool = False,
+    images: Path | str | None = None,
 ) -> Worth | NewAgent:
     """What each agent is worth: what is lost without it, its Shapley share, the charge at which it no longer pays.
 
@@ -244,6 +247,7 @@ def worth(
         figure: a .png or .svg file.
         save: a folder for the figures, which SQL reads as the view ``agent_values``.
         overwrite: replace what is there.
+        images: the folder of the image files that a rejector on pixels looks at, where it has moved.
     """
     from l2d.rejector.decisions.new_agent import NewAgent
     from l2d.rejector.decisions.saved import read_saved
@@ -252,7 +256,7 @@ def worth(
 
     found: Worth | NewAgent
     if isinstance(run, str | Path) and is_policy(Path(run)):
-        if beta is not None or weights is not None or new is not None or buy or charge:
+        if beta is not None or weights is not None or new is not None or buy or charge or images is not None:
             raise UsageError(
                 "a policy has its setting and its agents",
                 where=run,
@@ -266,7 +270,7 @@ def worth(
     else:
         (folder,) = one_folder(run)
         found = worth_of_run(
-            at_setting(load_run(folder), beta, weights),
+            at_setting(load_run(folder, images=None if images is None else Path(images)), beta, weights),
             split=split,
             group=group,
             new=new,

@@ -109,8 +109,6 @@ class Answers:
         if task in self.source.charged:
             return [f"{task}_cost = {self.source.charged[task]!r}"]
         hint = f"--{task}-from AGENT uses that one's answer, --{task}-cost NUMBER charges a cost"
-        if task == "text":
-            hint = "leave it out with --agents, or import without --target-text"
         raise DataError(f"{name} does not answer the task {task!r}", where=self.source.answers, hint=hint)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from l2d.data.cache.schema import SPLITS
+from l2d.data.errors import DataError
 
 
 class Splits:
@@ -21,10 +22,21 @@ class Splits:
 
     @classmethod
     def of(cls, names: np.ndarray | Splits) -> Splits:
-        """Of an array of names, of which each is a split's."""
+        """Of an array of names.
+
+        Raises:
+            DataError: one is no split's.
+        """
         if isinstance(names, Splits):
             return names
-        return cls(sum((code * (names == name) for code, name in enumerate(SPLITS)), np.zeros(len(names), np.uint8)))
+        codes = np.full(len(names), len(SPLITS), np.uint8)
+        for code, name in enumerate(SPLITS):
+            codes[np.asarray(names) == name] = code
+        if (codes == len(SPLITS)).any():
+            row = int(codes.argmax())
+            what = f"unknown split {str(names[row])!r}, of sample {row + 1}"
+            raise DataError(what, where="split", hint=f"use {', '.join(SPLITS)}")
+        return cls(codes)
 
     def __len__(self) -> int:
         return len(self.codes)

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import text_of_series
+from l2d.data.cache.columns import gaps, text_of_series
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
@@ -364,7 +364,7 @@ class _Answering:
         for name in self.looked_at:
             if self.cache.has(schema.predictions_part(self.cache.path, name, chunk)):
                 reasons = self.cache.predictions(name, chunk, ["failure"])["failure"]
-                there[:, self.agents.index(name)] = reasons.is_null().to_numpy()
+                there[:, self.agents.index(name)] = gaps(reasons)
         return None if there.all() else there
 
 

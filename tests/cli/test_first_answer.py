@@ -25,6 +25,7 @@ COMMANDS = {
     "route": ["route", "runs", "new.csv", "--out", "routed.parquet"],
     "route by prices": ["route", "runs", "new.csv", "--policy", "prices.json", "--out", "by_prices.parquet"],
     "route at another beta": ["route", "runs", "new.csv", "--beta", "0.2", "--out", "at_another.parquet"],
+    "export": ["export", "runs", "--onnx", "rejector.onnx"],
     "help": ["route", "--help"],
 }
 PROGRAM = """
@@ -47,6 +48,7 @@ LEFT_OUT = {
         *("l2d.rejector", "l2d.cache_builder"),
     },
     "query": {"polars", "scipy", "rich", "l2d.rejector.commands.train", "l2d.cache_builder"},
+    "export": {"scipy", "duckdb", "onnxscript", "l2d.rejector.decisions.library"},
     "route": {
         *("scipy", "duckdb", "rich", "isal", "l2d.data.sources.table", "l2d.rejector.decisions.library"),
         *("l2d.rejector.commands.train", "l2d.cache_builder"),
@@ -70,6 +72,8 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_torch_is_not_imported_where_nothing_is_trained(place, name):
+    if name == "export":
+        pytest.importorskip("onnxruntime")
     done = subprocess.run(
         [sys.executable, "-c", f"LEFT_OUT = {LEFT_OUT}\n{PROGRAM}", *COMMANDS[name]],
         cwd=place,

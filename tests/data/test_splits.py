@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from l2d.data.errors import DataError
 from l2d.data.samples import splits
+from l2d.data.samples.split_names import Splits
 from l2d.data.samples.splits import hash_split, require_all_splits
 
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -141,3 +142,8 @@ def test_strata_may_be_columns():
     one, two = ["a" if k % 3 else None for k in range(120)], [str(k % 4) for k in range(120)]
     rows = [*zip(one, two, strict=True)]
     assert split_of(ids, pl.DataFrame({"one": one, "two": two})).tolist() == split_of(ids, rows).tolist()
+
+
+def test_a_name_that_is_no_splits_is_refused():
+    with pytest.raises(DataError, match="unknown split 'tset', of sample 2"):
+        Splits.of(np.array(["train", "tset", "test"]))

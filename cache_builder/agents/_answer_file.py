@@ -198,11 +198,10 @@ def _read(content: Content) -> tuple[pl.DataFrame, list[Piece]]:
         if column.dtype.is_integer():  # the values count, not how wide they are held
             columns[place] = column.shrink_dtype()
     table = pl.DataFrame(columns)
-    changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None))
-    if not trimmed:
-        texts = pl.col(pl.String).str.strip_chars()
-        changed = changed.hstack(table.select(pl.when(~texts.is_in(["", *missing])).then(texts)))
-    return table.with_columns(changed.get_columns()).with_row_index(ROW), pieces
+    texts = pl.col(pl.String).str.strip_chars()
+    changed = [] if trimmed else [pl.when(~texts.is_in(["", *missing])).then(texts)]
+    table = table.with_columns(table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), *changed).get_columns())
+    return table.with_row_index(ROW), pieces
 
 
 def let_go_of_files() -> None:

@@ -193,6 +193,12 @@ class TableAnswersAgent(Agent):
                 "which fill each other's gaps" if config.repeats == "refuse" else f"of which {RULES[config.repeats]}"
             )
             self.remarks.append(f"{several:,} rows are about a sample that has one already, {counts}")
+        kinds = {"cla": np.float32, "reg": np.float64, "seconds": np.float64, "paid": np.float64}  # classes are few
+        if rising and len(at) == len(dataset) and config.prob is None and config.text is None:
+            # a row for each sample, in order: nothing is moved, or copied for that
+            return Answers(
+                **{key: columns[key].astype(kind, copy=False) for key, kind in kinds.items() if key in columns}
+            )
         table = pl.DataFrame(columns)
         if several:
             whole = config.annotator is None
@@ -203,7 +209,6 @@ class TableAnswersAgent(Agent):
             whole[table["at"].to_numpy()] = values
             return whole
 
-        kinds = {"cla": np.float32, "reg": np.float64, "seconds": np.float64, "paid": np.float64}  # classes are few
         found = {key: spread(table[key].to_numpy(), kind) for key, kind in kinds.items() if key in table}
         if config.prob is not None:
             found["prob"] = spread(table.select(f"prob_{k}" for k in range(len(dataset.classes))).to_numpy())
@@ -238,7 +243,7 @@ class TableAnswersAgent(Agent):
         )
 
     def _classes(self, rows: pl.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
-        """Class index of each row's label, NaN where there is none.
+        """Class index of each row's label, float32 (n,), NaN where there is none.
 
         Raises:
             DataError: labels that are no class, the first with its row, all of them with how often.
@@ -269,8 +274,12 @@ class TableAnswersAgent(Agent):
             )
         if not names:
             return np.full(len(rows), np.nan)
-        found = written.replace_strict(values, [index[name] for name in names], default=None, return_dtype=pl.Float64)
-        return found.fill_null(float("nan")).to_numpy()
+        known, found = [index[name] for name in names], np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = written[start : start + ROWS_AT_ONCE]
+            part = part.replace_strict(values, known, default=None, return_dtype=pl.Float32)
+            found[start : start + len(part)] = part.fill_null(float("nan")).to_numpy()
+        return found
 
     def _texts(self, rows: pl.DataFrame) -> pl.Series:
         """The text of each row, null where there is none."""

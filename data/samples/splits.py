@@ -15,6 +15,7 @@ from l2d.data.samples.column_file import Table
 from l2d.data.samples.split_names import Splits
 
 AT_ONCE = 65_536  # ids that are hashed at once
+FEW = 16  # strata, up to which each is looked for by itself
 
 
 def hash_split(
@@ -38,15 +39,19 @@ def hash_split(
     Raises:
         DataError: a split would have no samples.
     """
+    members = _members(strata)
+    del strata  # texts, which take more memory than what follows
     hashes = _hashes(ids, salt)
     edges = np.cumsum(fractions)[:2]
     splits = Splits(np.empty(len(ids), np.uint8))
-    for stratum, positions in _members(strata).items():
+    for stratum, positions in members.items():
         positions = positions[_ascending(hashes[positions], ids, positions, salt)]
         seed = hashlib.sha256(f"{salt}:{stratum!r}".encode()).digest()[:8]
         offset = int.from_bytes(seed, "little") / 2**64  # else strata of one or two would never be tested
-        quantiles = (np.arange(len(positions)) + offset) / len(positions)
-        splits.codes[positions] = np.searchsorted(edges, quantiles, side="right")
+        for start in range(0, len(positions), AT_ONCE):
+            part = positions[start : start + AT_ONCE]
+            quantiles = (np.arange(start, start + len(part)) + offset) / len(positions)
+            splits.codes[part] = np.searchsorted(edges, quantiles, side="right")
     require_all_splits(splits)
     return splits
 
@@ -54,6 +59,8 @@ def hash_split(
 def _members(strata: list[object] | pl.DataFrame) -> dict[object, np.ndarray]:
     """Positions of the samples of each stratum, ascending; strata in the order in which they appear."""
     if isinstance(strata, pl.DataFrame):
+        if strata.width == 1 and len(strata) and (few := _of_few(strata.to_series())) is not None:
+            return few
         groups = strata.with_row_index("").group_by(strata.columns, maintain_order=True).agg("")
         return {key: at.to_numpy() for key, at in zip(groups.drop("").iter_rows(), groups[""], strict=True)}
     numbers: dict[object, int] = {}
@@ -61,6 +68,14 @@ def _members(strata: list[object] | pl.DataFrame) -> dict[object, np.ndarray]:
     ends = np.cumsum(np.bincount(found, minlength=len(numbers)))
     parts = np.split(np.argsort(found, kind="stable"), ends[:-1])
     return dict(zip(numbers, parts, strict=True))
+
+
+def _of_few(column: pl.Series) -> dict[object, np.ndarray] | None:
+    """:func:`_members` of a column of few values, such as classes: looked for one by one, which takes less memory."""
+    values = column.unique(maintain_order=True)
+    if len(values) > FEW:
+        return None
+    return {(value,): column.eq_missing(value).arg_true().to_numpy() for value in values.to_list()}
 
 
 def _hashes(ids: Sequence[str], salt: str) -> np.ndarray:

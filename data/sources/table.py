@@ -332,12 +332,20 @@ def _expressions(config: TableConfig) -> list[str]:
     return [expression for expression in found if expression is not None]
 
 
+def _strata(table: Table, expressions: list[str]) -> pl.DataFrame | list[object]:
+    columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(expressions)]
+    return pl.DataFrame(columns) if columns else [()] * len(table)
+
+
 def _split(table: Table, config: SplitConfig, ids: Sequence[str]) -> tuple[np.ndarray | Splits, list[str]]:
     """The split of each row, and what to say of it."""
     if config.column is None:
-        columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(config.stratify)]
-        strata: list[object] | pl.DataFrame = pl.DataFrame(columns) if columns else [()] * len(ids)
-        drawn = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
+        drawn = hash_split(  # which lets go of the strata
+            ids,
+            _strata(table, config.stratify),
+            fractions=(config.train, config.validation, config.test),
+            salt=config.salt,
+        )
         unused = split_column(table)
         if unused is None:
             named = next((name for name in table.columns if name.lower() == "split"), None)

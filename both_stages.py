@@ -53,6 +53,7 @@ def route(
     calibration: Path | str | None = None,
     recipe: Path | str | None = None,
     device: str = "auto",
+    images: Path | str | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport | PolicyRoute:
@@ -60,7 +61,8 @@ def route(
 
     ``source`` is a table, a cache, or photographs: an image file, a folder of them, or several of either. Where the run
     looks at what an agent makes of a photograph, that agent is run, as ``recipe`` describes it (by default the file
-    beside the run's cache that is named as the cache is), on ``device``.
+    beside the run's cache that is named as the cache is), on ``device``. Where a cache keeps no images, ``images``
+    is the folder of their files.
 
     With a policy of the decision engine a round of it, see :func:`l2d.rejector.decisions.routing.route_policy`:
     ``answers`` are those so far.
@@ -83,6 +85,7 @@ def route(
         weights=weights,
         calibration=calibration,
         showing=Showing(shown_by_agents(device), None if recipe is None else Path(recipe)),
+        images=images,
         overwrite=overwrite,
         progress=progress,
     )

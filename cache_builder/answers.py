@@ -151,7 +151,9 @@ class Answers:
                            ("features", "features")):  # fmt: skip
             if name in wanted and getattr(self, name) is None and not (name == "cla" and self.prob is not None):
                 keys = "`cla` or `prob`" if name == "cla" else f"`{name}`"
-                where, hint = f"the batch from sample {ids[0]!r}", f"it must answer {keys}"
+                several = name in ("cla", "reg", "text") and len({"cla", "reg", "text"}.intersection(wanted)) > 1
+                other = f"; or say `{name}_from` or `{name}_cost` in the recipe" if several else ""
+                where, hint = f"the batch from sample {ids[0]!r}", f"it must answer {keys}{other}"
                 raise AgentFailure(f"agent {agent!r} gave no {what}", where=where, hint=hint)
         check = _Checker(agent, ids)
         prob = cla = reg = features = None

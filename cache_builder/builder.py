@@ -371,7 +371,7 @@ class Build:
     def _ids(self, chunk: int) -> pa.Array:
         """Sample ids of a chunk, text."""
         rows = self.record.chunk_rows(chunk)
-        return self.dataset.id_column[rows.start : rows.stop]
+        return self.dataset.id_column(slice(rows.start, rows.stop))
 
     def _ids_digest(self, chunk: int) -> str:
         """Digest of a chunk's sample ids, worked out once for all agents."""

@@ -110,6 +110,8 @@ def import_tables(
     cla_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
     reg_from: Annotated[str | None, typer.Option(help="Whose number counts for agents that give none.")] = None,
     reg_cost: Annotated[float | None, typer.Option(min=0, help="Or the cost that they are charged.")] = None,
+    text_from: Annotated[str | None, typer.Option(help="Whose text counts for agents that give none.")] = None,
+    text_cost: Annotated[float | None, typer.Option(min=0, max=1, help="Or the cost that they are charged.")] = None,
     repeats: Annotated[
         Repeats, typer.Option(help="Which of several answers of one agent about one sample counts.")
     ] = Repeats.refuse,
@@ -216,7 +218,8 @@ def import_tables(
     if len(files) > 2:
         what = f"{kind.value} takes FEATURES and ANSWERS, or one file, not {len(files)} files"
         raise UsageError(what, hint="l2d import --help has examples")
-    for task, name, cost in (("cla", cla_from, cla_cost), ("reg", reg_from, reg_cost)):
+    of_others = {"cla": (cla_from, cla_cost), "reg": (reg_from, reg_cost), "text": (text_from, text_cost)}
+    for task, (name, cost) in of_others.items():
         if name is not None and cost is not None:
             raise UsageError(f"--{task}-from and --{task}-cost", hint="one or the other")
     bounds = values(scale, float, "--scale")
@@ -229,8 +232,8 @@ def import_tables(
         cla=cla, prob=values(prob, str, "--prob") if prob and "," in prob else prob, normalise=normalise, reg=reg,
         scale=(bounds[0], bounds[1]), paid=paid, unit_paid=unit_paid, prices=prices, per=per,
         repeats=repeats.value, model=model,
-        lent={task: name for task, name in (("cla", cla_from), ("reg", reg_from)) if name is not None},
-        charged={task: cost for task, cost in (("cla", cla_cost), ("reg", reg_cost)) if cost is not None},
+        lent={task: name for task, (name, _) in of_others.items() if name is not None},
+        charged={task: cost for task, (_, cost) in of_others.items() if cost is not None},
         columns=values(features, str, "--features") if features else [], text=text or [],
         embed=embed, missing=missing or [],
         labels=labels(label), others="drop" if drop_others else "refuse",
@@ -250,8 +253,11 @@ def _finish(draft: Draft, out: Path, dry_run: bool, device: str, overwrite: bool
     with Bars() as bars:
         cache = build_draft(draft, out, device, overwrite, say, bars.start)
     print_status(cache, format)
-    runs = out.with_suffix(".runs")
     say(f"to change what was imported: edit {recipe}, then l2d build {quote(recipe)} --out {quote(out)}")
+    if len(cache.agents) == 1:
+        say(f"one agent alone leaves nothing to choose: add another to {recipe} and build, or import both together")
+        return
+    runs = out.with_suffix(".runs")
     say(f"next: l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")
 
 

@@ -1,4 +1,4 @@
-"""Agents that answer one of several tasks: another's answer counts for the other task, or a stated cost does.
+"""Agents that answer some of several tasks: another's answer counts for the other tasks, or a stated cost does.
 
 A published mortality score says nothing of a length of stay. ``reg_from = "model"`` takes the stay from the model;
 ``reg_cost = 4.0`` charges a cost for having none.
@@ -10,11 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from l2d.cache_builder.agents import Agent
+from l2d.cache_builder.agents._base import PARTS
 from l2d.cache_builder.answers import Answers
 from l2d.data.cache.schema import NO_ANSWER
 from l2d.data.errors import AgentFailure
-
-PARTS = {"cla": ("cla", "prob"), "reg": ("reg",)}  # task -> what of an answer is about it
 
 
 def own_tasks(agent: Agent, wanted: list[str]) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, InstanceOf, ValidationError, model_validator
 
 from l2d.cache_builder.agents import KINDS, AgentConfig, config_class
+from l2d.cache_builder.agents._base import PARTS
 from l2d.cache_builder.costs import CostConfig, DetectionCosts
 from l2d.data import sources as datasets
 from l2d.data.errors import UsageError, nearest
@@ -103,14 +104,14 @@ class Recipe(BaseModel):
 
     def _has_lenders(self, agent: AgentConfig, earlier: list[AgentConfig]) -> None:
         """Raises ValueError unless what counts in place of an agent's answers can be had."""
-        for task in ("cla", "reg"):
+        for task in PARTS:
             lender, cost = getattr(agent, f"{task}_from"), getattr(agent, f"{task}_cost")
             key = f"{task}_from" if lender is not None else f"{task}_cost"
             if lender is None and cost is None:
                 continue
             if task not in self.costs.tasks or "boxes" in self.costs.wanted:
                 raise ValueError(f"{key} of {agent.name!r}: there is no [costs.{task}] of answers that are no boxes")
-            keys = {t: (getattr(agent, f"{t}_from"), getattr(agent, f"{t}_cost")) for t in ("cla", "reg")}
+            keys = {t: (getattr(agent, f"{t}_from"), getattr(agent, f"{t}_cost")) for t in PARTS}
             if all(keys.get(t, (None, None)) != (None, None) for t in self.costs.tasks):
                 raise ValueError(f"{agent.name!r} answers no task itself: leave one of its *_from and *_cost out")
             found = next((one for one in earlier if one.name == lender), None)

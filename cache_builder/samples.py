@@ -22,8 +22,8 @@ def sample_columns(dataset: Dataset, rows: range) -> dict[str, pa.Array | pa.Chu
     """
     batch = dataset.batch(rows)
     columns: dict[str, pa.Array | pa.ChunkedArray] = {
-        "sample_id": dataset.id_column[rows.start : rows.stop],
-        "split": dataset.split_column[rows.start : rows.stop],
+        "sample_id": dataset.id_column(slice(rows.start, rows.stop)),
+        "split": dataset.split_column(slice(rows.start, rows.stop)),
     }
     for name in ("target_cla", "target_reg"):
         values = getattr(batch, name)

@@ -1,4 +1,4 @@
-"""What Python programs do with costs: train, sweep, evaluate, choose, report, query, route … Exported by :mod:`l2d`.
+"""What Python programs do with costs: train, sweep, evaluate, choose, report … Exported by :mod:`l2d`.
 
 Each function does what the command of its name does, and returns a result that can be printed, put into a frame or
 shown in a notebook (:class:`l2d.data.results.Shown`).
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2d.data.cache.addresses import place_of
 from l2d.data.cache.audit import leaks
 from l2d.data.cache.audit_answers import ALONE, compared
 from l2d.data.cache.paid import missing_prices
@@ -30,11 +29,11 @@ from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.methods import METHODS
 from l2d.rejector.policies.choose import Choice, Target
 from l2d.rejector.policies.choose import choose as choose_run
-from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory, folders_of, one_folder
+from l2d.rejector.results import Evaluations, Runs, Theory, folders_of, one_folder
 from l2d.rejector.runs.elsewhere import Beta
+from l2d.rejector.runs.files import read_facts
 from l2d.rejector.runs.run import Run, load_run
 from l2d.rejector.settings import INPUT_OF, TrainConfig, config_of
-from l2d.rejector.sql.query import query as run_query
 from l2d.rejector.sweep import default_method
 from l2d.rejector.sweep import sweep as train_points
 from l2d.rejector.theory.section import theory_section
@@ -197,7 +196,13 @@ def _looked_at(cache: CostCache, config: TrainConfig) -> tuple[str, ...]:
 
 
 def evaluate(
-    runs: Any, *, split: str = "test", group: str | None = None, causal: bool = False, robust: float | None = None
+    runs: Any,
+    *,
+    split: str = "test",
+    group: str | None = None,
+    causal: bool = False,
+    robust: float | None = None,
+    images: Path | str | None = None,
 ) -> Evaluations | PolicyEvaluations:
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
 
@@ -207,19 +212,27 @@ def evaluate(
         group: a kept column; samples of one value are resampled together. ``group`` where it is kept, if None.
         causal: add what deferring saves on the deferred samples and at the margin.
         robust: add what attacks on the features do that move each by at most this many standard deviations.
+        images: the folder of the image files that a rejector on pixels looks at, where it has moved.
 
     Raises:
-        UsageError: there are no runs, or no such column; a rejector that does not read features alone is attacked.
+        UsageError: there are no runs, or no such column; a rejector that does not read features alone is attacked; a
+            folder of images is given and no run looks at image files.
         FingerprintMismatch: a cache is not what a run was trained on any more.
     """
     policies, others = policies_among(runs)
     if policies:
         if others:
             raise UsageError("runs and policies together", hint="evaluate them one after the other")
-        if causal or robust is not None:
-            raise UsageError("--causal and --robust are about runs", hint="leave them out, or give the policy's run")
+        if causal or robust is not None or images is not None:
+            raise UsageError(
+                "--causal, --robust and --images are about runs", hint="leave them out, or give the policy's run"
+            )
         return evaluate_policies(policies, split)
-    found = judge_runs(runs, split=split, group=group)
+    if images is not None and not any(read_facts(path)["training"].get("images") for path in folders_of(runs)):
+        raise UsageError(
+            "--images: none of these runs looks at image files", hint="leave it out; those that do: l2d train --images"
+        )
+    found = judge_runs(runs, split=split, group=group, images=images)
     for evaluation in found:
         if causal:
             evaluation.result["causal"] = deferral_effects(evaluation)
@@ -228,30 +241,37 @@ def evaluate(
     return found
 
 
-def judge_runs(runs: Any, *, split: str = "test", group: str | None = None) -> Evaluations:
+def judge_runs(
+    runs: Any, *, split: str = "test", group: str | None = None, images: Path | str | None = None
+) -> Evaluations:
     """:func:`evaluate` of runs."""
-    return Evaluations(evaluate_runs(folders_of(runs), split, group=group))
+    return Evaluations(evaluate_runs(folders_of(runs), split, group=group, images=_folder(images)))
 
 
-def theory(run: Any, *, split: str = "test", device: str = "cpu") -> Theory:
+def _folder(images: Path | str | None) -> Path | None:
+    return None if images is None else Path(images)
+
+
+def theory(run: Any, *, split: str = "test", device: str = "cpu", images: Path | str | None = None) -> Theory:
     """Why a rejector falls short: features, class, data, optimization; the model's heads; the paper's bounds."""
     (folder,) = one_folder(run)
-    return Theory(theory_section(folder, split, device=resolve_device(device)))
+    return Theory(theory_section(folder, split, device=resolve_device(device), images=_folder(images)))
 
 
-def choose(runs: Any, *targets: str, prefer: str | None = None) -> Choice:
+def choose(runs: Any, *targets: str, prefer: str | None = None, images: Path | str | None = None) -> Choice:
     """The run of a sweep for a target, chosen on validation, and what it gives on test.
 
     Args:
         runs: see :func:`evaluate`.
         targets: such as ``"coverage>=0.6"``.
         prefer: a quantity, among the runs that meet the targets.
+        images: see :func:`evaluate`.
 
     Raises:
         UsageError: a target or a quantity is unknown.
         DataError: no setting meets the targets.
     """
-    return choose_run(folders_of(runs), [Target.parse(text) for text in targets], prefer=prefer)
+    return choose_run(folders_of(runs), [Target.parse(text) for text in targets], prefer=prefer, images=_folder(images))
 
 
 def report(
@@ -273,7 +293,7 @@ def report(
         runs: see :func:`evaluate`; or its result. Policies may be among them: a part of the page is theirs.
         out: the page.
         by: columns or SQL expressions to group samples by; the most telling if none.
-        images: folder of a detection dataset's images, for examples.
+        images: folder of a detection dataset's images, for examples; that of a rejector on pixels if None.
         figure: a .png or .svg file for the main figures.
         figures: a folder for every figure, as ``figure_format``.
         split, group: see :func:`evaluate`.
@@ -288,13 +308,13 @@ def report(
     policies: list[Path] = []
     if not isinstance(runs, Evaluations):
         policies, others = policies_among(runs)
-        runs = judge_runs(runs_or_their(policies, others), split=split, group=group)
+        runs = judge_runs(runs_or_their(policies, others), split=split, group=group, images=images)
     members, groups, page = list(runs), list(by) or None, Path(out)
     write_report(
         members,
         page,
         by=groups,
-        images=None if images is None else Path(images),
+        images=_folder(images),
         theory=theory,
         group=group,
         policies=[read_saved(policy) for policy in policies],
@@ -306,21 +326,3 @@ def report(
     if figures is not None:
         written += write_figures(members, Path(figures), format=figure_format, by=groups)
     return written
-
-
-def query(paths: Any, sql: str, *, memory_limit: int | None = None, timeout: float | None = None) -> QueryRows:
-    """SQL over every cache and run beneath paths, see docs/sql.md.
-
-    Args:
-        paths: caches, runs, or folders above them; one or several.
-        memory_limit: bytes DuckDB may hold.
-        timeout: seconds the query may take.
-    """
-    given = [paths] if isinstance(paths, str | Path | CostCache | Run | Runs) else list(paths)
-    found: list[Path | str] = []
-    for each in given:
-        if isinstance(each, CostCache):
-            found.append(each.path if each.mirror is None else each.address)
-        else:
-            found += folders_of(each) if isinstance(each, Run | Runs) else [place_of(each)]
-    return QueryRows(run_query(found, sql, memory_limit=memory_limit, timeout=timeout))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,14 @@ import pyarrow as pa
 
 from l2d.data.cache import store
 from l2d.data.cache.columns import number_column, text_column
+from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.data.results import Shown
 from l2d.data.samples.features import FeatureEncoder
 from l2d.rejector.rows.foreign import Foreign
-from l2d.rejector.rows.photographs import Showing, open_photographs, photographs_at
+from l2d.rejector.rows.photographs import Showing, open_photographs, other_images, photographs_at
 from l2d.rejector.rows.unlabelled import Inputs, open_inputs
-from l2d.rejector.runs.files import cache_of, one_run
+from l2d.rejector.runs.files import cache_of, images_of, one_run
 from l2d.rejector.served import Served, open_served
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class RouteReport(Shown):
     ``foreign``: in what the inputs are unlike training's, see :meth:`l2d.rejector.rows.foreign.Foreign.findings`.
     ``setting``: query costs and task weights where they are not the run's, and what the guard says there.
     ``calibration``: what the file that corrects the predicted costs says of itself.
+    ``passed_over``: names of image files of formats that are not read.
     """
 
     agents: list[str]
@@ -46,13 +48,14 @@ class RouteReport(Shown):
     foreign: list[dict[str, Any]] = field(default_factory=list)
     setting: dict[str, Any] | None = None
     calibration: str | None = None
+    passed_over: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """``agents``: :meth:`rows`; and what else is known, ``unlike_training`` as in rows/foreign.py."""
         return {
             "samples": self.samples, "seconds": self.seconds, "ids": self.ids, "unrouted": self.unrouted,
             "agents": self.rows(), "unlike_training": self.foreign, "setting": self.setting,
-            "calibration": self.calibration,
+            "calibration": self.calibration, "passed_over": self.passed_over,
         }  # fmt: skip
 
     @property
@@ -83,6 +86,7 @@ def route(
     weights: dict[str, float] | None = None,
     calibration: Path | None = None,
     showing: Showing | None = None,
+    images: Path | None = None,
     overwrite: bool = False,
     progress: Callable[[int | None], Callable[[int], None]] | None = None,
 ) -> RouteReport:
@@ -104,6 +108,8 @@ def route(
             :func:`l2d.rejector.runs.elsewhere.at_setting`. A policy has its own.
         calibration: a file that ``l2d recalibrate`` wrote: corrects the predicted costs.
         showing: how an agent is run on photographs, where the run looks at what it makes of them.
+        images: the folder with a cache's image files, for a rejector on pixels; None: the run's, where it has learnt
+            from files and the cache keeps no images of that size.
         overwrite: replace ``out`` if it is there.
         progress: called with the number of inputs (None where that is not known); returns a function to be told of
             inputs done.
@@ -137,6 +143,8 @@ def route(
             raise UsageError(f"--id {id_column}: photographs are called by their files' names", hint="leave it out")
         lies = cache_of(one_run(run), opened.facts)
         place = lies if isinstance(lies, Path) else None
+        if images is not None:
+            raise UsageError(f"--images {images}: the input has its images", hint="it is for a cache: leave it out")
         inputs = open_photographs(*photographs, looks_at, width, cache=place, unseen=unseen, showing=showing)
     else:
         assert isinstance(source, Path | str)
@@ -149,6 +157,7 @@ def route(
             unseen=unseen,
             agents=opened.agents,
             failures=opened.failures,
+            images=_images(one_run(run), opened, source, images),
         )
     encoder = looks_at.encoder if isinstance(looks_at.encoder, FeatureEncoder) else None
     names = encoder.names if encoder else looks_at.made.get("names") or [f"feature {place}" for place in range(width)]
@@ -163,7 +172,23 @@ def route(
     found = foreign.findings(of_agents if opened.follows_scores and at_hand.all() and not unrouted else None)
     seconds = time.perf_counter() - started
     advice = None if opened.calibration is None else opened.calibration.advice
-    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, unrouted, found, opened.setting, advice)
+    passed = other_images(source) if photographs is not None else []
+    return RouteReport(opened.agents, of_agents, seconds, inputs.ids, unrouted, found, opened.setting, advice, passed)
+
+
+def _images(run: Path, opened: Served, source: Path | str, images: Path | None) -> Path | None:
+    """Where the image files of a cache lie; None where they are not looked at."""
+    is_cache = isinstance(source, str) or source.is_dir()
+    if images is not None:
+        if opened.looks_at.column != "image" or not is_cache:
+            what = "tables name their images" if opened.looks_at.column == "image" else "this run looks at no images"
+            raise UsageError(f"--images {images}: {what}", hint="it is for caches, and runs on pixels: leave it out")
+        return images
+    learnt_from = images_of(run, opened.facts) if opened.looks_at.column == "image" and is_cache else None
+    if learnt_from is None:
+        return None
+    kept: Mapping[str, Any] = CostCache(source).record.inputs
+    return None if kept.get("image", {}).get("size") == opened.looks_at.made["size"] else Path(learnt_from)
 
 
 def _at_hand(agents: list[str], without: Collection[str]) -> np.ndarray:

@@ -82,9 +82,9 @@ class Served:
     calibration: Calibration | None = None
 
 
-def highest(scores: np.ndarray, available: np.ndarray) -> np.ndarray:
+def highest(scores: np.ndarray, available: np.ndarray | None = None) -> np.ndarray:
     """The rule of :func:`l2d.rejector.losses.allocate` in numpy: of equals the first."""
-    return np.where(available, scores, -np.inf).argmax(axis=1)
+    return (scores if available is None else np.where(available, scores, -np.inf)).argmax(axis=1)
 
 
 def open_served(

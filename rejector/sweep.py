@@ -14,7 +14,7 @@ from l2d.data.errors import DataError, UsageError
 from l2d.rejector.best.training import foreign_settings
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import METHODS
-from l2d.rejector.rows.pictures import seen
+from l2d.rejector.rows.pictures import checked, seen, settings_by_content
 from l2d.rejector.runs.files import RUN_FILE, cache_fingerprint
 from l2d.rejector.runs.saving import save_runs
 from l2d.rejector.settings import TrainConfig
@@ -69,7 +69,8 @@ def sweep(
         UsageError: a folder holds something else; or memory does not hold the rows, or not even one point.
     """
     config = config.on(cache.record.inputs)
-    cache = seen(cache, config, narrate)
+    cache = seen(cache, config)
+    checked(cache, narrate)  # before anything is trained
     if config.router_cost and any(point.paid is None for point in points):
         raise UsageError(
             f"--router-cost {config.router_cost:g} is in money, and these runs charge none",
@@ -151,9 +152,12 @@ def default_method(cache: CostCache, config: TrainConfig, *, nus: Sequence[float
 
 def _require_same(folder: Path, point: GridPoint, config: TrainConfig, cache: CostCache) -> None:
     facts = store.read_json(folder / RUN_FILE)
+    # settings that are younger than the run had their defaults
+    training, settings = {**asdict(TrainConfig()), **facts.get("training", {})}, settings_by_content(config, cache)
+    if training["images"] is not None and facts.get("images", {}).get("digest") is not None:
+        training["images"] = facts["images"]["digest"]
     same = (
-        # settings that are younger than the run had their defaults
-        {**asdict(TrainConfig()), **facts.get("training", {})} == asdict(config)
+        training == settings
         and facts.get("point", {}).get("run_id") == point.run_id
         and facts["point"].get("weights") == dict(point.weights.by_task)
         and facts["point"].get("query_costs") == list(point.query_costs)

@@ -18,6 +18,7 @@ from l2d.data.samples.cells import first_true
 from l2d.data.sources.text_table import read_header
 
 ROW = "__row__"
+MANY = 1 << 20  # rows, from which on numbers are held in as few bits as they need
 TOGETHER = "/"  # between the parts of an id that several columns make together
 
 
@@ -186,13 +187,18 @@ def _read(content: Content) -> tuple[pl.DataFrame, list[Piece]]:
         if name == ROW or name in names[:position]:
             what = f"has two columns {name!r}" if name != ROW else f"has a column {ROW!r}"
             raise DataError(what, where=path, hint="rename it" if name == ROW else "rename one")
-    table = table.rename(dict(zip(table.columns, names, strict=True)))
-    texts = pl.col(pl.String).str.strip_chars()
-    missing = ["", *content.version[-1]]
-    changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), pl.when(~texts.is_in(missing)).then(texts))
     starts = np.cumsum([0, *(len(part.table) for part in parts)]).tolist()
     held = zip(parts, starts, strict=False)
     pieces = [Piece(path, part.file, first, len(part.table), part.stated) for part, first in held]
+    columns = [column.alias(name) for column, name in zip(table.iter_columns(), names, strict=True)]
+    del parts, table, held
+    for place, column in enumerate(columns if pieces and sum(piece.rows for piece in pieces) > MANY else ()):
+        if column.dtype.is_integer():  # the values count, not how wide they are held
+            columns[place] = column.shrink_dtype()
+    table = pl.DataFrame(columns)
+    texts = pl.col(pl.String).str.strip_chars()
+    missing = ["", *content.version[-1]]
+    changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), pl.when(~texts.is_in(missing)).then(texts))
     return table.with_columns(changed.get_columns()).with_row_index(ROW), pieces
 
 

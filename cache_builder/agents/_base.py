@@ -25,6 +25,10 @@ def _printable(name: str) -> str:
     return name
 
 
+#: Task that an agent may leave to another -> what of an answer is about it.
+PARTS = {"cla": ("cla", "prob"), "reg": ("reg",), "text": ("text",)}
+
+
 class AgentConfig(Strict):
     """Keys that every ``[[agents]]`` entry has."""
 
@@ -54,13 +58,17 @@ class AgentConfig(Strict):
     """Or the cost that it is charged for not answering the class, as in `[costs]`."""
     reg_cost: Annotated[float, Field(ge=0)] | None = None
     """Or the cost that it is charged for not answering the number, as in `[costs]`."""
+    text_from: str | None = None
+    """An earlier agent whose text counts, for an agent that does not answer in words itself."""
+    text_cost: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Or the cost that it is charged for not answering in words, as in `[costs]`."""
     features: list[str] = []
     """What the model, agent 0, gives the rejector as input, such as `backbone`; each kind lists what it has."""
     _folder: Path = PrivateAttr(Path("."))  # the recipe's, which paths in `options` are relative to
 
     @model_validator(mode="after")
     def _answers_a_task_once(self):
-        for task, keys in (("cla", ("cla", "prob")), ("reg", ("reg",))):
+        for task, keys in PARTS.items():
             given = [key for key in keys if getattr(self, key, None) is not None]
             given += [key for key in (f"{task}_from", f"{task}_cost") if getattr(self, key) is not None]
             if len(given) > 1 and given != ["cla", "prob"]:
@@ -73,7 +81,7 @@ class AgentConfig(Strict):
 
 
 #: Keys that came after caches had been built: part of an agent's fingerprint only where they are set.
-LATER_KEYS = ("features", "partial", "factory", "cla_from", "reg_from", "text")
+LATER_KEYS = ("features", "partial", "factory", "cla_from", "reg_from", "text_from", "text")
 
 
 class Agent(ABC):
@@ -92,7 +100,8 @@ class Agent(ABC):
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {
-        "name", "description", "price", "free", "paid", "reference", "timeout", "cla_cost", "reg_cost", "expected",
+        "name", "description", "price", "free", "paid", "reference", "timeout", "cla_cost", "reg_cost", "text_cost",
+        "expected",
     }  # fmt: skip
     repeatable: ClassVar[bool] = False  # asking again costs nothing: its answers lie in a file, or are drawn
 
@@ -100,7 +109,7 @@ class Agent(ABC):
         self.config = config
         self.partial = getattr(config, "partial", False)  # known for sure after `check`
         self.remarks: list[str] = []  # what `check` read in a special way, a line each; the command says them
-        keys = {task: (getattr(config, f"{task}_from"), getattr(config, f"{task}_cost")) for task in ("cla", "reg")}
+        keys = {task: (getattr(config, f"{task}_from"), getattr(config, f"{task}_cost")) for task in PARTS}
         self.lenders = {task: name for task, (name, _) in keys.items() if name is not None}  # whose answer counts
         self.charged = {task: cost for task, (_, cost) in keys.items() if cost is not None}
 

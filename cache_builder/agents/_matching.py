@@ -45,9 +45,11 @@ def match_ids(
     if ids.null_count():
         row = rows[ROW][first_true(ids.is_null())]
         raise DataError(f"{column} is empty", where=file.where(row), hint="say which sample it is about")
+    if rule == "text" and len(ids) == len(samples) and ids.equals(series_of(samples)):
+        return np.arange(len(ids), dtype=np.uint32)  # a wide file in the dataset's order
     known, asked = _positions(_Samples(samples)), ids.alias("id").to_frame()
-    if rule == "text" and ids.equals(known["id"]):  # a wide file in the dataset's order
-        return np.arange(len(ids))
+    if rule == "text" and ids.equals(known["id"]):
+        return np.arange(len(ids), dtype=np.uint32)
     if rule == "number":
         known, asked = known.with_columns(by_number("id")), asked.with_columns(by_number("id"))
         twice = known["id"].is_duplicated()

@@ -16,11 +16,13 @@ from l2d.cache_builder.agents._base import Agent, AgentConfig, texts_digest
 from l2d.cache_builder.agents._matching import IdRule, Repeats, match_ids, one_row_each
 from l2d.cache_builder.agents._tariff import Tariff
 from l2d.cache_builder.answers import Answers
-from l2d.data.errors import DataError, UsageError, close_to, nearest
+from l2d.data.errors import AgentFailure, DataError, UsageError, close_to, nearest
 from l2d.data.samples import cells
 from l2d.data.samples.cells import first_true
 from l2d.data.samples.dataset import Batch, Dataset
+from l2d.data.samples.texts import Texts, series_of
 
+ROWS_AT_ONCE = 1 << 18  # of which copies are made
 RULES = {
     "first": "the first counts",
     "last": "the last counts",
@@ -124,8 +126,7 @@ class TableAnswersAgent(Agent):
         except DataError as error:
             raise DataError(f"{where}: {error.what}", where=error.where, hint=error.hint) from error
         del self.file  # a large one would be held as long as the agent
-        gaps = self.answers.with_gaps(len(dataset), tasks, len(dataset.classes))
-        silent = gaps.is_unavailable
+        silent = self._silent(dataset, tasks)
         if silent.all():
             raise DataError(
                 f"{where} answers not one of the samples",
@@ -133,7 +134,27 @@ class TableAnswersAgent(Agent):
                 hint=f"the dataset's ids are like {dataset.ids[0]!r}",
             )
         self.partial = bool(silent.any())
-        gaps.checked(config.name, dataset.ids, tasks, len(dataset.classes))
+
+    def _silent(self, dataset: Dataset, tasks: list[str]) -> np.ndarray:
+        """Where there is no answer, bool (n,), once all others are known to pass; some at a time, as copies are made.
+
+        Raises:
+            AgentFailure: as :meth:`l2d.cache_builder.answers.Answers.checked` of all at once.
+        """
+        count, silent = len(dataset.classes), np.zeros(len(dataset), bool)
+        every = series_of(dataset.ids)
+        try:
+            for start in range(0, len(dataset), ROWS_AT_ONCE):
+                rows = slice(start, start + ROWS_AT_ONCE)
+                ids = Texts(every[rows])
+                gaps = self.answers.rows(rows).with_gaps(len(ids), tasks, count)
+                silent[rows] = gaps.is_unavailable
+                gaps.checked(self.config.name, ids, tasks, count)
+        except AgentFailure:  # which of several faults is told does not hang on where they lie
+            gaps = self.answers.with_gaps(len(dataset), tasks, count)
+            gaps.checked(self.config.name, dataset.ids, tasks, count)
+            raise
+        return silent
 
     def _aligned(self, dataset: Dataset) -> Answers:
         """The file's answers in the dataset's order, NaN where there are none."""
@@ -165,23 +186,30 @@ class TableAnswersAgent(Agent):
                 columns[key] = numbers(getattr(config, key), key)
         if isinstance(config.paid, Tariff):
             columns["paid"] = config.paid.paid(file, rows)
-        several = int((np.bincount(at, minlength=1) > 1).any()) and len(at) - len(np.unique(at))
+        rising = bool((at[1:] > at[:-1]).all())  # as in a wide file: then none stands twice
+        several = 0 if rising else len(at) - len(np.unique(at))
         if several:
             counts = (
                 "which fill each other's gaps" if config.repeats == "refuse" else f"of which {RULES[config.repeats]}"
             )
             self.remarks.append(f"{several:,} rows are about a sample that has one already, {counts}")
+        kinds = {"cla": np.float32, "reg": np.float64, "seconds": np.float64, "paid": np.float64}  # classes are few
+        if rising and len(at) == len(dataset) and config.prob is None and config.text is None:
+            # a row for each sample, in order: nothing is moved, or copied for that
+            return Answers(
+                **{key: columns[key].astype(kind, copy=False) for key, kind in kinds.items() if key in columns}
+            )
         table = pl.DataFrame(columns)
         if several:
             whole = config.annotator is None
             table = one_row_each(table, config.repeats, file.where, lambda k: dataset.ids[k], whole=whole)
 
-        def spread(values: np.ndarray) -> np.ndarray:
-            whole = np.full((len(dataset), *values.shape[1:]), np.nan)
+        def spread(values: np.ndarray, kind: type = np.float64) -> np.ndarray:
+            whole = np.full((len(dataset), *values.shape[1:]), np.nan, kind)
             whole[table["at"].to_numpy()] = values
             return whole
 
-        found = {key: spread(table[key].to_numpy()) for key in ("cla", "reg", "seconds", "paid") if key in table}
+        found = {key: spread(table[key].to_numpy(), kind) for key, kind in kinds.items() if key in table}
         if config.prob is not None:
             found["prob"] = spread(table.select(f"prob_{k}" for k in range(len(dataset.classes))).to_numpy())
         if config.text is not None:
@@ -215,7 +243,7 @@ class TableAnswersAgent(Agent):
         )
 
     def _classes(self, rows: pl.DataFrame, classes: tuple[str, ...]) -> np.ndarray:
-        """Class index of each row's label, NaN where there is none.
+        """Class index of each row's label, float32 (n,), NaN where there is none.
 
         Raises:
             DataError: labels that are no class, the first with its row, all of them with how often.
@@ -246,8 +274,12 @@ class TableAnswersAgent(Agent):
             )
         if not names:
             return np.full(len(rows), np.nan)
-        found = written.replace_strict(values, [index[name] for name in names], default=None, return_dtype=pl.Float64)
-        return found.fill_null(float("nan")).to_numpy()
+        known, found = [index[name] for name in names], np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = written[start : start + ROWS_AT_ONCE]
+            part = part.replace_strict(values, known, default=None, return_dtype=pl.Float32)
+            found[start : start + len(part)] = part.fill_null(float("nan")).to_numpy()
+        return found
 
     def _texts(self, rows: pl.DataFrame) -> pl.Series:
         """The text of each row, null where there is none."""
@@ -303,8 +335,13 @@ class TableAnswersAgent(Agent):
 
     def fingerprint(self, dataset: Dataset) -> dict[str, Any]:
         """The answers alone: the file may move, be written in another form, or gain annotators."""
-        given = [(n, v) for n, v in vars(self.answers).items() if v is not None and n != "text"]
-        content = hashlib.sha256(b"".join(name.encode() + np.ascontiguousarray(v).tobytes() for name, v in given))
+        content = hashlib.sha256()
+        for name, values in vars(self.answers).items():
+            if values is None or name == "text":
+                continue
+            content.update(name.encode())
+            for start in range(0, len(values), ROWS_AT_ONCE):
+                content.update(np.ascontiguousarray(values[start : start + ROWS_AT_ONCE], dtype=np.float64).data)
         if self.answers.text is not None:
             content.update(texts_digest(self.answers.text.tolist()).encode())
         lent = {f"{task}_from": name for task, name in self.lenders.items()}

@@ -136,7 +136,7 @@ class CostConfig(Strict):
             costs["cla"] = self.cla.compute(answers, batch.target_cla, num_classes)
         if self.reg is not None and batch.target_reg is not None and "reg" not in costs:
             costs["reg"] = self.reg.compute(answers, batch.target_reg)
-        if self.text is not None and batch.target_text is not None:
+        if self.text is not None and batch.target_text is not None and "text" not in costs:
             costs["text"] = self.text.compute(answers, batch.target_text)
         return {task: costs[task] for task in self.tasks}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import polars as pl
@@ -39,6 +38,7 @@ class Answers:
         if source.annotator is not None:
             need(source.annotator, file.columns, "--annotator", source.answers)
         self.annotator = source.annotator or _repeating(file, self.id, known)
+        self._known: dict[tuple[str, ...], set[str]] = {}  # columns -> annotators with an answer in one of them
 
     def id_rule(self, samples: pl.Series, say: Say) -> str:
         """How ids are compared; told where the texts differ and the numbers do not."""
@@ -91,11 +91,12 @@ class Answers:
             return all(self.file.table[column].is_null().all() for column in columns)
         return name not in self._answering(tuple(columns))
 
-    @cache  # noqa: B019 - an import is short
     def _answering(self, columns: tuple[str, ...]) -> set[str]:
         """Annotators with an answer in one of these columns."""
-        filled = self.file.table.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
-        return set(self.file.text(str(self.annotator), filled).unique().to_list())
+        if columns not in self._known:
+            filled = self.file.table.filter(pl.any_horizontal(pl.col(list(columns)).is_not_null()))
+            self._known[columns] = set(self.file.text(str(self.annotator), filled).unique().to_list())
+        return self._known[columns]
 
     def stand_in(self, name: str, task: str) -> list[str]:
         """The key that says what counts for an agent that does not answer a task.
@@ -108,8 +109,6 @@ class Answers:
         if task in self.source.charged:
             return [f"{task}_cost = {self.source.charged[task]!r}"]
         hint = f"--{task}-from AGENT uses that one's answer, --{task}-cost NUMBER charges a cost"
-        if task == "text":
-            hint = "leave it out with --agents, or import without --target-text"
         raise DataError(f"{name} does not answer the task {task!r}", where=self.source.answers, hint=hint)
 
 

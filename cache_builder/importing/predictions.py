@@ -196,11 +196,7 @@ def _long_columns(source: Source, answers: Answers, classes: list[str], say: Say
                 f"which column has the answers about {target!r}?",
                 where=file.path,
                 hint=f"{ASKED[key]} one of {some(rest, 40)}"
-                + (
-                    f", or where no agent answers it: --{key}-from AGENT"
-                    if len(source.targets) > 1 and key != "text"
-                    else ""
-                ),
+                + (f", or where no agent answers it: --{key}-from AGENT" if len(source.targets) > 1 else ""),
             )
     return found
 

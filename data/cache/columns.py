@@ -44,12 +44,17 @@ def numbers(column: pa.Array | pa.ChunkedArray, missing: float = 0) -> np.ndarra
         return (array.fill_null(missing) if array.null_count else array).to_numpy(zero_copy_only=False)
     if not len(array):
         return np.empty(0, kind)
-    valid, data = array.buffers()
-    values = np.frombuffer(data, kind, len(array), array.offset * array.type.bit_width // 8)
-    if not array.null_count:
-        return values
-    bits = np.unpackbits(np.frombuffer(valid, np.uint8), count=array.offset + len(array), bitorder="little")
-    return np.where(bits[array.offset :], values, np.array(missing, kind))
+    values = np.frombuffer(array.buffers()[1], kind, len(array), array.offset * array.type.bit_width // 8)
+    return np.where(gaps(array), np.array(missing, kind), values) if array.null_count else values
+
+
+def gaps(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
+    """Where a column of any type has no value, bool (n,). ``is_null().to_numpy()`` would import pandas."""
+    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if array.null_count in (0, len(array)):
+        return np.full(len(array), array.null_count > 0)
+    valid = np.frombuffer(array.buffers()[0], np.uint8)
+    return np.unpackbits(valid, count=array.offset + len(array), bitorder="little")[array.offset :] == 0
 
 
 def number_column(values: np.ndarray, missing: np.ndarray | None = None) -> pa.Array:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from l2d.data.cache.columns import gaps, numbers
+
 if TYPE_CHECKING:
     from l2d.data.cache.reader import AgentRecord, CostCache
 
@@ -28,7 +30,7 @@ def paid_by(agent: AgentRecord, part: Mapping[str, np.ndarray | pa.ChunkedArray]
     names = part.column_names if isinstance(part, pa.Table) else part
     if PAID in names:
         values = part[PAID]
-        return values if isinstance(values, np.ndarray) else values.to_numpy()
+        return values if isinstance(values, np.ndarray) else numbers(values, float("nan"))
     return np.full(rows, np.nan if agent.paid_each is None else agent.paid_each)
 
 
@@ -55,7 +57,7 @@ def missing_prices(cache: CostCache) -> dict[str, int]:
         count = 0
         for chunk in range(cache.record.num_chunks):
             part = cache.predictions(agent.name, chunk, ["failure", PAID])
-            answered = part["failure"].is_null().to_numpy()
+            answered = gaps(part["failure"])
             count += int(np.isnan(paid_by(agent, part, len(part))[answered]).sum())
         if count:
             found[agent.name] = count

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -145,9 +145,12 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def ids_digest(ids: list[str] | pl.Series | pa.Array) -> str:
-    """SHA-256 of sample ids in order: equal digests mean the same samples in the same order."""
-    return hashlib.sha256(ids_bytes(ids)).hexdigest()
+def ids_digest(ids: list[str] | pl.Series | pa.Array | Iterator[pa.Array]) -> str:
+    """SHA-256 of sample ids in order, in parts or at once: equal digests mean the same samples in the same order."""
+    state = hashlib.sha256()
+    for part in ids if isinstance(ids, Iterator) else [ids]:
+        state.update(ids_bytes(part))
+    return state.hexdigest()
 
 
 def ids_bytes(ids: list[str] | pl.Series | pa.Array) -> np.ndarray:

@@ -60,6 +60,13 @@ def in_order(sample_id: str) -> tuple:
     return (origin, 0, int(name), name) if number else (origin, 1, 0, name)
 
 
+def ranks(ids: Sequence[str]) -> np.ndarray:
+    """The place of each of n images in that order, int (n,)."""
+    rank = np.empty(len(ids), np.int64)
+    rank[sorted(range(len(ids)), key=lambda image: in_order(ids[image]))] = np.arange(len(ids))
+    return rank
+
+
 _LARGEST_AREA = 1e10
 
 

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar, cast, overload
+from typing import TypeVar, overload
 
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from l2d.data.errors import DataError
 
 WORTH_IT = 64 << 20  # bytes in memory, from which on a table is not held
 CELL = 8  # bytes that a cell takes, about
 GLANCE = 10  # first rows that are kept at hand: as many as l2d.data.samples.columns looks at first
-READ_BUFFER = 1 << 20  # bytes of a column that are read ahead; else it is read whole, row group by row group
 
 Found = TypeVar("Found")
 
@@ -74,12 +71,8 @@ class ColumnFile:
 
     @property
     def is_worth_it(self) -> bool:
-        """Whether it is large, and both libraries that read it, of columns and of rows, give its columns one type."""
-        if self.height * len(self.columns) * CELL < WORTH_IT:
-            return False
-        with pq.ParquetFile(self.path) as file:
-            by_rows = self._read(lambda: pl.DataFrame(pl.from_arrow(file.schema_arrow.empty_table())))
-        return by_rows.schema == self.schema
+        """Whether it is large."""
+        return self.height * len(self.columns) * CELL >= WORTH_IT
 
     @cached_property
     def first(self) -> pl.DataFrame:
@@ -99,39 +92,13 @@ class ColumnFile:
             return pl.DataFrame(schema=self.schema)
         return self.select(list(names) or self.columns[:1])
 
-    def frames(self, names: Sequence[str], rows_at_once: int, start: int = 0) -> Iterator[pl.DataFrame]:
-        """Some columns from a row on, that many rows at once, in order. Row groups before that row are not read."""
-        batches = self._batches(names, rows_at_once, start)
-        waiting: list[pl.DataFrame] = []
-        while (frame := self._read(lambda: next(batches, None))) is not None:
-            waiting.append(frame)
-            if sum(map(len, waiting)) >= rows_at_once:
-                whole = pl.concat(waiting) if len(waiting) > 1 else waiting[0]
-                yield whole[:rows_at_once]
-                waiting = [whole[rows_at_once:]] if len(whole) > rows_at_once else []
-        if waiting:
-            yield pl.concat(waiting)
-
-    def _batches(self, names: Sequence[str], rows_at_once: int, start: int) -> Iterator[pl.DataFrame]:
-        with pq.ParquetFile(self.path, buffer_size=READ_BUFFER, pre_buffer=False) as file:
-            sizes = [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
-            first = 0
-            while first < len(sizes) and start >= sizes[first]:
-                start -= sizes[first]
-                first += 1
-            groups = range(first, len(sizes))
-            for batch in file.iter_batches(rows_at_once, row_groups=groups, columns=list(names)) if groups else ():
-                frame, start = cast(pl.DataFrame, pl.from_arrow(batch))[start:], max(0, start - len(batch))
-                if len(frame):
-                    yield frame.select(names)
-
     def __reduce__(self) -> tuple:
         return pl.DataFrame, (self.select(self.columns).get_columns(),)  # where it is sent the file need not be
 
     def _read(self, read: Callable[[], Found]) -> Found:
         try:
             found = read()
-        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError) as error:
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
             what = f"cannot be read: {(str(error) or type(error).__name__).splitlines()[0]}"
             raise DataError(what, where=self.path, hint="is it a whole file of that format?") from error
         if _stamp(self.path) != self._stamp:

@@ -15,16 +15,18 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import text_column, text_of_series, texts_column
+from l2d.data.cache.columns import text_of_series, texts_column
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, DataError
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.column_file import Table
 from l2d.data.samples.digests import Lazy, column_digest
 from l2d.data.samples.encoded_columns import EncodedColumns
-from l2d.data.samples.encoded_rows import EncodedRows
+from l2d.data.samples.split_names import Splits
 from l2d.data.samples.texts import Texts, any_twice
 from l2d.data.samples.tokens import FIELD_NAME, Tokens
+
+ROWS_AT_ONCE = 1 << 18  # of ids and splits that are a column of text at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,9 +76,9 @@ class Dataset:
 
     name: str
     ids: Sequence[str]
-    split: np.ndarray  # (n,) of "train", "validation", "test"
+    split: np.ndarray | Splits  # (n,) of "train", "validation", "test"; held as Splits
     #: Inputs of the rejector that are known before any agent is asked, float32 (n, width); see `matrix`.
-    features: np.ndarray | EncodedColumns | EncodedRows | None
+    features: np.ndarray | EncodedColumns | None
     columns: Table
     frozen: bytes | None = None  # arrays that the fitted encoder of the features consists of, as safetensors
     target_cla: np.ndarray | None = None  # int32 (n,): index into classes
@@ -95,6 +97,7 @@ class Dataset:
     unit_reg: str = ""  # what target_reg is measured in, for people
 
     def __post_init__(self):
+        object.__setattr__(self, "split", Splits.of(self.split))
         if not self.ids:
             raise DataError("the dataset has no samples", where=self.name, hint="check the path and `where`")
         first: dict[str, int] = {}
@@ -144,16 +147,18 @@ class Dataset:
         """Boolean mask of the training split, (n,)."""
         return self.split == "train"
 
-    @cached_property
-    def id_column(self) -> pa.Array:
-        """The ids as a column of text, which parts of the cache hold slices of."""
-        return text_of_series(self.ids.series) if isinstance(self.ids, Texts) else texts_column(list(self.ids))
+    def id_column(self, rows: slice) -> pa.Array:
+        """Ids as a column of text."""
+        ids = self.ids
+        return text_of_series(ids.series[rows]) if isinstance(ids, Texts) else texts_column(list(ids[rows]))
 
-    @cached_property
-    def split_column(self) -> pa.Array:
-        """The splits as a column of text."""
-        codes = sum(code * (self.split == name) for code, name in enumerate(schema.SPLITS))
-        return text_column(list(schema.SPLITS), codes)
+    def split_column(self, rows: slice) -> pa.Array:
+        """Splits as a column of text."""
+        return text_of_series(pl.Series(schema.SPLITS).gather(Splits.of(self.split).codes[rows].astype(np.uint32)))
+
+    def _digest_of(self, column: Callable[[slice], pa.Array]) -> str:
+        """Of a column of text, some rows at a time."""
+        return schema.ids_digest(column(slice(k, k + ROWS_AT_ONCE)) for k in range(0, len(self), ROWS_AT_ONCE))
 
     def batch(self, rows: range, answers: dict[str, Any] | None = None) -> Batch:
         """The samples at ``rows``, ready for an agent."""
@@ -174,13 +179,13 @@ class Dataset:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Which samples, in which order: with another one, nothing of a cache can be kept."""
-        return {"samples": len(self.ids), "ids_and_order": schema.ids_digest(self.id_column)}
+        return {"samples": len(self.ids), "ids_and_order": self._digest_of(self.id_column)}
 
     @cached_property
     def content(self) -> Lazy:
         """Digest of everything else an agent may have looked at; each agent says which of these it reads."""
         found: dict[str, Callable[[], Any]] = {
-            "split": lambda: schema.ids_digest(self.split_column)[:16],
+            "split": lambda: self._digest_of(self.split_column)[:16],
             "target_cla": lambda: _content(self.target_cla),
             "target_reg": lambda: _content(self.target_reg),
             "features": lambda: _content(self.features),
@@ -230,7 +235,7 @@ def _digests(files: tuple[Path, ...]) -> list[str]:
         return list(pool.map(digest_of, files))
 
 
-def _content(values: np.ndarray | EncodedColumns | EncodedRows | None) -> str | None:
+def _content(values: np.ndarray | EncodedColumns | None) -> str | None:
     if values is None:
         return None
     if not isinstance(values, np.ndarray):

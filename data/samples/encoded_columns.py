@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from l2d.data.samples.column_file import Table
+from l2d.data.samples.column_file import Table, held
 from l2d.data.samples.features import ROWS_AT_ONCE, Feature, FeatureEncoder, encoded_columns
 from l2d.data.samples.numbers import write_columns
+from l2d.data.samples.scratch import Scratch, ScratchColumn
+from l2d.data.samples.text import TextSettings
+
+HELD = 128 << 20  # bytes of features that are held in memory; what comes then lies in a file
+BESIDE = 16  # bytes of that which each row takes away, since its id, split and answers are held too
+BLOCK = 16 << 20  # bytes of rows that are put together at once for their digest
 
 
 class EncodedColumns:
@@ -23,7 +30,7 @@ class EncodedColumns:
         shape: of the matrix.
     """
 
-    def __init__(self, rows: int, columns: list[np.ndarray]):
+    def __init__(self, rows: int, columns: list[np.ndarray | ScratchColumn]):
         self._columns = columns  # (n,) or (n, several)
         self.shape = rows, sum(1 if one.ndim == 1 else one.shape[1] for one in columns)
 
@@ -41,11 +48,38 @@ class EncodedColumns:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the matrix, as hexadecimal text."""
-        state = hashlib.sha256()
-        for start in range(0, len(self), ROWS_AT_ONCE):
-            state.update(self[start : start + ROWS_AT_ONCE].data)
+        """SHA-256 of the matrix, as hexadecimal text. Rows are put together while those before them are hashed."""
+        state, step = hashlib.sha256(), max(1, BLOCK // (4 * max(1, self.shape[1])))
+        with ThreadPoolExecutor(1, thread_name_prefix="rows") as pool:
+            coming = pool.submit(self.__getitem__, slice(0, step))
+            for start in range(0, len(self), step):
+                block, coming = coming.result(), pool.submit(self.__getitem__, slice(start + step, start + 2 * step))
+                state.update(block.data)
         return state.hexdigest()
+
+
+def fitted_and_encoded(
+    table: Table,
+    expressions: list[str],
+    *,
+    rows: np.ndarray,
+    text: Mapping[str, TextSettings],
+    reading: Mapping[str, Any],
+) -> tuple[FeatureEncoder, np.ndarray | EncodedColumns]:
+    """An encoder fitted on training rows, and the features of all rows.
+
+    Args:
+        table, expressions, rows, text, reading: as for :meth:`l2d.data.samples.features.FeatureEncoder.fit`. A table
+            that is not held has no text among its features.
+
+    Raises:
+        DataError: as :meth:`FeatureEncoder.fit` and :meth:`FeatureEncoder.transform`; there is no room for a file.
+    """
+    if text or len(table) <= ROWS_AT_ONCE:
+        whole = held(table)
+        encoder = FeatureEncoder.fit(whole, expressions, rows=rows, text=text, reading=reading)
+        return encoder, encoder.transform(whole)
+    return columns_of_features(table, expressions, rows, reading)
 
 
 def columns_of_features(
@@ -60,21 +94,28 @@ def columns_of_features(
     Raises:
         DataError: as :meth:`FeatureEncoder.fit` and :meth:`FeatureEncoder.transform`.
     """
-    found: dict[int, list[np.ndarray]] = {}
+    found: dict[int, list[np.ndarray | ScratchColumn]] = {}
     wrong: dict[int, tuple[int, int]] = {}  # feature -> first row that does not fit, and which of its columns
-    lock = threading.Lock()
+    lock, room, scratch = threading.Lock(), HELD - BESIDE * len(table), None
+
+    def kept(columns: list[np.ndarray]) -> list[np.ndarray | ScratchColumn]:
+        nonlocal room, scratch
+        with lock:
+            room -= sum(column.nbytes for column in columns)
+            if room >= 0:
+                # of a view what it is a view of would be held
+                return [column if column.base is None else column.copy() for column in columns]
+            scratch = scratch or Scratch()
+        return [scratch.put(column) for column in columns]
 
     def encode(position: int, feature: Feature, part: pl.DataFrame) -> None:
         columns = []
         for values in encoded_columns(part, feature, 0):
             with np.errstate(over="ignore"):  # refused below
-                kept = values if values.dtype == bool else np.ascontiguousarray(values, dtype=np.float32)
-            if kept.base is not None:
-                kept = kept.copy()  # else what it is a view of would be held
-            columns.append(kept)
-        bad = _first_not_finite(columns)
+                columns.append(np.ascontiguousarray(values, dtype=None if values.dtype == bool else np.float32))
+        bad, encoded = _first_not_finite(columns), kept(columns)
         with lock:
-            found[position] = columns
+            found[position] = encoded
             if bad is not None:
                 wrong[position] = bad
 

@@ -23,6 +23,7 @@ from l2d.data.samples.text import TextFeature, TextSettings, fit_text, packed, u
 MISSING_CATEGORY = "(missing)"
 MOST_CATEGORIES = 100  # a text column of more is more likely a mistake
 ROWS_AT_ONCE = 65_536  # that are encoded, so that no copy of all columns is held
+MOST_ROWS_IN_THREADS = 4 << 20  # of a table: several features of more at a time would take too much memory
 MOST_ELEMENTS = 65_536  # of a list: more is more likely something else than an embedding
 
 
@@ -133,7 +134,8 @@ class FeatureEncoder:
                 with_each(place, feature, whole)
             return feature
 
-        fitted = in_threads(fit_one, range(len(expressions)), table.height > ROWS_AT_ONCE)
+        worth_it = ROWS_AT_ONCE < table.height <= MOST_ROWS_IN_THREADS
+        fitted = in_threads(fit_one, range(len(expressions)), worth_it)
         for name, settings in (text or {}).items():
             expression = settings.expression
             fit = fit_text if settings.embed is None else fit_embedding

@@ -12,13 +12,15 @@ from l2d.data.cache.schema import SPLITS
 from l2d.data.errors import DataError
 from l2d.data.samples.cells import first_true
 from l2d.data.samples.column_file import Table
+from l2d.data.samples.split_names import Splits
 
 AT_ONCE = 65_536  # ids that are hashed at once
+FEW = 16  # strata, up to which each is looked for by itself
 
 
 def hash_split(
     ids: Sequence[str], strata: list[object] | pl.DataFrame, *, fractions: tuple[float, float, float], salt: str
-) -> np.ndarray:
+) -> Splits:
     """Assign each sample to a split, every stratum in the same proportions.
 
     Within a stratum samples are ranked by ``SHA-256(salt:id)`` and cut at the cumulative fractions, from an offset
@@ -32,20 +34,24 @@ def hash_split(
         salt: names the split; another salt draws another one.
 
     Returns:
-        Array of n strings out of ``train``, ``validation``, ``test``.
+        The split of each sample, n of them.
 
     Raises:
         DataError: a split would have no samples.
     """
+    members = _members(strata)
+    del strata  # texts, which take more memory than what follows
     hashes = _hashes(ids, salt)
     edges = np.cumsum(fractions)[:2]
-    splits = np.empty(len(ids), dtype="<U10")
-    for stratum, positions in _members(strata).items():
-        positions = positions[_ascending(hashes[positions])]
+    splits = Splits(np.empty(len(ids), np.uint8))
+    for stratum, positions in members.items():
+        positions = positions[_ascending(hashes[positions], ids, positions, salt)]
         seed = hashlib.sha256(f"{salt}:{stratum!r}".encode()).digest()[:8]
         offset = int.from_bytes(seed, "little") / 2**64  # else strata of one or two would never be tested
-        quantiles = (np.arange(len(positions)) + offset) / len(positions)
-        splits[positions] = np.array(SPLITS)[np.searchsorted(edges, quantiles, side="right")]
+        for start in range(0, len(positions), AT_ONCE):
+            part = positions[start : start + AT_ONCE]
+            quantiles = (np.arange(start, start + len(part)) + offset) / len(positions)
+            splits.codes[part] = np.searchsorted(edges, quantiles, side="right")
     require_all_splits(splits)
     return splits
 
@@ -53,6 +59,8 @@ def hash_split(
 def _members(strata: list[object] | pl.DataFrame) -> dict[object, np.ndarray]:
     """Positions of the samples of each stratum, ascending; strata in the order in which they appear."""
     if isinstance(strata, pl.DataFrame):
+        if strata.width == 1 and len(strata) and (few := _of_few(strata.to_series())) is not None:
+            return few
         groups = strata.with_row_index("").group_by(strata.columns, maintain_order=True).agg("")
         return {key: at.to_numpy() for key, at in zip(groups.drop("").iter_rows(), groups[""], strict=True)}
     numbers: dict[object, int] = {}
@@ -62,21 +70,47 @@ def _members(strata: list[object] | pl.DataFrame) -> dict[object, np.ndarray]:
     return dict(zip(numbers, parts, strict=True))
 
 
+def _of_few(column: pl.Series) -> dict[object, np.ndarray] | None:
+    """:func:`_members` of a column of few values, such as classes: looked for one by one, which takes less memory."""
+    values = column.unique(maintain_order=True)
+    if len(values) > FEW:
+        return None
+    return {(value,): column.eq_missing(value).arg_true().to_numpy() for value in values.to_list()}
+
+
 def _hashes(ids: Sequence[str], salt: str) -> np.ndarray:
-    """``SHA-256(salt:id)`` of each id as four numbers, the first counting most: uint64 (n, 4)."""
-    begun, found = f"{salt}:", np.empty((len(ids), 4), np.uint64)
+    """The first 64 bits of ``SHA-256(salt:id)`` of each id: uint64 (n,)."""
+    found = np.empty(len(ids), np.uint64)
     for start in range(0, len(ids), AT_ONCE):
-        texts = [f"{begun}{sample_id}".encode() for sample_id in ids[start : start + AT_ONCE]]
-        joined = b"".join([hashlib.sha256(text).digest() for text in texts])
-        found[start : start + AT_ONCE] = np.frombuffer(joined, ">u8").reshape(-1, 4)
+        part = ids[start : start + AT_ONCE]
+        found[start : start + len(part)] = _words(part, salt)[:, 0]
     return found
 
 
-def _ascending(hashes: np.ndarray) -> np.ndarray:
-    """Positions of hashes in their order."""
-    order = np.argsort(hashes[:, 0], kind="stable")
-    first = hashes[order, 0]
-    return np.lexsort(hashes.T[::-1]) if (first[1:] == first[:-1]).any() else order  # equal in 64 bits: by the others
+def _words(ids: Sequence[str], salt: str) -> np.ndarray:
+    """``SHA-256(salt:id)`` of each id as four numbers, the first counting most: uint64 (n, 4)."""
+    joined = b"".join([hashlib.sha256(f"{salt}:{sample_id}".encode()).digest() for sample_id in ids])
+    return np.frombuffer(joined, ">u8").reshape(-1, 4).astype(np.uint64)
+
+
+def _ascending(hashes: np.ndarray, ids: Sequence[str], at: np.ndarray | None, salt: str) -> np.ndarray:
+    """Positions of hashes in their order; where their first 64 bits are equal all 256 count.
+
+    Args:
+        hashes: the first 64 bits, (n,).
+        ids: what they are hashes of.
+        at: positions of those among the ids, (n,); None where they are all.
+        salt: of the hashes.
+    """
+    order = np.argsort(hashes, kind="stable")
+    first = hashes[order]
+    equal = first[1:] == first[:-1]
+    if equal.any():
+        among = np.flatnonzero(np.append(equal, False) | np.append(False, equal))
+        positions = np.sort(order[among])
+        words = _words([ids[k] for k in (positions if at is None else at[positions])], salt)
+        order[among] = positions[np.lexsort(words.T[::-1])]
+    return order
 
 
 #: Spellings of the splits, in small letters. ``eval`` is often the only set beside train and test.
@@ -146,11 +180,11 @@ def validation_share(ids: Sequence[str], share: float, salt: str) -> np.ndarray:
     The same on every machine and in any order of the ids; at least one, and not all of them.
     """
     count = min(max(round(share * len(ids)), 1), len(ids) - 1)
-    return np.sort(_ascending(_hashes(ids, salt))[:count]).astype(np.int64)
+    return np.sort(_ascending(_hashes(ids, salt), ids, None, salt)[:count]).astype(np.int64)
 
 
 def require_all_splits(
-    splits: np.ndarray, hint: str = "give it a larger fraction under [dataset.split], or more data"
+    splits: np.ndarray | Splits, hint: str = "give it a larger fraction under [dataset.split], or more data"
 ) -> None:
     """Raises :class:`DataError` unless train, validation and test each have a sample and nothing else occurs."""
     counts = {name: int((splits == name).sum()) for name in SPLITS}

@@ -18,16 +18,18 @@ from l2d.data.samples.column_file import Table, held
 from l2d.data.samples.columns import column_lines, no_text, row_number_notes
 from l2d.data.samples.dataset import Dataset
 from l2d.data.samples.embedded_text import EmbeddedText
-from l2d.data.samples.encoded_rows import fitted_and_encoded
+from l2d.data.samples.encoded_columns import fitted_and_encoded
 from l2d.data.samples.expressions import check, column_named, columns_of, evaluate, name_of, quoted
 from l2d.data.samples.features import FeatureEncoder, check_features
 from l2d.data.samples.images import image_files
+from l2d.data.samples.split_names import Splits
 from l2d.data.samples.splits import hash_split, named_splits, require_all_splits, split_column, validation_share
 from l2d.data.samples.standardise import standardisation
 from l2d.data.samples.text import TextSettings
 from l2d.data.samples.texts import series_of, texts_of
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.data.samples.true_texts import true_texts
+from l2d.data.sources._classes import classes_of
 from l2d.data.sources.text_table import Reading, open_table
 
 
@@ -190,9 +192,6 @@ class TableConfig(Strict):
         return found
 
 
-MOST_CLASSES = 10_000  # agents answer with a probability of each
-MOST_NUMBERS = 1000  # of classes that are numbers with decimals, or more than half as many as rows
-
 #: Columns of the samples table that are not the source's.
 RESERVED_COLUMNS = {"cache", "sample_id", "split", *TARGET_TYPES, *INPUT_COLUMNS}
 
@@ -238,7 +237,7 @@ def _prepare(table: Table, config: TableConfig, name: str, reading: Reading) -> 
         raise DataError(f"row {first_true(ids_column.is_null())} has no id", hint="filter it with `where`")
     ids = texts_of(ids_column)
 
-    target_cla, classes = _classes(table, config)
+    target_cla, classes = classes_of(table, config.target_cla, config.classes)
     target_reg = None
     if config.target_reg is not None:  # a copy, as torch wants memory that it may write to
         target_reg = evaluate(table, config.target_reg, pl.Float32).fill_null(float("nan")).to_numpy().copy()
@@ -333,68 +332,33 @@ def _expressions(config: TableConfig) -> list[str]:
     return [expression for expression in found if expression is not None]
 
 
-def _split(table: Table, config: SplitConfig, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def _strata(table: Table, expressions: list[str]) -> pl.DataFrame | list[object]:
+    columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(expressions)]
+    return pl.DataFrame(columns) if columns else [()] * len(table)
+
+
+def _split(table: Table, config: SplitConfig, ids: Sequence[str]) -> tuple[np.ndarray | Splits, list[str]]:
     """The split of each row, and what to say of it."""
     if config.column is None:
-        columns = [evaluate(table, each, pl.String).alias(f"{k}") for k, each in enumerate(config.stratify)]
-        strata: list[object] | pl.DataFrame = pl.DataFrame(columns) if columns else [()] * len(ids)
-        split = hash_split(ids, strata, fractions=(config.train, config.validation, config.test), salt=config.salt)
+        drawn = hash_split(  # which lets go of the strata
+            ids,
+            _strata(table, config.stratify),
+            fractions=(config.train, config.validation, config.test),
+            salt=config.salt,
+        )
         unused = split_column(table)
         if unused is None:
             named = next((name for name in table.columns if name.lower() == "split"), None)
             says = f"splits: drawn at random; the column {named!r} is not used, its values are not train, test …"
-            return split, [] if named is None else [says]
+            return drawn, [] if named is None else [says]
         use = f'split = {{ column = "{unused}" }} uses it'
-        return split, [f"splits: drawn at random; the column {unused!r} is not used, {use}"]
+        return drawn, [f"splits: drawn at random; the column {unused!r} is not used, {use}"]
     split, note = named_splits(evaluate(table, config.column, pl.String))
     notes = [] if note is None else [note]
     if not (split == "validation").any():
         train = np.flatnonzero(split == "train")
-        drawn = train[validation_share(series_of(ids).gather(train).to_list(), config.validation, config.salt)]
-        split[drawn] = "validation"
-        notes.append(f"splits: {config.column!r} names no validation rows, so {len(drawn):,} are drawn from training")
+        taken = train[validation_share(series_of(ids).gather(train).to_list(), config.validation, config.salt)]
+        split[taken] = "validation"
+        notes.append(f"splits: {config.column!r} names no validation rows, so {len(taken):,} are drawn from training")
     require_all_splits(split, hint=f"{config.column!r} has to name rows for it")
     return split, notes
-
-
-def _classes(table: Table, config: TableConfig) -> tuple[np.ndarray | None, tuple[str, ...]]:
-    """Class index of each row and the classes' names."""
-    if config.target_cla is None:
-        if config.classes is not None:
-            raise DataError("`classes` is given without `target_cla`", hint="remove it")
-        return None, ()
-    column = evaluate(table, config.target_cla)
-    if column.dtype.is_float():
-        column = column.fill_nan(None)
-    if column.null_count():
-        row = first_true(column.is_null())
-        raise DataError(f"row {row} has no target_cla", hint="filter such rows with `where`")
-    if column.dtype == pl.String:
-        values = column.unique().sort().to_numpy()
-        index = column.cast(pl.Enum(values.tolist())).to_physical().to_numpy()
-    else:
-        values, index = np.unique(column.to_numpy(), return_inverse=True)
-    if len(values) < 2:
-        raise DataError(f"target_cla has one value, {values[0]}", hint="a class needs at least two")
-    most = MOST_NUMBERS if column.dtype.is_float() and (column != column.round(0)).any() else MOST_CLASSES
-    if len(values) > most or len(values) > max(MOST_NUMBERS, len(column) // 2):
-        raise DataError(
-            f"target_cla has {len(values)} values in {len(column)} rows",
-            hint=f"is it an id, or a number and a target_reg? At most {most:,} classes, and half as many as rows",
-        )
-    names = config.classes or [str(value) for value in values]
-    if len(set(names)) != len(names):
-        raise DataError(f"`classes` names a class twice: {names}", hint="give each class a name of its own")
-    if len(names) != len(values):
-        raise DataError(
-            f"`classes` names {len(names)} classes, target_cla has {len(values)} values: {values[:10].tolist()}",
-            hint="one name for each value, in sorted order",
-        )
-    if config.classes is not None and column.dtype == pl.String:
-        if sorted(names) != sorted(values.tolist()):
-            raise DataError(
-                f"`classes` is {names}, but target_cla is one of {values[:10].tolist()}",
-                hint="where target_cla is text, `classes` puts its values in order; it cannot rename them",
-            )
-        index = np.array([names.index(value) for value in values])[index]
-    return index.astype(np.int32), tuple(names)

@@ -221,12 +221,12 @@ def read_header(path: Path) -> Header:
 
 def require_readable(path: Path, hint: str = "relative paths are relative to the recipe") -> None:
     """Raises :class:`DataError` with a hint unless there is a file of a format that is read here."""
-    if path.suffix.lower() not in FORMATS:
-        raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
     try:
-        found = path.is_file()
+        there, found = path.exists(), path.is_file()
     except OSError:  # the name is too long
-        found = False
+        there = found = False
+    if there and path.suffix.lower() not in FORMATS:
+        raise DataError("is neither .parquet nor .csv", where=path, hint="convert the table to one of them")
     if not found:
         raise DataError("there is no such file", where=path, hint=hint)
 

@@ -67,6 +67,13 @@ PartsLimitOption = Annotated[
 RunArgument = Annotated[Path, typer.Argument(help="A run made by `l2d train`, or one from a sweep.", metavar="RUN")]
 RunsArgument = Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.", metavar="RUN...")]
 SplitOption = Annotated[Split, typer.Option(help="Which samples are judged.")]
+ImagesOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Where the image files lie now that a rejector on pixels looks at. Default: where it was trained on them.",
+    ),
+]
 GroupOption = Annotated[
     str | None,
     typer.Option(help="A kept column: samples with one value are resampled together. Default: `group`, if kept."),

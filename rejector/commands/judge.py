@@ -13,6 +13,7 @@ from l2d.data.terminal.options import (
     Format,
     FormatOption,
     GroupOption,
+    ImagesOption,
     ReplaceOption,
     RunArgument,
     RunsArgument,
@@ -47,6 +48,7 @@ def evaluate(
             metavar="RADIUS",
         ),
     ] = None,
+    images: ImagesOption = None,
     format: FormatOption = Format.table,
 ):
     """Deferral loss, task metrics, allocation, every agent alone, baselines and oracle, with intervals.
@@ -69,7 +71,7 @@ def evaluate(
     from l2d.rejector.runs.files import RUN_FILE
 
     one = len(runs) == 1 and (runs[0] / RUN_FILE).is_file()  # a run, not a folder of runs
-    found = judge(runs, split=split.value, group=group, causal=causal, robust=robust)
+    found = judge(runs, split=split.value, group=group, causal=causal, robust=robust, images=images)
     if isinstance(found, PolicyEvaluations):
         print_result(found, format.value)
     else:
@@ -82,6 +84,7 @@ def theory(
     split: SplitOption = Split.test,
     figure: Annotated[Path | None, typer.Option(help="Write the figure: a .png or .svg file.")] = None,
     device: DeviceOption = "cpu",
+    images: ImagesOption = None,
     format: FormatOption = Format.table,
 ):
     """Why a rejector falls short: features, class, data, optimization; the model's heads; the paper's bounds.
@@ -100,7 +103,7 @@ def theory(
     from l2d.rejector.library import theory as diagnose
 
     say("estimating expected costs, training again on halves; no agent is asked")
-    found = diagnose(run, split=split.value, device=device)
+    found = diagnose(run, split=split.value, device=device, images=images)
     print_result(found, format.value)
     if figure is not None:
         found.write_figure(figure)
@@ -116,6 +119,7 @@ def choose(
     prefer: Annotated[
         str | None, typer.Option(help="Among those that meet the target. Default: least task_cost, or least budget.")
     ] = None,
+    images: ImagesOption = None,
     format: FormatOption = Format.table,
 ):
     """Choose a run of a sweep for a target: on validation, and then what it gave on test.
@@ -131,7 +135,7 @@ def choose(
     from l2d.data.terminal.render import print_result
     from l2d.rejector.library import choose as choose_run
 
-    choice = choose_run(runs, *target, prefer=prefer)
+    choice = choose_run(runs, *target, prefer=prefer, images=images)
     print_result(choice, format.value)
     for row in choice.to_json()["targets"]:
         if not row["met_on_test"]:
@@ -148,7 +152,14 @@ def report(
         list[str] | None,
         typer.Option(help="Column or SQL expression to group samples by; may be repeated. Default: the most telling."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of a detection dataset's images, for examples.")] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A detection dataset's images, for examples and rejectors on pixels. Default: where a rejector was "
+            "trained on them, else the small ones in the cache.",
+        ),
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="The main figures as one picture: a .png or .svg file.")] = None,
     figures: Annotated[Path | None, typer.Option(help="Folder for every figure as a picture of its own.")] = None,
     figure_format: Annotated[Picture, typer.Option(help="File format for --figures.")] = Picture.png,
@@ -209,6 +220,7 @@ def worth(
     figure: Annotated[Path | None, typer.Option(help="Write the figure: a .png or .svg file.")] = None,
     save: Annotated[Path | None, typer.Option(help="Folder to keep it in, for SQL (view agent_values).")] = None,
     overwrite: ReplaceOption = False,
+    images: ImagesOption = None,
     format: FormatOption = Format.table,
 ):
     """What each agent is worth: what is lost without it, its share of the gain, the charge at which it stops paying.
@@ -240,6 +252,7 @@ def worth(
         figure=figure,
         save=save,
         overwrite=overwrite,
+        images=images,
     )
     print_result(found, format.value)
     if isinstance(found, NewAgent) and found.next:

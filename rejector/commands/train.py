@@ -79,7 +79,7 @@ def train(
             progress=bars.epochs(config.epochs),
             config=config,
         )
-    if _print_on_test(run, format, one=True):
+    if _print_on_test(run, format, one=True, images=config.images):
         sql = "SELECT agent, count(*) FROM allocations GROUP BY ALL"
         say(f'next: l2d report {quote(out)}, or l2d query {quote(out)} {quote(cache)} "{sql}"')
 
@@ -141,16 +141,16 @@ def sweep(
             progress=bars.epochs(config.epochs),
             config=config,
         )
-    if _print_on_test(runs, format, one=False):
+    if _print_on_test(runs, format, one=False, images=config.images):
         say(f"next: l2d report {quote(out)}, or l2d evaluate {quote(out)} --split validation")
 
 
-def _print_on_test(runs: Any, format: Format, *, one: bool) -> bool:
+def _print_on_test(runs: Any, format: Format, *, one: bool, images: str | None) -> bool:
     """Print what runs do on test samples; False in the processes of a `torchrun` that have nothing to say."""
     from l2d.rejector.commands.judge import print_evaluations
     from l2d.rejector.library import judge_runs
     from l2d.rejector.training.distributed import is_first
 
     if is_first():
-        print_evaluations(judge_runs(runs), format, one=one)
+        print_evaluations(judge_runs(runs, images=images), format, one=one)
     return is_first()

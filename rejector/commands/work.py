@@ -100,6 +100,14 @@ def route(
     device: Annotated[
         str, typer.Option(help="What that agent runs on: auto, cpu, cuda, cuda:1 …", rich_help_panel=IMAGES)
     ] = "auto",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where the image files of a cache lie. Default: where the run was trained on them.",
+            rich_help_panel=IMAGES,
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 3 where inputs are unlike those of training; they are written.")
     ] = False,
@@ -158,6 +166,7 @@ def route(
             weights=one_lambda(lambda_),
             calibration=calibration,
             showing=Showing(context.obj(device), recipe),
+            images=images,
             progress=lambda rows: bars.start("routing", rows),
             **options,
         )
@@ -169,6 +178,9 @@ def route(
     if done.unrouted:
         say(f"{done.unrouted:,} inputs go to no agent (null): none is available for them")
     say(f"wrote {out}; sample ids: {done.ids}")
+    if done.passed_over:
+        names = ", ".join(done.passed_over[:3]) + (", …" if len(done.passed_over) > 3 else "")
+        say(f"left out {len(done.passed_over):,} that are neither JPEG nor PNG: {names}")
     for line in sentences(done.foreign):
         say(f"unlike training: {line}")
     if strict and done.foreign:

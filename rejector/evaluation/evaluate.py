@@ -32,13 +32,16 @@ from l2d.rejector.thresholds import kept_by_model
 FEW = 100_000
 
 
-def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None = None) -> list[Evaluation]:
+def evaluate_runs(
+    paths: list[Path], split: str = "test", *, group: str | None = None, images: Path | None = None
+) -> list[Evaluation]:
     """Evaluate runs, reading each cache once.
 
     Args:
         paths: folders of runs.
         split: to evaluate on; constant agent and thresholds are chosen on validation whatever it is.
         group: a kept column whose values belong together, for intervals; None: ``group`` where it is kept.
+        images: the folder of the image files that runs look at, where it has moved.
 
     Raises:
         UsageError: no runs, or no such column.
@@ -48,7 +51,7 @@ def evaluate_runs(paths: list[Path], split: str = "test", *, group: str | None =
         raise UsageError("no runs to evaluate", hint="give a run, or a folder of runs")
     opened: Opened = {}
     loaded: Loaded = {}
-    runs = [load_run(path, loaded) for path in paths]
+    runs = [load_run(path, loaded, images) for path in paths]
     caches = [open_cache(run, opened) for run in runs]  # every run is checked against its cache
     few = all(cache.record.num_samples <= FEW for cache in caches)
     with one_thread() if few else nullcontext():

@@ -11,77 +11,11 @@ from functools import cached_property
 
 import numpy as np
 
+from l2d.data.costs.class_precision import EPSILON, RECALLS, judge
 from l2d.data.samples.boxes import Boxes
 
-THRESHOLDS = np.linspace(0.5, 0.95, 10)  # of IoU, COCO's
-RECALLS = np.linspace(0.0, 1.0, 101)
-MOST = 100  # detections of an image and class that count
 DRAWS = 500
 AT_ONCE = 1 << 22  # numbers of a block of draws
-EPSILON = np.spacing(1.0)
-
-
-class Matches:
-    """Detections of one agent on n images, matched with the objects as COCO does: greedily, by falling score.
-
-    Attributes:
-        image, label, score: of the detections that count, (m,), by image, within it by class, then by falling score.
-        found: bool (thresholds, m): it is an object's. ignored: bool (thresholds, m): it is one to ignore.
-    """
-
-    def __init__(self, targets: Boxes, detections: Boxes):
-        rows, found, ignored = [], [], []
-        for image in range(len(targets)):
-            truth = slice(targets.offsets[image], targets.offsets[image + 1])
-            own = np.arange(detections.offsets[image], detections.offsets[image + 1])
-            for label in np.unique(detections.label[own]):
-                of_class = own[detections.label[own] == label]
-                of_class = of_class[np.argsort(-detections.score[of_class], kind="stable")][:MOST]
-                objects = np.arange(truth.start, truth.stop)[targets.label[truth] == label]
-                objects = objects[np.argsort(targets.ignore[objects], kind="stable")]  # those to ignore come last
-                hit, skip = _greedy(detections, of_class, targets, objects)
-                rows.append(of_class)
-                found.append(hit)
-                ignored.append(skip)
-        order = np.concatenate([np.zeros(0, np.int64), *rows])
-        self.image, self.label, self.score = detections.image[order], detections.label[order], detections.score[order]
-        empty = np.zeros((len(THRESHOLDS), 0), bool)
-        self.found, self.ignored = np.concatenate([empty, *found], axis=1), np.concatenate([empty, *ignored], axis=1)
-
-
-def _greedy(detections: Boxes, rows: np.ndarray, targets: Boxes, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of an image and class: detections by falling score (k,), objects (g,); found, ignored: bool (thresholds, k)."""
-    found, ignored = (np.zeros((len(THRESHOLDS), len(rows)), bool) for _ in range(2))
-    if not len(objects):
-        return found, ignored
-    overlap = _overlap(detections.xyxy[rows], detections.size[rows], targets, objects).tolist()
-    ignore, crowd = targets.ignore[objects].tolist(), targets.crowd[objects].tolist()
-    for level, threshold in enumerate(np.minimum(THRESHOLDS, 1 - 1e-10).tolist()):
-        taken = [False] * len(objects)
-        for place, row in enumerate(overlap):
-            best, match = threshold, -1
-            for number, iou in enumerate(row):
-                if taken[number] and not crowd[number]:
-                    continue
-                if match >= 0 and not ignore[match] and ignore[number]:
-                    break
-                if iou >= best:
-                    best, match = iou, number
-            if match >= 0:
-                taken[match] = True
-                (ignored if ignore[match] else found)[level, place] = True
-    return found, ignored
-
-
-def _overlap(corners: np.ndarray, sizes: np.ndarray, targets: Boxes, objects: np.ndarray) -> np.ndarray:
-    """IoU (k, g); with a crowd the share of the detection that lies in it."""
-    other, other_size = targets.xyxy[objects], targets.size[objects]
-    low = np.maximum(corners[:, None, :2], other[None, :, :2])
-    high = np.minimum(corners[:, None, :2] + sizes[:, None], other[None, :, :2] + other_size[None])
-    inner = np.clip(high - low, 0, None).prod(axis=2)
-    area = sizes.prod(axis=1)[:, None]
-    union = np.where(targets.crowd[objects][None], area, area + other_size.prod(axis=1)[None] - inner)
-    return inner / np.maximum(union, 1e-300)
 
 
 class ImageBootstrap:
@@ -91,10 +25,19 @@ class ImageBootstrap:
         targets: n images.
         answers: detections of each agent on them.
         groups: images of one group are drawn together, int (n,); None: each alone.
+        rank: of images, (n,): of equal scores the image of the lower rank comes first; None: as they are.
     """
 
-    def __init__(self, targets: Boxes, answers: Sequence[Boxes], groups: np.ndarray | None = None, draws: int = DRAWS):
-        self.matches = [Matches(targets, answer) for answer in answers]
+    def __init__(
+        self,
+        targets: Boxes,
+        answers: Sequence[Boxes],
+        groups: np.ndarray | None = None,
+        rank: np.ndarray | None = None,
+        draws: int = DRAWS,
+    ):
+        self.matches = [judge(targets, answer) for answer in answers]
+        self._rank = np.arange(len(targets)) if rank is None else rank
         self.classes = np.unique(targets.label[~targets.ignore])
         counted = ~targets.ignore
         self.objects = np.zeros((len(self.classes), len(targets)))  # that have to be found, of each class and image
@@ -143,9 +86,9 @@ class ImageBootstrap:
         parts = [match.image[chosen[match.image] == agent] for agent, match in enumerate(self.matches)]
         keep = [chosen[match.image] == agent for agent, match in enumerate(self.matches)]
         image = np.concatenate(parts)
-        label, score = (
+        label, score, row = (
             np.concatenate([getattr(match, name)[rows] for match, rows in zip(self.matches, keep, strict=True)])
-            for name in ("label", "score")
+            for name in ("label", "score", "row")
         )
         found, ignored = (
             np.concatenate(
@@ -153,7 +96,7 @@ class ImageBootstrap:
             )
             for name in ("found", "ignored")
         )
-        order = np.lexsort((image, -score))
+        order = np.lexsort((row, self._rank[image], -score))
         image, label, found, ignored = image[order], label[order], found[:, order], ignored[:, order]
         for number, name in enumerate(self.classes):
             objects = weights @ self.objects[number]
@@ -184,4 +127,4 @@ def _precision(weights: np.ndarray, found: np.ndarray, ignored: np.ndarray, obje
                 place = np.searchsorted(reached, RECALLS, side="left")
                 inside = place < len(best)
                 result[start + row] += best[place[inside]].sum() / len(RECALLS)
-    return result / len(THRESHOLDS)
+    return result / len(found)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from l2d.data.cache.reader import CostCache
+from l2d.data.costs.pooled import ranks
 from l2d.data.samples.boxes import Boxes
 from l2d.rejector.evaluation.baselines import (
     Baselines,
@@ -112,7 +113,8 @@ class Measured:
         targets, answers = self.table.targets.get("target_boxes"), [self.table.predictions[n] for n in self.names]
         if not isinstance(targets, Boxes) or targets.ignore.all() or not all("pred_boxes" in one for one in answers):
             return None
-        return ImageBootstrap(targets, [cast(Boxes, one["pred_boxes"]) for one in answers], self.groups)
+        rank = ranks(self.table.ids)
+        return ImageBootstrap(targets, [cast(Boxes, one["pred_boxes"]) for one in answers], self.groups, rank)
 
     def average_metrics(self) -> dict[str, float]:
         """Metrics of the averaged answers."""

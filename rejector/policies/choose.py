@@ -146,7 +146,9 @@ class Choice(Shown):
 _WORTH_SHOWING = ("budget", "coverage", "task_cost", "deferral_loss", "accuracy", "smooth_l1", "map")
 
 
-def choose(paths: list[Path], targets: list[Target], *, prefer: str | None = None) -> Choice:
+def choose(
+    paths: list[Path], targets: list[Target], *, prefer: str | None = None, images: Path | None = None
+) -> Choice:
     """Pick, of the settings that meet all targets on validation, the best one by ``prefer``.
 
     Args:
@@ -154,13 +156,14 @@ def choose(paths: list[Path], targets: list[Target], *, prefer: str | None = Non
         prefer: a quantity. By default the lowest ``task_cost`` where every target is about resources (``budget``,
             ``gflops``, ``coverage``, ``share_AGENT``), else the lowest ``budget`` (or highest ``coverage`` where no
             agent has a price).
+        images: see :func:`evaluate_runs`.
 
     Raises:
         UsageError: an unknown quantity, runs that cannot be compared, or no setting that meets the targets.
     """
     if not targets:
         raise UsageError("no target is given", hint="such as --target 'coverage>=0.5'")
-    evaluations = evaluate_runs(paths, "validation")
+    evaluations = evaluate_runs(paths, "validation", images=images)
     if len({evaluation.run.cache_path for evaluation in evaluations}) > 1:
         raise UsageError("the runs are of different caches", hint="choose among the runs of one sweep")
     settings = sorted(by_setting(evaluations).values(), key=lambda members: members[0].run.point.charge_order)
@@ -180,7 +183,7 @@ def choose(paths: list[Path], targets: list[Target], *, prefer: str | None = Non
     chosen = _best(candidates, targets, prefer)
     members = candidates[chosen].members
     run = min(members, key=lambda e: (_missed(e, targets), e.result["deferral_loss"])).run
-    on_test = evaluate_runs([member.run.path for member in members], "test")
+    on_test = evaluate_runs([member.run.path for member in members], "test", images=images)
     alone = next(evaluation for evaluation in on_test if evaluation.run.path == run.path)
     return Choice(targets, prefer, candidates, chosen, run.path, _mean(on_test), quantities_of(alone))
 

@@ -98,7 +98,8 @@ def write_report(
         evaluations: of :func:`l2d.rejector.evaluation.evaluate.evaluate_runs`.
         out: an ``.html`` file; it is replaced.
         by: see :func:`figures_of`.
-        images: folder beneath which the images of a detection dataset lie, for the examples.
+        images: folder beneath which the images of a detection dataset lie, for the examples; None: where a rejector on
+            pixels looks at them.
         theory: examine the first run of the setting looked at closely, as ``l2d theory`` does: half a minute.
         policies: of the runs' caches; each cache's section has a figure of its own.
         group: the column by which they were evaluated; it stands in the command that makes the page again.
@@ -195,6 +196,9 @@ def _section(
         part = theory_part(layout, members[0].result["split"])
         figures, tables = [*figures, part.figure], part.tables
     cache, record = members[0].cache, members[0].cache.record
+    if images is None:  # where a rejector looks at image files, they can be shown
+        looked_at = members[0].run.rejector.config.images
+        images = Path(looked_at) if looked_at is not None else None
     examples = with_answers(choose(decisions), layout.focus, columns, images)
     cast = layout.cast
     label = labels_of(layout.groups, with_beta=True)[layout.groups.index(layout.focus)]

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import dense_matrix, numbers
+from l2d.data.cache.columns import dense_matrix, gaps, numbers
 from l2d.data.errors import DataError, UsageError, nearest
 from l2d.data.samples.images import decode_thumbnails
 from l2d.data.samples.tokens import Tokens, token_rows, token_sizes
@@ -151,7 +151,7 @@ def read_costs(parts: Sequence[Mapping[str, Column] | pa.Table], columns: list[s
             raw[agent, task] = values if isinstance(values, np.ndarray) else numbers(values)
         first = part[columns[0]]
         if not isinstance(first, np.ndarray):
-            failed[agent] = first.is_null().to_numpy()
+            failed[agent] = gaps(first)
     return raw.transpose(2, 0, 1), failed.T
 
 

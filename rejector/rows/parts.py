@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from l2d.data.cache import schema, store
-from l2d.data.cache.columns import numbers
+from l2d.data.cache.columns import number_column, numbers, text_column
 from l2d.data.cache.integrity import REBUILD_HINT
 from l2d.data.cache.mapped import Readable
 from l2d.data.cache.paid import PAID, prices_of
@@ -131,7 +131,7 @@ class CacheParts:
     def sample_ids(self, split: str, chunk: int) -> list[str]:
         """Ids of the rows that :meth:`read` gives."""
         ids, rows = self.cache.samples(chunk, ["sample_id"])["sample_id"], self._rows(split, chunk)
-        return (ids if rows is None else ids.take(pa.array(rows))).to_pylist()
+        return (ids if rows is None else ids.take(number_column(rows))).to_pylist()
 
     def _rows(self, split: str, chunk: int) -> np.ndarray | None:
         """Positions of a split's rows in a chunk; None where these are all."""
@@ -266,7 +266,7 @@ class CacheParts:
 def _take(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray | pa.ChunkedArray:
     """Rows of a column, which may be a float32 matrix."""
     if not isinstance(values, np.ndarray):
-        return values.take(pa.array(rows))
+        return values.take(number_column(rows))
     whole_row = np.dtype((np.void, values.itemsize * values.shape[1]))  # numpy would copy all of an array that
     taken = np.take(values.view(whole_row)[:, 0], rows)  # is not aligned before it takes rows of it
     return taken.view(np.float32).reshape(len(rows), -1)
@@ -274,4 +274,5 @@ def _take(values: np.ndarray | pa.ChunkedArray, rows: np.ndarray) -> np.ndarray 
 
 def _split_codes(of_split: pa.Array) -> np.ndarray:
     """Position in :data:`l2d.data.cache.schema.SPLITS` of each split named, (n,), -1 of a name that is not there."""
-    return numbers(pc.index_in(of_split, value_set=pa.array(SPLITS)), -1)
+    names = text_column(list(SPLITS), np.arange(len(SPLITS)))  # pa.array would import pandas
+    return numbers(pc.index_in(of_split, value_set=names), -1)

@@ -19,11 +19,11 @@ import pyarrow as pa
 
 from l2d.data.cache.columns import texts_column
 from l2d.data.errors import DataError, UsageError
-from l2d.data.samples.images import thumbnail
+from l2d.data.samples.images import SUFFIXES, thumbnail
 from l2d.rejector.rows.input import pixels_of
 from l2d.rejector.rows.unlabelled import Batches, InputRecord, Inputs
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
+OTHERS = (".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".jfif")  # not read
 AT_ONCE = 256  # images, of which only features or small copies are held
 
 
@@ -65,10 +65,11 @@ def photographs_at(path: Path | str | Sequence[Path | str]) -> tuple[list[Path],
     """Image files at or beneath a path, by name, and their ids; None where it is something else.
 
     An id is the file's name, or in folders of a folder the path from there, ``monday/cat.jpg``. Of several paths, all
-    their images, in the order given.
+    their images, in the order given. Hidden files are left out: a Mac's archives have one, ``._cat.jpg``, for each.
 
     Raises:
-        UsageError: of several paths one has no images, or two images have one id.
+        UsageError: a folder has no images and is no cache; an image is of a format that is not read; of several paths
+            one has no images, or two images have one id.
     """
     if not isinstance(path, Path | str):
         return _of_several(path)
@@ -76,10 +77,33 @@ def photographs_at(path: Path | str | Sequence[Path | str]) -> tuple[list[Path],
         return None
     if path.suffix.lower() in SUFFIXES and not path.is_dir():
         return [path], [path.name]
+    if path.suffix.lower() in OTHERS and path.is_file():
+        raise UsageError(f"{path.suffix} files are not read", where=path, hint="convert it to JPEG or PNG")
     if not path.is_dir() or (path / "cache.json").is_file():
         return None
-    files = sorted(one for one in path.rglob("*") if one.suffix.lower() in SUFFIXES and one.is_file())
-    return (files, [file.relative_to(path).as_posix() for file in files]) if files else None
+    files = _beneath(path, SUFFIXES)
+    if not files:
+        others = _beneath(path, OTHERS)
+        raise UsageError(
+            f"no JPEG or PNG file is here, only other images, such as {others[0].name}" if others
+            else "neither a cost cache nor JPEG or PNG files are here",
+            where=path,
+            hint="convert them to JPEG or PNG" if others else "give a table, a cache, images or a folder of images",
+        )  # fmt: skip
+    return files, [file.relative_to(path).as_posix() for file in files]
+
+
+def other_images(source: Path | str | Sequence[Path | str]) -> list[str]:
+    """Names of image files in the folders of :func:`photographs_at` that are not read, by their format."""
+    paths = [source] if isinstance(source, Path | str) else source
+    return [file.name for path in paths if isinstance(path, Path) and path.is_dir() for file in _beneath(path, OTHERS)]
+
+
+def _beneath(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    return sorted(
+        file for file in folder.rglob("*")
+        if file.suffix.lower() in suffixes and not file.name.startswith(".") and file.is_file()
+    )  # fmt: skip
 
 
 def _of_several(paths: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
@@ -97,6 +121,8 @@ def _of_several(paths: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
     name, count = Counter(ids).most_common(1)[0]
     if count > 1:
         here = [file for file, one in zip(files, ids, strict=True) if one == name]
+        if len({file.resolve() for file in here}) < len(here):
+            raise UsageError("this image is given twice", where=here[1], hint="give each image, or its folder, once")
         raise UsageError(
             f"{count} images are called {name}",
             where=here[1],

@@ -8,11 +8,12 @@ and one digest over all files says whether these are the ones that the agents we
 from __future__ import annotations
 
 import copy
+import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from l2d.data.cache.integrity import sha256_of
 from l2d.data.cache.schema import digest
 from l2d.data.errors import CorruptPart, DataError, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
-from l2d.data.samples.images import find_images, image_size, squeezed, thumbnail
+from l2d.data.samples.images import SUFFIXES, find_images, image_size, squeezed, thumbnail
 from l2d.rejector.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -32,23 +33,41 @@ if TYPE_CHECKING:
 FILE_NAME = "file_name"  # column of a cache that says what an image is called, where its id does not
 AT_ONCE = 64  # images that wait to be compared with the cache's
 #: Folders that were checked, the last few: evaluating a grid opens the same again and again.
-_CHECKED: OrderedDict[tuple, Pictures] = OrderedDict()
+_CHECKED: OrderedDict[tuple, tuple[Checked, list[tuple[int, int]]]] = OrderedDict()
 KEPT = 4
 
 
 @dataclass(frozen=True)
-class Pictures:
+class Checked:
     """The image files of a cache's samples.
 
     Attributes:
         files: sample id -> its file.
-        size: side in pixels that they are squeezed to.
         unchecked: why it is not known whether they are those of the build; empty where they are.
     """
 
     files: dict[str, Path]
-    size: int
     unchecked: str = ""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a rejector sees of image files. They are looked for and checked once pixels are wanted.
+
+    Attributes:
+        cache: whose images they are.
+        folder: that they lie in.
+        size: side in pixels that they are squeezed to.
+    """
+
+    cache: CostCache
+    folder: Path
+    size: int
+
+    @cached_property
+    def found(self) -> Checked:
+        """The files, see :func:`files_of`."""
+        return files_of(self.cache, self.folder)
 
     @property
     def width(self) -> int:
@@ -65,11 +84,11 @@ class Pictures:
         Raises:
             DataError: a file is gone or damaged; names it.
         """
-        found = np.zeros((len(ids), self.width), np.float32)
+        found, files = np.zeros((len(ids), self.width), np.float32), self.found.files
         rows = range(len(ids)) if wanted is None else np.flatnonzero(wanted).tolist()
 
         def fill(row: int) -> None:
-            np.divide(squeezed(self.files[ids[row]], self.size).reshape(-1), np.float32(255), out=found[row])
+            np.divide(squeezed(files[ids[row]], self.size).reshape(-1), np.float32(255), out=found[row])
 
         with ThreadPoolExecutor() as pool:
             for _ in pool.map(fill, rows):
@@ -77,15 +96,11 @@ class Pictures:
         return found
 
 
-def seen(cache: CostCache, config: TrainConfig, narrate: Callable[[str], None] | None = None) -> CostCache:
+def seen(cache: CostCache, config: TrainConfig) -> CostCache:
     """A cache as a rejector of these settings sees it: with ``images`` by the files of that folder.
 
-    Args:
-        narrate: told in a sentence what cannot be checked.
-
     Raises:
-        UsageError: there is no such folder, it is not said how large images are to be, or samples have no image files.
-        DataError: images are missing or others than those of the build; names one.
+        UsageError: it is not said how large images are to be.
     """
     if config.images is None:
         return cache
@@ -95,30 +110,61 @@ def seen(cache: CostCache, config: TrainConfig, narrate: Callable[[str], None] |
             "--images: at what size?", where=cache.address,
             hint="this cache keeps no images, so say --image-size 224, or another side in pixels",
         )  # fmt: skip
+    return with_pictures(cache, Path(config.images), size)
+
+
+def with_pictures(cache: CostCache, folder: Path, size: int) -> CostCache:
+    """A cache seen by the files of a folder, at this side in pixels."""
     named = _expression(cache)
     made: Any = {"kind": "image", "size": size, **({"file": named} if named is not None else {})}
-    pictures = pictures_of(cache, Path(config.images), size)
-    if pictures.unchecked and narrate is not None:
-        narrate(pictures.unchecked)
     view = copy.copy(cache)
     view.record = replace(cache.record, inputs={**cache.record.inputs, "image": made})
-    view.pictures = pictures
+    view.pictures = Pictures(cache, folder, size)
     return view
 
 
-def pictures_of(cache: CostCache, folder: Path, size: int) -> Pictures:
+def checked(cache: CostCache, narrate: Callable[[str], None] | None = None) -> None:
+    """See that a cache's image files are there and those of the build, where it is seen by them.
+
+    Args:
+        narrate: told in a sentence what cannot be checked.
+
+    Raises:
+        UsageError, DataError: as :func:`files_of`.
+    """
+    if cache.pictures is not None and cache.pictures.found.unchecked and narrate is not None:
+        narrate(cache.pictures.found.unchecked)
+
+
+def settings_by_content(config: TrainConfig, cache: CostCache) -> dict[str, Any]:
+    """Settings as they are compared: not by the folder of images, where these are known to be the build's.
+
+    Args:
+        cache: as :func:`seen`.
+    """
+    settings = asdict(config)
+    if cache.pictures is not None and not cache.pictures.found.unchecked:
+        settings["images"] = cache.record.fingerprint["images"]
+    return settings
+
+
+def files_of(cache: CostCache, folder: Path) -> Checked:
     """The image files of all samples of a cache, found in a folder and checked.
 
     Raises:
-        UsageError, DataError: as :func:`seen`.
+        UsageError: there is no such folder, or samples have no image files.
+        DataError: images are missing or others than those of the build; names one.
     """
     built = cache.record.fingerprint.get("images")
-    key = cache.address, cache.record.fingerprint.get("ids_and_order"), built, str(folder), size
-    if key in _CHECKED:
+    key = cache.address, cache.record.fingerprint.get("ids_and_order"), built, str(folder)
+    if key in _CHECKED and _CHECKED[key][1] == _stamps(_CHECKED[key][0].files.values()):
         _CHECKED.move_to_end(key)
-        return _CHECKED[key]
+        return _CHECKED[key][0]
     if not folder.is_dir():
-        raise UsageError("there is no such folder of images", where=folder, hint="--images names the dataset's folder")
+        what = (
+            "--images names a folder, and this is a file" if folder.is_file() else "there is no such folder of images"
+        )
+        raise UsageError(what, where=folder, hint="say where the dataset's images lie: --images FOLDER")
     if "pixels" in cache.record.fingerprint:
         raise UsageError(
             "--images: the images of this dataset are no files of their own",
@@ -127,12 +173,24 @@ def pictures_of(cache: CostCache, folder: Path, size: int) -> Pictures:
         )
     names = _names(cache)
     files = _found(names, folder, cache)
-    unchecked = _compare(cache, files, built)
-    pictures = Pictures(dict(zip(names, files, strict=True)), size, unchecked)
-    _CHECKED[key] = pictures
+    before = _stamps(files)
+    found = Checked(dict(zip(names, files, strict=True)), _compare(cache, files, built, folder))
+    _CHECKED[key] = found, before
     while len(_CHECKED) > KEPT:
         _CHECKED.popitem(last=False)
-    return pictures
+    return found
+
+
+def _stamps(files: Iterable[Path]) -> list[tuple[int, int]]:
+    """When each file was written, in ns, and its bytes: what a later look compares. -1 of a file that is gone."""
+    found = []
+    for file in files:
+        try:
+            said = os.stat(file)
+            found.append((said.st_mtime_ns, said.st_size))
+        except OSError:
+            found.append((-1, -1))
+    return found
 
 
 def _expression(cache: CostCache) -> str | None:
@@ -182,7 +240,7 @@ def _found(names: dict[str, str], folder: Path, cache: CostCache) -> list[Path]:
     return [files[name] for name in names.values()]
 
 
-def _compare(cache: CostCache, files: list[Path], built: str | None) -> str:
+def _compare(cache: CostCache, files: list[Path], built: str | None, folder: Path) -> str:
     """See that files are those of the build; why that cannot be seen, or an empty text."""
     if built is None:
         return "--images: these files are not compared with those of the build, since the cache keeps no digest of them"
@@ -196,12 +254,20 @@ def _compare(cache: CostCache, files: list[Path], built: str | None) -> str:
     if digest(digests) == built:
         return ""
     other = _other(cache, files)
+    hint = "restore the files, or build the cache again from those that are here"
+    twins = [] if other is None else [file for file in _of_name(folder, other.stem) if file != other]
+    if twins:
+        hint = f"of the same name: {twins[0]}; name the folder that has the right ones only, or restore the file"
     raise DataError(
         "this is not the image that the agents were asked about" if other is not None
         else f"one or more of these {len(files):,} images are not those that the agents were asked about",
         where=other if other is not None else files[0].parent,
-        hint="restore the files, or build the cache again from those that are here",
+        hint=hint,
     )  # fmt: skip
+
+
+def _of_name(folder: Path, stem: str) -> list[Path]:
+    return [file for file in sorted(folder.rglob("*")) if file.stem == stem and file.suffix.lower() in SUFFIXES]
 
 
 def _other(cache: CostCache, files: list[Path]) -> Path | None:

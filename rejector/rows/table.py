@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import dense_matrix, numbers, text_values
+from l2d.data.cache.columns import dense_matrix, number_column, numbers, text_values
 from l2d.data.cache.paid import PAID, prices_of
 from l2d.data.samples.boxes import Boxes
 from l2d.data.samples.standardise import standardisation
@@ -199,7 +199,7 @@ class _Chunks:
             self.worst = np.maximum(self.worst, training.max(axis=(0, 1), initial=0))  # failures are 0
             rows_of = {split: np.flatnonzero(of_split == split) for split in schema.SPLITS if split in held}
             for split, rows in rows_of.items():
-                self.ids[split] += samples["sample_id"].take(rows).to_pylist()
+                self.ids[split] += samples["sample_id"].take(number_column(rows)).to_pylist()
                 groups = ((self.features, features), (self.unseen, unseen), (self.raw, raw), (self.failed, failed))
                 for parts, values in groups:
                     parts[split].append(values[rows])

@@ -14,7 +14,7 @@ import polars as pl
 import pyarrow as pa
 
 from l2d.data.cache import schema
-from l2d.data.cache.columns import text_of_series
+from l2d.data.cache.columns import gaps, text_of_series
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import CorruptPart, DataError, FingerprintMismatch, UsageError
 from l2d.data.samples.expressions import columns_of, evaluate
@@ -23,6 +23,7 @@ from l2d.data.samples.images import image_files, thumbnail
 from l2d.data.samples.stream import FileStream
 from l2d.data.samples.token_columns import TokenEncoder
 from l2d.rejector.rows.input import RejectorInput, pixels_of
+from l2d.rejector.rows.pictures import with_pictures
 from l2d.rejector.settings import INPUT_HINT
 
 #: Sample ids (strings), features float32 (batch, width), which agents can be asked, bool (batch, agents), None: all.
@@ -137,6 +138,7 @@ def open_inputs(
     unseen: np.ndarray | None = None,
     agents: Sequence[str] = (),
     failures: str = "refuse",
+    images: Path | None = None,
 ) -> Inputs:
     """Open a file or cache, and check that it has what the rejector looks at.
 
@@ -154,6 +156,7 @@ def open_inputs(
             columns, else row numbers from 0.
         unseen: features, (width,), of samples of a cache on which the agent that shows them failed; without, such
             samples are refused.
+        images: a folder with the image files of a cache, for a rejector on pixels.
 
     Raises:
         DataError: the file cannot be read, lacks a column or has it of another type, or a value cannot be used. What
@@ -165,6 +168,8 @@ def open_inputs(
         if id_column is not None:
             raise UsageError(f"--id {id_column}: a cache knows its samples' ids", where=path, hint="leave it out")
         cache = CostCache(path)
+        if images is not None:
+            cache = with_pictures(cache, images, record.made["size"])
         changes = record.differences(InputRecord.of(cache, record.column))
         if changes:
             raise FingerprintMismatch(
@@ -359,7 +364,7 @@ class _Answering:
         for name in self.looked_at:
             if self.cache.has(schema.predictions_part(self.cache.path, name, chunk)):
                 reasons = self.cache.predictions(name, chunk, ["failure"])["failure"]
-                there[:, self.agents.index(name)] = reasons.is_null().to_numpy()
+                there[:, self.agents.index(name)] = gaps(reasons)
         return None if there.all() else there
 
 
@@ -373,7 +378,7 @@ def _cache_batches(
 ) -> Batches:
     """All samples of a cache, whatever has been asked of agents. Only the parts that hold the input are needed."""
     first_row, agent = 0, record.made.get("agent")
-    looks_at = RejectorInput(record.column, record.made)
+    looks_at = RejectorInput.of(cache, record.column)
     for chunk in range(cache.record.num_chunks):
         columns = ["sample_id", *looks_at.columns]
         table = cache.samples(chunk, columns) if agent is None else cache.predictions(agent, chunk, columns)
@@ -383,7 +388,7 @@ def _cache_batches(
         for start in range(0, len(table), rows_at_once):
             part = table.slice(start, rows_at_once)
             frame = pl.from_arrow(part.select(looks_at.columns))
-            if record.column == "tokens":
+            if record.column == "tokens" or looks_at.pictures is not None:
                 features = looks_at.rows({name: part[name] for name in looks_at.columns}, len(part))
             elif record.column == "image":
                 features = _pixels(frame, first_row, width, cache.path)

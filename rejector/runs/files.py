@@ -103,3 +103,12 @@ def cache_of(path: Path, facts: dict) -> Path | str:
         return place["path"]
     relative = (path / place["relative_path"]).resolve()
     return relative if schema.cache_file(relative).is_file() else Path(place["path"])
+
+
+def images_of(path: Path, facts: dict) -> str | None:
+    """Where the image files of a run lie that looks at them; found as :func:`cache_of` finds its cache."""
+    place: str | None = facts["training"].get("images")
+    if place is None or "images" not in facts:
+        return place
+    relative = (path / facts["images"]["relative_path"]).resolve()
+    return str(relative) if relative.is_dir() else place

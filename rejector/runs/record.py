@@ -48,6 +48,14 @@ class _Place(TypedDict, total=False):
     fingerprint: Required[dict[Text, Text]]
 
 
+class _Images(TypedDict):
+    """The image files that it was trained on."""
+
+    __pydantic_config__ = _OPEN  # type: ignore[misc]
+    relative_path: Text
+    digest: Text | None
+
+
 class _Input(TypedDict, total=False):
     """What it looks at. ``made`` is checked as ``cache.json`` has it."""
 
@@ -96,6 +104,7 @@ class _Run(TypedDict):
     best_epoch: Annotated[int, Field(ge=0)]
     validation_risk: float | None  # None of a method that has no such thing
     input: NotRequired[_Input]
+    images: NotRequired[_Images]
     seen: NotRequired[_Seen | None]
     guard: NotRequired[_Guard]
     best: NotRequired[dict[Text, Any]]

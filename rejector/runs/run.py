@@ -28,7 +28,7 @@ from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import METHODS
 from l2d.rejector.rows.pictures import seen
 from l2d.rejector.rows.unlabelled import InputRecord
-from l2d.rejector.runs.files import BODY_FILE, WEIGHTS_FILE, cache_fingerprint, cache_of, read_facts
+from l2d.rejector.runs.files import BODY_FILE, WEIGHTS_FILE, cache_fingerprint, cache_of, images_of, read_facts
 from l2d.rejector.settings import INPUT_OF, TrainConfig
 from l2d.rejector.trained import Rejector, rejector_class
 
@@ -68,11 +68,12 @@ class Run:
 Loaded = dict[str, Mapping[str, Any]]
 
 
-def load_run(path: Path, loaded: Loaded | None = None) -> Run:
+def load_run(path: Path, loaded: Loaded | None = None, images: Path | None = None) -> Run:
     """Read a run back.
 
     Args:
         loaded: for several runs at once: those of one fit, which have one file of arrays, share what was read of it.
+        images: the folder of its images, where that has moved. A run that looks at no image files does without.
 
     Raises:
         CorruptPart: a file of the run is missing, damaged, or from another version.
@@ -85,6 +86,9 @@ def load_run(path: Path, loaded: Loaded | None = None) -> Run:
         if "input" in facts:
             looks_at = InputRecord(**facts["input"], text=schema.text_file(path, facts["input"]["made"]))
         kind = rejector_class(METHODS[point["method"]].trainer)
+        training = {**facts["training"]}
+        if training.get("images") is not None:
+            training["images"] = images_of(path, facts) if images is None else str(images)
         state = _arrays(path, facts["digests"], kind.arrays, {} if loaded is None else loaded)
         rejector = kind.from_facts(
             facts,
@@ -96,7 +100,7 @@ def load_run(path: Path, loaded: Loaded | None = None) -> Run:
                     "query_costs": tuple(point["query_costs"]),
                 }
             ),
-            config=TrainConfig(**facts["training"]),
+            config=TrainConfig(**training),
             state=state,
             best_epoch=facts["best_epoch"],
             validation_risk=facts["validation_risk"],

@@ -83,6 +83,7 @@ def save_runs(
                 "name": cache.record.name,
                 "fingerprint": fingerprint,
             },
+            **_images(cache, folder),
             "grid_points": len(rejectors),
             "grid_seconds": round(seconds, 3),
             "versions": {"torch": torch.__version__, "python": platform.python_version()},
@@ -154,6 +155,15 @@ def _place(cache: CostCache, folder: Path) -> dict[str, str]:
         return {"path": cache.address, "relative_path": ""}
     path = cache.path.resolve()
     return {"path": str(path), "relative_path": os.path.relpath(path, folder.resolve())}
+
+
+def _images(cache: CostCache, folder: Path) -> dict[str, Any]:
+    """Where the image files lie that a rejector looks at, as :func:`_place` says it of a cache."""
+    if cache.pictures is None:
+        return {}
+    place = {"relative_path": os.path.relpath(cache.pictures.folder.resolve(), folder.resolve())}
+    known = not cache.pictures.found.unchecked
+    return {"images": {**place, "digest": cache.record.fingerprint["images"] if known else None}}
 
 
 def _ranges(train: Rows) -> dict[str, Any]:

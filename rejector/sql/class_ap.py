@@ -57,14 +57,13 @@ def _rows_of(cache: CostCache, label: str, runs: list[Part], stop: Callable[[], 
     if not all(map(cache.has, samples)) or schema.TARGET_BOXES not in cache.columns_of(samples[0]).names:
         return
     from l2d.data.costs.class_precision import class_precision, judge  # here: other queries do without
-    from l2d.data.costs.pooled import in_order
+    from l2d.data.costs.pooled import ranks
     from l2d.data.samples.boxes import Boxes
 
     table = pa.concat_tables([cache.samples(k, ["sample_id", "split", schema.TARGET_BOXES]) for k in chunks])
     ids, targets = table["sample_id"].to_pylist(), Boxes.from_arrow(table[schema.TARGET_BOXES])
     split = np.array(table["split"].to_pylist())
-    rank = np.empty(len(ids), np.int64)
-    rank[sorted(range(len(ids)), key=lambda image: in_order(ids[image]))] = np.arange(len(ids))
+    rank = ranks(ids)
     agents, answers, missing = [], [], []
     for agent in cache.all_agents:
         parts = [schema.predictions_part(cache.path, agent.name, k) for k in chunks]

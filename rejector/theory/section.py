@@ -18,7 +18,9 @@ from l2d.rejector.runs.run import load_run
 from l2d.rejector.theory.of_costs import PREDICTABLE, SHOWN, WORTH
 
 
-def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0) -> dict[str, Any]:
+def theory_section(
+    path: Path, split: str = "test", *, device: str = "cpu", seed: int = 0, images: Path | None = None
+) -> dict[str, Any]:
     """Every finding on a run, as plain values for JSON, a table or a page.
 
     Which theory it is depends on what trains the run's method (:attr:`l2d.rejector.methods.Trainer.theory`):
@@ -29,6 +31,7 @@ def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed
         split: to judge on.
         device: that rejectors are trained on.
         seed: of folds, halves and signs.
+        images: the folder of the image files that the run looks at, where it has moved.
 
     Returns:
         ``run_id``, ``split``, ``num_samples`` and settings; ``verdict``, a sentence or two; ``parts``: title of a part
@@ -39,7 +42,7 @@ def theory_section(path: Path, split: str = "test", *, device: str = "cpu", seed
         UsageError: there is no run or more than one, no theory is about its method, or a split has too few samples.
         FingerprintMismatch: the cache is no longer what the run was trained on.
     """
-    run = load_run(one_run(path))
+    run = load_run(one_run(path), images=images)
     theory = METHODS[run.point.method].trainer.theory
     if theory is None:
         raise UsageError(

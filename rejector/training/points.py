@@ -14,6 +14,7 @@ from l2d.data.cache.schema import SPLITS, digest
 from l2d.data.errors import UsageError
 from l2d.rejector.grid import GridPoint
 from l2d.rejector.methods import LITERATURE
+from l2d.rejector.rows.pictures import settings_by_content
 from l2d.rejector.rows.stream import Stream, open_streams
 from l2d.rejector.rows.subset import training_rows
 from l2d.rejector.rows.table import CostTable, load_tables
@@ -110,5 +111,6 @@ def _by_rows(
 
 def checkpoint_file(todo: list[tuple[GridPoint, Path]], config: TrainConfig, cache: CostCache, *also: str) -> Path:
     """Where the training of these points on this cache is saved while it lasts: beside the first one's folder."""
-    what = [[asdict(point) for point, _ in todo], asdict(config), cache_fingerprint(cache), torch.__version__, *also]
+    settings, cached = settings_by_content(config, cache), cache_fingerprint(cache)
+    what = [[asdict(point) for point, _ in todo], settings, cached, torch.__version__, *also]
     return todo[0][1].parent / f".training-{digest(what)}.safetensors"

@@ -10,6 +10,7 @@ import pytest
 from conftest import refused
 from recipes import RECIPE, agent, changed
 
+import l2d
 from l2d.data.cache.status import status_rows
 from l2d.data.errors import AgentFailure, DataError, FingerprintMismatch, UsageError
 
@@ -194,3 +195,110 @@ def test_lent_and_charged_through_the_whole_command_line(workshop, l2d, l2d_done
     assert "accuracy" in result["agents"]["Bob"]
     l2d_done("report", "druns", "--out", "charged.html")
     assert "Bob" in (workshop.folder / "charged.html").read_text()
+
+
+WORDS = """
+[dataset]
+kind = "table"
+path = "questions.csv"
+id = "id"
+features = ["length"]
+target_cla = "kind"
+target_text = "answer"
+
+[costs.cla]
+kind = "zero_one"
+
+[costs.text]
+kind = "f1"
+
+[[agents]]
+name = "reader"
+kind = "column"
+cla = "said_kind"
+text = "said"
+
+[[agents]]
+name = "both"
+kind = "python"
+file = "both.py"
+
+[[agents]]
+name = "sorter"
+kind = "python"
+file = "sorter.py"
+{sorter}
+
+[[agents]]
+name = "writer"
+kind = "python"
+file = "writer.py"
+cla_cost = 0.25
+"""
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """Sixty questions of two kinds, whose answers are names; the reader is right about two in three."""
+    folder = tmp_path_factory.mktemp("questions")
+    rows = range(60)
+    names = [("Ada Byron", "Alan Turing", "Grace Hopper")[row % 3] for row in rows]
+    pl.DataFrame({
+        "id": [f"q{row}" for row in rows],
+        "length": list(rows),
+        "kind": [("who", "when")[row % 2] for row in rows],
+        "answer": names,
+        "said_kind": ["who"] * 60,
+        "said": [name if row % 3 else "nobody at all" for row, name in zip(rows, names, strict=True)],
+    }).write_csv(folder / "questions.csv")  # fmt: skip
+    says = {"both": '"cla": [0] * n, "text": ["Alan"] * n', "sorter": '"cla": [1] * n', "writer": '"text": [""] * n'}
+    for name, said in says.items():
+        (folder / f"{name}.py").write_text(f"def ask(batch):\n    n = len(batch.ids)\n    return {{{said}}}\n")
+    return folder
+
+
+def built(folder, sorter: str, out: str):
+    (folder / "recipe.toml").write_text(WORDS.format(sorter=sorter))
+    cache = l2d.build(folder / "recipe.toml", folder / out, overwrite=True)
+    agents = [agent.name for agent in cache.agents]
+    return cache, {name: pl.from_arrow(cache.costs(name, 0)) for name in agents}
+
+
+def test_anothers_text_counts_for_an_agent_that_has_a_class_alone(questions):
+    cache, costs = built(questions, 'text_from = "reader"', "lent.cache")
+    table = pl.read_csv(questions / "questions.csv")
+    expected = [0.0 if row % 3 else 1.0 for row in range(60)]
+    assert costs["reader"]["cost_text"].to_list() == costs["sorter"]["cost_text"].to_list() == expected
+    said = pl.from_arrow(cache.predictions("sorter", 0))
+    assert said["pred_text"].to_list() == table["said"].to_list()
+    assert costs["sorter"]["cost_cla"].to_list() == (table["kind"] != "who").cast(pl.Float32).to_list()
+    halves = costs["both"].filter(pl.lit(table["answer"] == "Alan Turing"))["cost_text"]
+    assert halves.to_list() == pytest.approx([1 / 3] * 20)  # one word of one, one of two: F1 2/3
+    assert set(costs["writer"]["cost_cla"]) == {0.25}
+    assert status_rows(cache)[2]["not its own"] == "text of reader"
+
+
+@pytest.mark.slow
+def test_a_stated_cost_is_charged_for_having_no_text(questions):
+    cache, costs = built(questions, "text_cost = 0.75", "charged.cache")
+    assert set(costs["sorter"]["cost_text"]) == {0.75}
+    assert "pred_text" not in cache.predictions("sorter", 0).column_names
+    run = l2d.train(cache, questions / "charged.run", beta=0.1).path
+    [found] = l2d.evaluate(run).to_json()
+    assert "f1" in found["agents"]["both"]
+    assert "f1" not in found["agents"]["sorter"]
+
+
+@pytest.mark.parametrize(
+    ("sorter", "what"),
+    [
+        ('text_from = "writer"', "does not come before it"),
+        ('text_from = "reader"\ntext_cost = 1.0', "say one"),
+        ("text_cost = 1.5", "less than or equal to 1"),
+        ('text_from = "reader"\ncla_from = "reader"', "answers no task itself"),
+        ("", "gave no text[^!]*text_from"),
+    ],
+)
+def test_what_cannot_count_as_a_text_is_refused(questions, sorter, what):
+    with pytest.raises((UsageError, AgentFailure), match=what):
+        built(questions, sorter, "refused.cache")

@@ -25,6 +25,7 @@ COMMANDS = {
     "route": ["route", "runs", "new.csv", "--out", "routed.parquet"],
     "route by prices": ["route", "runs", "new.csv", "--policy", "prices.json", "--out", "by_prices.parquet"],
     "route at another beta": ["route", "runs", "new.csv", "--beta", "0.2", "--out", "at_another.parquet"],
+    "export": ["export", "runs", "--onnx", "rejector.onnx"],
     "help": ["route", "--help"],
 }
 PROGRAM = """
@@ -47,6 +48,7 @@ LEFT_OUT = {
         *("l2d.rejector", "l2d.cache_builder"),
     },
     "query": {"polars", "scipy", "rich", "l2d.rejector.commands.train", "l2d.cache_builder"},
+    "export": {"scipy", "duckdb", "onnxscript", "l2d.rejector.decisions.library"},
     "route": {
         *("scipy", "duckdb", "rich", "isal", "l2d.data.sources.table", "l2d.rejector.decisions.library"),
         *("l2d.rejector.commands.train", "l2d.cache_builder"),
@@ -70,6 +72,8 @@ def place(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_torch_is_not_imported_where_nothing_is_trained(place, name):
+    if name == "export":
+        pytest.importorskip("onnxruntime")
     done = subprocess.run(
         [sys.executable, "-c", f"LEFT_OUT = {LEFT_OUT}\n{PROGRAM}", *COMMANDS[name]],
         cwd=place,
@@ -89,14 +93,14 @@ def test_what_a_query_reads_is_found_without_scipy():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_a_policy_reads_the_files_of_its_run_without_torch(place):
+def test_python_reads_a_run_asks_it_and_starts_a_policy_without_torch(place):
     (run,) = (path.parent for path in (place / "runs").rglob("run.json"))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom l2d.rejector import at_work\n"
-        "from l2d.rejector.policies import policy, scored\nfrom l2d.rejector.runs.run import load_run\n"
-        "run = load_run(Path(sys.argv[1]))\nassert not run.rejector.guard['holds']\n"
-        "assert len(scored.read_scored(run, 'test'))\n"
-        "assert not {'scipy', 'torch', 'pandas', 'duckdb'} & set(sys.modules)"
+        "import sys\nfrom pathlib import Path\nimport l2d\nfrom l2d.rejector.policies import policy, scored\n"
+        "run = l2d.load_run(Path(sys.argv[1]))\nassert not run.rejector.guard['holds']\n"
+        "assert l2d.policy and len(scored.read_scored(run, 'test'))\n"
+        "assert l2d.query(run, 'SELECT count(*) AS n FROM allocations').rows()[0]['n']\n"
+        "assert not {'scipy', 'torch', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, run], check=True, timeout=120)
 

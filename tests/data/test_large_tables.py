@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
 import pickle
 from datetime import date, datetime, timedelta
@@ -11,6 +13,7 @@ import polars as pl
 import pytest
 
 from l2d.cache_builder import builder
+from l2d.cache_builder.agents import table as table_agent
 from l2d.cache_builder.builder import build
 from l2d.cache_builder.committing import committing
 from l2d.cache_builder.importing.predictions import draft_predictions
@@ -19,16 +22,16 @@ from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.verifying import verify
 from l2d.data.errors import DataError
-from l2d.data.samples import column_file, encoded_rows, features, texts
+from l2d.data.samples import column_file, dataset, encoded_columns, features, scratch, texts
 from l2d.data.samples.column_file import ColumnFile
-from l2d.data.samples.encoded_columns import EncodedColumns
-from l2d.data.samples.encoded_rows import BLOCK, EncodedRows, fitted_and_encoded
+from l2d.data.samples.encoded_columns import EncodedColumns, fitted_and_encoded
+from l2d.data.samples.scratch import Scratch, ScratchColumn
 from l2d.data.samples.texts import Texts
 from l2d.data.sources.table import TableConfig, load_table
 from l2d.data.sources.text_table import open_table, read_table
 
 ROWS = 150
-WAYS = {"held": None, "columns": 1 << 30, "rows": 0}  # how features are held -> bytes that may be
+WAYS = {"held": None, "columns": 1 << 30, "half": 5000, "scratch": 0}  # how features are held -> bytes that may be
 
 
 def frame() -> pl.DataFrame:
@@ -73,12 +76,12 @@ def folder(tmp_path):
 def use(monkeypatch, way: str) -> None:
     """Have this small table treated as a large one."""
     monkeypatch.setattr(column_file, "WORTH_IT", 1 << 60 if way == "held" else 0)
-    monkeypatch.setattr(encoded_rows, "HELD", WAYS[way])
-    monkeypatch.setattr(encoded_rows, "BLOCK", 16)
+    monkeypatch.setattr(encoded_columns, "HELD", WAYS[way])
+    monkeypatch.setattr(encoded_columns, "BLOCK", 1000)
     monkeypatch.setattr(texts, "FEW", 1 << 30 if way == "held" else 0)
     monkeypatch.setattr(texts, "AT_ONCE", 13)
     monkeypatch.setattr(builder, "LARGE", 1 << 60 if way == "held" else 0)
-    for module in (features, encoded_rows) if way != "held" else ():
+    for module in (features, encoded_columns, dataset, table_agent) if way != "held" else ():
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 10)
 
 
@@ -103,9 +106,9 @@ def test_a_large_table_gives_the_bytes_of_a_held_one(folder, monkeypatch):
         use(monkeypatch, way)
         said[way] = []
         found[way] = imported(folder, said[way])
-    assert said["columns"] == said["rows"] == said["held"]
+        assert said[way] == said["held"]
     assert any("row numbers" in line for line in said["held"])
-    for way in ("columns", "rows"):
+    for way in found:
         different = [name for name in found["held"] if found[way].get(name) != found["held"][name]]
         assert found[way].keys() == found["held"].keys()
         assert not different, way
@@ -131,7 +134,7 @@ def load(folder, **keys):
     return load_table(TableConfig(**{**settings, "features": FEATURES, **keys}), "test")
 
 
-@pytest.mark.parametrize("way", ["columns", "rows"])
+@pytest.mark.parametrize("way", ["columns", "half", "scratch"])
 def test_rows_in_any_order(folder, monkeypatch, way):
     use(monkeypatch, "held")
     expected = load(folder)
@@ -140,7 +143,10 @@ def test_rows_in_any_order(folder, monkeypatch, way):
     assert isinstance(dataset.columns, ColumnFile)
     assert isinstance(dataset.ids, Texts)
     assert dataset.ids == expected.ids
-    assert isinstance(dataset.features, EncodedColumns if way == "columns" else EncodedRows)
+    assert isinstance(dataset.features, EncodedColumns)
+    in_a_file = [isinstance(column, ScratchColumn) for column in dataset.features._columns]
+    assert any(in_a_file) == (way != "columns")
+    assert all(in_a_file) == (way == "scratch")
     assert dataset.inputs == expected.inputs
     assert dataset.fingerprint() == expected.fingerprint()
     np.testing.assert_array_equal(dataset.matrix, expected.features)
@@ -161,7 +167,7 @@ def test_rows_in_any_order(folder, monkeypatch, way):
 def test_what_is_not_looked_at_row_by_row(folder, monkeypatch, keys):
     use(monkeypatch, "held")
     expected = load(folder, **keys)
-    use(monkeypatch, "rows")
+    use(monkeypatch, "scratch")
     dataset = load(folder, **keys)
     assert dataset.ids == expected.ids
     assert dataset.inputs == expected.inputs
@@ -189,17 +195,16 @@ def test_bad_cells_are_named_as_in_a_held_table(folder, monkeypatch, name):
         with pytest.raises(DataError) as found:
             load(folder, features=["plain", *wanted])
         errors[way] = str(found.value)
-    assert errors["columns"] == errors["rows"] == errors["held"]
+    assert set(errors.values()) == {errors["held"]}
     assert message in errors["held"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch):
-    use(monkeypatch, "rows")
+    use(monkeypatch, "scratch")
     dataset = load(folder)
     path = folder / "features.parquet"
     os.utime(path, ns=(1, 1))
-    with pytest.raises(DataError, match="has changed while it was read"):
-        dataset.features[0:5]
+    assert len(dataset.features[0:5]) == 5  # put aside when they were read
     with pytest.raises(DataError, match="has changed while it was read"):
         dataset.columns["plain"]
 
@@ -207,7 +212,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(folder, monkeypatch):
 def test_an_id_that_stands_twice_is_named(folder, monkeypatch):
     table = frame().with_columns(id=pl.when(pl.col("index") == 140).then(pl.lit("s007")).otherwise("id"))
     table.write_parquet(folder / "features.parquet", row_group_size=37)
-    use(monkeypatch, "rows")
+    use(monkeypatch, "scratch")
     with pytest.raises(DataError, match="'s007' stands at rows 7 and 140"):
         load(folder)
 
@@ -215,14 +220,14 @@ def test_an_id_that_stands_twice_is_named(folder, monkeypatch):
 def test_small_files_and_those_with_named_gaps_are_held(folder, monkeypatch):
     path = folder / "features.parquet"
     assert isinstance(open_table(path)[0], pl.DataFrame)
-    use(monkeypatch, "rows")
+    use(monkeypatch, "scratch")
     assert isinstance(open_table(path)[0], ColumnFile)
     assert isinstance(open_table(path, missing=["b"])[0], pl.DataFrame)
     assert open_table(path)[0].select(["id", "ward"]).equals(read_table(path)[0].select("id", "ward"))
 
 
 def test_damage_is_named(folder, monkeypatch):
-    use(monkeypatch, "rows")
+    use(monkeypatch, "scratch")
     path = folder / "features.parquet"
     content = bytearray(path.read_bytes())
     content[200:3000] = bytes(2800)
@@ -231,18 +236,33 @@ def test_damage_is_named(folder, monkeypatch):
         load(folder)
 
 
-def test_blocks_of_a_large_file_are_those_of_one_matrix(tmp_path):
+def test_rows_of_a_large_file_are_those_of_one_matrix(tmp_path, monkeypatch):
     """At their real sizes: several blocks, several row groups, a last one that is not full."""
-    rows = 5 * BLOCK + 123
+    rows = 82_043
     table = pl.DataFrame({"a": np.arange(rows) / 7, "b": np.arange(rows)[::-1] % 5})
     table.write_parquet(tmp_path / "t.parquet", row_group_size=30_000)
     file, train = ColumnFile(tmp_path / "t.parquet"), np.arange(rows) % 2 == 0
-    encoder, columns = fitted_and_encoded(file, ["a", "b"], rows=train, text={}, reading={})
-    lazy = EncodedRows(encoder, file)
-    assert isinstance(columns, EncodedColumns)
-    assert columns.digest == lazy.digest
-    np.testing.assert_array_equal(lazy[:], encoder.transform(table))
-    np.testing.assert_array_equal(lazy[60_001:60_005], columns[60_001:60_005])
+    monkeypatch.setattr(encoded_columns, "BLOCK", 100_000)
+    monkeypatch.setattr(encoded_columns, "HELD", 4 * rows)  # one of the two
+    encoder, found = fitted_and_encoded(file, ["a", "b"], rows=train, text={}, reading={})
+    whole = encoder.transform(table)
+    np.testing.assert_array_equal(found[:], whole)
+    np.testing.assert_array_equal(found[60_001:60_005], whole[60_001:60_005])
+    assert found.digest == hashlib.sha256(whole.tobytes()).hexdigest()
+
+
+def test_a_full_disk_says_where_the_file_lies_and_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    column = Scratch().put(np.arange(5.0))
+    np.testing.assert_array_equal(column[1:3], [1.0, 2.0])
+    assert not list(tmp_path.iterdir())  # the file has no name
+    full = lambda *given: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left on device"))  # noqa: E731
+    monkeypatch.setattr(scratch.os, "pwrite", full)
+    with pytest.raises(DataError, match=rf"No space left[^\n]*\n *where: {tmp_path}\n.*TMPDIR=FOLDER"):
+        Scratch().put(np.arange(5.0))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match="a temporary file"):
+        Scratch()
 
 
 def test_parts_committed_in_threads_end_before_the_first_that_failed_is_told():

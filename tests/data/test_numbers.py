@@ -9,6 +9,7 @@ import pytest
 from conftest import patients
 
 from l2d.data.cache.columns import (
+    gaps,
     number_column,
     numbers,
     split_positions,
@@ -23,6 +24,16 @@ from l2d.data.samples import features
 from l2d.data.samples.features import FeatureEncoder
 from l2d.data.samples.numbers import as_they_lie, in_threads, median_of, write_columns
 from l2d.data.samples.standardise import LOST, lost_in_32_bits
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.float32(), pa.list_(pa.int8()), pa.null()])
+@pytest.mark.parametrize("there", ["", "1", "0", "1101", "0" * 9 + "1" * 9])
+def test_gaps_are_found_as_arrow_finds_them(kind, there):
+    some = {pa.string(): "a", pa.float32(): 0.0, pa.list_(pa.int8()): []}.get(kind)
+    values = [some if one == "1" else None for one in there]
+    whole = pa.chunked_array([pa.array(values, kind), pa.array(values[:3], kind)], kind)
+    for column in (whole, whole.slice(1), whole.slice(2, 9), whole.combine_chunks().slice(1)):
+        assert gaps(column).tolist() == column.is_null().to_pylist()
 
 
 def test_medians_have_the_bits_that_polars_gives_them():

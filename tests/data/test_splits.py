@@ -12,6 +12,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from l2d.data.errors import DataError
+from l2d.data.samples import splits
+from l2d.data.samples.split_names import Splits
 from l2d.data.samples.splits import hash_split, require_all_splits
 
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -53,6 +55,24 @@ def test_membership_is_by_rank_of_the_salted_sha256():
     ranked = sorted(ids, key=lambda sample: hashlib.sha256(f"salt:{sample}".encode()).hexdigest())
     split = dict(zip(ids, split_of(ids, salt="salt").tolist(), strict=True))
     assert [split[sample] for sample in ranked] == ["train"] * 30 + ["validation"] * 10 + ["test"] * 10
+
+
+@pytest.mark.parametrize("bits", [0, 2, 5])
+def test_where_the_first_64_bits_are_equal_all_256_count(monkeypatch, bits):
+    """Which never happens, so the first bits are cut down here."""
+    whole = splits._words
+    monkeypatch.setattr(splits, "_hashes", lambda ids, salt: whole(ids, salt)[:, 0] >> np.uint64(64 - bits))
+    monkeypatch.setattr(splits, "_words", lambda ids, salt: cut(whole(ids, salt)))
+
+    def cut(words: np.ndarray) -> np.ndarray:
+        words[:, 0] >>= np.uint64(64 - bits)
+        return words
+
+    ids = numbered(60)
+    full = {sample: hashlib.sha256(f"l2d:{sample}".encode()).digest() for sample in ids}
+    ranked = sorted(ids, key=lambda sample: (full[sample][0] >> (8 - bits), full[sample][8:]))
+    split = dict(zip(ids, split_of(ids).tolist(), strict=True))
+    assert [split[sample] for sample in ranked] == ["train"] * 36 + ["validation"] * 12 + ["test"] * 12
 
 
 @settings(max_examples=40, deadline=None)
@@ -122,3 +142,8 @@ def test_strata_may_be_columns():
     one, two = ["a" if k % 3 else None for k in range(120)], [str(k % 4) for k in range(120)]
     rows = [*zip(one, two, strict=True)]
     assert split_of(ids, pl.DataFrame({"one": one, "two": two})).tolist() == split_of(ids, rows).tolist()
+
+
+def test_a_name_that_is_no_splits_is_refused():
+    with pytest.raises(DataError, match="unknown split 'tset', of sample 2"):
+        Splits.of(np.array(["train", "tset", "test"]))

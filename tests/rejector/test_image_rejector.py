@@ -11,6 +11,7 @@ import onnxruntime
 import polars as pl
 import pytest
 import torch
+from image_rejectors import TINY, resumed, trained
 
 import l2d
 from l2d.data.cache.reader import CostCache
@@ -23,24 +24,10 @@ from l2d.rejector.runs.run import load_run
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.training.images import augmented, look
 
-TINY = TrainConfig(
-    network="image",
-    backbone="mobilenet_v3_small",
-    backbone_weights="random",
-    hidden=16,
-    epochs=3,
-    batch_size=16,
-    lr=0.01,
-)
-
 
 @pytest.fixture(scope="module")
 def cache(detection_runs) -> Path:
     return detection_runs[0]
-
-
-def trained(cache: Path, folder: Path, beta: float = 0.2, seed: int = 1, **settings) -> Path:
-    return l2d.train(cache, folder, method="multi-task", beta=beta, seed=seed, config=replace(TINY, **settings)).path
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +128,9 @@ def test_training_that_was_ended_goes_on_to_the_same_bits(cache, tmp_path, monke
     monkeypatch.setattr(_Training, "_end_epoch", stopped)
     monkeypatch.setattr(sweeping, "EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
-        resume(cache, tmp_path / "ended", settings)
+        resumed(cache, tmp_path / "ended", settings)
     monkeypatch.setattr(_Training, "_end_epoch", end)
-    resume(cache, tmp_path / "ended", settings)
+    resumed(cache, tmp_path / "ended", settings)
     assert_same(state(tmp_path / "ended"), state(whole))
     histories = [load_run(path).rejector.history for path in (whole, tmp_path / "ended")]  # the best epoch may be early
     assert histories[0] == histories[1]
@@ -158,15 +145,6 @@ def test_a_second_wave_sees_the_images_that_the_first_one_saw(cache, tmp_path):
         passes.append([torch.cat([rows[0] for _, rows in batches.epoch(epoch)], dim=1) for epoch in range(2)])
     for first, second in zip(*passes, strict=True):
         torch.testing.assert_close(first, second, rtol=0, atol=0)
-
-
-def resume(cache: Path, folder: Path, settings: dict) -> None:
-    from l2d.rejector.grid import make_grid
-    from l2d.rejector.sweep import sweep
-
-    opened = CostCache(cache)
-    points = make_grid(opened, methods=["multi-task"], weights=[], betas=[0.2], nus=[1.0], seeds=[1])
-    sweep(opened, points, [folder], replace(TINY, **settings), checkpoint_every=0)
 
 
 @pytest.mark.slow

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import l2d
 from l2d.data.cache.reader import CostCache
+from l2d.data.costs.pooled import ranks
 from l2d.data.samples.boxes import Boxes
 from l2d.rejector.evaluation.detection_metrics import mixed_detections, system_map
 from l2d.rejector.evaluation.map_intervals import ImageBootstrap
@@ -42,6 +45,17 @@ def test_the_map_of_a_system_is_pycocotools(seed):
     bootstrap = ImageBootstrap(targets, answers)
     assert bootstrap.value(chosen) == pytest.approx(expected, abs=1e-9)
     assert np.mean(list(bootstrap.by_class(chosen).values())) == pytest.approx(expected, abs=1e-9)
+
+
+def test_of_equal_scores_the_image_of_the_lower_id_comes_first_whatever_the_order():
+    targets, answers = world(images=40, seed=5)
+    answers = [replace(answer, score=np.round(answer.score, 1)) for answer in answers]
+    ids = [str(k) for k in np.random.default_rng(0).permutation(40)]
+    chosen = np.arange(40) % 2
+    system = mixed_detections(answers, chosen)
+    expected = system_map(targets, system, ids)["map"]
+    assert abs(expected - system_map(targets, system)["map"]) > 1e-4
+    assert ImageBootstrap(targets, answers, rank=ranks(ids)).value(chosen) == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_draw_counts_an_image_as_often_as_it_was_drawn():

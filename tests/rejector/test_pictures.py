@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from image_rejectors import TINY, resumed, trained
 from PIL import Image
 
 import l2d
 from l2d.data.cache.reader import CostCache
 from l2d.data.errors import DataError, UsageError
 from l2d.data.samples.images import find_images
-from l2d.rejector.rows.pictures import pictures_of
+from l2d.rejector.rows.pictures import files_of
 from l2d.rejector.rows.table import load_tables
 from l2d.rejector.runs.run import load_run, open_cache
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.training.loop import _Training
 
-TINY = TrainConfig(
-    network="image",
-    backbone="mobilenet_v3_small",
-    backbone_weights="random",
-    hidden=16,
-    epochs=2,
-    batch_size=16,
-    lr=0.01,
-)
+PLAIN = TrainConfig(network="conv", hidden=16, epochs=2, batch_size=16, lr=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -43,11 +35,6 @@ def devkit(cache) -> str:
     return str(cache.parent / "devkit")
 
 
-def trained(cache: Path, folder: Path, config: TrainConfig = TINY, **settings) -> Path:
-    config = replace(config, **settings)
-    return l2d.train(cache, folder, method="multi-task", beta=0.2, seed=1, config=config).path
-
-
 @pytest.fixture(scope="module")
 def larger(cache, devkit, tmp_path_factory) -> Path:
     """A run on images of twice the cache's side."""
@@ -57,8 +44,7 @@ def larger(cache, devkit, tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("network", ["image", "conv"])
 def test_files_at_the_caches_size_give_the_same_run_to_the_bit(cache, devkit, tmp_path, network):
-    plain = TrainConfig(network="conv", hidden=16, epochs=2, batch_size=16, lr=0.01)
-    config = TINY if network == "image" else plain
+    config = TINY if network == "image" else PLAIN
     cached, files = (
         trained(cache, tmp_path / name, config, images=folder) for name, folder in (("cached", None), ("files", devkit))
     )
@@ -111,21 +97,12 @@ def test_training_on_files_that_was_ended_goes_on_to_the_same_bits(cache, devkit
     assert load_run(whole).rejector.history == load_run(tmp_path / "ended").rejector.history
 
 
-def resumed(cache: Path, folder: Path, settings: dict) -> None:
-    from l2d.rejector.grid import make_grid
-    from l2d.rejector.sweep import sweep
-
-    opened = CostCache(cache)
-    points = make_grid(opened, methods=["multi-task"], weights=[], betas=[0.2], nus=[1.0], seeds=[1])
-    sweep(opened, points, [folder], replace(TINY, **settings), checkpoint_every=0)
-
-
 def test_missing_and_other_files_are_named_before_anything_is_trained(cache, devkit, tmp_path):
     folder = tmp_path / "photographs"  # any folder with files of these names will do
     shutil.copytree(Path(devkit) / "VOCdigits" / "JPEGImages", folder)
     opened = CostCache(cache)
     first, second = opened.samples(0, ["sample_id"])["sample_id"].to_pylist()[:2]
-    assert pictures_of(opened, folder, 16).unchecked == ""
+    assert files_of(opened, folder).unchecked == ""
     Image.new("RGB", (144, 144)).save(folder / f"{second}.jpg")
     with pytest.raises(DataError, match="not the image that the agents were asked about") as error:
         trained(cache, tmp_path / "run", images=str(folder), image_size=17)
@@ -135,13 +112,76 @@ def test_missing_and_other_files_are_named_before_anything_is_trained(cache, dev
         trained(cache, tmp_path / "run", images=str(folder), image_size=18)
     with pytest.raises(UsageError, match="no such folder"):
         trained(cache, tmp_path / "run", images=str(tmp_path / "nowhere"))
+    with pytest.raises(UsageError, match="names a folder, and this is a file"):
+        trained(cache, tmp_path / "run", images=str(folder / f"{second}.jpg"))
     assert not (tmp_path / "run").exists()
+
+
+def test_another_file_of_the_same_name_is_named(cache, devkit, tmp_path):
+    shutil.copytree(Path(devkit) / "VOCdigits" / "JPEGImages", tmp_path / "photographs" / "right")
+    name = CostCache(cache).samples(0, ["sample_id"])["sample_id"][0].as_py()
+    right, wrong = (tmp_path / "photographs" / folder / f"{name}.jpg" for folder in ("right", "marked"))
+    wrong.parent.mkdir()
+    Image.new("RGB", (144, 144)).save(wrong)
+    with pytest.raises(DataError, match="not the image") as error:
+        files_of(CostCache(cache), tmp_path / "photographs")
+    assert error.value.where == wrong
+    assert str(right) in error.value.hint
+
+
+@pytest.mark.slow
+def test_run_cache_and_images_move_together_or_the_folder_is_said(cache, devkit, tmp_path, monkeypatch):
+    work, photographs = tmp_path / "work", Path(devkit) / "VOCdigits" / "JPEGImages"
+    shutil.copytree(cache, work / "photos.cache")
+    shutil.copytree(photographs, work / "photographs")
+    monkeypatch.chdir(work)
+    settings = {"config": PLAIN, "epochs": 1, "image_size": 8}
+    run = trained(Path("photos.cache"), Path("run"), images="photographs", **settings)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    work.rename(tmp_path / "moved")
+    run, moved = Path("../moved/run"), tmp_path / "moved" / "photographs"
+    assert open_cache(load_run(run)).pictures.found.files.keys()
+    assert load_run(run).rejector.config.images == str(moved)
+
+    moved.rename(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="no such folder") as error:
+        l2d.evaluate(run)
+    assert "--images FOLDER" in error.value.hint
+    shares = l2d.evaluate(run, images="../elsewhere").to_json()[0]["allocation"]
+    said = pl.read_parquet(run / "allocations.parquet")
+    assert shares[said["agent"][0]] == (said.filter(split="test")["agent"] == said["agent"][0]).mean()
+    again = trained(Path("../moved/photos.cache"), run, images="../elsewhere", **settings)
+    assert again.samefile(run)  # the same images in another folder: nothing to train
+
+    l2d.route(run, "../moved/photos.cache", "cached.parquet", images="../elsewhere")
+    both = said.join(pl.read_parquet("cached.parquet"), on="sample_id", suffix="_routed")
+    assert both.height == said.height
+    np.testing.assert_allclose(both["score_0"], both["score_0_routed"], rtol=1e-5, atol=1e-6)
+    with pytest.raises(UsageError, match="no such folder"):
+        l2d.route(run, "../moved/photos.cache", "again.parquet")
+    with pytest.raises(UsageError, match="the input has its images"):
+        l2d.route(run, "../elsewhere", "again.parquet", images="../elsewhere")
+
+
+def test_images_of_runs_that_look_at_none_are_refused(detection_runs, devkit):
+    with pytest.raises(UsageError, match="none of these runs looks at image files"):
+        l2d.evaluate(detection_runs[1]["mlp"], images=devkit)
+
+
+def test_images_that_change_after_they_were_checked_are_checked_again(cache, devkit, tmp_path):
+    folder = tmp_path / "photographs"
+    shutil.copytree(Path(devkit) / "VOCdigits" / "JPEGImages", folder)
+    file = next(iter(files_of(CostCache(cache), folder).files.values()))
+    Image.new("RGB", (144, 144)).save(file)
+    with pytest.raises(DataError, match="not the image"):
+        files_of(CostCache(cache), folder)
 
 
 def test_without_a_digest_in_the_cache_it_is_said_that_nothing_was_compared(cache, devkit):
     opened = CostCache(cache)
     opened.record.fingerprint.pop("images")
-    assert "not compared" in pictures_of(opened, Path(devkit), 16).unchecked
+    assert "not compared" in files_of(opened, Path(devkit)).unchecked
 
 
 def test_settings_that_do_not_fit_are_refused(devkit):

@@ -281,7 +281,7 @@ def test_files_that_are_none_are_refused(home, tmp_path, table):
             route(home / "mlp", tmp_path / name, tmp_path / "out.parquet")
         assert refused.value.where == tmp_path / name
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UsageError, match="no cost cache"):
+    with pytest.raises(UsageError, match="neither a cost cache"):
         route(home / "mlp", tmp_path / "folder", tmp_path / "out.parquet")
 
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 import l2d
 from l2d.cli import app
 from l2d.data.errors import DataError, FingerprintMismatch, UsageError
-from l2d.rejector.rows.photographs import open_photographs, photographs_at
+from l2d.rejector.rows.photographs import open_photographs, other_images, photographs_at
 from l2d.rejector.rows.unlabelled import InputRecord
 
 pytestmark = pytest.mark.slow
@@ -125,8 +125,9 @@ def test_several_files_and_folders_are_routed_as_the_folder_that_has_them_all(ho
         file.name for file in alone
     ]
     assert several.drop("sample_id").equals(pl.concat([folder[3:], folder[:3]]).drop("sample_id"))
+    shutil.copy(alone[0], tmp_path)
     with pytest.raises(UsageError, match=f"2 images are called {alone[0].name}"):
-        l2d.route(home / "pixels", [alone[0], home / "new" / "monday", alone[0]], tmp_path / "x.csv")
+        l2d.route(home / "pixels", [alone[0], home / "new" / "monday", tmp_path / alone[0].name], tmp_path / "x.csv")
     with pytest.raises(UsageError, match="one of 2 inputs, and not an image or a folder of images"):
         l2d.route(home / "pixels", [alone[0], tmp_path / "several.csv"], tmp_path / "x.csv")
 
@@ -149,8 +150,35 @@ def test_what_cannot_be_routed_is_refused(home, tmp_path):
     try:
         with pytest.raises(UsageError, match="no recipe says how to run it"):
             routed(home / "new")()
+        (home / "my").mkdir()  # where `l2d demo` lays a recipe
+        shutil.copy(home / "mine.toml", home / "my" / "my.toml")
+        with pytest.raises(UsageError, match=r"agents\.py"):  # found, and its agents' file looked for beside it
+            routed(home / "new")()
     finally:
+        shutil.rmtree(home / "my")
         (home / "mine.toml").rename(home / "my.toml")
+
+
+def test_what_is_no_photograph_is_left_out_or_refused_by_name(tmp_path):
+    for name in ("a.jpg", "monday/ñ.PNG", "b.webp", "c.TIF", "._a.jpg", "notes.txt"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / name).touch()
+    files, ids = photographs_at(tmp_path / "photos")
+    assert ids == ["a.jpg", "monday/ñ.PNG"]
+    assert other_images([tmp_path / "photos", files[0]]) == ["b.webp", "c.TIF"]
+    for folder in ("empty", "webp"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "photos" / "b.webp").rename(tmp_path / "webp" / "b.webp")
+    refused = {
+        "neither a cost cache nor JPEG": tmp_path / "empty",
+        "only other images, such as b.webp": tmp_path / "webp",
+        ".webp files are not read": tmp_path / "webp" / "b.webp",
+        "given twice": [files[0], tmp_path / "monday" / ".." / "photos" / "a.jpg", tmp_path / "photos"],
+    }
+    (tmp_path / "monday").mkdir()
+    for what, given in refused.items():
+        with pytest.raises(UsageError, match=what):
+            photographs_at(given)
 
 
 def test_a_run_on_a_table_says_so(home):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -34,7 +35,9 @@ def theory_part(layout: Layout, split: str) -> TheoryPart:
     Raises:
         UsageError: as :func:`l2d.rejector.theory.subject.examine`.
     """
-    section = theory_section(layout.focus[0].run.path, split)
+    run = layout.focus[0].run
+    looked_at = run.rejector.config.images
+    section = theory_section(run.path, split, images=None if looked_at is None else Path(looked_at))
     tables = {title.rpartition("\n")[2]: rows for title, rows in shown_parts(section).items()}
     return TheoryPart(figure=theory_figure(section), tables=tables)
 

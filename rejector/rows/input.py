@@ -54,9 +54,7 @@ def check_usable(cache: CostCache, column: str, failures: str) -> None:
         raise UsageError(
             f"this cache has no {column} for a rejector to look at; it has {', '.join(there)}",
             where=cache.address,
-            hint="name the folder with their files: --images FOLDER --image-size 224"
-            if column == "image"
-            else INPUT_HINT,
+            hint=files if column == "image" else INPUT_HINT,
         )
 
 

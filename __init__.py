@@ -42,19 +42,19 @@ if TYPE_CHECKING:
     from l2d.rejector.at_work import add_agent as add_agent
     from l2d.rejector.at_work import export as export
     from l2d.rejector.at_work import policy as policy
+    from l2d.rejector.at_work import query as query
     from l2d.rejector.at_work import worth as worth
     from l2d.rejector.decisions.online import load_policy as load_policy
     from l2d.rejector.estimator import DeferralRejector as DeferralRejector
     from l2d.rejector.library import choose as choose
     from l2d.rejector.library import evaluate as evaluate
-    from l2d.rejector.library import load_run as load_run
-    from l2d.rejector.library import query as query
     from l2d.rejector.library import report as report
     from l2d.rejector.library import sweep as sweep
     from l2d.rejector.library import theory as theory
     from l2d.rejector.library import train as train
     from l2d.rejector.recalibration.recalibrating import recalibrate as recalibrate
     from l2d.rejector.replay.replaying import replay as replay
+    from l2d.rejector.runs.run import load_run as load_run
     from l2d.rejector.serving.log import DecisionLog as DecisionLog
     from l2d.rejector.serving.opening import load_router as load_router
     from l2d.rejector.serving.reading import read_log as read_log
@@ -80,14 +80,12 @@ _NAMES = {
     ),
     "l2d.data.library": ("audit", "describe", "fetch", "push", "sign", "status", "verify"),
     "l2d.data.samples.text_transformer": ("TextFeatures",),
-    "l2d.rejector.at_work": ("add_agent", "export", "policy", "worth"),
+    "l2d.rejector.at_work": ("add_agent", "export", "policy", "query", "worth"),
     "l2d.rejector.decisions.online": ("load_policy",),
     "l2d.rejector.estimator": ("DeferralRejector",),
     "l2d.rejector.library": (
         "choose",
         "evaluate",
-        "load_run",
-        "query",
         "report",
         "sweep",
         "theory",
@@ -95,6 +93,7 @@ _NAMES = {
     ),
     "l2d.rejector.recalibration.recalibrating": ("recalibrate",),
     "l2d.rejector.replay.replaying": ("replay",),
+    "l2d.rejector.runs.run": ("load_run",),
     "l2d.rejector.serving.log": ("DecisionLog",),
     "l2d.rejector.serving.reading": ("read_log",),
     "l2d.rejector.serving.opening": ("load_router",),

@@ -31,7 +31,7 @@ from l2d.rejector.networks import make_network
 from l2d.rejector.rows.table import CostTable
 from l2d.rejector.settings import TrainConfig
 from l2d.rejector.training.loop import train_grid
-from l2d.rejector.training.stack_mlp import AT_ONCE
+from l2d.rejector.training.stack_mlp import AT_ONCE, BLOCKS
 
 BETAS = [0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5]
 SEEDS = 4
@@ -166,7 +166,7 @@ def growth(base: Task, rounds: int) -> dict[str, float]:
 def products(task: Task) -> float:
     """Processor seconds of one epoch's products of matrices alone, on this thread; scaled from some steps."""
     units = [task.width, *[task.hidden] * task.layers, task.agents]
-    points = min(task.points, max(1, AT_ONCE // max(units) // task.batch))
+    points = min(task.points, max(1, BLOCKS * AT_ONCE // max(units) // task.batch))
     rows = [torch.randn(points, task.batch, count) for count in units]
     weights = [torch.randn(points, before, after) for before, after in pairwise(units)]
     gradients = [torch.empty_like(weight) for weight in weights]

@@ -16,7 +16,7 @@ import pyarrow as pa
 from l2d.cache_builder.agents import Agent
 from l2d.cache_builder.answers import NOTES, Answers, failures_in
 from l2d.cache_builder.asking import Asker
-from l2d.cache_builder.committing import LARGE, THREADS, committing
+from l2d.cache_builder.committing import THREADS, committing
 from l2d.cache_builder.engines.shards import WHOLE, Shard
 from l2d.cache_builder.frozen import frozen_arrays, write_text
 from l2d.cache_builder.lending import with_lent_anew
@@ -166,16 +166,11 @@ class Build:
         """The samples table: ids, splits, targets, kept columns and the rejector's inputs."""
         dataset = self.dataset
         parts = [schema.samples_part(self.out, k) for k in range(self.record.num_chunks)]
-        with committing(self._threads) as commit:
+        with committing(THREADS) as commit:
             for chunk in filter(self.shard.has, self._todo(parts)):
                 columns = sample_columns(dataset, self.record.chunk_rows(chunk))
                 commit(store.commit_table, parts[chunk], pa.table(columns), self._facts("samples", chunk))
         self._seal(parts)
-
-    @property
-    def _threads(self) -> int:
-        """That commit parts beside this one, where these are large."""
-        return THREADS if len(self.dataset) >= LARGE else 0
 
     def build_agent(self, agent: Agent, index: int, fingerprint: dict) -> None:
         """Ask one agent what it has not answered yet, and work out the costs that are missing."""
@@ -221,7 +216,7 @@ class Build:
             agent.load(frozen, self.dataset, self.device)
             record_gflops(agent, self.dataset, self.out)
         if not schema.seal_file(costs[0]).is_file() or self._todo(costs):
-            with committing(self._threads) as commit:
+            with committing(THREADS) as commit:
                 for chunk in sorted(mine):
                     commit(self.write_costs, agent, chunk)
         self._seal(predictions)
@@ -266,7 +261,7 @@ class Build:
         A kill then costs the chunk that is being asked and the one being written. Answers that cost nothing to have
         again, as they lie in a file, may wait in several threads.
         """
-        free = self._threads if agent.repeatable else 0
+        free = THREADS if agent.repeatable else 0
         with committing(1 if self.dataset.images is not None else free) as commit:
             yield lambda chunk, answers: commit(self.write_predictions, agent.config.name, chunk, answers)
 

@@ -253,8 +253,11 @@ def _finish(draft: Draft, out: Path, dry_run: bool, device: str, overwrite: bool
     with Bars() as bars:
         cache = build_draft(draft, out, device, overwrite, say, bars.start)
     print_status(cache, format)
-    runs = out.with_suffix(".runs")
     say(f"to change what was imported: edit {recipe}, then l2d build {quote(recipe)} --out {quote(out)}")
+    if len(cache.agents) == 1:
+        say(f"one agent alone leaves nothing to choose: add another to {recipe} and build, or import both together")
+        return
+    runs = out.with_suffix(".runs")
     say(f"next: l2d sweep {quote(out)} --out {quote(runs)} && l2d report {quote(runs)} --out report.html")
 
 

@@ -10,8 +10,7 @@ from typing import Any
 
 #: A function and what it is called with, now or in a thread.
 Commit = Callable[..., None]
-LARGE = 1 << 18  # samples of a cache, from which on a part takes long enough to write
-THREADS = 2  # that write and wait for the disk
+THREADS = 2  # that write, and wait for the disk: several milliseconds a part, however small it is
 
 
 @contextmanager

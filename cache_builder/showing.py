@@ -14,6 +14,7 @@ from l2d.cache_builder.asking import Asker
 from l2d.cache_builder.prepare import wanted_of
 from l2d.cache_builder.recipe import Recipe, load_recipe
 from l2d.data.cache import schema
+from l2d.data.cache.beside import recipes_beside
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, FingerprintMismatch, UsageError, nearest
 from l2d.data.samples.boxes import Boxes
@@ -117,11 +118,11 @@ def photographs(recipe: Recipe, files: list[Path], ids: list[str]) -> Dataset:
 
 def _recipe_beside(cache: Path | None, agent: str) -> Path:
     """The recipe that lies where a cache's recipe usually does."""
-    tried = [] if cache is None else [cache.with_suffix(".toml"), cache.with_name(f"{cache.name}.toml")]
+    tried = [] if cache is None else recipes_beside(cache)
     for file in tried:
         if file.is_file():
             return file
-    looked = f"; looked for {' and '.join(map(str, dict.fromkeys(tried)))}" if tried else ""
+    looked = f"; looked for {', '.join(map(str, tried))}" if tried else ""
     raise UsageError(
         f"the run looks at features of the agent {agent!r}, and no recipe says how to run it{looked}",
         hint="name the recipe that the cache was built by: --recipe FILE",

@@ -1,4 +1,4 @@
-"""What Python programs do with a trained run: route, make policies, ask what agents are worth, export.
+"""What Python programs do with a trained run: route, make policies, ask what agents are worth, export; and query.
 
 Exported by :mod:`l2d`; each function does what the command of its name does, and imports what that takes: half of it
 loads torch.
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from l2d.data.cache.addresses import place_of
+from l2d.data.cache.reader import CostCache
 from l2d.data.errors import UsageError
 from l2d.rejector.decisions.saved import is_policy
-from l2d.rejector.results import one_folder
+from l2d.rejector.results import QueryRows, Runs, folders_of, one_folder
 from l2d.rejector.runs.elsewhere import Beta, at_setting
-from l2d.rejector.runs.run import load_run, open_cache
+from l2d.rejector.runs.run import Run, load_run, open_cache
 
 if TYPE_CHECKING:
     from l2d.rejector.decisions.adding import AddedAgent
@@ -355,3 +356,23 @@ def export(
 
     (folder,) = one_folder(run)
     return export_run(folder, Path(onnx), beta=beta, weights=weights, overwrite=overwrite)
+
+
+def query(paths: Any, sql: str, *, memory_limit: int | None = None, timeout: float | None = None) -> QueryRows:
+    """SQL over every cache and run beneath paths, see docs/sql.md.
+
+    Args:
+        paths: caches, runs, or folders above them; one or several.
+        memory_limit: bytes DuckDB may hold.
+        timeout: seconds the query may take.
+    """
+    from l2d.rejector.sql.query import query as run_query
+
+    given = [paths] if isinstance(paths, str | Path | CostCache | Run | Runs) else list(paths)
+    found: list[Path | str] = []
+    for each in given:
+        if isinstance(each, CostCache):
+            found.append(each.path if each.mirror is None else each.address)
+        else:
+            found += folders_of(each) if isinstance(each, Run | Runs) else [place_of(each)]
+    return QueryRows(run_query(found, sql, memory_limit=memory_limit, timeout=timeout))

@@ -1,4 +1,4 @@
-"""What Python programs do with costs: train, sweep, evaluate, choose, report, query, route … Exported by :mod:`l2d`.
+"""What Python programs do with costs: train, sweep, evaluate, choose, report … Exported by :mod:`l2d`.
 
 Each function does what the command of its name does, and returns a result that can be printed, put into a frame or
 shown in a notebook (:class:`l2d.data.results.Shown`).
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from l2d.data.cache.addresses import place_of
 from l2d.data.cache.audit import leaks
 from l2d.data.cache.audit_answers import ALONE, compared
 from l2d.data.cache.paid import missing_prices
@@ -30,12 +29,11 @@ from l2d.rejector.grid import chosen_agents, make_grid
 from l2d.rejector.methods import METHODS
 from l2d.rejector.policies.choose import Choice, Target
 from l2d.rejector.policies.choose import choose as choose_run
-from l2d.rejector.results import Evaluations, QueryRows, Runs, Theory, folders_of, one_folder
+from l2d.rejector.results import Evaluations, Runs, Theory, folders_of, one_folder
 from l2d.rejector.runs.elsewhere import Beta
 from l2d.rejector.runs.files import read_facts
 from l2d.rejector.runs.run import Run, load_run
 from l2d.rejector.settings import INPUT_OF, TrainConfig, config_of
-from l2d.rejector.sql.query import query as run_query
 from l2d.rejector.sweep import default_method
 from l2d.rejector.sweep import sweep as train_points
 from l2d.rejector.theory.section import theory_section
@@ -328,21 +326,3 @@ def report(
     if figures is not None:
         written += write_figures(members, Path(figures), format=figure_format, by=groups)
     return written
-
-
-def query(paths: Any, sql: str, *, memory_limit: int | None = None, timeout: float | None = None) -> QueryRows:
-    """SQL over every cache and run beneath paths, see docs/sql.md.
-
-    Args:
-        paths: caches, runs, or folders above them; one or several.
-        memory_limit: bytes DuckDB may hold.
-        timeout: seconds the query may take.
-    """
-    given = [paths] if isinstance(paths, str | Path | CostCache | Run | Runs) else list(paths)
-    found: list[Path | str] = []
-    for each in given:
-        if isinstance(each, CostCache):
-            found.append(each.path if each.mirror is None else each.address)
-        else:
-            found += folders_of(each) if isinstance(each, Run | Runs) else [place_of(each)]
-    return QueryRows(run_query(found, sql, memory_limit=memory_limit, timeout=timeout))

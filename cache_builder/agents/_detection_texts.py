@@ -49,7 +49,11 @@ def read_folder(folder: Path, line: str, agent: str) -> tuple[list[dict], list[P
     fields, form = form_of(line)
     files = sorted(folder.glob("*.txt"))
     if not files:
-        raise DataError("there are no .txt files here", where=folder, hint="one for each image, named as the image")
+        below = sorted({file.parent for file in folder.rglob("*.txt")})
+        hint = "one for each image, named as the image"
+        if below:
+            hint = f"give the folder that has them: {below[0]}" + (f", or another of {len(below)}" if below[1:] else "")
+        raise DataError("there are no .txt files here", where=folder, hint=hint)
     found = []
     for file in files:
         try:

@@ -41,16 +41,21 @@ class BestEpoch:
 
 
 class Adam:
-    """Adam with decoupled weight decay, to the same bits as ``torch.optim.AdamW``.
+    """Adam with decoupled weight decay, to the bits of ``torch.optim.AdamW``, of parameters of one type on one device.
 
     That one loads torch's compiler when it is made, a second of processor time in which so small a network is trained;
-    this one calls the function that it calls.
+    this one calls the function that it calls, once for all parameters end to end: each number is worked on alone.
     """
 
     def __init__(self, parameters: Iterable[Tensor], *, lr: float, weight_decay: float):
         self._parameters, self._lr, self._weight_decay = list(parameters), lr, weight_decay
-        self._means, self._squares = ([torch.zeros_like(each) for each in self._parameters] for _ in range(2))
-        self._steps = [torch.tensor(0.0) for _ in self._parameters]
+        self._sizes = [each.numel() for each in self._parameters]
+        self._mean, self._square = (torch.zeros_like(self._joined(self._parameters)) for _ in range(2))
+        self._steps = torch.tensor(0.0)
+
+    @staticmethod
+    def _joined(tensors: list[Tensor]) -> Tensor:
+        return torch.cat([each.detach().flatten() for each in tensors])
 
     def zero_grad(self) -> None:
         for each in self._parameters:
@@ -59,13 +64,14 @@ class Adam:
     @torch.no_grad()
     def step(self) -> None:
         """One step by the parameters' gradients; every one has some."""
+        values = self._joined(self._parameters)
         adamw(
-            self._parameters,
-            [each.grad for each in self._parameters if each.grad is not None],
-            self._means,
-            self._squares,
+            [values],
+            [self._joined([each.grad for each in self._parameters if each.grad is not None])],
+            [self._mean],
+            [self._square],
             [],
-            self._steps,
+            [self._steps],
             amsgrad=False,
             beta1=0.9,
             beta2=0.999,
@@ -74,6 +80,8 @@ class Adam:
             eps=1e-8,
             maximize=False,
         )
+        for each, new in zip(self._parameters, values.split(self._sizes), strict=True):
+            each.copy_(new.view_as(each))
 
 
 def scale_of(values: np.ndarray) -> Tensor:

@@ -87,7 +87,9 @@ def realizable_loss(outputs: Tensor, samples: Samples, alpha: float) -> Tensor:
 
     Where a classifier and a rejector of the class of networks make no error together, its minimiser makes none. The
     loss ``L_CE`` need not: it asks for ``s_y`` even where an expert is right. ``alpha = 1`` is the paper's surrogate;
-    below, its mixture with the cross-entropy of the classifier.
+    below, its mixture with the cross-entropy of the classifier. It is not consistent for experts whose answers do not
+    follow from the input: with classes of chances 0.55 and 0.45 and an expert that is right on 0.6 of either, its
+    minimum is ``s = (0.449, 0.353, 0.198)``, which keeps.
 
     Source: Mozannar, Lang, Wei, Sattigeri, Das and Sontag, *Who Should Predict?*, AISTATS 2023 (up to a factor of 2);
     several experts: Mao, Mohri and Zhong, *Realizable H-Consistent and Bayes-Consistent Loss Functions for Learning to

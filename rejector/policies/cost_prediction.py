@@ -134,6 +134,20 @@ def _scale(implied: np.ndarray, costs: np.ndarray) -> float:
     return factor if factor > 0 else 1.0
 
 
+def isotonic(at: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Isotonic regression: the rising function of ``at`` (n,) nearest to ``values`` (n,) in squares, at each ``at``.
+
+    In the bits that ``sklearn.isotonic`` gives it, where no two of ``at`` are nearer than 1e-15 and yet differ. That
+    asks scipy as well, and takes a second to import.
+    """
+    from scipy.optimize import isotonic_regression
+
+    _, group, count = np.unique(at, return_inverse=True, return_counts=True)
+    rising = np.lexsort((values, at))  # the order in which equal ones are summed
+    mean = np.bincount(group[rising], values[rising]) / count
+    return np.asarray(isotonic_regression(mean, weights=count).x[group])
+
+
 def _fit_agent(kind: str, implied: np.ndarray, cost: np.ndarray, *, unseen: float) -> dict[str, Any]:
     """One agent's calibration: ``cost`` over ``at``, interpolated, plus ``slope`` times the implied cost."""
     mean = float(cost.mean()) if len(cost) else unseen
@@ -143,10 +157,7 @@ def _fit_agent(kind: str, implied: np.ndarray, cost: np.ndarray, *, unseen: floa
     slope = max(0.0, float(((implied - implied.mean()) * (cost - mean)).mean()) / variance)
     if kind == "linear":
         return {"at": [0.0], "cost": [mean - slope * float(implied.mean())], "slope": slope}
-    from sklearn.isotonic import IsotonicRegression
-
-    fitted = IsotonicRegression().fit_transform(implied, cost)
-    level, piece, size = np.unique(fitted, return_inverse=True, return_counts=True)
+    level, piece, size = np.unique(isotonic(implied, cost), return_inverse=True, return_counts=True)
     centre = np.bincount(piece, implied) / size
     tilt = 1e-3 * slope  # so that inputs beyond the outer centres still differ, in their scores' order
     return {"at": centre.tolist(), "cost": (level - tilt * centre).tolist(), "slope": tilt}

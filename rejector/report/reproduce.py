@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
+from l2d.data.cache.beside import recipes_beside
 from l2d.data.cache.reader import CostCache
 from l2d.data.options import as_typed
 from l2d.rejector.evaluation.evaluation import Evaluation
@@ -68,8 +69,7 @@ def build_command(cache: CostCache, images: Path | None = None) -> str:
     out = ["--out", str(cache.path)]
     ships = files("l2d") / "cache_builder" / "recipes" / f"{name}.toml"
     if not ships.is_file():
-        places = [beside / f"{cache.path.name}.toml", beside / f"{name}.toml", beside / name / f"{name}.toml"]
-        found = next((place for place in places if place.is_file()), f"{name}.toml")
+        found = next((place for place in recipes_beside(cache.path, name) if place.is_file()), f"{name}.toml")
         return shlex.join(["l2d", "build", str(found), *out])
     data = tomllib.loads(ships.read_text(encoding="utf-8"))["dataset"].get("path")
     if data is None or (Path(str(ships)).parent / data).exists():

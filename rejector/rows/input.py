@@ -50,10 +50,11 @@ def check_usable(cache: CostCache, column: str, failures: str) -> None:
         )
     if column not in cache.record.inputs:
         there = [name for name in schema.INPUT_COLUMNS if name in cache.record.inputs]
+        files = "name the folder with their files: --images FOLDER --image-size 224"
         raise UsageError(
             f"this cache has no {column} for a rejector to look at; it has {', '.join(there)}",
             where=cache.address,
-            hint=INPUT_HINT,
+            hint=files if column == "image" else INPUT_HINT,
         )
 
 

@@ -123,6 +123,13 @@ def examine(run: Run, split: str = "test", *, device: str = "cpu", seed: int = 0
     names = list(dict.fromkeys(["train", "validation", split]))
     column = INPUT_OF[config.network]
     tables = load_tables(cache, tuple(names), column=column, predictions=True, failures=config.failures)
+    if config.network == "image":  # what its body makes of images are the features, and the head is the rejector
+        from l2d.rejector.training.images import TrainedImage  # brings torchvision
+
+        whole = rejector.as_a(TrainedImage)
+        tables = {name: whole.on_features(table) for name, table in tables.items()}
+        rejector = whole.on_body()
+        run = replace(run, rejector=rejector)
     judged = {name: costs_judged_on(run, tables[name].raw, tasks) for name in names}
     trained = {name: costs_trained_on(run, tables[name].raw, tasks) for name in names}
     usable = {name: np.isfinite(judged[name]).any(axis=1) for name in names}

@@ -29,6 +29,8 @@ from l2d.rejector.training.network import TrainedNetwork
 TRUNK = "body.trunk."  # how names of the frozen part begin, which the runs of a grid share
 #: What bodies have made of tables: evaluating a grid asks for the same many times. (rows, body's digest, features)
 _KNOWN: list[tuple[weakref.ref, str, Tensor]] = []
+#: Settings of bodies and pictures where there are none.
+_PLAIN: dict[str, Any] = {name: getattr(TrainConfig, name) for name in (*OF_IMAGES, *OF_PICTURES)}
 AT_ONCE_ON = {"cpu": AT_ONCE, "cuda": 8 * AT_ONCE}
 
 
@@ -96,6 +98,17 @@ class TrainedImage(TrainedNetwork):
 
         with torch.inference_mode():
             return torch.cat(list(in_fixed_batches(images, look)))
+
+    def on_features(self, table: CostTable) -> CostTable:
+        """A table of pixels as the body, as it is, makes features of it: what :meth:`on_body` looks at."""
+        return replace(table, features=self._looked(table.features))
+
+    def on_body(self) -> TrainedNetwork:
+        """The head alone: an mlp on what the body makes of images."""
+        head = {name.removeprefix("head."): v for name, v in self.state.items() if name.startswith("head.")}
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        state = {**head, "feature_mean": self.state["mean"], "feature_std": self.state["std"]}
+        return TrainedNetwork(**{**given, "state": state, "config": replace(self.config, network="mlp", **_PLAIN)})
 
     def _of_features(self, features: Tensor) -> np.ndarray:
         """Scores from what the body makes of images, float32 (n, width of the body)."""
@@ -304,8 +317,7 @@ def look(streams: dict[str, Stream], config: TrainConfig, agents: int, device: s
     train = seen["train"]
     if config.augment != "none":
         train = BodyStream(streams["train"], see, hold=hold, augment=partial(augmented, config.augment), learns=learns)
-    plain = {name: getattr(TrainConfig, name) for name in (*OF_IMAGES, *OF_PICTURES)}
-    head, make = replace(config, network="mlp", **plain), None
+    head, make = replace(config, network="mlp", **_PLAIN), None
     if learns:
         spread = _spread(seen["train"], body, shape)
         make = partial(Tail, body, shape, agents, config, spread)

@@ -2,7 +2,7 @@
 
 With small networks most of the time goes to what surrounds the arithmetic: autograd's records, fresh memory for every
 intermediate, activations that fall out of the cache. Here buffers are made once, and forward, loss and backward run
-over as many points, and with large batches as few rows, as a core's cache holds.
+over as many points, and with large batches as few rows, as a core's caches hold.
 
 A point's numbers do not depend on the points beside it. How rows are cut depends on the network alone; no sum runs over
 points; each stack works on one thread (rejector.py beside runs several beside each other), since on more a product of
@@ -25,6 +25,9 @@ from l2d.rejector.training.stack import Stack, padded
 
 #: Activations of a layer that are worked on at once, in numbers: 1 MiB in float32, and as much again for gradients.
 AT_ONCE = 1 << 18
+#: So much of each layer times this is what points beside each other have in one operation. It falls out of a core's own
+#: cache, which costs less than operations that are over soon: after each, threads wait for each other at Python's lock.
+BLOCKS = 4
 #: Numbers to whose multiples features and units are filled up: 64 bytes of float32, the widest vector and a cache line.
 LANES = 16
 #: Rows likewise: what elementwise operations work on in one go, so that none are left over for scalar code.
@@ -51,7 +54,8 @@ class MLPStack(Stack):
         self._rows_at_once = max(ROWS, AT_ONCE // max(self.width, num_agents, *units) // ROWS * ROWS)
         sizes = {"gathered": self.width, "scores": num_agents, "by_unit": max(units, default=0)}
         sizes |= {f"layer {depth}": size for depth, size in enumerate(units)}
-        self.buffers = {name: self._flat.new_empty(self._rows_at_once * size) for name, size in sizes.items()}
+        rows = self._rows_at_once * min(BLOCKS, len(points))
+        self.buffers = {name: self._flat.new_empty(rows * size) for name, size in sizes.items()}
         self._known_blocks: dict[tuple[int, bool], _Block] = {}
 
     def _stored(self, name: str) -> tuple[int, ...]:
@@ -72,7 +76,7 @@ class MLPStack(Stack):
         """What works on this number of rows. Groups are cut between two seeds if that is near."""
         key = (rows, shared)
         if key not in self._known_blocks:
-            most, cuts = max(1, self._rows_at_once // padded(rows, ROWS)), [0]
+            most, cuts = max(1, BLOCKS * self._rows_at_once // padded(rows, ROWS)), [0]
             for position in range(1, len(self.points)):
                 size = position - cuts[-1]
                 new_seed = self.points[position].seed != self.points[position - 1].seed

@@ -352,7 +352,7 @@ VOC_FILES = {"a": "2 0.25 2 3 11 22\n0 1 1 1 4 4", "b": "0,0.5,1,1,30,20\n", "c"
 
 
 def write_texts(folder: Path, files: dict[str, str] = VOC_FILES) -> Path:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     for name, text in files.items():
         (folder / f"{name}.txt").write_text(text)
     return folder
@@ -402,6 +402,10 @@ def test_a_line_of_no_form_and_a_folder_without_texts_are_refused(tmp_path):
             make(tmp_path, line=line)
     with pytest.raises(DataError, match=r"no .txt files"):
         ask(tmp_path, lettered())
+    write_texts(tmp_path / "one" / "deeper")
+    with pytest.raises(DataError, match=r"no .txt files") as refused:
+        ask(tmp_path, lettered())
+    assert refused.value.hint == f"give the folder that has them: {tmp_path / 'one' / 'deeper'}"
 
 
 def test_another_text_is_another_fingerprint(tmp_path):

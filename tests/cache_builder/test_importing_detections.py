@@ -246,6 +246,8 @@ def test_photographs_cost_what_pycocotools_says(tmp_path):
     words = ["import", "detections", folder, detected, "--coordinates", "pixels_from_1", "--out", out]
     result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.stderr
+    assert "one agent alone leaves nothing to choose" in result.stderr
+    assert "l2d sweep" not in result.stderr
     names = sorted(file.stem for file in (folder / "gts" / "pascalvoc_format").glob("*.xml"))
     truths, founds = [], []
     for name in names:

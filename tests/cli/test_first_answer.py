@@ -93,14 +93,14 @@ def test_what_a_query_reads_is_found_without_scipy():
     subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
-def test_a_policy_reads_the_files_of_its_run_without_torch(place):
+def test_python_reads_a_run_asks_it_and_starts_a_policy_without_torch(place):
     (run,) = (path.parent for path in (place / "runs").rglob("run.json"))
     program = (
-        "import sys\nfrom pathlib import Path\nfrom l2d.rejector import at_work\n"
-        "from l2d.rejector.policies import policy, scored\nfrom l2d.rejector.runs.run import load_run\n"
-        "run = load_run(Path(sys.argv[1]))\nassert not run.rejector.guard['holds']\n"
-        "assert len(scored.read_scored(run, 'test'))\n"
-        "assert not {'scipy', 'torch', 'pandas', 'duckdb'} & set(sys.modules)"
+        "import sys\nfrom pathlib import Path\nimport l2d\nfrom l2d.rejector.policies import policy, scored\n"
+        "run = l2d.load_run(Path(sys.argv[1]))\nassert not run.rejector.guard['holds']\n"
+        "assert l2d.policy and len(scored.read_scored(run, 'test'))\n"
+        "assert l2d.query(run, 'SELECT count(*) AS n FROM allocations').rows()[0]['n']\n"
+        "assert not {'scipy', 'torch', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program, run], check=True, timeout=120)
 

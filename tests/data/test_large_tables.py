@@ -82,7 +82,7 @@ def use(monkeypatch, way: str) -> None:
     monkeypatch.setattr(encoded_columns, "BLOCK", 1000)
     monkeypatch.setattr(texts, "FEW", 1 << 30 if way == "held" else 0)
     monkeypatch.setattr(texts, "AT_ONCE", 13)
-    monkeypatch.setattr(builder, "LARGE", 1 << 60 if way == "held" else 0)
+    monkeypatch.setattr(builder, "THREADS", 0 if way == "held" else 2)
     for module in (features, encoded_columns, dataset, table_agent) if way != "held" else ():
         monkeypatch.setattr(module, "ROWS_AT_ONCE", 10)
 

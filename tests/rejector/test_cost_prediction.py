@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from l2d.rejector.losses import LOSSES, check_nu
-from l2d.rejector.policies.cost_prediction import CostPredictor, choose_predictor, contrasts, implied_costs
+from l2d.rejector.policies.cost_prediction import (
+    CostPredictor,
+    choose_predictor,
+    contrasts,
+    implied_costs,
+    isotonic,
+)
 
 
 @pytest.mark.parametrize("agents", [2, 3, 5])
@@ -23,6 +29,19 @@ def test_scores_that_minimise_the_surrogate_give_the_costs_back_up_to_a_factor(n
     np.testing.assert_allclose(gradient, 0, atol=1e-10)
     implied = implied_costs(scores, np.ones(costs.shape, bool), "surrogate", nu)
     np.testing.assert_allclose(implied * costs.sum(axis=1, keepdims=True), costs, atol=1e-12)
+
+
+@pytest.mark.parametrize("digits", [None, 1, 0])
+def test_isotonic_regression_has_the_bits_of_sklearns(digits):
+    from sklearn.isotonic import IsotonicRegression
+
+    random = np.random.default_rng(0)
+    for size in (1, 2, 7, 100, 400):
+        at = random.normal(size=size).astype(np.float32).astype(np.float64)
+        at = at if digits is None else np.round(at, digits)
+        for values in (random.random(size), random.random(size) < 0.4, at + random.normal(size=size)):
+            expected = IsotonicRegression().fit_transform(at, values.astype(np.float64))
+            assert isotonic(at, values.astype(np.float64)).tobytes() == expected.tobytes()
 
 
 def test_an_agent_that_is_away_leaves_the_others_costs_as_they_are_among_themselves():

@@ -148,6 +148,15 @@ def test_a_second_wave_sees_the_images_that_the_first_one_saw(cache, tmp_path):
 
 
 @pytest.mark.slow
+def test_the_theory_takes_its_head_on_what_the_body_makes_of_images(grid):
+    [evaluated] = l2d.evaluate(grid[0]).to_json()
+    found = l2d.theory(grid[0]).to_json()
+    loss = found["parts"]["deferral loss: from the oracle to this rejector"]
+    assert found["network"] == "image"
+    assert loss["run"]["value"] == pytest.approx(evaluated["deferral_loss"], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_it_exports_and_onnxruntime_scores_pixels_as_it_does(cache, thawed, tmp_path):
     l2d.export(thawed[0], tmp_path / "rejector.onnx")
     rows = load_tables(CostCache(cache), ("test",), column="image")["test"].features

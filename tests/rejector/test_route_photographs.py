@@ -150,7 +150,12 @@ def test_what_cannot_be_routed_is_refused(home, tmp_path):
     try:
         with pytest.raises(UsageError, match="no recipe says how to run it"):
             routed(home / "new")()
+        (home / "my").mkdir()  # where `l2d demo` lays a recipe
+        shutil.copy(home / "mine.toml", home / "my" / "my.toml")
+        with pytest.raises(UsageError, match=r"agents\.py"):  # found, and its agents' file looked for beside it
+            routed(home / "new")()
     finally:
+        shutil.rmtree(home / "my")
         (home / "mine.toml").rename(home / "my.toml")
 
 

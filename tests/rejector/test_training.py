@@ -184,10 +184,11 @@ def test_training_leaves_the_global_random_state_alone(tables):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_classification_only_trains_on_the_classification_cost_alone(tables):
-    """The same rejector as with lambda_reg = 0, whatever the regression costs are."""
-    single = train([point(method="classification-only", weights=(1.0, 0.5))], tables)[0]
-    without = train([point(method="multi-task", weights=(1.0, 0.0))], tables)[0]
+@pytest.mark.parametrize(("method", "alone"), [("classification-only", (1.0, 0.0)), ("regression-only", (0.0, 0.5))])
+def test_a_method_of_one_task_trains_on_its_cost_alone(tables, method, alone):
+    """The same rejector as with a weight of 0 on the other task, whatever its costs are."""
+    single = train([point(method=method, weights=(1.0, 0.5))], tables)[0]
+    without = train([point(method="multi-task", weights=alone)], tables)[0]
     both = train([point(method="multi-task", weights=(1.0, 0.5))], tables)[0]
     assert_same_parameters(single, without, atol=0)
     assert any(not torch.equal(value, parameters(both)[name]) for name, value in parameters(single).items())

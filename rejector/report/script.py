@@ -21,7 +21,7 @@ def script() -> str:
     if VEGA_LITE not in _made:
         import vl_convert
 
-        _made[VEGA_LITE] = vl_convert.javascript_bundle(vl_version=VEGA_LITE)
+        _made[VEGA_LITE] = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg] # its stub is off
     return _made[VEGA_LITE]
 
 

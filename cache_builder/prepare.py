@@ -13,6 +13,7 @@ from l2d.data.cache.reader import CacheRecord
 from l2d.data.errors import UsageError
 from l2d.data.samples.dataset import Dataset
 from l2d.data.sources import load_dataset
+from l2d.data.sources.text_table import let_go_of_table
 
 
 def prepare(
@@ -52,6 +53,9 @@ def prepare(
             hint="give the model `features` (of its own forward pass), or [dataset] image_size",
         )
     let_go_of_files()
+    if not any(agent.sees_columns for agent in agents):
+        dataset = dataset.with_kept_columns()
+        let_go_of_table()
     fingerprints = {agent.config.name: agent.fingerprint(dataset) for agent in agents}
     return dataset, agents, fingerprints, make_record(recipe, dataset)
 

@@ -15,7 +15,7 @@ from l2d.cache_builder.agents._answer_folders import joined, read_parts
 from l2d.data.errors import DataError, nearest
 from l2d.data.samples import cells
 from l2d.data.samples.cells import first_true
-from l2d.data.sources.text_table import read_header
+from l2d.data.sources.text_table import TEXT_FORMATS, read_header
 
 ROW = "__row__"
 MANY = 1 << 20  # rows, from which on numbers are held in as few bits as they need
@@ -191,15 +191,17 @@ def _read(content: Content) -> tuple[pl.DataFrame, list[Piece]]:
     held = zip(parts, starts, strict=False)
     pieces = [Piece(path, part.file, first, len(part.table), part.stated) for part, first in held]
     columns = [column.alias(name) for column, name in zip(table.iter_columns(), names, strict=True)]
+    missing = content.version[-1]
+    trimmed = not missing and all(part.file.suffix.lower() in TEXT_FORMATS for part in parts)  # as they were read
     del parts, table, held
     for place, column in enumerate(columns if pieces and sum(piece.rows for piece in pieces) > MANY else ()):
         if column.dtype.is_integer():  # the values count, not how wide they are held
             columns[place] = column.shrink_dtype()
     table = pl.DataFrame(columns)
     texts = pl.col(pl.String).str.strip_chars()
-    missing = ["", *content.version[-1]]
-    changed = table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), pl.when(~texts.is_in(missing)).then(texts))
-    return table.with_columns(changed.get_columns()).with_row_index(ROW), pieces
+    changed = [] if trimmed else [pl.when(~texts.is_in(["", *missing])).then(texts)]
+    table = table.with_columns(table.select(pl.col(pl.Float32, pl.Float64).fill_nan(None), *changed).get_columns())
+    return table.with_row_index(ROW), pieces
 
 
 def let_go_of_files() -> None:

@@ -98,6 +98,7 @@ class Agent(ABC):
     can_show: ClassVar[tuple[str, ...]] = ()  # what of itself it can give as `features`
     repeats: ClassVar[bool] = False  # a frozen model: asked again it has to answer the same, in whatever batch
     timed: ClassVar[bool] = False  # its own work is done when it is asked, so that the time it takes is its latency
+    sees_columns: ClassVar[bool] = True  # may look at the source's columns; where no agent does they are not held
     reads: ClassVar[tuple[str, ...]] = ()  # of Dataset.content: when one of these changes, so may the answers
     unfingerprinted: ClassVar[set[str]] = {
         "name", "description", "price", "free", "paid", "reference", "timeout", "cla_cost", "reg_cost", "text_cost",

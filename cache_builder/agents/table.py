@@ -102,6 +102,7 @@ class TableAnswersAgent(Agent):
     config: TableAnswersConfig
     can_answer = ("cla", "reg", "text")
     repeatable = True
+    sees_columns = False
 
     def check(self, dataset: Dataset, tasks: list[str]) -> None:
         """The whole file is read and checked, so that what is wrong with it is said at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from l2d.data.cache.columns import text_of_series, texts_column
 from l2d.data.cache.integrity import sha256_of
 from l2d.data.errors import CorruptPart, DataError
 from l2d.data.samples.boxes import Boxes
-from l2d.data.samples.column_file import Table
+from l2d.data.samples.column_file import ColumnFile, Table
 from l2d.data.samples.digests import Lazy, column_digest
 from l2d.data.samples.encoded_columns import EncodedColumns
 from l2d.data.samples.split_names import Splits
@@ -159,6 +159,11 @@ class Dataset:
     def _digest_of(self, column: Callable[[slice], pa.Array]) -> str:
         """Of a column of text, some rows at a time."""
         return schema.ids_digest(column(slice(k, k + ROWS_AT_ONCE)) for k in range(0, len(self), ROWS_AT_ONCE))
+
+    def with_kept_columns(self) -> Dataset:
+        """The same without the source's columns but those that go into the cache, so that no table need be held."""
+        lean = isinstance(self.columns, ColumnFile)
+        return self if lean else replace(self, columns=self.columns.select(list(self.keep)))
 
     def batch(self, rows: range, answers: dict[str, Any] | None = None) -> Batch:
         """The samples at ``rows``, ready for an agent."""

@@ -18,7 +18,7 @@ from l2d.data.samples.numbers import write_columns
 from l2d.data.samples.scratch import Scratch, ScratchColumn
 from l2d.data.samples.text import TextSettings
 
-HELD = 128 << 20  # bytes of features that are held in memory; what comes then lies in a file
+HELD = 128 << 20  # bytes of features, and of a table that is held, in memory; what comes then lies in a file
 BESIDE = 16  # bytes of that which each row takes away, since its id, split and answers are held too
 BLOCK = 16 << 20  # bytes of rows that are put together at once for their digest
 
@@ -96,7 +96,8 @@ def columns_of_features(
     """
     found: dict[int, list[np.ndarray | ScratchColumn]] = {}
     wrong: dict[int, tuple[int, int]] = {}  # feature -> first row that does not fit, and which of its columns
-    lock, room, scratch = threading.Lock(), HELD - BESIDE * len(table), None
+    lock, scratch = threading.Lock(), None
+    room = HELD - BESIDE * len(table) - (int(table.estimated_size()) if isinstance(table, pl.DataFrame) else 0)
 
     def kept(columns: list[np.ndarray]) -> list[np.ndarray | ScratchColumn]:
         nonlocal room, scratch

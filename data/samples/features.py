@@ -385,6 +385,6 @@ def _is_number(kind: pl.DataType | type[pl.DataType]) -> bool:
 def _numbers(column: pl.Series) -> pl.Series:
     """As float64, times in days, with NaN and infinities as missing."""
     numbers = days(column) if column.dtype in TEMPORAL else column.cast(pl.Float64)
-    if not numbers.null_count() and numbers.is_finite().all():
+    if as_they_lie(numbers) is not None:  # by numpy, in a quarter of the time
         return numbers
     return numbers.to_frame().select(pl.when(pl.first().is_finite()).then(pl.first())).to_series()

@@ -163,6 +163,11 @@ def _read(request: _Request) -> tuple[pl.DataFrame, Reading]:
     return pl.DataFrame([one.values for one in found]), reading
 
 
+def let_go_of_table() -> None:
+    """Hold the table that was read last no longer."""
+    _read.cache_clear()
+
+
 def read_text(path: Path) -> tuple[pl.DataFrame, Header]:
     """A whole text file, every cell as trimmed text; empty cells are null. For callers that bring types of their own.
 

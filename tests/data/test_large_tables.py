@@ -18,6 +18,7 @@ from l2d.cache_builder.builder import build
 from l2d.cache_builder.committing import committing
 from l2d.cache_builder.importing.predictions import draft_predictions
 from l2d.cache_builder.importing.source import Source
+from l2d.cache_builder.prepare import prepare
 from l2d.cache_builder.recipe import load_recipe
 from l2d.data.cache.reader import CostCache
 from l2d.data.cache.verifying import verify
@@ -27,6 +28,7 @@ from l2d.data.samples.column_file import ColumnFile
 from l2d.data.samples.encoded_columns import EncodedColumns, fitted_and_encoded
 from l2d.data.samples.scratch import Scratch, ScratchColumn
 from l2d.data.samples.texts import Texts
+from l2d.data.sources import load_dataset
 from l2d.data.sources.table import TableConfig, load_table
 from l2d.data.sources.text_table import open_table, read_table
 
@@ -112,6 +114,18 @@ def test_a_large_table_gives_the_bytes_of_a_held_one(folder, monkeypatch):
         different = [name for name in found["held"] if found[way].get(name) != found["held"][name]]
         assert found[way].keys() == found["held"].keys()
         assert not different, way
+
+
+@pytest.mark.parametrize(("model", "held"), [("", ["ward"]), ('[[agents]]\nname = "m"\nkind = "two_head"\n', None)])
+def test_no_column_is_held_that_no_agent_looks_at(folder, model, held):
+    source = Source(folder / "features.parquet", folder / "answers.parquet", "id", target="y", model="agent 0")
+    recipe = draft_predictions(source, folder, "my.cache", print).recipe
+    first, agents = recipe.replace("[costs.cla]", 'keep = ["ward"]\n\n[costs.cla]').split("[[agents]]", 1)
+    (folder / "my.toml").write_text(f"{first}{model}[[agents]]{agents}")
+    read = prepare(load_recipe(str(folder / "my.toml")), folder / "my.cache")[0]
+    assert read.columns.columns == (held or frame().columns)
+    whole = load_dataset(load_recipe(str(folder / "my.toml")).dataset, "my")
+    assert read.fingerprint() == whole.fingerprint()
 
 
 FEATURES = [

@@ -17,6 +17,7 @@ import numpy as np
 from l2d.data.errors import UsageError
 from l2d.rejector.evaluation.evaluation import Evaluation
 from l2d.rejector.evaluation.intervals import paired_interval
+from l2d.rejector.settings import INPUT_OF
 
 MOST_SAMPLES = 200  # attacked; more would not narrow intervals by much
 STEPS = 2  # to a corner, and on to a better one
@@ -121,9 +122,11 @@ def robustness(evaluation: Evaluation, radius: float, *, most: int = MOST_SAMPLE
         raise UsageError(f"--robust {radius:g}", hint="a radius above 0, in standard deviations of each feature")
     run, table = evaluation.run, evaluation.measured.table
     run.rejector.check_routable()
-    if run.rejector.sizes or table.features is None or "feature_std" not in run.rejector.state:
+    looks_at = INPUT_OF[run.rejector.config.network]  # of pixels there are thousands: an attack would take hours
+    if looks_at != "features" or run.rejector.sizes or "feature_std" not in run.rejector.state:
+        what = "something else" if looks_at == "features" else {"image": "pixels"}.get(looks_at, looks_at)
         raise UsageError(
-            f"--robust attacks rejectors of features; {run.point.run_id} reads something else", hint="leave it out"
+            f"--robust attacks rejectors of features; {run.point.run_id} reads {what}", hint="leave it out"
         )
     rows = np.unique(np.linspace(0, len(table) - 1, min(most, len(table))).round().astype(int))
     costs = evaluation.baselines.costs.double().numpy()[rows]

@@ -110,6 +110,8 @@ def _of_several(paths: Sequence[Path | str]) -> tuple[list[Path], list[str]]:
     files: list[Path] = []
     ids: list[str] = []
     for path in paths:
+        if isinstance(path, Path) and not path.exists():
+            raise UsageError("there is no such file or folder", where=path, hint="check the path")
         found = photographs_at(path)
         if found is None:
             raise UsageError(

@@ -169,6 +169,11 @@ def test_images_of_runs_that_look_at_none_are_refused(detection_runs, devkit):
         l2d.evaluate(detection_runs[1]["mlp"], images=devkit)
 
 
+def test_pixels_are_not_attacked_one_by_one(detection_runs):
+    with pytest.raises(UsageError, match="reads pixels"):
+        l2d.evaluate(detection_runs[1]["conv"], robust=0.1)
+
+
 def test_images_that_change_after_they_were_checked_are_checked_again(cache, devkit, tmp_path):
     folder = tmp_path / "photographs"
     shutil.copytree(Path(devkit) / "VOCdigits" / "JPEGImages", folder)

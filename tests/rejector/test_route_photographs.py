@@ -173,6 +173,7 @@ def test_what_is_no_photograph_is_left_out_or_refused_by_name(tmp_path):
         "neither a cost cache nor JPEG": tmp_path / "empty",
         "only other images, such as b.webp": tmp_path / "webp",
         ".webp files are not read": tmp_path / "webp" / "b.webp",
+        "no such file or folder": [files[0], tmp_path / "nowhere.jpg"],
         "given twice": [files[0], tmp_path / "monday" / ".." / "photos" / "a.jpg", tmp_path / "photos"],
     }
     (tmp_path / "monday").mkdir()

@@ -45,8 +45,10 @@ def answer(
             for note in session.notes:
                 say(f"note: {note}")
             if request.out is not None:
-                rows = session.run(request.sql or "").save(Path(request.out), overwrite=request.overwrite)
+                result = session.run(request.sql or "")
+                rows = result.save(Path(request.out), overwrite=request.overwrite)
                 say(f"wrote {request.out}: {rows:,} rows")
+                say_notes(result)
                 return
             console = Console(
                 session, print_result, [request.format, *(f for f in FORMATS[:-1] if f != request.format)]
@@ -67,6 +69,13 @@ def print_result(result: Result, format: str) -> None:
 
     if not print_batches(result.schema, result, format):
         say(f"the first {TABLE_ROWS:,} rows; all of them: --format csv, or --out FILE")
+    say_notes(result)
+
+
+def say_notes(result: Result) -> None:
+    """Say why a view that was asked has no rows."""
+    for note in result.notes:
+        say(f"note: {note}")
 
 
 if __name__ == "__main__":  # in a process of its own: see l2d.rejector.sql.child

@@ -48,7 +48,7 @@ from l2d.rejector.sql.files import (
 )
 from l2d.rejector.sql.lent import LentParts
 from l2d.rejector.sql.policies import POLICY_VIEWS, policy_of, worth_rows
-from l2d.rejector.sql.views import MACRO_SQL, box_view, long_view, price_view, token_view
+from l2d.rejector.sql.views import MACRO_SQL, ROWS_OF, box_view, long_view, price_view, token_view
 
 #: Text that is the same in a whole file is stored once.
 CONSTANT = pa.dictionary(pa.int32(), pa.string())
@@ -161,6 +161,8 @@ class Catalogue:
         self.rows |= {"policies": [], "agent_values": []}
         self.unchecked: dict[str, list[Part]] = {name: [] for name in VIEWS}  # until a view reads them
         self.notes: list[str] = []  # what a user should know before joining
+        kinds = zip(ROWS_OF, (sources.caches, sources.runs, sources.policies, sources.worths), strict=True)
+        self.there = {kind for kind, found in kinds if found}
         caches = [CostCache(path) for path in sources.caches]
         self.known = KnownGood([*(cache.path for cache in caches), *sources.runs, *sources.policies])
         self.lent = LentParts()

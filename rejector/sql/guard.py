@@ -84,6 +84,20 @@ def _check_tree(sql: str, connection: Any) -> None:
                 raise UsageError(f"the function {name} may not be used here", hint=f"those that may be are {known}")
 
 
+def tables_of(sql: str, connection: Any) -> set[str]:
+    """Names of the tables and views that a query reads, in small letters; those that its WITH makes are left out.
+
+    Args:
+        connection: of DuckDB's, by which the text is parsed and nothing read.
+    """
+    inner = _EXPLAIN.sub("", sql, count=1)
+    ((text,),) = connection.execute("SELECT json_serialize_sql($1::VARCHAR)", [inner]).fetchall()
+    nodes = list(_nodes(json.loads(text)))
+    made = {str(entry["key"]).lower() for node in nodes for entry in (node.get("cte_map") or {}).get("map", [])}
+    read = {str(node.get("table_name", "")).lower() for node in nodes if node.get("type") == "BASE_TABLE"}
+    return read - made
+
+
 def _nodes(tree: object) -> Iterator[dict]:
     """Every JSON object of a tree, the deepest ones included."""
     waiting = [tree]

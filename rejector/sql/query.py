@@ -11,7 +11,7 @@ import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from l2d.data.errors import CorruptPart, L2DError, UsageError, nearest
 from l2d.data.terminal.formats import SUFFIXES, write_batches
 from l2d.rejector.sql.catalogue import DERIVED, VIEW_NAMES, Catalogue
 from l2d.rejector.sql.class_ap import NAME as CLASS_AP
-from l2d.rejector.sql.guard import admitted
+from l2d.rejector.sql.guard import admitted, tables_of
+from l2d.rejector.sql.views import why_empty
 
 BATCH_ROWS = 65_536
 POLL_SECONDS = 0.2
@@ -137,6 +138,7 @@ class QuerySession:
         try:
             with self.connection.cursor() as parser:
                 text = admitted(sql, parser)
+                without = why_empty(tables_of(text, parser), self.catalogue.there)
         except duckdb.Error as error:
             raise self._explained(error, sql) from error
 
@@ -151,7 +153,7 @@ class QuerySession:
         if self._reader is not None:  # a result that was not read to its end
             self._reader.close()
         self._reader = self._attempt(open_reader, sql, deadline)
-        return Result(self, sql, self._reader, deadline)
+        return Result(self, sql, self._reader, deadline, notes=without)
 
     def _attempt(self, work: Callable, sql: str, deadline: float | None):
         """Run a piece of a query in the thread, so that signals are heard meanwhile and end it, as time does."""
@@ -228,10 +230,22 @@ class QuerySession:
 
 
 class Result:
-    """Rows of a query, to be read once: as Arrow batches, as a table, or into a file."""
+    """Rows of a query, to be read once: as Arrow batches, as a table, or into a file.
 
-    def __init__(self, session: QuerySession, sql: str, reader: pa.RecordBatchReader, deadline: float | None):
+    Attributes:
+        notes: sentences on views without rows, as nothing that they are made of is among the paths.
+    """
+
+    def __init__(
+        self,
+        session: QuerySession,
+        sql: str,
+        reader: pa.RecordBatchReader,
+        deadline: float | None,
+        notes: Sequence[str] = (),
+    ):
         self._session, self._sql, self._reader, self._deadline = session, sql, reader, deadline
+        self.notes = notes
         names = reader.schema.names
         unique = [f"{name}_{k}" if name in names[:k] else name for k, name in enumerate(names)]
         #: Of every batch; a column whose name an earlier one has gets its position behind it.

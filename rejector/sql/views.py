@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
+
 from l2d.data.cache import schema
 from l2d.rejector.sql.files import quoted, text
+
+#: What a view's rows come from -> the views, and how that is named or made.
+ROWS_OF = {
+    "cache": (
+        {"samples", "features", "images", "tokens", "vocabularies", "agents", "costs", "predictions", "prices",
+         "classes", "boxes", "class_ap"},
+        "name it too: l2d query RUN CACHE …",
+    ),
+    "run": ({"allocations", "scores", "runs", "run_agents"}, "name it too: l2d query CACHE RUN …"),
+    "saved policy": ({"policies", "decisions"}, "l2d policy … --save FOLDER keeps one"),
+    "result of l2d worth": ({"agent_values"}, "l2d worth … --save FOLDER keeps one"),
+}  # fmt: skip
+
+
+def why_empty(tables: Iterable[str], there: Collection[str]) -> list[str]:
+    """A sentence for each kind of thing that a query's views are made of and that no path has.
+
+    Args:
+        tables: views that the query reads.
+        there: those keys of :data:`ROWS_OF` that lie at the paths.
+    """
+    found = []
+    for kind, (views, hint) in ROWS_OF.items():
+        empty = sorted(views.intersection(tables))
+        if empty and kind not in there:
+            verb = "have" if len(empty) > 1 else "has"
+            found.append(f"{' and '.join(empty)} {verb} no rows, as no {kind} is among the paths: {hint}")
+    return found
 
 
 def long_view(width: int) -> str:

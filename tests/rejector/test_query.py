@@ -257,6 +257,22 @@ def test_runs_without_their_cache_say_so(own, tmp_path):
         assert found["n"].to_pylist() == [0]
 
 
+def test_views_without_rows_say_what_is_missing(place):
+    runs, cache = next((place / "runs").iterdir()), place / "cache"
+
+    def notes(path: Path, sql: str) -> list[str]:
+        with QuerySession([path]) as session:
+            return [note.split(":")[0] for note in session.run(sql).notes]
+
+    no_cache = "no rows, as no cache is among the paths"
+    assert notes(runs, "SELECT count(*) FROM samples") == [f"samples has {no_cache}"]
+    assert notes(runs, "WITH a AS (FROM Boxes) FROM a, class_ap") == [f"boxes and class_ap have {no_cache}"]
+    assert notes(runs, "SELECT agent, count(*) AS samples FROM allocations GROUP BY ALL") == []  # a name of its own
+    assert notes(cache, "WITH runs AS (FROM samples) SELECT 'policies' FROM runs") == []
+    assert notes(cache, "EXPLAIN FROM scores") == ["scores has no rows, as no run is among the paths"]
+    assert notes(place, "FROM samples JOIN scores USING (cache, sample_id)") == []
+
+
 def test_hundreds_of_runs_are_told_apart(own):
     original = next((own / "runs").iterdir())
     for k in range(200):

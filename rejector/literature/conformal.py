@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -71,7 +72,8 @@ def conformal_bound(strange: Tensor, level: float) -> Tensor:
     Returns:
         A float32 scalar; negative infinity at a level of 1: nothing is so little strange.
     """
-    rank = math.ceil((len(strange) + 1) * (1 - level) - 1e-9)
+    exact = Fraction(repr(float(level)))  # as it is written: 10 * (1 - 0.1) may be a last bit above 9, and the rank 10
+    rank = math.ceil((len(strange) + 1) * (1 - exact))
     if rank < 1:
         return torch.tensor(-math.inf)
     return torch.tensor(math.inf) if rank > len(strange) else strange.float().sort().values[rank - 1]
